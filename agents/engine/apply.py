@@ -1,0 +1,193 @@
+"""One transaction for a batch: what was answered before is answered again, the rest is applied in order."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import groupby
+from typing import Any
+
+import structlog
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from agents import answers
+from agents.answers import Answer
+from agents.engine.decode import Incoming
+from agents.wire import Wire
+from schemas.changes import Change
+from schemas.faults import Bug, Fault, KeyReused
+from storage import inbox, outbox
+from storage.database import is_transient
+from storage.table import fault_of
+from storage.tx import EntityChange, Tx
+from topics import json, names
+
+log = structlog.get_logger(__name__)
+
+_KEY_REUSED = "This request id came before with another content; give a new request a new id."
+
+
+@dataclass
+class _Batch:
+    """What a batch leaves behind in the transaction."""
+
+    answered: list[Incoming] = field(default_factory=list)
+    changes: list[tuple[Tx, EntityChange]] = field(default_factory=list)
+
+
+async def apply(conn: AsyncConnection, requests: Sequence[Incoming], wire: Wire, now: datetime) -> set[str]:
+    """Set the answer of every request and keep it, with the changes; which change topics have news. The caller commits.
+    Raises only what `is_transient` knows; the batch is then to be done again."""
+    fresh, repeated = await _sort_out(conn, requests, wire)
+    batch = _Batch()
+    for run in _runs(fresh):
+        await _apply_run(conn, run, batch, now)
+    for first, again in repeated:
+        again.answer = first.answer if again.fingerprint == first.fingerprint else _key_reused()
+        again.bug = first.bug
+    await inbox.insert(conn, [_entry(incoming) for incoming in batch.answered], now) if batch.answered else None
+    entries = [_outgoing(wire, tx, change) for tx, change in batch.changes]
+    if entries:
+        await outbox.insert(conn, entries, now)
+    return {entry.topic for entry in entries}
+
+
+async def _sort_out(
+    conn: AsyncConnection, requests: Sequence[Incoming], wire: Wire
+) -> tuple[list[Incoming], list[tuple[Incoming, Incoming]]]:
+    """The requests to apply, and those that repeat one of them: (first, again). Known ones are answered here."""
+    known = await inbox.look_up(conn, [_id(incoming) for incoming in requests])
+    fresh: dict[str, Incoming] = {}
+    repeated = []
+    for incoming in requests:
+        request_id = _id(incoming)
+        if request_id in known:
+            incoming.answer = _stored(known[request_id], incoming, wire)
+        elif request_id in fresh:
+            repeated.append((fresh[request_id], incoming))
+        else:
+            fresh[request_id] = incoming
+    return list(fresh.values()), repeated
+
+
+def _id(incoming: Incoming) -> str:
+    assert incoming.head is not None
+    return incoming.head.request_id
+
+
+def _stored(entry: inbox.Entry, incoming: Incoming, wire: Wire) -> Answer:
+    if entry.fingerprint != incoming.fingerprint:
+        return _key_reused()
+    assert incoming.operation is not None
+    body = None if entry.body is None else json.read(entry.body)
+    return Answer(entry.status, wire.native(incoming.operation, entry.status, body))
+
+
+def _key_reused() -> Answer:
+    return answers.of_fault(KeyReused("key_reused", _KEY_REUSED))
+
+
+def _runs(fresh: Iterable[Incoming]) -> Iterator[list[Incoming]]:
+    """Neighbours of one set-based operation together, every other request by itself."""
+    for operation, group in groupby(fresh, key=lambda incoming: incoming.operation):
+        members = list(group)
+        if operation is not None and operation.batch is not None:
+            yield members
+        else:
+            yield from ([member] for member in members)
+
+
+async def _apply_run(conn: AsyncConnection, run: Sequence[Incoming], batch: _Batch, now: datetime) -> None:
+    transactions = [Tx(conn, incoming.cause, now) for incoming in run]
+    try:
+        async with conn.begin_nested():
+            outcomes = await _call(run, transactions)
+    except Fault as fault:
+        outcomes = [fault]
+    except Exception as error:
+        if is_transient(error):
+            raise
+        if len(run) > 1:
+            # Something in one of them: each by itself, so that only that one fails.
+            for incoming in run:
+                await _apply_run(conn, [incoming], batch, now)
+            return
+        outcomes = [_fault_of(error, run[0])]
+    for incoming, tx, outcome in zip(run, transactions, outcomes, strict=True):
+        _conclude(incoming, tx, outcome, batch)
+
+
+async def _call(run: Sequence[Incoming], transactions: Sequence[Tx]) -> Sequence[Any]:
+    """The answers of the handler of a run; a Fault of a single one is raised, so that its savepoint is undone."""
+    operation = run[0].operation
+    assert operation is not None
+    requests = [incoming.request for incoming in run]
+    if operation.batch is not None:
+        outcomes = await operation.batch(list(zip(transactions, requests, strict=True)))
+    else:
+        assert operation.handler is not None
+        outcomes = [await operation.handler(transactions[0], requests[0])]
+    return [
+        outcome if isinstance(outcome, Fault) else _value(incoming, outcome)
+        for incoming, outcome in zip(run, outcomes, strict=True)
+    ]
+
+
+def _value(incoming: Incoming, value: Any) -> Answer:
+    assert incoming.operation is not None
+    assert incoming.request is not None
+    return answers.of_value(incoming.operation, incoming.request, incoming.raw_query or {}, value)
+
+
+def _fault_of(error: Exception, incoming: Incoming) -> Fault:
+    assert incoming.request is not None
+    if isinstance(error, IntegrityError):
+        wire_names = {field.serialization_alias or "" for field in type(incoming.request.path).model_fields.values()}
+        fault = fault_of(error, wire_names)
+        if fault is not None:
+            return fault
+    incoming.bug = error
+    return Bug("internal", "Something is wrong on our side; it was reported. Sending the request again may help.")
+
+
+def _conclude(incoming: Incoming, tx: Tx, outcome: Answer | Fault, batch: _Batch) -> None:
+    if incoming.bug is not None and isinstance(outcome, Fault):
+        # Not kept in the inbox: once the bug is mended, the same request may be sent again.
+        incoming.answer = answers.of_fault(outcome)
+        return
+    if isinstance(outcome, Fault):
+        incoming.answer = answers.of_fault(outcome)
+    else:
+        incoming.answer = outcome
+        batch.changes.extend((tx, change) for change in tx.changes)
+    batch.answered.append(incoming)
+
+
+def _entry(incoming: Incoming) -> inbox.Entry:
+    assert incoming.operation is not None
+    assert incoming.answer is not None
+    answer = incoming.answer
+    body = None if answer.body is None else json.write(answer.body)
+    return inbox.Entry(_id(incoming), incoming.operation.name, incoming.fingerprint, answer.status, body)
+
+
+def _outgoing(wire: Wire, tx: Tx, change: EntityChange) -> outbox.Entry:
+    key = f"{change.resource}:{change.id}"
+    value = Change.model_construct(
+        resource=change.resource,
+        id=change.id,
+        revision=change.revision,
+        action=change.action,
+        visitor_id=change.visitor_id,
+        occurred_at=tx.now,
+        caused_by=tx.cause.request_id,
+        after=change.after,
+    )
+    return outbox.Entry(
+        topic=names.changes(change.family),
+        key=key,
+        partition_key=str(change.visitor_id or key),
+        change_id=f"{key}:{change.revision}",
+        change_type=f"{change.resource}.{change.action}",
+        value=wire.write_change(change.resource, value.model_dump()),
+    )

@@ -1,0 +1,109 @@
+"""From a record of Kafka to a request that can be applied, or to why it cannot."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import orjson
+from pydantic import ValidationError
+
+from agents import answers
+from agents.answers import Answer
+from agents.catalogue import Catalogue
+from agents.operation import AnyRequest, Operation
+from agents.wire import Wire
+from schemas.faults import Invalid, TooLarge, from_validation
+from storage.tx import Caller, Cause
+from topics import json, names
+from topics.envelope import Head, Unreadable, read_head
+
+
+class Record(Protocol):
+    """What is needed of a record that was consumed; `timestamp` is in seconds."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    timestamp: float
+    headers: Iterable[tuple[str, bytes]] | None
+
+
+@dataclass(slots=True)
+class Incoming:
+    """A record on its way. Exactly one of these holds: `unreadable` is set; `answer` is set, since it is refused or
+    already answered; or `request` is there to be applied."""
+
+    record: Record
+    head: Head | None = None
+    operation: Operation | None = None
+    request: AnyRequest | None = None
+    raw_query: dict[str, Any] | None = None
+    fingerprint: bytes = b""
+    answer: Answer | None = None
+    unreadable: Unreadable | None = None
+    bug: BaseException | None = None
+
+    @property
+    def cause(self) -> Cause:
+        assert self.head is not None
+        arrived = datetime.fromtimestamp(self.record.timestamp, UTC)
+        return Cause(self.head.request_id, caller_of(self.head.source), arrived)
+
+
+def caller_of(source: str | None) -> Caller:
+    """`ce_source` as a caller: `gateway/paris-12` is the gateway paris-12, any other text the name of a message source."""
+    kind, _, name = (source or "unknown").partition("/")
+    return Caller(kind, name) if name else Caller("message", kind)
+
+
+class Decoder:
+    def __init__(self, catalogue: Catalogue, wire: Wire) -> None:
+        self._catalogue = catalogue
+        self._wire = wire
+
+    def decode(self, record: Record) -> Incoming:
+        """Never raises for what a record holds."""
+        found = Incoming(record)
+        try:
+            self._fill(found)
+        except Unreadable as error:
+            found.unreadable = error
+        except ValidationError as error:
+            found.answer = answers.of_fault(from_validation(error))
+        except (Invalid, TooLarge) as fault:
+            found.answer = answers.of_fault(fault)
+        return found
+
+    def _fill(self, found: Incoming) -> None:
+        record = found.record
+        position = f"{record.topic}:{record.partition}:{record.offset}"
+        found.head = head = read_head(record.headers or (), position)
+        operation = self._catalogue.by_name.get(head.operation)
+        if operation is None:
+            raise Unreadable("unknown_operation", f"There is no operation {head.operation[:100]!r}.")
+        found.operation = operation
+        self._check_topic(operation, record.topic)
+        if record.value is None:
+            raise Unreadable("no_value", "The message has no value.")
+        if len(record.value) > names.VALUE_LIMIT:
+            raise TooLarge("value_too_large", f"A request holds at most {names.VALUE_LIMIT} bytes.")
+        parts = self._wire.read_request(operation, head.content_type, record.value)
+        query = parts.get("query")
+        found.raw_query = query if isinstance(query, dict) else {}
+        found.request = operation.request.model_validate(parts)
+        found.fingerprint = fingerprint(operation, found.request)
+
+    def _check_topic(self, operation: Operation, topic: str) -> None:
+        right = names.QUERIES if operation.is_query else names.requests(self._catalogue.family_of[operation.name])
+        if topic != right:
+            raise Invalid("wrong_topic", f"Requests of {operation.name} are taken from {right}.")
+
+
+def fingerprint(operation: Operation, request: AnyRequest) -> bytes:
+    """A digest of what is asked, the same for the same content in JSON and in Avro."""
+    content = orjson.dumps(request.model_dump(exclude_unset=True), default=json.exact, option=orjson.OPT_SORT_KEYS)
+    return hashlib.blake2b(operation.name.encode() + b"\0" + content, digest_size=16).digest()

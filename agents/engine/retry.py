@@ -1,0 +1,45 @@
+"""Doing work again for as long as a transient fault lasts."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
+
+from agents.engine.telemetry import RETRIES, Readiness
+from storage.database import is_transient
+from topics.kafka import Undelivered
+
+log = structlog.get_logger(__name__)
+
+Result = TypeVar("Result")
+
+
+def passes(error: BaseException) -> bool:
+    """Whether the same work may succeed later with nothing changed."""
+    return isinstance(error, Undelivered) or is_transient(error)
+
+
+async def until_done(work: str, readiness: Readiness, attempt: Callable[[], Awaitable[Result]]) -> Result:
+    """Attempt until it succeeds, at most some seconds apart; not ready meanwhile. Raises what is not transient."""
+
+    def note(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        RETRIES.labels(work).inc()
+        if state.attempt_number > 1:
+            readiness.not_ready(work, type(error).__name__)
+        log.warning("retrying", work=work, attempt=state.attempt_number, error=_first_line(error))
+
+    retrying = AsyncRetrying(
+        retry=retry_if_exception(passes),
+        wait=wait_random_exponential(multiplier=0.1, max=3),
+        before_sleep=note,
+        reraise=True,
+    )
+    result = await retrying(attempt)
+    readiness.ready(work)
+    return result
+
+
+def _first_line(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:200]

@@ -1,0 +1,175 @@
+"""How a lane works off a batch: writes through the inbox in one transaction, reads each by itself."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from agents import answers
+from agents.engine import apply
+from agents.engine.breaker import Breaker
+from agents.engine.decode import Decoder, Incoming
+from agents.engine.lanes import Batch
+from agents.engine.retry import passes, until_done
+from agents.engine.telemetry import BATCH_SECONDS, BATCH_SIZE, DEAD_LETTERS, REQUESTS, Readiness
+from agents.wire import Wire
+from schemas.faults import Bug, Fault
+from storage.tx import Tx
+from topics import names
+from topics.envelope import Headers
+from topics.kafka import Outgoing, Producer
+
+log = structlog.get_logger(__name__)
+
+
+class Results:
+    """Publishes what came of a batch: results, replies and dead letters, in order, and waits for the broker."""
+
+    def __init__(self, producer: Producer, wire: Wire, family_of: dict[str, str]) -> None:
+        self._producer = producer
+        self._wire = wire
+        self._family_of = family_of
+
+    async def publish(self, batch: Sequence[Incoming]) -> None:
+        """Raises Undelivered."""
+        messages: list[Outgoing] = []
+        for incoming in batch:
+            if incoming.unreadable is not None:
+                messages.append(_dead_letter(incoming, incoming.unreadable.code, str(incoming.unreadable)))
+                continue
+            if incoming.bug is not None:
+                messages.append(_dead_letter(incoming, "bug", type(incoming.bug).__name__))
+            messages.extend(await self._results(incoming))
+        await self._producer.send(messages)
+
+    async def _results(self, incoming: Incoming) -> list[Outgoing]:
+        head, operation, answer = incoming.head, incoming.operation, incoming.answer
+        assert head is not None
+        assert operation is not None
+        assert answer is not None
+        value = self._wire.write_result(operation, head.content_type, answer)
+        headers = head.result_headers()
+        found = []
+        if not operation.is_query or head.reply_to is None:
+            topic = names.results(self._family_of[operation.name])
+            # The request's partition, so that results of one partition keep the order of their requests.
+            partition = incoming.record.partition % await self._producer.partitions(topic)
+            key = incoming.record.key or head.request_id.encode()
+            found.append(Outgoing(topic, value, key, headers, partition=partition))
+        if head.reply_to is not None:
+            if head.reply_to.partition < await self._producer.partitions(names.REPLIES):
+                key = head.request_id.encode()
+                found.append(Outgoing(names.REPLIES, value, key, headers, partition=head.reply_to.partition))
+            else:
+                log.warning("no_such_reply_partition", request_id=head.request_id, partition=head.reply_to.partition)
+        return found
+
+
+def _dead_letter(incoming: Incoming, code: str, reason: str) -> Outgoing:
+    """The message as it came, with the reason in headers of their own."""
+    record = incoming.record
+    DEAD_LETTERS.labels(code).inc()
+    request_id = incoming.head.request_id if incoming.head else None
+    log.error(
+        "dead_letter", request_id=request_id, reason=code, topic=record.topic, partition=record.partition,
+        offset=record.offset,
+    )  # fmt: skip
+    place = {
+        "error-code": code,
+        "error-message": reason,
+        "error-topic": record.topic,
+        "error-partition": str(record.partition),
+        "error-offset": str(record.offset),
+    }
+    headers: Headers = [*(record.headers or ()), *((name, value.encode()) for name, value in place.items())]
+    return Outgoing(names.DEAD_LETTERS, record.value, record.key, headers)
+
+
+class Worker:
+    """The work of all lanes of a process. `changed` is told which change topics have news."""
+
+    def __init__(
+        self,
+        *,
+        decoder: Decoder,
+        wire: Wire,
+        results: Results,
+        writes: AsyncEngine,
+        reads: AsyncEngine,
+        readiness: Readiness,
+        changed: Callable[[set[str]], None],
+    ) -> None:
+        self._decoder = decoder
+        self._wire = wire
+        self._results = results
+        self._writes = writes
+        self._reads = reads
+        self._readiness = readiness
+        self._changed = changed
+        self._breaker = Breaker()
+
+    async def write(self, batch: Batch) -> None:
+        await self._timed("requests", batch, self._write)
+
+    async def read(self, batch: Batch) -> None:
+        await self._timed("queries", batch, self._read)
+
+    async def _timed(self, work: str, batch: Batch, attempt: Callable[[Batch], "asyncio.Future[None]"]) -> None:
+        begun = time.perf_counter()
+        await until_done(work, self._readiness, lambda: attempt(batch))
+        BATCH_SECONDS.labels(batch.topic).observe(time.perf_counter() - begun)
+
+    async def _write(self, batch: Batch) -> None:
+        async with self._writes.connect() as conn:
+            decoded = [self._decoder.decode(event.message) for event in batch.drain()]
+            requests = [incoming for incoming in decoded if incoming.request is not None]
+            changed: set[str] = set()
+            if requests:
+                async with conn.begin():
+                    changed = await apply.apply(conn, requests, self._wire, datetime.now(UTC))
+        self._changed(changed)
+        await self._conclude(batch, decoded)
+
+    async def _read(self, batch: Batch) -> None:
+        decoded = [self._decoder.decode(event.message) for event in batch.drain()]
+        await asyncio.gather(*(self._answer(incoming) for incoming in decoded if incoming.request is not None))
+        await self._conclude(batch, decoded)
+
+    async def _conclude(self, batch: Batch, decoded: Sequence[Incoming]) -> None:
+        for incoming in decoded:
+            if incoming.bug is not None:
+                log.error("bug", exc_info=incoming.bug, **_names(incoming))
+        self._breaker.note(incoming.unreadable is not None or incoming.bug is not None for incoming in decoded)
+        await self._results.publish(decoded)
+        BATCH_SIZE.labels(batch.topic).observe(len(decoded))
+        for incoming in decoded:
+            if incoming.operation is not None and incoming.answer is not None:
+                REQUESTS.labels(incoming.operation.name, incoming.answer.status).inc()
+
+    async def _answer(self, incoming: Incoming) -> None:
+        """Answer a read in a transaction of its own. Raises only what is transient."""
+        operation, request = incoming.operation, incoming.request
+        assert operation is not None
+        assert operation.handler is not None
+        assert request is not None
+        try:
+            async with self._reads.connect() as conn, conn.begin():
+                value = await operation.handler(Tx(conn, incoming.cause, datetime.now(UTC)), request)
+            incoming.answer = answers.of_value(operation, request, incoming.raw_query or {}, value)
+        except Fault as fault:
+            incoming.answer = answers.of_fault(fault)
+        except Exception as error:
+            if passes(error):
+                raise
+            incoming.bug = error
+            incoming.answer = answers.of_fault(Bug("internal", "Something is wrong on our side; it was reported."))
+
+
+def _names(incoming: Incoming) -> dict[str, str | None]:
+    return {
+        "request_id": incoming.head.request_id if incoming.head else None,
+        "operation": incoming.operation.name if incoming.operation else None,
+    }

@@ -1,0 +1,285 @@
+"""A whole worker: waits for what it needs, runs lanes and publisher, watches its own progress, stops in order."""
+
+import asyncio
+import faulthandler
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer
+from aiokafka import TopicPartition as KafkaPartition
+from aiokafka.errors import KafkaError
+from pydantic import BaseModel, Field
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from agents.catalogue import Catalogue
+from agents.engine import app as faust_app
+from agents.engine.decode import Decoder
+from agents.engine.lanes import Lanes, Work
+from agents.engine.publisher import Publisher
+from agents.engine.retry import until_done
+from agents.engine.telemetry import LAG, Readiness
+from agents.engine.work import Results, Worker
+from agents.wire import Wire
+from storage import inbox, migrate
+from storage.database import DatabaseSettings, connect
+from storage.table import TABLES
+from topics import admin, names
+from topics.kafka import KafkaSettings, Producer, Undelivered
+
+log = structlog.get_logger(__name__)
+
+PATIENCE = 12.0
+"""Seconds that begun batches get when the worker stops or loses partitions."""
+SHUTDOWN_LIMIT = 20.0
+"""Seconds after which a stopping worker ends, whatever it waits for."""
+WATCH_SECONDS = 5.0
+
+
+class WorkerSettings(BaseModel):
+    group: str = Field("visitor-worker", description="Kafka's consumer group; workers of one group share the work.")
+    health_port: int = Field(8081, ge=0, le=65535, description="Loopback port of health and metrics; 0 for none.")
+    stall_seconds: float = Field(120.0, gt=0, description="A worker that makes no progress for so long ends itself.")
+    inbox_days: float = Field(7.0, gt=0, description="How long answers are kept to recognize a repeated request.")
+
+
+class Stalled(Exception):
+    """Messages wait, nothing was in the way, and nothing moved."""
+
+
+class Service:
+    """One worker process's engine. `run` ends when `stop` is called, or raises what ended it."""
+
+    def __init__(
+        self, kafka: KafkaSettings, database: DatabaseSettings, settings: WorkerSettings, catalogue: Catalogue
+    ) -> None:
+        self.readiness = Readiness()
+        self.readiness.not_ready("start", "starting")
+        self._kafka = kafka
+        self._settings = settings
+        self._catalogue = catalogue
+        self._families = families(catalogue)
+        self._writes = connect(database, connections=database.connections)
+        self._reads = connect(database, connections=database.query_connections, read_only=True)
+        self._background = connect(database, connections=2)
+        self._producer = Producer(kafka)
+        wire = Wire(catalogue)
+        change_topics = [names.changes(family) for family in self._families]
+        self._publisher = Publisher(change_topics, self._background, self._producer, self.readiness)
+        self._work = Worker(
+            decoder=Decoder(catalogue, wire),
+            wire=wire,
+            results=Results(self._producer, wire, catalogue.family_of),
+            writes=self._writes,
+            reads=self._reads,
+            readiness=self.readiness,
+            changed=self._publisher.wake,
+        )
+        self._stopping = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._app: Any = None
+        self._lanes: Lanes | None = None
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Raises what ended the worker: NearlyEverythingFails, Stalled, a bug of the engine."""
+        beat = asyncio.create_task(self._heartbeat())
+        try:
+            if await self._unless_stopped(self._wait_for_needs()):
+                await self._serve()
+        finally:
+            self._stopping.set()
+            await self._close()
+            beat.cancel()
+            faulthandler.cancel_dump_traceback_later()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _unless_stopped(self, work: Awaitable[None]) -> bool:
+        task, stopping = asyncio.ensure_future(work), asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if task.done():
+            await task
+            return True
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        return False
+
+    async def _wait_for_needs(self) -> None:
+        """The migrations and the topics, which other commands make."""
+        await self._until("migrations", self._migrated)
+        await self._until("topics", self._topics_exist)
+        await until_done("producer", self.readiness, self._producer.start)
+
+    async def _until(self, what: str, holds: Callable[[], Awaitable[str | None]]) -> None:
+        while True:
+            missing = await until_done(what, self.readiness, holds)
+            if missing is None:
+                self.readiness.ready(what)
+                return
+            self.readiness.not_ready(what, missing)
+            log.info("waiting", needs=what, missing=missing)
+            await asyncio.sleep(1)
+
+    async def _migrated(self) -> str | None:
+        found = await migrate.current(self._background)
+        return None if found == migrate.newest() else f"run `visitor migrate`; the database is at {found}"
+
+    async def _topics_exist(self) -> str | None:
+        wanted = names.specs(self._families, partitions=1, replication=1, min_insync=1)
+        try:
+            missing = await admin.missing_topics(self._kafka, wanted)
+        except KafkaError as error:
+            raise Undelivered(str(error)) from error
+        return f"run `visitor topics`; missing: {', '.join(missing)}" if missing else None
+
+    async def _serve(self) -> None:
+        topics = [names.QUERIES, *(names.requests(family) for family in self._families)]
+        self._app = faust_app.create(self._kafka, self._settings.group, topics, self._receive)
+        self._lanes = Lanes(self._work_of, faust_app.acknowledge_in(self._app), self._fail)
+        self._app.on_partitions_revoked.connect(self._revoked)
+        self._app.on_partitions_assigned.connect(self._assigned)
+        self.readiness.not_ready("assignment", "waiting for partitions")
+        tasks = [
+            asyncio.create_task(coroutine)
+            for coroutine in (self._publisher.run(), self._prune(), self._watch(), self._run_app())
+        ]
+        for task in tasks:
+            task.add_done_callback(self._task_ended)
+        self.readiness.ready("start")
+        log.info("started", group=self._settings.group, topics=len(topics))
+        await self._stopping.wait()
+        self.readiness.not_ready("stop", "stopping")
+        log.info("stopping")
+        await self._lanes.close(PATIENCE)
+        await self._leave_group()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run_app(self) -> None:
+        await self._app.start()
+        await self._app.wait_until_stopped()
+        if not self._stopping.is_set():
+            raise self._app.crash_reason or RuntimeError("Faust stopped by itself")
+
+    async def _leave_group(self) -> None:
+        """Commit what was acknowledged, and leave, so that the others take over at once."""
+        try:
+            async with asyncio.timeout(6):
+                await self._app.consumer.commit()
+                await self._app.stop()
+        except Exception as error:
+            # Nothing is lost: what was not committed is delivered again, and the inbox knows it.
+            log.warning("group_not_left", error=repr(error))
+
+    async def _receive(self, event: Any) -> None:
+        if self._lanes is not None:
+            await self._lanes.put(event)
+
+    def _work_of(self, topic: str) -> Work:
+        return self._work.read if topic == names.QUERIES else self._work.write
+
+    async def _revoked(self, _app: Any, revoked: Any, **_: Any) -> None:
+        if self._lanes is not None:
+            await self._lanes.drop([(place.topic, place.partition) for place in revoked], PATIENCE)
+
+    async def _assigned(self, _app: Any, assigned: Any, **_: Any) -> None:
+        self.readiness.ready("assignment")
+        log.info("assigned", partitions=len(assigned))
+
+    def _fail(self, error: BaseException) -> None:
+        log.critical("worker_failed", error=f"{type(error).__name__}: {error}", exc_info=error)
+        self._failure = self._failure or error
+        self._stopping.set()
+
+    def _task_ended(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._fail(task.exception())  # type: ignore[arg-type]
+
+    async def _prune(self) -> None:
+        """Forget old answers, a thousand at a time."""
+        keep = timedelta(days=self._settings.inbox_days)
+
+        async def prune() -> int:
+            async with self._background.begin() as conn:
+                return await inbox.prune(conn, datetime.now(UTC), keep)
+
+        while True:
+            more = await until_done("prune", self.readiness, prune)
+            await asyncio.sleep(0.2 if more else 60)
+
+    async def _heartbeat(self) -> None:
+        """A blocked event loop ends the process: the timer runs in a thread, and only this moves it on. Once the worker
+        stops, it is left to run out."""
+        while not self._stopping.is_set():
+            faulthandler.dump_traceback_later(self._settings.stall_seconds, exit=True)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), 1)
+        faulthandler.dump_traceback_later(SHUTDOWN_LIMIT, exit=True)
+        await asyncio.Event().wait()
+
+    async def _watch(self) -> None:
+        """Compare what Kafka has with what was acknowledged. Raises Stalled where messages wait and nothing moves."""
+        moved, before = time.monotonic(), -1
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            try:
+                lag, position = await self._lag()
+            except (KafkaError, OSError, TimeoutError) as error:
+                self.readiness.not_ready("kafka", type(error).__name__)
+                moved = time.monotonic()
+                continue
+            self.readiness.ready("kafka")
+            LAG.set(lag)
+            if lag == 0 or position != before or self.readiness.reasons:
+                moved, before = time.monotonic(), position
+            if time.monotonic() - moved > self._settings.stall_seconds:
+                raise Stalled(f"{lag} messages wait and nothing moved for {self._settings.stall_seconds:.0f} s")
+
+    async def _lag(self) -> tuple[int, int]:
+        """Messages not acknowledged of the assigned partitions, and the sum of positions, which moves with progress."""
+        assert self._lanes is not None
+        places = [KafkaPartition(place.topic, place.partition) for place in self._app.consumer.assignment()]
+        acknowledged = self._lanes.acknowledged()
+        async with asyncio.timeout(WATCH_SECONDS):
+            observer = await self._observer()
+            ends = await observer.end_offsets(places) if places else {}
+        committed = self._app.consumer._committed_offset
+        done = {place: acknowledged.get((place.topic, place.partition), committed.get(place) or 0) for place in places}
+        return sum(max(ends[place] - done[place], 0) for place in places), sum(done.values())
+
+    async def _observer(self) -> AIOKafkaConsumer:
+        if self._observing is None:
+            observer = AIOKafkaConsumer(**self._kafka.client(), enable_auto_commit=False)
+            await observer.start()
+            self._observing = observer
+        return self._observing
+
+    _observing: AIOKafkaConsumer | None = None
+
+    async def _close(self) -> None:
+        if self._observing is not None:
+            with suppress(KafkaError, OSError):
+                await self._observing.stop()
+        await self._producer.stop()
+        for engine in (self._writes, self._reads, self._background):
+            await _dispose(engine)
+
+
+async def _dispose(engine: AsyncEngine) -> None:
+    with suppress(TimeoutError, OSError):
+        async with asyncio.timeout(3):
+            await engine.dispose()
+
+
+def families(catalogue: Catalogue) -> list[str]:
+    """Those with operations, and those that only have changes so far."""
+    return sorted({*catalogue.families, *(table.family for table in TABLES)})

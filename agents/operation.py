@@ -1,0 +1,125 @@
+"""An operation as a value: its name, its route, its models and its one handler. `agents.catalogue` lists them all."""
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Literal
+
+from pydantic import RootModel
+
+from schemas.model import Model, NoFields
+from schemas.replies import Listing, Record
+from schemas.requests import Request
+from storage.tx import Tx
+
+ReplyShape = Literal["empty", "record", "page", "object", "array"]
+"""`object` and `array` are the replies without an envelope."""
+
+AnyRequest = Request[Any, Any, Any]
+Handler = Callable[[Tx, Any], Awaitable[Any]]
+BatchHandler = Callable[[Sequence[tuple[Tx, Any]]], Awaitable[Sequence[Any]]]
+
+_ROUTE = re.compile(r"(GET|POST|PUT|PATCH|DELETE) (/\S+)")
+_PLACE = re.compile(r"{(\w+)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """`handler` takes one request, `batch` many at once in the same transaction; an operation has one of them."""
+
+    name: str
+    method: str
+    path: str
+    summary: str
+    request: type[AnyRequest]
+    item: type[Model] | None
+    shape: ReplyShape
+    status: int
+    handler: Handler | None = None
+    batch: BatchHandler | None = None
+
+    @property
+    def is_query(self) -> bool:
+        """Reads travel on their own topic, are never stored in the inbox and change nothing."""
+        return self.method == "GET"
+
+    @property
+    def reply(self) -> Any:
+        """The model of the whole reply; None where the reply has no body."""
+        match self.shape, self.item:
+            case "record", item:
+                return Record[item]  # type: ignore[valid-type]
+            case "page", item:
+                return Listing[item]  # type: ignore[valid-type]
+            case "object", item:
+                return item
+            case "array", item:
+                return RootModel[list[item]]  # type: ignore[valid-type]
+        return None
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.method} {self.path}>"
+
+
+Operations = tuple[Operation, ...]
+
+
+def declare(
+    name: str,
+    route: str,
+    *,
+    summary: str,
+    path: type[Model] = NoFields,
+    query: type[Model] = NoFields,
+    body: type[Model] = NoFields,
+    reply: type[Model] | None,
+    shape: ReplyShape = "record",
+    handler: Handler | None = None,
+    batch: BatchHandler | None = None,
+) -> Operation:
+    """An operation from its parts. Raises ValueError, at import, where the route and the path model differ."""
+    found = _ROUTE.fullmatch(route)
+    if found is None:
+        raise ValueError(f"{name}: {route!r} is not METHOD /path")
+    places = set(_PLACE.findall(found[2]))
+    fields = {field.serialization_alias for field in path.model_fields.values()}
+    if places != fields:
+        raise ValueError(f"{name}: the route names {sorted(places)}, its path model {sorted(map(str, fields))}")
+    return Operation(
+        name=name,
+        method=found[1],
+        path=found[2],
+        summary=summary,
+        request=Request[path, query, body],  # type: ignore[valid-type]
+        item=reply,
+        shape=shape if reply else "empty",
+        status=_status(found[1], reply is not None),
+        handler=handler,
+        batch=batch,
+    )
+
+
+def _status(method: str, has_reply: bool) -> int:
+    if not has_reply:
+        return HTTPStatus.NO_CONTENT
+    return HTTPStatus.CREATED if method == "POST" else HTTPStatus.OK
+
+
+def operation(name: str, route: str, **parts: Any) -> Callable[[Handler], Operation]:
+    """Turn a handler `(tx, request) -> value` into an operation; the parts are those of `declare`."""
+
+    def decorate(handler: Handler) -> Operation:
+        return declare(name, route, handler=handler, **parts)
+
+    return decorate
+
+
+def batch_operation(name: str, route: str, **parts: Any) -> Callable[[BatchHandler], Operation]:
+    """The same for a handler that applies many requests with a bounded number of statements. It gets
+    `[(tx, request), …]`, all in one transaction, and answers a value or a Fault for each, in their order."""
+
+    def decorate(batch: BatchHandler) -> Operation:
+        return declare(name, route, batch=batch, **parts)
+
+    return decorate

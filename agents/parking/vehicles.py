@@ -1,0 +1,75 @@
+"""Vehicles of a visitor. A deleted one keeps its row, with a deletionDate."""
+
+from typing import Annotated
+
+import sqlalchemy as sa
+from pydantic import Field
+
+from agents import crud
+from agents.operation import Operations
+from agents.visitors.visitor import VISITORS
+from schemas.model import Model
+from schemas.replies import PageQuery
+from schemas.types import CountryCode, Flag, Instant, Int64, LeftOut, Text, Uuid
+from storage.lists import Filter
+from storage.table import Table
+
+
+def plate_key(plate: str) -> str:
+    """What two spellings of one licence plate share: upper-case letters and digits."""
+    return "".join(character for character in plate.upper() if character.isalnum())
+
+
+class VehicleFields(Model):
+    name: Text | None = None
+    maker: Annotated[Text | None, LeftOut] = None
+    color: Annotated[Text | None, LeftOut] = None
+    model: Annotated[Text | None, LeftOut] = None
+    license_plate: Text
+    license_plate_country: Annotated[CountryCode | None, LeftOut] = None
+    year_of_manufacture: Annotated[Annotated[Int64, Field(ge=1800, le=2500)] | None, LeftOut] = None
+    last_parking_session: Annotated[Instant | None, LeftOut] = None
+
+
+class Vehicle(VehicleFields):
+    vehicle_id: Int64
+    visitor_id: Uuid
+    deletion_date: Instant | None
+    creation_date: Instant
+    update_date: Instant
+
+
+class VehicleQuery(PageQuery):
+    include_deleted: Annotated[Flag, Filter(lambda c, yes: sa.true() if yes else c.deletion_date.is_(None))] = False
+    license_plate: Annotated[Text | None, Filter(lambda c, plate: c.plate_key == plate_key(plate))] = None
+
+
+VEHICLES = Table(
+    "vehicles",
+    Vehicle,
+    family="parking",
+    resource="vehicle",
+    key="vehicle_id",
+    parents={"visitor_id": VISITORS},
+    derived={"plate_key": ("license_plate", plate_key)},
+    hidden=[
+        sa.Column("plate_key", sa.Text, nullable=False),
+        sa.Index(
+            "vehicles_plate_key_idx", "plate_key", sa.text("update_date desc"), postgresql_where="deletion_date is null"
+        ),
+        sa.Index("vehicles_visitor_id_idx", "visitor_id", "vehicle_id"),
+    ],
+)
+
+OPERATIONS: Operations = (
+    crud.creates(
+        VEHICLES, "vehicles.create", "POST /visitors/{visitorId}/vehicles", "Create a new vehicle", VehicleFields
+    ),
+    crud.lists(
+        VEHICLES,
+        "vehicles.list",
+        "GET /visitors/{visitorId}/vehicles",
+        "Retrieve the vehicles of a visitor",
+        VehicleQuery,
+    ),
+)

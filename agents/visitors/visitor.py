@@ -1,0 +1,96 @@
+"""The visitor: the record, its table, and what other resources ask of it."""
+
+from functools import partial
+from typing import Annotated, Literal
+
+import sqlalchemy as sa
+from pydantic import Field
+
+from agents.centers.centers import CENTERS
+from schemas.faults import Conflict
+from schemas.model import Model
+from schemas.types import CountryCode, Email, Flag, Identifier, Instant, Int64, LeftOut, PcCode, Text, Uuid
+from storage.table import Table
+
+Gender = Literal["m", "f", "u"]
+AccountType = Literal["full", "partial"]
+BirthDay = Annotated[Int64, Field(ge=1, le=31)]
+BirthMonth = Annotated[Int64, Field(ge=1, le=12)]
+
+
+class Profile(Model):
+    """What a visitor may change."""
+
+    last_visit_date: Annotated[Instant | None, LeftOut] = None
+    address_city: Text | None = None
+    address_street: Text | None = None
+    address_state: Text | None = None
+    last_name: Text
+    first_name: Text
+    email: Email
+    gender: Gender
+    phone: Text | None = None
+    mobile_locale: Text | None = None
+    address_zip_code: Text | None = None
+    timezone: Text | None = None
+    billing_address: Text | None = None
+    billing_address2: Text | None = None
+    billing_zip_code: Text | None = None
+    billing_city: Text | None = None
+    billing_country_code: CountryCode | None = None
+    birth_day: BirthDay | None = None
+    birth_month: BirthMonth | None = None
+    birth_year: Int64 | None = None
+
+
+class VisitorPatch(Profile, partial=True):
+    pass
+
+
+class VisitorFields(Profile):
+    """What a full visitor is created with, its optins aside. A day of birth may be left out, but not be null."""
+
+    acquisition_pc_code: PcCode
+    email_verified: Annotated[Flag | None, LeftOut] = None
+    email_invalid: Annotated[Flag | None, LeftOut] = None
+    phone_verified: Annotated[Flag | None, LeftOut] = None
+    phone_invalid: Annotated[Flag | None, LeftOut] = None
+    country_code: CountryCode
+    birth_day: Annotated[BirthDay | None, LeftOut] = None
+    birth_month: Annotated[BirthMonth | None, LeftOut] = None
+    birth_year: Annotated[Int64 | None, LeftOut] = None
+
+
+class Visitor(VisitorFields):
+    # A partial visitor may lack these two.
+    last_name: Text | None
+    gender: Gender | None
+    acquisition_pc_code: PcCode | None
+    creation_date: Instant
+    update_date: Instant
+    account_type: AccountType
+    visitor_id: Uuid
+    registration_date: Instant | None
+    barcode: Identifier
+    origin_type: Identifier
+    origin: Identifier
+    upgrade_pc_code: PcCode | None
+
+
+email_taken = partial(Conflict, "email_taken", "Another visitor has this email.", field="email")
+
+VISITORS = Table(
+    "visitors",
+    Visitor,
+    family="visitors",
+    resource="visitor",
+    key="visitor_id",
+    parents={"acquisition_pc_code": CENTERS, "upgrade_pc_code": CENTERS},
+    derived={"email_key": ("email", str.casefold)},
+    conflicts={"visitors_email_key_key": email_taken},
+    hidden=[
+        sa.Column("email_key", sa.Text, nullable=False),
+        sa.UniqueConstraint("email_key"),
+        sa.UniqueConstraint("barcode"),
+    ],
+)

@@ -1,0 +1,134 @@
+"""What the messages of each operation and the changes of each table look like, in JSON and in Avro."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from agents.answers import Answer
+from agents.catalogue import Catalogue
+from agents.operation import Operation
+from schemas.changes import Change
+from schemas.faults import Errors
+from schemas.replies import Metadata
+from storage.table import TABLES
+from topics import avro, json
+from topics.avro import Codec, Schema
+from topics.envelope import AVRO, JSON, Unreadable
+
+
+@dataclass(frozen=True)
+class _Ids:
+    request: int
+    result: int
+    branch: str | None
+    """The name of the reply's record in the union of the result's body; None for arrays, which need none."""
+
+
+class Wire:
+    """Reads requests and writes results and changes; made once, at start."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.requests = {op.name: avro.request_schema(title(op), op.request.parts()) for op in catalogue.operations}
+        self.results = {op.name: _result_schema(op) for op in catalogue.operations}
+        self.changes = {table.resource: avro.record_of(Change[table.row]) for table in TABLES}  # type: ignore[name-defined]
+        self._codec = Codec([*self.requests.values(), *self.results.values(), *self.changes.values()])
+        self._ids = {
+            op.name: _Ids(avro.schema_id(self.requests[op.name]), avro.schema_id(self.results[op.name]), _branch(op))
+            for op in catalogue.operations
+        }
+        self.change_ids = {resource: avro.schema_id(schema) for resource, schema in self.changes.items()}
+
+    def ids(self, operation: str) -> dict[str, int]:
+        """The schema ids of an operation's messages."""
+        found = self._ids[operation]
+        return {"request": found.request, "result": found.result}
+
+    def read_request(self, operation: Operation, content_type: str, value: bytes) -> dict[str, Any]:
+        """The parts of a request, as their JSON would be. Raises Unreadable."""
+        if content_type == JSON:
+            found = json.read(value)
+            if not isinstance(found, dict):
+                raise Unreadable("not_an_object", "The value is not a JSON object.")
+            return found
+        schema, record = self._codec.read(value)
+        if schema != self._ids[operation.name].request:
+            raise Unreadable("wrong_schema", f"The value's schema is not the one of {operation.name} requests.")
+        parts = operation.request.parts()
+        return {
+            part: avro.absent_as_left_out(parts[part], value) for part, value in record.items() if value is not None
+        }
+
+    def write_request(self, operation: Operation, content_type: str, parts: dict[str, Any]) -> bytes:
+        if content_type == JSON:
+            return json.write(parts)
+        return self._codec.write(self._ids[operation.name].request, parts)
+
+    def write_result(self, operation: Operation, content_type: str, answer: Answer) -> bytes:
+        if content_type == JSON:
+            return json.write({"status": answer.status, "body": answer.body})
+        ids = self._ids[operation.name]
+        body = answer.body
+        if isinstance(body, dict) and answer.status >= 400:
+            body = (f"{avro.NAMESPACE}.{Errors.__name__}", body)
+        elif body is not None and ids.branch is not None:
+            body = (ids.branch, body)
+        return self._codec.write(ids.result, {"status": answer.status, "body": body})
+
+    def native(self, operation: Operation, status: int, body: Any) -> Any:
+        """A reply that was read from JSON, with times, UUIDs and decimals as Python has them."""
+        if operation.item is None or status >= 400 or body is None:
+            return body
+        match operation.shape:
+            case "object":
+                return avro.native(operation.item, body)
+            case "record":
+                return body | {"data": avro.native(operation.item, body["data"])}
+        return body
+
+    def write_change(self, resource: str, change: dict[str, Any]) -> bytes:
+        return self._codec.write(self.change_ids[resource], change)
+
+    def read(self, content_type: str, value: bytes) -> Any:
+        """Any value that this service writes, whatever its schema. Raises Unreadable."""
+        return json.read(value) if content_type == JSON else self._codec.read(value)[1]
+
+
+def title(operation: Operation) -> str:
+    """`visits.create` as `VisitsCreate`."""
+    return "".join(part[0].upper() + part[1:] for part in operation.name.split("."))
+
+
+def _branch(operation: Operation) -> str | None:
+    match operation.shape:
+        case "empty" | "array":
+            return None
+        case "object":
+            assert operation.item is not None
+            return f"{avro.NAMESPACE}.{operation.item.__name__}"
+    return f"{avro.NAMESPACE}.{title(operation)}Reply"
+
+
+def _result_schema(operation: Operation) -> Schema:
+    known: set[str] = set()
+    return avro.result_schema(title(operation), _body_schema(operation, known), Errors, known)
+
+
+def _body_schema(operation: Operation, known: set[str]) -> Any:
+    item = operation.item
+    if item is None:
+        return None
+    sparse = frozenset([item]) if operation.is_query else frozenset()
+    record = avro.record_of(item, sparse=sparse, known=known)
+    match operation.shape:
+        case "object":
+            return record
+        case "array":
+            return avro.array_of(record)
+    metadata = avro.record_of(Metadata, known=known)
+    data = avro.array_of(record) if operation.shape == "page" else record
+    fields = [{"name": "data", "type": data}, {"name": "metadata", "type": metadata}]
+    return {
+        "type": "record", "name": f"{title(operation)}Reply", "namespace": avro.NAMESPACE, "fields": fields,
+    }  # fmt: skip
+
+
+__all__ = ["AVRO", "JSON", "Wire", "title"]

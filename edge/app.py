@@ -1,0 +1,214 @@
+"""The HTTP edge: routes from the catalogue, each call a request message and its answer."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from agents.catalogue import Catalogue, Operation
+from edge import keys, openapi, translate
+from edge.exchange import Exchange
+from edge.keys import Identity, Keys
+from edge.settings import HttpSettings
+from schemas.faults import Bug, Fault, Invalid, MethodNotAllowed, NoAnswer, NotFound, RateLimited, TooLarge
+from topics import json, names
+from topics.envelope import JSON, Head, ReplyTo
+from topics.kafka import KafkaSettings, Outgoing
+
+log = structlog.get_logger(__name__)
+
+CALLS = Counter("visitor_http_calls_total", "HTTP calls, by operation and status.", ["operation", "status"])
+SECONDS = Histogram("visitor_http_seconds", "From an HTTP call to its answer.", ["operation"])
+
+KEY_HEADER = "Idempotency-Key"
+KEY_LIMIT = 128
+RETRY_AFTER = "1"
+
+
+class Edge:
+    """The HTTP application and its connection to Kafka."""
+
+    def __init__(self, kafka: KafkaSettings, settings: HttpSettings, catalogue: Catalogue) -> None:
+        self._settings = settings
+        self._catalogue = catalogue
+        self._keys: Keys = keys.load(settings.keys)
+        self._exchange = Exchange(kafka, settings.reply_partition)
+        self._in_flight: dict[str, int] = {}
+        self.app = self._application()
+
+    @property
+    def asgi(self) -> ASGIApp:
+        """The application to serve."""
+        return _RawPaths(self.app)
+
+    def _application(self) -> FastAPI:
+        app = FastAPIOffline(title="Visitor service", docs_url="/docs", redoc_url="/redoc", lifespan=self._lifespan)
+        described = openapi.describe(self._catalogue)
+        app.openapi = lambda: described  # type: ignore[method-assign]
+        app.add_api_route("/health", self._health, methods=["GET"], include_in_schema=False)
+        app.add_api_route("/metrics", _metrics, methods=["GET"], include_in_schema=False)
+        # Static segments before places, so that /visitors/count is never taken for a visitor.
+        for operation in sorted(self._catalogue.operations, key=lambda found: found.path.replace("{", "~")):
+            app.add_api_route(operation.path, self._endpoint(operation), methods=[operation.method])
+        app.add_exception_handler(HTTPException, _not_routed)
+        return app
+
+    @asynccontextmanager
+    async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        self._exchange.start()
+        yield
+        await self._exchange.stop()
+
+    async def _health(self) -> Response:
+        if self._exchange.ready:
+            return _json(200, {"status": "ready"})
+        return _json(503, {"status": "not ready", "reasons": {"kafka": "no connection"}}, {"Retry-After": RETRY_AFTER})
+
+    def _endpoint(self, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            with SECONDS.labels(operation.name).time():
+                response = await self._answered(operation, request)
+            CALLS.labels(operation.name, response.status_code).inc()
+            return response
+
+        endpoint.__name__ = operation.name
+        return endpoint
+
+    async def _answered(self, operation: Operation, request: Request) -> Response:
+        try:
+            identity = self._keys.identify(request.headers.get("authorization"))
+            family = self._catalogue.family_of[operation.name]
+            keys.check(identity, family, operation.is_query)
+            return await self._call(operation, request, identity)
+        except Fault as fault:
+            return _fault(fault)
+        except Exception:
+            log.exception("bug", operation=operation.name)
+            return _fault(Bug("internal", "Something is wrong on our side; it was reported."))
+
+    async def _call(self, operation: Operation, request: Request, identity: Identity) -> Response:
+        parts = translate.parts_of(
+            operation,
+            request.path_params,
+            request.scope["query_string"],
+            request.headers.get("content-type"),
+            await _read_body(request),
+        )
+        key = _idempotency_key(request)
+        head = Head(
+            request_id=f"{identity.name}/{key}",
+            operation=operation.name,
+            source=identity.source,
+            content_type=JSON,
+            traceparent=request.headers.get("traceparent"),
+        )
+        if not operation.is_query and "respond-async" in request.headers.get("prefer", "").lower():
+            await self._exchange.send(self._message(operation, head, parts))
+            accepted = {"data": {"requestId": head.request_id}, "metadata": {"version": 1, "_links": {}}}
+            return _json(202, accepted, {KEY_HEADER: key, "Preference-Applied": "respond-async"})
+        answer = await self._exchanged(operation, head, parts, identity)
+        return _json(answer["status"], answer["body"], {} if operation.is_query else {KEY_HEADER: key})
+
+    async def _exchanged(
+        self, operation: Operation, head: Head, parts: dict[str, Any], identity: Identity
+    ) -> dict[str, Any]:
+        """Raises NoAnswer, RateLimited, Unavailable."""
+        waiting = self._in_flight.get(identity.name, 0)
+        if waiting >= self._settings.in_flight:
+            raise RateLimited("too_many_calls", f"At most {self._settings.in_flight} calls may wait at once.")
+        self._in_flight[identity.name] = waiting + 1
+        partition, correlation, reply = self._exchange.expect()
+        try:
+            async with asyncio.timeout(self._settings.timeout_seconds):
+                addressed = Head(
+                    head.request_id,
+                    head.operation,
+                    head.source,
+                    JSON,
+                    ReplyTo(partition, correlation),
+                    head.traceparent,
+                )
+                await self._exchange.send(self._message(operation, addressed, parts))
+                return dict(await reply)
+        except TimeoutError:
+            raise NoAnswer(
+                "no_answer", f"No answer came in time. Repeat the call with the same {KEY_HEADER} to get it."
+            ) from None
+        finally:
+            reply.cancel()
+            self._in_flight[identity.name] -= 1
+
+    def _message(self, operation: Operation, head: Head, parts: dict[str, Any]) -> Outgoing:
+        topic = names.QUERIES if operation.is_query else names.requests(self._catalogue.family_of[operation.name])
+        return Outgoing(topic, json.write(parts), _partition_key(parts, head), head.headers())
+
+
+def _partition_key(parts: dict[str, Any], head: Head) -> bytes:
+    """What should stay in order goes to one partition: the first place of the path, else whom the body names."""
+    body = parts.get("body") or {}
+    named = [body.get(name) for name in ("visitorId", "barcode", "licensePlate", "email", "pcCode")]
+    places = [value for name, value in parts.get("path", {}).items() if name != "visitType"]
+    return next((str(value) for value in (*places, *named) if value), head.request_id).encode()
+
+
+def _idempotency_key(request: Request) -> str:
+    given = request.headers.get(KEY_HEADER)
+    if given is None:
+        return str(uuid4())
+    if not (0 < len(given) <= KEY_LIMIT and given.isascii() and given.isprintable()):
+        raise Invalid(
+            "wrong_idempotency_key", f"{KEY_HEADER} is 1 to {KEY_LIMIT} printable ASCII characters.", field=KEY_HEADER
+        )
+    return given
+
+
+async def _read_body(request: Request) -> bytes:
+    """Raises TooLarge before more than that is in memory."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body.extend(chunk)
+        if len(body) > names.VALUE_LIMIT:
+            raise TooLarge("body_too_large", f"A body holds at most {names.VALUE_LIMIT} bytes.")
+    return bytes(body)
+
+
+async def _metrics() -> Response:
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _not_routed(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        return _fault(MethodNotAllowed("method_not_allowed", "This path has no such method."), error.headers)
+    return _fault(NotFound("route_not_found", "There is no such path; see /docs."))
+
+
+def _fault(fault: Fault, headers: Any = None) -> Response:
+    waits = {"Retry-After": RETRY_AFTER} if fault.status in (429, 503) else {}
+    challenge = {"WWW-Authenticate": "Bearer"} if fault.status == 401 else {}
+    return _json(fault.status, fault.body(), {**waits, **challenge, **(headers or {})})
+
+
+def _json(status: int, body: Any, headers: dict[str, str] | None = None) -> Response:
+    if body is None:
+        return Response(status_code=status, headers=headers)
+    return Response(json.write(body), status, headers, media_type=JSON)
+
+
+class _RawPaths:
+    """Routes by the path as it was sent, so that a place may hold an encoded slash; it is decoded once, later."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["path"] = scope["raw_path"].decode("ascii", "replace")
+        await self._app(scope, receive, send)

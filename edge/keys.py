@@ -1,0 +1,97 @@
+"""API keys: who calls, and what it may do. The file holds hashes only, so that reading it gives nobody a key."""
+
+import hashlib
+import secrets
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from schemas.faults import Forbidden, Unauthorized
+
+KEY_BYTES = 32
+"""Random bytes of a key: too many to guess, so a plain SHA-256 of it is enough."""
+
+
+class KeyEntry(BaseModel):
+    """One `[[keys]]` entry. Scopes are `<family>:read`, `<family>:write`, `*:read` or `*:write`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    scopes: list[str]
+    origin_type: str = Field("api", pattern=r"^[a-z0-9._-]{1,63}$")
+
+
+class KeyFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    keys: list[KeyEntry]
+
+
+class WrongKeyFile(Exception):
+    """Says what is wrong with the file of keys."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A caller. `source` goes into the message as its ce_source."""
+
+    name: str
+    source: str
+    scopes: frozenset[str]
+
+    def may(self, family: str, reads: bool) -> bool:
+        action = "read" if reads else "write"
+        return f"{family}:{action}" in self.scopes or f"*:{action}" in self.scopes
+
+
+LOOPBACK = Identity("local", "api/local", frozenset(("*:read", "*:write")))
+"""Who everybody is while no keys are configured and only loopback is served."""
+
+
+class Keys:
+    def __init__(self, entries: Sequence[KeyEntry] | None) -> None:
+        self._identities = None if entries is None else {entry.sha256: _identity(entry) for entry in entries}
+
+    def identify(self, authorization: str | None) -> Identity:
+        """The caller of an `Authorization: Bearer <key>` header. Raises Unauthorized."""
+        if self._identities is None:
+            return LOOPBACK
+        kind, _, key = (authorization or "").partition(" ")
+        identity = self._identities.get(digest(key.strip())) if kind.lower() == "bearer" else None
+        if identity is None:
+            raise Unauthorized("unauthorized", "A valid key is needed, as `Authorization: Bearer <key>`.")
+        return identity
+
+
+def check(identity: Identity, family: str, reads: bool) -> None:
+    """Raises Forbidden."""
+    if not identity.may(family, reads):
+        scope = f"{family}:{'read' if reads else 'write'}"
+        raise Forbidden("forbidden", f"This key lacks the scope {scope}.")
+
+
+def load(path: Path | None) -> Keys:
+    """Raises WrongKeyFile."""
+    if path is None:
+        return Keys(None)
+    try:
+        return Keys(KeyFile.model_validate(tomllib.loads(path.read_text())).keys)
+    except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
+        raise WrongKeyFile(f"VISITOR_HTTP_KEYS: {path} is no file of keys: {error}") from error
+
+
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def new_key() -> str:
+    return secrets.token_urlsafe(KEY_BYTES)
+
+
+def _identity(entry: KeyEntry) -> Identity:
+    return Identity(entry.name, f"{entry.origin_type}/{entry.name}", frozenset(entry.scopes))

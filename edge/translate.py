@@ -1,0 +1,109 @@
+"""From an HTTP call to the parts of a request."""
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from pydantic import BaseModel, ValidationError
+
+from agents.catalogue import Operation
+from schemas.faults import ErrorEntry, Invalid, TooLarge, UnsupportedMediaType, from_validation
+from schemas.marks import MessageOnly
+from schemas.shapes import shape_of
+from topics import json, names
+from topics.envelope import JSON, Unreadable
+
+
+def parts_of(
+    operation: Operation, places: Mapping[str, str], query: bytes, content_type: str | None, body: bytes
+) -> dict[str, Any]:
+    """`places` are the path's values, still percent-encoded. Raises Invalid with all faults at once, TooLarge and
+    UnsupportedMediaType."""
+    models = operation.request.parts()
+    parts: dict[str, Any] = {}
+    if "path" in models:
+        texts = {name: unquote(value, errors="replace") for name, value in places.items()}
+        parts["path"] = _typed(models["path"], texts)
+    if query:
+        parts["query"] = _typed(models["query"], _query(query)) if "query" in models else _query(query)
+    if "body" in models:
+        parts["body"] = _body(content_type, body)
+    elif body:
+        raise Invalid("body_refused", "This operation takes no body.")
+    _validate(operation, parts)
+    return parts
+
+
+def _validate(operation: Operation, parts: dict[str, Any]) -> None:
+    entries: list[ErrorEntry] = []
+    try:
+        operation.request.model_validate(parts)
+    except ValidationError as error:
+        entries.extend(from_validation(error).entries)
+    given = parts.get("body")
+    refused = message_only(operation) & given.keys() if isinstance(given, dict) else ()
+    entries.extend(
+        ErrorEntry(code="unknown_field", type="validation", field=name, message="This field is not known here.")
+        for name in sorted(refused)
+    )
+    if entries:
+        raise Invalid.because(entries)
+
+
+@cache
+def message_only(operation: Operation) -> frozenset[str]:
+    """The body fields that only a message may carry, by their names on the wire."""
+    body = operation.request.parts().get("body")
+    fields = body.model_fields.values() if body else ()
+    return frozenset(
+        field.serialization_alias or ""
+        for field in fields
+        if any(isinstance(mark, MessageOnly) for mark in field.metadata)
+    )
+
+
+def _query(query: bytes) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict")
+    except ValueError:
+        raise Invalid("unreadable_query", "The query is not percent-encoded UTF-8.") from None
+    _refuse_repeated(name for name, _ in pairs)
+    return dict(pairs)
+
+
+def _refuse_repeated(found: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in found:
+        if name in seen:
+            raise Invalid("repeated_parameter", "This parameter may stand once.", field=name[:100])
+        seen.add(name)
+
+
+def _typed(model: type[BaseModel], texts: Mapping[str, str]) -> dict[str, Any]:
+    """Texts as the numbers and booleans that they spell, where the field is one; the rest is left to validation."""
+    bases = {field.serialization_alias: shape_of(field.annotation).base for field in model.model_fields.values()}
+    return {name: _value(bases.get(name), text) for name, text in texts.items()}
+
+
+def _value(base: type | None, text: str) -> Any:
+    if base is bool and text in ("true", "false"):
+        return text == "true"
+    if base is int and text.isascii() and text.removeprefix("-").isdigit() and len(text) < 25:
+        return int(text)
+    return text
+
+
+def _body(content_type: str | None, body: bytes) -> Any:
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    if kind != JSON:
+        raise UnsupportedMediaType("unsupported_media_type", f"The body's content type is {JSON}.")
+    if len(body) > names.VALUE_LIMIT:
+        raise TooLarge("body_too_large", f"A body holds at most {names.VALUE_LIMIT} bytes.")
+    try:
+        found = json.read(body)
+    except Unreadable as error:
+        raise Invalid(error.code, str(error)) from None
+    if not isinstance(found, dict):
+        raise Invalid("not_an_object", "The body is not a JSON object.")
+    return found

@@ -1,0 +1,78 @@
+"""Settings from the environment: VISITOR_<GROUP>_<NAME>, for example VISITOR_KAFKA_BOOTSTRAP."""
+
+import os
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from agents.engine.worker import WorkerSettings
+from edge.settings import HttpSettings
+from storage.database import DatabaseSettings
+from topics.kafka import KafkaSettings
+
+PREFIX = "VISITOR_"
+
+
+class DevSettings(BaseModel):
+    kafka_port: int = Field(9092, ge=1, le=65535, description="Port of the embedded Kafka.")
+    visits_per_second: float = Field(5.0, gt=0, le=10_000, description="Pace of the simulated gateways.")
+
+
+class LogSettings(BaseModel):
+    format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON.")
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="_", env_nested_max_split=1)
+
+    home: Path = Field(Path(".visitor"), description="Where `visitor dev` keeps its servers' data and downloads.")
+    kafka: KafkaSettings = KafkaSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    worker: WorkerSettings = WorkerSettings()
+    http: HttpSettings = HttpSettings()
+    dev: DevSettings = DevSettings()
+    log: LogSettings = LogSettings()
+
+
+class WrongSetting(Exception):
+    """Names each wrong setting and what it should be."""
+
+
+def load() -> Settings:
+    """Raises WrongSetting."""
+    unknown = [name for name in os.environ if name.startswith(PREFIX) and name not in known()]
+    if unknown:
+        raise WrongSetting("\n".join(_unknown(name) for name in sorted(unknown)))
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise WrongSetting("\n".join(_wrong(item["loc"], item["msg"]) for item in error.errors())) from None
+
+
+def known() -> Mapping[str, str]:
+    """Every variable with what it is for."""
+    return dict(_variables())
+
+
+def _variables() -> Iterator[tuple[str, str]]:
+    for name, field in Settings.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            for inner, info in kind.model_fields.items():
+                yield f"{PREFIX}{name}_{inner}".upper(), info.description or ""
+        else:
+            yield f"{PREFIX}{name}".upper(), field.description or ""
+
+
+def _unknown(name: str) -> str:
+    close = get_close_matches(name, known(), n=1)
+    return f"{name} is no setting" + (f"; did you mean {close[0]}?" if close else f". Known are: {', '.join(known())}")
+
+
+def _wrong(location: tuple[int | str, ...], message: str) -> str:
+    return f"{PREFIX}{'_'.join(map(str, location))}".upper() + f": {message[0].lower()}{message[1:]}"

@@ -1,0 +1,176 @@
+"""What can be wrong with a request, in one hierarchy; the mapping to statuses stands here and nowhere else."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from pydantic import ValidationError
+
+from schemas.model import Model
+
+FaultType = Literal[
+    "validation", "not_found", "conflict", "unauthorized", "forbidden", "rate_limited", "unavailable", "internal"
+]
+
+
+class ErrorEntry(Model):
+    """One fault: `code` is stable and for programs, `message` for people, `field` the JSON path it is about."""
+
+    code: str
+    type: FaultType
+    field: str | None
+    message: str
+
+
+class Errors(Model):
+    """The body of every answer that is not a success."""
+
+    errors: list[ErrorEntry]
+
+
+class Fault(Exception):
+    """An answer other than success that a handler or the engine gives on purpose. Anything else raised is a bug."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[FaultType] = "internal"
+
+    def __init__(self, code: str, message: str, *, field: str | None = None) -> None:
+        super().__init__(code)
+        self.entries: Sequence[ErrorEntry] = (ErrorEntry(code=code, type=self.type, field=field, message=message),)
+
+    @property
+    def code(self) -> str:
+        return self.entries[0].code
+
+    def body(self) -> dict[str, Any]:
+        return Errors(errors=list(self.entries)).model_dump()
+
+
+class Invalid(Fault):
+    """The request cannot be understood as it is; sending it again changes nothing."""
+
+    status = 400
+    type = "validation"
+
+    @classmethod
+    def because(cls, entries: Sequence[ErrorEntry]) -> "Invalid":
+        fault = cls("invalid", "")
+        fault.entries = entries
+        return fault
+
+
+class Unauthorized(Fault):
+    status = 401
+    type = "unauthorized"
+
+
+class Forbidden(Fault):
+    status = 403
+    type = "forbidden"
+
+
+class NotFound(Fault):
+    status = 404
+    type = "not_found"
+
+
+class MethodNotAllowed(Fault):
+    status = 405
+    type = "validation"
+
+
+class Conflict(Fault):
+    """Understood, but the present state of the data refuses it."""
+
+    status = 409
+    type = "conflict"
+
+
+class TooLarge(Fault):
+    status = 413
+    type = "validation"
+
+
+class UnsupportedMediaType(Fault):
+    status = 415
+    type = "validation"
+
+
+class KeyReused(Fault):
+    """An idempotency key (the request id of a message) that came before with another content."""
+
+    status = 422
+    type = "conflict"
+
+
+class RateLimited(Fault):
+    status = 429
+    type = "rate_limited"
+
+
+class Bug(Fault):
+    """What a caller sees of an unexpected exception."""
+
+    status = 500
+
+
+class Unavailable(Fault):
+    status = 503
+    type = "unavailable"
+
+
+class NoAnswer(Fault):
+    """The request was accepted and no answer came in time; it may still be applied."""
+
+    status = 504
+    type = "unavailable"
+
+
+@dataclass(frozen=True)
+class _Known:
+    code: str
+    message: str | None = None
+
+
+_PYDANTIC_CODES = {
+    "missing": _Known("required", "This field is required."),
+    "extra_forbidden": _Known("unknown_field", "This field is not known here."),
+    "null_refused": _Known("null_refused"),
+    "literal_error": _Known("not_allowed"),
+    "greater_than_equal": _Known("out_of_range"),
+    "less_than_equal": _Known("out_of_range"),
+    "int_parsing_size": _Known("out_of_range"),
+    "string_too_long": _Known("too_long"),
+    "too_long": _Known("too_long"),
+    "string_too_short": _Known("too_short"),
+    "string_pattern_mismatch": _Known("wrong_format"),
+    "uuid_type": _Known("wrong_format", "Input should be a UUID."),
+    "is_instance_of": _Known("wrong_type", "Input should be a UUID."),
+    "datetime_type": _Known("wrong_type", "Input should be a string with a time of RFC 3339."),
+    "model_type": _Known("wrong_type", "Input should be an object."),
+    "model_attributes_type": _Known("wrong_type", "Input should be an object."),
+}
+_OWN_CODES = frozenset(
+    ("not_allowed", "wrong_format", "out_of_range", "card_number_refused", "nul_refused", "surrogate_refused")
+)
+
+
+def from_validation(error: ValidationError) -> Invalid:
+    """All faults of a body at once. Messages say what is expected and never what was sent."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return Invalid.because([_entry(item["type"], item["loc"], item["msg"]) for item in found])
+
+
+def _entry(kind: str, location: tuple[int | str, ...], message: str) -> ErrorEntry:
+    known = _PYDANTIC_CODES.get(kind) or _Known(kind if kind in _OWN_CODES else "wrong_type")
+    return ErrorEntry(
+        code=known.code, type="validation", field=json_path(location[1:]), message=known.message or message
+    )
+
+
+def json_path(location: Sequence[int | str]) -> str | None:
+    """`("optins", 0, "optinType")` as `optins[0].optinType`; None for the whole."""
+    path = ""
+    for step in location:
+        path += f"[{step}]" if isinstance(step, int) else f".{step}"
+    return path.lstrip(".")[:200] or None

@@ -1,0 +1,31 @@
+"""Marks on a field's type that pydantic has no word for."""
+
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+
+class NotNull:
+    """May be left out (and is then null in storage and replies), but null itself is refused in a request."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(_refuse_null, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        described = handler(schema)
+        if handler.mode == "serialization":
+            return described
+        options = [option for option in described.get("anyOf", []) if option != {"type": "null"}]
+        return options[0] if len(options) == 1 else described
+
+
+def _refuse_null(value: Any) -> Any:
+    if value is None:
+        raise PydanticCustomError("null_refused", "This field may be left out, but it may not be null.")
+    return value
+
+
+class MessageOnly:
+    """A field that a message may carry and an HTTP call may not."""

@@ -1,0 +1,58 @@
+"""The base of everything that travels: camelCase on the wire, snake_case in Python, nothing unknown accepted."""
+
+from typing import Annotated, Any, ClassVar, Unpack
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
+
+from schemas.marks import NotNull
+from schemas.shapes import allows_none
+
+
+class Model(BaseModel):
+    """A record of the contract. Unknown fields are refused; messages about faults never repeat the input.
+
+    `class VehiclePatch(VehicleFields, partial=True)` makes every field optional and drops the defaults: what is left
+    out stays unset (see `model_fields_set`), and null is refused for fields that were not nullable.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        serialize_by_alias=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        json_schema_serialization_defaults_required=True,
+    )
+
+    partial: ClassVar[bool] = False
+
+    def __init_subclass__(cls, *, partial: bool = False, **kwargs: Unpack[ConfigDict]) -> None:
+        super().__init_subclass__(**kwargs)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, *, partial: bool = False, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if not partial:
+            return
+        cls.partial = True
+        for field in cls.model_fields.values():
+            _make_optional(field)
+        cls.model_rebuild(force=True)
+
+    def given(self) -> dict[str, Any]:
+        """The fields that the caller sent, by their Python names, with the caller's nulls."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+
+def _make_optional(field: FieldInfo) -> None:
+    if not allows_none(field.annotation):
+        whole = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+        field.annotation = whole | None  # type: ignore[operator,assignment]
+        field.metadata = [NotNull()]
+    field.default = None
+    field.default_factory = None
+
+
+class NoFields(Model):
+    """The path, query or body of an operation that has none."""

@@ -1,0 +1,122 @@
+"""The vocabulary of the contract: every field of every operation has one of these types.
+
+JSON types are strict ("5" is no integer, 1 is no boolean) with one exception: a number given for a string is taken as
+its text, because the documentation's own examples do so. Decoders therefore hand over numbers with a fraction as
+`Decimal`, which keeps the text (11.10 stays "11.10").
+"""
+
+import re
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+from uuid import UUID
+
+import pycountry
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, WithJsonSchema, validate_email
+from pydantic_core import PydanticCustomError
+
+from schemas.marks import NotNull
+
+TEXT_LIMIT = 1_000
+"""Characters. The documentation gives no limits; a text without any would let one row fill a page of the log."""
+
+INT64 = 2**63 - 1
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
+_DIGIT_RUN = re.compile(r"\d(?:[ -]*\d){12,}")
+_COUNTRIES = frozenset(country.alpha_2 for country in pycountry.countries)
+
+
+def _number_as_text(value: Any) -> Any:
+    if isinstance(value, (int, Decimal)) and not isinstance(value, bool):
+        return str(value)
+    return value
+
+
+def _storable(value: str) -> str:
+    if "\x00" in value:
+        raise PydanticCustomError("nul_refused", "A text may not hold the NUL character.")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("surrogate_refused", "A text may not hold a lone surrogate.") from None
+    return value
+
+
+def passes_luhn(digits: str) -> bool:
+    """Whether the check digit of a payment card number is right (ISO/IEC 7812-1, annex B)."""
+    doubled = [int(digit) * (1 + place % 2) for place, digit in enumerate(reversed(digits))]
+    return sum(value - 9 if value > 9 else value for value in doubled) % 10 == 0
+
+
+def _no_card_number(value: str) -> str:
+    if len(value) < 13:
+        return value
+    for run in _DIGIT_RUN.findall(value):
+        digits = re.sub(r"[ -]", "", run)
+        if len(digits) <= 19 and passes_luhn(digits):
+            raise PydanticCustomError("card_number_refused", "A card number is never accepted here.")
+    return value
+
+
+def _country(value: str) -> str:
+    if value not in _COUNTRIES:
+        raise PydanticCustomError("not_allowed", "Input should be a country code of ISO 3166-1 alpha-2.")
+    return value
+
+
+def _email(value: str) -> str:
+    try:
+        validate_email(value)
+    except ValueError:
+        raise PydanticCustomError("wrong_format", "Input should be an email address.") from None
+    return value
+
+
+def _instant(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not _RFC3339.fullmatch(value):
+        raise PydanticCustomError("wrong_format", "Input should be a time of RFC 3339 with an offset.")
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError:
+        raise PydanticCustomError("wrong_format", "Input should be a time that exists, with an offset.") from None
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise PydanticCustomError("out_of_range", "Input should be a time between the years 1 and 9999.") from None
+
+
+def _uuid(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return UUID(value) if len(value) == 36 else value
+    except ValueError:
+        return value
+
+
+_TextBase = Annotated[str, Strict(), Field(max_length=TEXT_LIMIT), BeforeValidator(_number_as_text)]
+
+Identifier = Annotated[_TextBase, AfterValidator(_storable)]
+"""A text that another system gave (barcode, token, externalId …): any digits, so no look for card numbers."""
+
+Text = Annotated[_TextBase, AfterValidator(_storable), AfterValidator(_no_card_number)]
+Flag = Annotated[bool, Strict()]
+Int64 = Annotated[int, Strict(), Field(ge=-INT64 - 1, le=INT64)]
+Uuid = Annotated[UUID, Strict(), BeforeValidator(_uuid)]
+Instant = Annotated[datetime, Strict(), BeforeValidator(_instant), AfterValidator(_in_utc)]
+"""A moment: RFC 3339 with an offset on the wire, UTC in Python, kept to the microsecond."""
+
+Email = Annotated[Text, AfterValidator(_email), WithJsonSchema({"type": "string", "format": "email"})]
+CountryCode = Annotated[
+    str, Strict(), AfterValidator(_country), WithJsonSchema({"type": "string", "enum": sorted(_COUNTRIES)})
+]
+PcCode = Annotated[str, Strict(), Field(max_length=100, pattern=r"^[A-Z]{2}-[A-Z0-9]+-[A-Z0-9]+$")]
+"""The key of a center, for example FR-SC-123."""
+
+LeftOut = NotNull()
+"""`Annotated[Text | None, LeftOut]`: optional, but not nullable in a request."""

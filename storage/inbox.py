@@ -1,0 +1,76 @@
+"""The inbox: what each request was answered, so that the same request is never applied twice.
+
+Looked up before a batch is applied and filled at its end. Two batches with one request meet at the primary key: the
+later one waits, sees `Repeat`, and finds the answer when it starts again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from storage.database import Repeat
+from storage.table import METADATA
+
+INBOX = sa.Table(
+    "inbox",
+    METADATA,
+    sa.Column("request_id", sa.Text, primary_key=True),
+    sa.Column("operation", sa.Text, nullable=False),
+    sa.Column("fingerprint", sa.LargeBinary, nullable=False),
+    sa.Column("status", sa.SmallInteger, nullable=False),
+    sa.Column("body", sa.LargeBinary),
+    sa.Column("received_at", sa.TIMESTAMP(timezone=True), nullable=False, index=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An answered request. `fingerprint` is a digest of its content, `body` the JSON that was answered."""
+
+    request_id: str
+    operation: str
+    fingerprint: bytes
+    status: int
+    body: bytes | None
+
+
+_LOOK_UP = sa.select(INBOX).where(INBOX.c.request_id == sa.any_(sa.bindparam("ids", type_=ARRAY(sa.Text))))
+_COLUMNS = ("request_id", "operation", "fingerprint", "status", "body", "received_at")
+_INSERT = sa.insert(INBOX).from_select(
+    _COLUMNS,
+    sa.select(
+        *(sa.func.unnest(sa.bindparam(name, type_=ARRAY(INBOX.c[name].type))).label(name) for name in _COLUMNS[:-1]),
+        sa.bindparam("received_at", type_=sa.TIMESTAMP(timezone=True)),
+    ),
+)
+_PRUNE = sa.delete(INBOX).where(
+    INBOX.c.request_id.in_(
+        sa.select(INBOX.c.request_id).where(INBOX.c.received_at < sa.bindparam("before")).limit(1_000)
+    )
+)
+
+
+async def look_up(conn: AsyncConnection, request_ids: Sequence[str]) -> dict[str, Entry]:
+    found = await conn.execute(_LOOK_UP, {"ids": list(request_ids)})
+    return {row.request_id: Entry(*row[:5]) for row in found}
+
+
+async def insert(conn: AsyncConnection, entries: Sequence[Entry], now: datetime) -> None:
+    """Keep the answers of new requests. Raises Repeat where another transaction answered one of them meanwhile."""
+    # In one order everywhere, so that two batches with the same requests cannot wait for each other.
+    ordered = sorted(entries, key=lambda entry: entry.request_id)
+    columns = {name: [getattr(entry, name) for entry in ordered] for name in _COLUMNS[:-1]}
+    try:
+        await conn.execute(_INSERT, columns | {"received_at": now})
+    except IntegrityError as error:
+        raise Repeat("a request was answered by another batch") from error
+
+
+async def prune(conn: AsyncConnection, now: datetime, keep: timedelta) -> int:
+    """Delete up to 1,000 entries older than `keep`; how many it were."""
+    return (await conn.execute(_PRUNE, {"before": now - keep})).rowcount

@@ -1,0 +1,79 @@
+"""The outbox: changes that were committed and are still to be published.
+
+A row is inserted after its entity's row was locked, so the ids of one entity's changes have the order of their
+commits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from storage.table import METADATA
+
+OUTBOX = sa.Table(
+    "outbox",
+    METADATA,
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("partition_key", sa.Text, nullable=False),
+    sa.Column("change_id", sa.Text, nullable=False),
+    sa.Column("change_type", sa.Text, nullable=False),
+    sa.Column("value", sa.LargeBinary),
+    sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
+    sa.Index("outbox_topic_id_idx", "topic", "id"),
+)
+_COLUMNS = ("topic", "key", "partition_key", "change_id", "change_type", "value")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One message of a change topic, ready to send; a value of None is a tombstone."""
+
+    topic: str
+    key: str
+    partition_key: str
+    change_id: str
+    change_type: str
+    value: bytes | None
+
+
+def _arrays() -> list[sa.ColumnElement[object]]:
+    return [sa.bindparam(name, type_=ARRAY(OUTBOX.c[name].type)) for name in _COLUMNS]
+
+
+_GIVEN = sa.func.unnest(*_arrays()).table_valued(*_COLUMNS, with_ordinality="place").render_derived()
+_INSERT = sa.insert(OUTBOX).from_select(
+    (*_COLUMNS, "created_at"),
+    sa.select(
+        *(_GIVEN.c[name] for name in _COLUMNS), sa.bindparam("created_at", type_=sa.TIMESTAMP(timezone=True))
+    ).order_by(_GIVEN.c.place),
+)
+_TAKE = (
+    sa.delete(OUTBOX)
+    .where(
+        OUTBOX.c.id.in_(
+            sa.select(OUTBOX.c.id).where(OUTBOX.c.topic == sa.bindparam("of_topic")).order_by(OUTBOX.c.id).limit(500)
+        )
+    )
+    .returning(OUTBOX.c.id, *(OUTBOX.c[name] for name in _COLUMNS))
+)
+_LOCK = sa.select(sa.func.pg_try_advisory_xact_lock(sa.func.hashtextextended(sa.bindparam("name"), 0)))
+
+
+async def insert(conn: AsyncConnection, entries: Sequence[Entry], now: datetime) -> None:
+    columns = {name: [getattr(entry, name) for entry in entries] for name in _COLUMNS}
+    await conn.execute(_INSERT, columns | {"created_at": now})
+
+
+async def take(conn: AsyncConnection, topic: str) -> list[Entry]:
+    """The oldest changes of a topic, deleted once the transaction commits. Empty also while another publisher, in
+    whatever process, holds the topic; it is held until the transaction ends."""
+    if not await conn.scalar(_LOCK, {"name": topic}):
+        return []
+    found = sorted(await conn.execute(_TAKE, {"of_topic": topic}), key=lambda row: int(row.id))
+    return [Entry(*row[1:]) for row in found]

@@ -1,0 +1,58 @@
+"""What a handler is given: a connection inside a transaction, who asks, and where its changes are kept."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from schemas.changes import Action
+from schemas.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: `origin_type` is the kind of caller, `origin` its name (of the API key or the message's source)."""
+
+    origin_type: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """The request that something is done for. `arrived` is when the broker took it in."""
+
+    request_id: str
+    caller: Caller
+    arrived: datetime
+    channel: Literal["http", "message"] = "message"
+
+
+@dataclass(frozen=True, slots=True)
+class EntityChange:
+    """A row before it is encoded for its change topic. `after` is the row as the API answers it."""
+
+    family: str
+    resource: str
+    id: str
+    revision: int
+    action: Action
+    visitor_id: UUID | None
+    after: Model
+
+
+@dataclass(slots=True)
+class Tx:
+    """One request's view of the transaction. Handlers never commit; changes go out when the whole batch does."""
+
+    conn: AsyncConnection
+    cause: Cause
+    now: datetime
+    changes: list[EntityChange] = field(default_factory=list)
+
+    async def all(self, statement: Any, parameters: dict[str, Any] | None = None) -> list[Any]:
+        return list((await self.conn.execute(statement, parameters)).all())
+
+    async def first(self, statement: Any, parameters: dict[str, Any] | None = None) -> Any | None:
+        return (await self.conn.execute(statement, parameters)).first()

@@ -1,0 +1,136 @@
+"""The headers of a message: CloudEvents 1.0, Kafka binary mode (https://github.com/cloudevents/spec)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+Headers = list[tuple[str, bytes]]
+
+JSON = "application/json"
+AVRO = "application/avro"
+"""The content type of Confluent's wire format; also what a request without a content type is taken as."""
+
+PREFIX = "visitor."
+SOURCE = "visitor-service"
+ID_LIMIT = 255
+
+
+class Unreadable(Exception):
+    """A message that no agent can read; it goes to the dead letters with this reason."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class ReplyTo:
+    """The partition of `visitor.replies` that waits for the answer, and what the waiter calls this call."""
+
+    partition: int
+    correlation: str | None
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the headers of a request say. `request_id` is the idempotency key of the request."""
+
+    request_id: str
+    operation: str
+    source: str | None = None
+    content_type: str = AVRO
+    reply_to: ReplyTo | None = None
+    traceparent: str | None = None
+
+    def headers(self) -> Headers:
+        """The headers of a request with this head."""
+        found = _base(self.request_id, self.operation, self.source or SOURCE, self.content_type, self.traceparent)
+        if self.reply_to:
+            found.append(("reply-to", str(self.reply_to.partition).encode()))
+            found.extend(_optional("correlation-id", self.reply_to.correlation))
+        return found
+
+    def result_headers(self) -> Headers:
+        """The headers of this request's result: the same id, so that a repeated result is recognized."""
+        found = _base(self.request_id, f"{self.operation}.result", SOURCE, self.content_type, self.traceparent)
+        if self.reply_to:
+            found.extend(_optional("correlation-id", self.reply_to.correlation))
+        return found
+
+
+def change_headers(change_id: str, resource: str, action: str) -> Headers:
+    return _base(change_id, f"{resource}.{action}", SOURCE, AVRO, None)
+
+
+def _base(event_id: str, kind: str, source: str, content_type: str, traceparent: str | None) -> Headers:
+    return [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", event_id.encode()),
+        ("ce_type", f"{PREFIX}{kind}".encode()),
+        ("ce_source", source.encode()),
+        ("ce_time", datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z").encode()),
+        ("content-type", content_type.encode()),
+        *_optional("traceparent", traceparent),
+    ]
+
+
+def _optional(name: str, value: str | None) -> Headers:
+    return [] if value is None else [(name, value.encode())]
+
+
+_KNOWN = frozenset(
+    ("ce_id", "ce_type", "ce_source", "content-type", "reply-to", "correlation-id", "traceparent", "ce_specversion")
+)
+
+
+def read_head(headers: Iterable[tuple[str, bytes | None]], position: str) -> Head:
+    """The head of a request. `position` (topic:partition:offset) is the id of one that names none, so that its
+    redelivery is recognized all the same. Raises Unreadable."""
+    found = _read(headers)
+    kind = found.get("ce_type")
+    if kind is None:
+        raise Unreadable("no_operation", "The header ce_type is missing; it names the operation.")
+    if not kind.startswith(PREFIX):
+        raise Unreadable("unknown_operation", f"The header ce_type starts with {PREFIX!r} in every request.")
+    request_id = found.get("ce_id") or position
+    if len(request_id) > ID_LIMIT:
+        raise Unreadable("id_too_long", f"The header ce_id holds at most {ID_LIMIT} characters.")
+    return Head(
+        request_id=request_id,
+        operation=kind.removeprefix(PREFIX),
+        source=found.get("ce_source"),
+        content_type=_content_type(found.get("content-type")),
+        reply_to=_reply_to(found.get("reply-to"), found.get("correlation-id")),
+        traceparent=found.get("traceparent"),
+    )
+
+
+def _read(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in headers:
+        if name not in _KNOWN:
+            continue
+        if name in found:
+            raise Unreadable("duplicate_header", f"The header {name} stands twice.")
+        try:
+            found[name] = (value or b"").decode()
+        except UnicodeDecodeError:
+            raise Unreadable("unreadable_header", f"The header {name} is not UTF-8.") from None
+        if "\x00" in found[name]:
+            raise Unreadable("unreadable_header", f"The header {name} holds a NUL character.")
+    return found
+
+
+def _content_type(value: str | None) -> str:
+    kind = (value or AVRO).partition(";")[0].strip().lower()
+    if kind not in (JSON, AVRO):
+        raise Unreadable("unknown_content_type", f"The header content-type is {JSON} or {AVRO}.")
+    return kind
+
+
+def _reply_to(partition: str | None, correlation: str | None) -> ReplyTo | None:
+    if partition is None:
+        return None
+    if not (partition.isascii() and partition.isdigit() and len(partition) < 10):
+        raise Unreadable("wrong_reply_to", "The header reply-to is the number of a partition of visitor.replies.")
+    return ReplyTo(int(partition), correlation)

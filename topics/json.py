@@ -1,0 +1,34 @@
+"""JSON as this service reads and writes it."""
+
+import json
+from decimal import Decimal
+from typing import Any, NoReturn
+
+import orjson
+
+from topics.envelope import Unreadable
+
+
+def read(value: bytes) -> Any:
+    """Decode JSON (RFC 8259), keeping the text of numbers with a fraction as Decimal. Raises Unreadable."""
+    try:
+        return json.loads(value.decode(), parse_float=Decimal, parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        raise Unreadable("not_utf8", "The value is not UTF-8.") from None
+    except (ValueError, RecursionError, ArithmeticError):
+        raise Unreadable("not_json", "The value is not JSON.") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def write(value: Any) -> bytes:
+    """Times in UTC with Z, decimals as exact numbers."""
+    return orjson.dumps(value, default=exact, option=orjson.OPT_UTC_Z)
+
+
+def exact(value: Any) -> orjson.Fragment:
+    if isinstance(value, Decimal):
+        return orjson.Fragment(format(value, "f"))
+    raise TypeError(type(value).__name__)

@@ -1,0 +1,184 @@
+"""The connection to Kafka: its settings, and a producer that says when the broker has a message."""
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+from aiokafka.helpers import create_ssl_context
+from aiokafka.partitioner import murmur2
+from pydantic import BaseModel, Field, SecretStr
+
+from topics.envelope import Headers
+
+log = structlog.get_logger(__name__)
+
+DELIVERY_TIMEOUT = 20.0
+"""Seconds until a send gives up. The publisher holds its lock while it sends, so the database's
+idle-in-transaction timeout is longer."""
+
+
+class KafkaSettings(BaseModel):
+    """How to reach Kafka; names and values as in Kafka's own client settings."""
+
+    bootstrap: str = "localhost:9092"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ssl_cafile: str | None = None
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    partitions: int = Field(6, ge=1, description="Partitions of a topic that `visitor topics` creates.")
+    replication: int = Field(3, ge=1, description="Replicas of a topic that `visitor topics` creates.")
+    min_insync: int = Field(2, ge=1, description="min.insync.replicas of a topic that `visitor topics` creates.")
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        if "SSL" not in self.security_protocol.split("_"):
+            return None
+        return create_ssl_context(cafile=self.ssl_cafile, certfile=self.ssl_certfile, keyfile=self.ssl_keyfile)
+
+    def client(self) -> dict[str, Any]:
+        """The arguments that every aiokafka client takes."""
+        given: dict[str, Any] = {
+            "bootstrap_servers": self.bootstrap,
+            "security_protocol": self.security_protocol,
+            "ssl_context": self.ssl_context(),
+        }
+        if self.security_protocol.startswith("SASL"):
+            given |= {
+                "sasl_mechanism": self.sasl_mechanism,
+                "sasl_plain_username": self.sasl_username,
+                "sasl_plain_password": self.sasl_password.get_secret_value() if self.sasl_password else None,
+            }
+        return given
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A message to send. `partition_key` decides the partition and `key` is what compaction sees; where both are None
+    and no partition is given, the broker's partitions take turns."""
+
+    topic: str
+    value: bytes | None
+    key: bytes | None
+    headers: Headers
+    partition_key: bytes | None = None
+    partition: int | None = None
+
+
+class Undelivered(Exception):
+    """The broker did not confirm a message in time. It may have it all the same; sending again is safe."""
+
+
+class Producer:
+    """acks=all and idempotent. After a failure the client is replaced, since its sequence numbers may be lost."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._client: AIOKafkaProducer | None = None
+        self._replacing = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Raises Undelivered where no broker answers."""
+        await self._connected()
+
+    async def stop(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await _close(client)
+
+    async def send(self, messages: Sequence[Outgoing]) -> None:
+        """Send in order and wait until the broker has all. Raises Undelivered, then possibly after a part of them."""
+        client = await self._connected()
+        try:
+            async with asyncio.timeout(DELIVERY_TIMEOUT + 5):
+                sent = [await self._send_one(client, message) for message in messages]
+                await asyncio.gather(*sent)
+        except (KafkaError, TimeoutError, OSError) as error:
+            await self._discard(client)
+            raise Undelivered(f"{type(error).__name__}: {error}") from error
+
+    async def partitions(self, topic: str) -> int:
+        """How many partitions a topic has. Raises Undelivered."""
+        client = await self._connected()
+        known = client.client.cluster.partitions_for_topic(topic)
+        if known:
+            return len(known)
+        try:
+            return len(await client.partitions_for(topic))
+        except (KafkaError, TimeoutError, OSError) as error:
+            raise Undelivered(f"{type(error).__name__}: {error}") from error
+
+    async def _send_one(self, client: AIOKafkaProducer, message: Outgoing) -> "asyncio.Future[Any]":
+        partition = message.partition
+        if partition is None and message.partition_key is not None:
+            partition = partition_of(message.partition_key, await self.partitions(message.topic))
+        return await client.send(
+            message.topic, message.value, key=message.key, partition=partition, headers=message.headers
+        )
+
+    async def _connected(self) -> AIOKafkaProducer:
+        if self._client is not None:
+            return self._client
+        async with self._replacing:
+            if self._client is None:
+                self._client = await self._connect()
+            return self._client
+
+    async def _connect(self) -> AIOKafkaProducer:
+        client = AIOKafkaProducer(
+            **self._settings.client(),
+            enable_idempotence=True,
+            acks="all",
+            linger_ms=0,
+            max_batch_size=256 * 1024,
+            max_request_size=32 * 2**20,
+            compression_type=None,
+            request_timeout_ms=int(DELIVERY_TIMEOUT * 1000),
+        )
+        try:
+            async with asyncio.timeout(DELIVERY_TIMEOUT):
+                await client.start()
+        except (KafkaError, TimeoutError, OSError) as error:
+            await _close(client)
+            raise Undelivered(f"no connection to {self._settings.bootstrap}: {error}") from error
+        return client
+
+    async def _discard(self, client: AIOKafkaProducer) -> None:
+        if self._client is not client:
+            return
+        self._client = None
+        asyncio.ensure_future(_close(client))
+
+
+async def _close(client: AIOKafkaProducer) -> None:
+    try:
+        async with asyncio.timeout(5):
+            await client.stop()
+    except (KafkaError, TimeoutError, OSError) as error:
+        log.warning("producer_close_failed", error=repr(error))
+
+
+@lru_cache(65_536)
+def partition_of(key: bytes, partitions: int) -> int:
+    """The partition that Kafka's default partitioner gives this key."""
+    return int((murmur2(key) & 0x7FFFFFFF) % partitions)
+
+
+async def tail(settings: KafkaSettings, topic: str, partition: int) -> AIOKafkaConsumer:
+    """A started consumer at the end of one partition, with no group."""
+    consumer = AIOKafkaConsumer(
+        **settings.client(), enable_auto_commit=False, auto_offset_reset="latest", fetch_max_wait_ms=100
+    )
+    await consumer.start()
+    place = TopicPartition(topic, partition)
+    consumer.assign([place])
+    await consumer.seek_to_end(place)
+    await consumer.position(place)
+    return consumer

@@ -1,0 +1,67 @@
+"""The topics of the service and what each must be like."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+
+QUERIES = "visitor.queries"
+REPLIES = "visitor.replies"
+DEAD_LETTERS = "visitor.dead-letters"
+
+LARGEST_RECORD = 16 * 2**20
+"""Bytes that a topic lets in. Far above VALUE_LIMIT, so that an oversized request is answered, not lost."""
+
+VALUE_LIMIT = 2**20
+"""Bytes of one request's value; more is answered with 413."""
+
+EVENT_FAMILIES = frozenset(("visits", "checkins"))
+"""Families whose changes are events, kept by time; the changes of all others are compacted to the latest state."""
+
+
+def requests(family: str) -> str:
+    return f"visitor.{family}.requests"
+
+
+def results(family: str) -> str:
+    return f"visitor.{family}.results"
+
+
+def changes(family: str) -> str:
+    return f"visitor.{family}.changes"
+
+
+@dataclass(frozen=True)
+class TopicSpec:
+    """One topic as the service needs it; `config` holds Kafka's own names and values."""
+
+    name: str
+    partitions: int
+    replication: int
+    config: dict[str, str]
+
+
+def specs(families: Iterable[str], *, partitions: int, replication: int, min_insync: int) -> list[TopicSpec]:
+    """All topics. Arrival times of requests are the broker's, so that a producer's wrong clock moves nothing."""
+
+    def topic(name: str, keep: timedelta, **config: str) -> TopicSpec:
+        kept = {"retention.ms": str(int(keep.total_seconds() * 1000)), "cleanup.policy": "delete"}
+        kept |= {"min.insync.replicas": str(min_insync), "max.message.bytes": str(LARGEST_RECORD)}
+        return TopicSpec(name, partitions, replication, kept | {k.replace("_", "."): v for k, v in config.items()})
+
+    def for_family(family: str) -> list[TopicSpec]:
+        compacted = {} if family in EVENT_FAMILIES else {"cleanup_policy": "compact", "retention_ms": "-1"}
+        return [
+            topic(requests(family), timedelta(days=7), **_ARRIVAL),
+            topic(results(family), timedelta(days=7)),
+            topic(changes(family), timedelta(days=30), **compacted),
+        ]
+
+    return [
+        topic(QUERIES, timedelta(hours=1), **_ARRIVAL),
+        topic(REPLIES, timedelta(hours=1)),
+        topic(DEAD_LETTERS, timedelta(days=30)),
+        *(spec for family in families for spec in for_family(family)),
+    ]
+
+
+_ARRIVAL = {"message_timestamp_type": "LogAppendTime"}
