@@ -93,7 +93,7 @@ async def _worker(found: Settings) -> int:
     try:
         await service.run()
     except Exception as error:
-        log.critical("worker_ended", error=f"{type(error).__name__}: {error}")
+        log.critical("worker_ended", error=type(error).__name__, exc_info=error)
         return 1
     finally:
         if server is not None and serving is not None:

@@ -3,6 +3,7 @@
 import json
 from decimal import Decimal
 from typing import Any, NoReturn
+from uuid import UUID
 
 import orjson
 
@@ -28,7 +29,10 @@ def write(value: Any) -> bytes:
     return orjson.dumps(value, default=exact, option=orjson.OPT_UTC_Z)
 
 
-def exact(value: Any) -> orjson.Fragment:
+def exact(value: Any) -> orjson.Fragment | str:
+    """What orjson does not know by itself: exact decimals, and the driver's own class of UUIDs."""
     if isinstance(value, Decimal):
         return orjson.Fragment(format(value, "f"))
+    if isinstance(value, UUID):
+        return str(value)
     raise TypeError(type(value).__name__)

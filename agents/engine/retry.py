@@ -36,7 +36,11 @@ async def until_done(work: str, readiness: Readiness, attempt: Callable[[], Awai
         before_sleep=note,
         reraise=True,
     )
-    result = await retrying(attempt)
+
+    async def once() -> Result:
+        return await attempt()
+
+    result: Result = await retrying(once)
     readiness.ready(work)
     return result
 

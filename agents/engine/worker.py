@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from agents.catalogue import Catalogue
 from agents.engine import app as faust_app
+from agents.engine.breaker import NearlyEverythingFails
 from agents.engine.decode import Decoder
 from agents.engine.lanes import Lanes, Work
 from agents.engine.publisher import Publisher
@@ -196,7 +197,8 @@ class Service:
         log.info("assigned", partitions=len(assigned))
 
     def _fail(self, error: BaseException) -> None:
-        log.critical("worker_failed", error=f"{type(error).__name__}: {error}", exc_info=error)
+        reason = str(error) if isinstance(error, (NearlyEverythingFails, Stalled)) else "a bug of the engine"
+        log.critical("worker_failed", error=type(error).__name__, reason=reason, exc_info=error)
         self._failure = self._failure or error
         self._stopping.set()
 

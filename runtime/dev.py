@@ -1,0 +1,231 @@
+"""`visitor dev`: the whole service on this machine, with the embedded servers, until Ctrl-C."""
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from fasteners import InterProcessLock
+from pydantic import SecretStr
+from rich.console import Console
+from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixed
+
+from runtime import logs, ports, sample
+from runtime.cli import wanted_topics
+from runtime.health import LOOPBACK
+from runtime.servers import Kafka, Postgres, Processes, ServerFailed
+from runtime.settings import Settings
+from storage import migrate
+from topics import admin, names
+from topics.kafka import KafkaSettings, Producer
+
+READY_SECONDS = 60.0
+COUNT_SECONDS = 2.0
+_PORTS = {"kafka": "VISITOR_DEV_KAFKA_PORT", "edge": "VISITOR_HTTP_PORT", "worker": "VISITOR_WORKER_HEALTH_PORT"}
+
+
+def run(settings: Settings, *, reset: bool, simulation: bool) -> int:
+    """The exit status. Everything started here has ended when it returns, however it returns."""
+    console = Console(stderr=False, highlight=False)
+    logs.configure(settings.log.model_copy(update={"level": "warning"}))
+    home = settings.home.resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    lock = InterProcessLock(home / "lock")
+    if not lock.acquire(blocking=False):
+        console.print(
+            f"visitor: another `visitor dev` runs in {home}; stop it, or choose another place with VISITOR_HOME"
+        )
+        return 2
+    try:
+        with _interruptible():
+            return asyncio.run(_Dev(settings, home, console).run(reset=reset, simulation=simulation))
+    except KeyboardInterrupt:
+        return 0
+    except ServerFailed as error:
+        console.print(f"visitor: {error}", markup=False)
+        return 1
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM and a closed terminal end it as Ctrl-C does."""
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(*_: object) -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+class _Dev:
+    def __init__(self, settings: Settings, home: Path, console: Console) -> None:
+        self._settings = settings
+        self._home = home
+        self._console = console
+        self._processes = Processes(home)
+        self._url = f"http://{LOOPBACK}:{settings.http.port}"
+
+    async def run(self, *, reset: bool, simulation: bool) -> int:
+        left = self._processes.end_leftovers()
+        if left:
+            self._console.print(f"Ended what an earlier run left behind: {', '.join(left)}")
+        if reset:
+            self._forget()
+        self._check_ports()
+        postgres = Postgres(self._home, self._processes)
+        kafka = Kafka(self._home, self._home / "downloads", self._processes, port=self._settings.dev.kafka_port)
+        try:
+            await self._start(postgres, kafka, simulation)
+        finally:
+            self._stop(postgres, kafka)
+        return 1
+
+    def _forget(self) -> None:
+        for entry in self._home.iterdir():
+            if entry.name in ("downloads", "lock"):
+                continue
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    def _check_ports(self) -> None:
+        ports.ensure_free(LOOPBACK, self._settings.http.port, _PORTS["edge"])
+        ports.ensure_free(LOOPBACK, self._settings.dev.kafka_port, _PORTS["kafka"])
+        ports.ensure_free(LOOPBACK, self._settings.worker.health_port, _PORTS["worker"])
+
+    async def _start(self, postgres: Postgres, kafka: Kafka, simulation: bool) -> None:
+        began = time.monotonic()
+        self._console.print("Starting PostgreSQL and Kafka …")
+        await asyncio.gather(asyncio.to_thread(postgres.start), asyncio.to_thread(kafka.start))
+        environment = _environment(postgres, kafka)
+        reached = self._settings.model_copy(
+            update={
+                "kafka": KafkaSettings(bootstrap=kafka.bootstrap, replication=1, min_insync=1),
+                "database": self._settings.database.model_copy(update={"url": SecretStr(postgres.url)}),
+            }
+        )
+        for name in ("worker", "edge"):
+            argv = [sys.executable, "-m", "runtime.cli", name]
+            self._processes.spawn(name, argv, log=self._home / f"{name}.log", env=environment)
+        await asyncio.gather(migrate.upgrade(reached.database), admin.ensure(reached.kafka, wanted_topics(reached)))
+        await self._until_well()
+        people = await self._sample()
+        self._greet(kafka, people[0], time.monotonic() - began)
+        await self._live(reached.kafka, people if simulation else [])
+
+    async def _sample(self) -> list[sample.Known]:
+        """Raises ServerFailed."""
+        try:
+            return await sample.load(self._url, self._home / "sample.json")
+        except httpx.HTTPError as error:
+            raise ServerFailed(f"The sample data was refused: {error}. Try `visitor dev --reset`.") from error
+
+    async def _until_well(self) -> None:
+        """Raises ServerFailed where worker and edge are not ready in time."""
+        urls = [f"{self._url}/health", f"http://{LOOPBACK}:{self._settings.worker.health_port}/health/ready"]
+        async with httpx.AsyncClient(timeout=2) as client:
+            retrying = AsyncRetrying(
+                retry=retry_if_result(lambda well: not well),
+                wait=wait_fixed(0.1),
+                stop=stop_after_delay(READY_SECONDS),
+                retry_error_callback=lambda _: False,
+            )
+            for url in urls:
+                if not await retrying(self._well, client, url):
+                    raise ServerFailed(f"{url} is not ready after {READY_SECONDS:.0f} s; look into {self._home}/*.log")
+
+    async def _well(self, client: httpx.AsyncClient, url: str) -> bool:
+        self._check_children()
+        try:
+            return (await client.get(url)).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def _check_children(self) -> None:
+        """Raises ServerFailed where one of them ended."""
+        for name in ("postgres", "kafka", "worker", "edge"):
+            if not self._processes.alive(name):
+                raise ServerFailed(f"The {name} ended; look into {self._home} for its log.")
+
+    def _greet(self, kafka: Kafka, person: sample.Known, seconds: float) -> None:
+        visit = f'{{"barcode":"{person.barcode}","pcCode":"{person.pc_code}"}}'
+        self._console.print(
+            f"\nReady after {seconds:.0f} s.\n"
+            f"  HTTP     {self._url}/docs\n"
+            f"  Kafka    {kafka.bootstrap}\n"
+            f"  Try      curl -s {self._url}/visits/entry -H 'content-type: application/json' -d '{visit}'\n"
+            f"  Watch    VISITOR_KAFKA_BOOTSTRAP={kafka.bootstrap} {Path(sys.argv[0]).parent / 'visitor'}"
+            " consume visitor.visits.changes\n"
+            f"  Logs     {self._home}/*.log\n"
+            "  Stop     Ctrl-C\n",
+            markup=False,
+            soft_wrap=True,
+        )
+
+    async def _live(self, kafka: KafkaSettings, people: list[sample.Known]) -> None:
+        producer = Producer(kafka)
+        work = [asyncio.create_task(self._count(kafka))]
+        if people:
+            work.append(asyncio.create_task(sample.simulate(producer, people, self._settings.dev.visits_per_second)))
+        try:
+            await asyncio.gather(*work)
+        finally:
+            for task in work:
+                task.cancel()
+            await producer.stop()
+
+    async def _count(self, kafka: KafkaSettings) -> None:
+        """Says how many messages there are, on one line of a terminal, else on a new line every 30 s."""
+        topics = {
+            "requests": names.requests("visits"), "results": names.results("visits"),
+            "changes": names.changes("visits"), "dead letters": names.DEAD_LETTERS,
+        }  # fmt: skip
+        consumer = AIOKafkaConsumer(**kafka.client(), enable_auto_commit=False)
+        await consumer.start()
+        try:
+            while True:
+                self._check_children()
+                counts = [f"{what} {await _messages(consumer, topic)}" for what, topic in topics.items()]
+                line = "visits: " + "   ".join(counts)
+                self._console.print(line, end="\r" if self._console.is_terminal else "\n")
+                await asyncio.sleep(COUNT_SECONDS if self._console.is_terminal else 30)
+        finally:
+            await consumer.stop()
+
+    def _stop(self, postgres: Postgres, kafka: Kafka) -> None:
+        self._console.print("\nStopping …")
+        for name in ("edge", "worker"):
+            self._processes.stop(name, signal.SIGTERM)
+        kafka.stop()
+        postgres.stop()
+
+
+async def _messages(consumer: AIOKafkaConsumer, topic: str) -> int:
+    try:
+        await consumer.topics()
+        places = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
+        return sum((await consumer.end_offsets(places)).values())
+    except (KafkaError, OSError):
+        return 0
+
+
+def _environment(postgres: Postgres, kafka: Kafka) -> Mapping[str, str]:
+    return {
+        "VISITOR_DATABASE_URL": postgres.url,
+        "VISITOR_KAFKA_BOOTSTRAP": kafka.bootstrap,
+        "VISITOR_LOG_FORMAT": "json",
+        "PYTHONUNBUFFERED": "1",
+        **{name: value for name, value in os.environ.items() if name.startswith("VISITOR_LOG_")},
+    }
