@@ -25,7 +25,7 @@ from runtime.servers import Kafka, Postgres, Processes, ServerFailed
 from runtime.settings import Settings
 from storage import migrate
 from topics import admin, names
-from topics.kafka import KafkaSettings, Producer
+from topics.kafka import KafkaSettings, Producer, Undelivered
 
 READY_SECONDS = 60.0
 COUNT_SECONDS = 2.0
@@ -176,7 +176,7 @@ class _Dev:
 
     async def _live(self, kafka: KafkaSettings, people: list[sample.Known]) -> None:
         producer = Producer(kafka)
-        work = [asyncio.create_task(self._count(kafka))]
+        work = [asyncio.create_task(self._count(kafka, producer))]
         if people:
             work.append(asyncio.create_task(sample.simulate(producer, people, self._settings.dev.visits_per_second)))
         try:
@@ -186,7 +186,7 @@ class _Dev:
                 task.cancel()
             await producer.stop()
 
-    async def _count(self, kafka: KafkaSettings) -> None:
+    async def _count(self, kafka: KafkaSettings, producer: Producer) -> None:
         """Says how many messages there are, on one line of a terminal, else on a new line every 30 s."""
         topics = {
             "requests": names.requests("visits"), "results": names.results("visits"),
@@ -197,7 +197,10 @@ class _Dev:
         try:
             while True:
                 self._check_children()
-                counts = [f"{what} {await _messages(consumer, topic)}" for what, topic in topics.items()]
+                try:
+                    counts = [f"{what} {await _messages(producer, consumer, topic)}" for what, topic in topics.items()]
+                except (KafkaError, Undelivered):
+                    counts = ["Kafka does not answer"]
                 line = "visits: " + "   ".join(counts)
                 self._console.print(line, end="\r" if self._console.is_terminal else "\n")
                 await asyncio.sleep(COUNT_SECONDS if self._console.is_terminal else 30)
@@ -212,13 +215,9 @@ class _Dev:
         postgres.stop()
 
 
-async def _messages(consumer: AIOKafkaConsumer, topic: str) -> int:
-    try:
-        await consumer.topics()
-        places = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
-        return sum((await consumer.end_offsets(places)).values())
-    except (KafkaError, OSError):
-        return 0
+async def _messages(producer: Producer, consumer: AIOKafkaConsumer, topic: str) -> int:
+    places = [TopicPartition(topic, number) for number in range(await producer.partitions(topic))]
+    return sum((await consumer.end_offsets(places)).values())
 
 
 def _environment(postgres: Postgres, kafka: Kafka) -> Mapping[str, str]:

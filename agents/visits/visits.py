@@ -9,7 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, distinct_on
 
 from agents.centers.centers import CENTERS
 from agents.operation import Operations, batch_operation, operation
@@ -111,7 +111,7 @@ _VISITORS = sa.select(VISITORS.columns.visitor_id, VISITORS.columns.barcode).whe
 )
 _PLATES = (
     sa.select(VEHICLES.columns.plate_key, VEHICLES.columns.visitor_id, VEHICLES.columns.vehicle_id)
-    .distinct(VEHICLES.columns.plate_key)
+    .ext(distinct_on(VEHICLES.columns.plate_key))
     .where(_any(VEHICLES.columns.plate_key, "plates"), VEHICLES.columns.deletion_date.is_(None))
     .order_by(VEHICLES.columns.plate_key, VEHICLES.columns.update_date.desc(), VEHICLES.columns.vehicle_id.desc())
 )

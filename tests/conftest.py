@@ -1,0 +1,39 @@
+"""One installation for all tests that do not break it: servers, a worker and an edge, started once."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from tests.support.servers import Servers, any_servers
+from tests.support.stack import Stack, eventually, stack_on
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def servers(home: Path) -> Iterator[Servers]:
+    with any_servers(home) as found:
+        yield found
+
+
+@pytest_asyncio.fixture(scope="session")
+async def stack(servers: Servers, home: Path) -> AsyncIterator[Stack]:
+    """A worker and an edge that are ready; shared, so a test uses entities of its own and leaves the processes alone."""
+    async with stack_on(servers, home) as found:
+        worker = found.worker()
+        edge, found.url = found.edge()
+        await eventually("a ready worker", worker.ready)
+        await eventually("a ready edge", edge.ready)
+        yield found
+
+
+@pytest_asyncio.fixture(scope="session")
+async def client(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=stack.url, timeout=30) as found:
+        yield found

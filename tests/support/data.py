@@ -1,0 +1,50 @@
+"""Entities that tests need, each new and unlike every other."""
+
+import random
+import string
+from typing import Any
+from uuid import uuid4
+
+import httpx
+
+
+def new_code() -> str:
+    return "FR-T-" + "".join(random.choices(string.ascii_uppercase + string.digits, k=10))
+
+
+def new_plate() -> str:
+    return "".join(random.choices(string.ascii_uppercase, k=4)) + "-" + "".join(random.choices(string.digits, k=6))
+
+
+def center(**fields: Any) -> dict[str, Any]:
+    return {"pcCode": new_code(), "label": "Test Center", "country": "FR", "isWestfield": True, **fields}
+
+
+def visitor(pc_code: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "firstName": "Zora", "lastName": "Quill", "email": f"{uuid4().hex}@example.com", "gender": "f",
+        "acquisitionPcCode": pc_code, "countryCode": "FR", "optins": [], **fields,
+    }  # fmt: skip
+
+
+def vehicle(**fields: Any) -> dict[str, Any]:
+    return {"licensePlate": new_plate(), **fields}
+
+
+async def create(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """What a POST created. Fails where it did not."""
+    answer = await client.post(path, json=body)
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()["data"]
+    return found
+
+
+async def parker(client: httpx.AsyncClient) -> dict[str, Any]:
+    """A center, a visitor and the visitor's vehicle: pcCode, visitorId, barcode, licensePlate, vehicleId."""
+    pc_code = (await create(client, "/centers", center()))["pcCode"]
+    person = await create(client, "/visitors", visitor(pc_code))
+    car = await create(client, f"/visitors/{person['visitorId']}/vehicles", vehicle())
+    return {
+        "pcCode": pc_code, "visitorId": person["visitorId"], "barcode": person["barcode"],
+        "licensePlate": car["licensePlate"], "vehicleId": car["vehicleId"],
+    }  # fmt: skip

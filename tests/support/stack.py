@@ -1,0 +1,272 @@
+"""Worker and edge processes on given servers, and what a test does with them."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import sqlalchemy as sa
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from agents.catalogue import CATALOGUE
+from agents.engine.worker import families
+from agents.wire import Wire
+from runtime.servers.processes import free_port
+from storage import migrate
+from storage.database import DatabaseSettings
+from tests.support.servers import Servers
+from topics import admin, json, names
+from topics.envelope import AVRO, JSON, Head
+from topics.kafka import KafkaSettings
+
+WIRE = Wire(CATALOGUE)
+PARTITIONS = 4
+PATIENCE = 60.0
+"""Seconds until a condition that is waited for counts as failed; generous, since machines are shared."""
+
+
+async def eventually(what: str, holds: Callable[[], Awaitable[Any]], patience: float = PATIENCE) -> Any:
+    """The first true answer of `holds`. Fails where there is none in time."""
+    deadline = time.monotonic() + patience
+    while True:
+        found = await holds()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"not within {patience:.0f} s: {what}"
+        await asyncio.sleep(0.1)
+
+
+@dataclass
+class Process:
+    """A child of the test, in its own session; its log is in `log`."""
+
+    name: str
+    child: "subprocess.Popen[bytes]"
+    log: Path
+    health: str
+
+    def kill(self) -> None:
+        self.child.send_signal(signal.SIGKILL)
+        self.child.wait(30)
+
+    def terminate(self, patience: float = 30) -> int:
+        """SIGTERM; the exit status."""
+        self.child.send_signal(signal.SIGTERM)
+        return self.child.wait(patience)
+
+    async def ready(self) -> bool:
+        assert self.child.poll() is None, f"{self.name} ended:\n{self.log.read_text()[-3000:]}"
+        try:
+            async with httpx.AsyncClient() as client:
+                return (await client.get(self.health, timeout=5)).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+@dataclass
+class Record:
+    """A message that was read, decoded."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: str | None
+    headers: dict[str, str]
+    value: Any
+    raw: bytes | None = field(repr=False, default=None)
+
+    @property
+    def id(self) -> str:
+        return self.headers["ce_id"]
+
+
+@dataclass
+class Stack:
+    """One installation: its servers, its processes, its database."""
+
+    servers: Servers
+    home: Path
+    engine: AsyncEngine
+    producer: AIOKafkaProducer
+    processes: list[Process] = field(default_factory=list)
+    url: str = ""
+
+    @property
+    def kafka(self) -> KafkaSettings:
+        return KafkaSettings(bootstrap=self.servers.kafka, partitions=PARTITIONS, replication=1, min_insync=1)
+
+    def environment(self, **settings: str) -> dict[str, str]:
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith("VISITOR_")},
+            "VISITOR_KAFKA_BOOTSTRAP": self.servers.kafka,
+            "VISITOR_DATABASE_URL": self.servers.database,
+            "VISITOR_LOG_FORMAT": "json",
+            "PYTHONUNBUFFERED": "1",
+            **settings,
+        }
+
+    def spawn(self, name: str, argv: Sequence[str], health: str, **settings: str) -> Process:
+        log = self.home / f"{name}-{len(self.processes)}.log"
+        with log.open("wb") as output:
+            child = subprocess.Popen(
+                [sys.executable, *argv], stdout=output, stderr=output, env=self.environment(**settings),
+                start_new_session=True,
+            )  # fmt: skip
+        process = Process(name, child, log, health)
+        self.processes.append(process)
+        return process
+
+    def worker(self, module: str = "runtime.cli", **settings: str) -> Process:
+        """A worker that was started and need not be ready."""
+        port = free_port()
+        settings = {"VISITOR_WORKER_HEALTH_PORT": str(port), **settings}
+        return self.spawn("worker", ["-m", module, "worker"], f"http://127.0.0.1:{port}/health/ready", **settings)
+
+    def edge(self, **settings: str) -> tuple[Process, str]:
+        """An edge that was started and need not be ready, and its URL."""
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        process = self.spawn(
+            "edge", ["-m", "runtime.cli", "edge"], f"{url}/health", VISITOR_HTTP_PORT=str(port), **settings
+        )
+        return process, url
+
+    async def prepare(self) -> None:
+        """Migrations and topics."""
+        await migrate.upgrade(DatabaseSettings(url=self.servers.database))  # type: ignore[arg-type]
+        wanted = names.specs(families(CATALOGUE), partitions=PARTITIONS, replication=1, min_insync=1)
+        await admin.ensure(self.kafka, wanted)
+
+    async def rows(self, statement: str, **parameters: Any) -> list[Any]:
+        """What a SELECT in SQL finds."""
+        async with self.engine.connect() as conn:
+            return list((await conn.execute(sa.text(statement), parameters)).all())
+
+    async def send(
+        self,
+        operation: str,
+        parts: Mapping[str, Any],
+        *,
+        request_id: str | None = None,
+        content_type: str = JSON,
+        source: str | None = "gateway/test",
+        partition: int | None = None,
+        key: str | None = None,
+    ) -> str:
+        """A request message as an upstream system sends it; its id."""
+        found = CATALOGUE.by_name[operation]
+        request_id = request_id or str(uuid4())
+        value = WIRE.write_request(found, content_type, dict(parts))
+        headers = Head(request_id, operation, source, content_type).headers()
+        await self.raw(request_topic(operation), value, headers, partition=partition, key=key)
+        return request_id
+
+    async def raw(
+        self,
+        topic: str,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes]],
+        *,
+        partition: int | None = None,
+        key: str | None = None,
+    ) -> None:
+        """Any bytes at all."""
+        await self.producer.send_and_wait(
+            topic, value, key=key.encode() if key else None, headers=list(headers), partition=partition
+        )
+
+    async def result(self, operation: str, request_id: str, patience: float = PATIENCE) -> Record:
+        """The result of a request on its family's results topic."""
+        topic = names.results(CATALOGUE.family_of[operation])
+        return await self.await_record(topic, lambda record: record.headers.get("ce_id") == request_id, patience)
+
+    async def await_record(self, topic: str, wanted: Callable[[Record], bool], patience: float = PATIENCE) -> Record:
+        """The first record of a topic, from its beginning, that is wanted."""
+
+        async def look() -> Record | None:
+            return next((record for record in await self.read(topic) if wanted(record)), None)
+
+        found: Record = await eventually(f"a record in {topic}", look, patience)
+        return found
+
+    async def read(self, topic: str) -> list[Record]:
+        """All records that a topic holds now, each partition in order."""
+        places = [TopicPartition(topic, number) for number in await self.producer.partitions_for(topic)]
+        async with _reading(self.kafka, places) as consumer:
+            return [record async for record in _to_end(consumer)]
+
+
+def request_topic(operation: str) -> str:
+    return names.QUERIES if CATALOGUE.by_name[operation].is_query else names.requests(CATALOGUE.family_of[operation])
+
+
+@asynccontextmanager
+async def _reading(kafka: KafkaSettings, places: Iterable[TopicPartition]) -> AsyncIterator[AIOKafkaConsumer]:
+    consumer = AIOKafkaConsumer(**kafka.client(), enable_auto_commit=False, auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        consumer.assign(list(places))
+        yield consumer
+    finally:
+        await consumer.stop()
+
+
+async def _to_end(consumer: AIOKafkaConsumer) -> AsyncIterator[Record]:
+    ends = await consumer.end_offsets(list(consumer.assignment()))
+    starts = await consumer.beginning_offsets(list(consumer.assignment()))
+    left = {place for place, end in ends.items() if end > starts[place]}
+    while left:
+        for place, records in (await consumer.getmany(timeout_ms=200)).items():
+            for record in records:
+                yield decode(record)
+            if await consumer.position(place) >= ends[place]:
+                left.discard(place)
+        for place in list(left):
+            if await consumer.position(place) >= ends[place]:
+                left.discard(place)
+
+
+def decode(record: Any) -> Record:
+    headers = {name: value.decode(errors="replace") for name, value in record.headers}
+    content_type = headers.get("content-type", AVRO)
+    try:
+        value = None if record.value is None else WIRE.read(content_type, record.value)
+    except Exception:
+        value = record.value
+    key = record.key.decode() if record.key else None
+    return Record(record.topic, record.partition, record.offset, key, headers, value, record.value)
+
+
+@asynccontextmanager
+async def stack_on(servers: Servers, home: Path) -> AsyncIterator[Stack]:
+    """A prepared installation without processes; whatever a test started has ended afterwards."""
+    engine = create_async_engine(servers.database)
+    producer = AIOKafkaProducer(
+        bootstrap_servers=servers.kafka, enable_idempotence=True, max_request_size=32 * 2**20, linger_ms=1
+    )
+    stack = Stack(servers, home, engine, producer)
+    try:
+        await stack.prepare()
+        await producer.start()
+        yield stack
+    finally:
+        for process in stack.processes:
+            if process.child.poll() is None:
+                process.kill()
+        await producer.stop()
+        await engine.dispose()
+
+
+def plain(value: Any) -> Any:
+    """A value as its JSON reads, to compare what came in JSON with what came in Avro."""
+    return json.read(json.write(value))
