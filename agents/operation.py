@@ -1,7 +1,7 @@
 """An operation as a value: its name, its route, its models and its one handler. `agents.catalogue` lists them all."""
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Literal
@@ -123,3 +123,23 @@ def batch_operation(name: str, route: str, **parts: Any) -> Callable[[BatchHandl
         return declare(name, route, batch=batch, **parts)
 
     return decorate
+
+
+class Catalogue:
+    """Operations by name and by family. Raises ValueError, at start, where two share a name or a route."""
+
+    def __init__(self, families: Mapping[str, Operations]) -> None:
+        self.families = families
+        self.operations: list[Operation] = [operation for group in families.values() for operation in group]
+        self.by_name = {operation.name: operation for operation in self.operations}
+        self.family_of = {operation.name: family for family, group in families.items() for operation in group}
+        _unique("name", [operation.name for operation in self.operations])
+        _unique("route", [f"{operation.method} {operation.path}" for operation in self.operations])
+
+
+def _unique(kind: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"two operations have the {kind} {name}")
+        seen.add(name)

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agents.answers import Answer
-from agents.catalogue import Catalogue
-from agents.operation import Operation
+from agents.operation import Catalogue, Operation
 from schemas.changes import Change
 from schemas.faults import Errors
 from schemas.replies import Metadata

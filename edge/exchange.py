@@ -22,7 +22,7 @@ SEND_SECONDS = 5.0
 
 
 class Exchange:
-    """One partition of `visitor.replies`, read from its end. A partition may be shared: replies to others are skipped."""
+    """One partition of `visitor.replies`, read from its end. It may be shared: replies to others are skipped."""
 
     def __init__(self, kafka: KafkaSettings, partition: int | None) -> None:
         self._kafka = kafka

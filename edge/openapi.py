@@ -14,7 +14,7 @@ from schemas.model import Model
 
 REF = "#/components/schemas/{model}"
 Document = dict[str, Any]
-_Models = Mapping[tuple[type[BaseModel], JsonSchemaMode], dict[str, Any]]
+_Models = Mapping[Any, Mapping[str, Any]]
 
 _ANY = (400, 401, 403, 429, 500, 503, 504)
 _WRITES = (409, 413, 415, 422)
@@ -134,7 +134,8 @@ def _without_null(schema: Document) -> Document:
     if len(options) != 1:
         return schema
     rest = {name: value for name, value in schema.items() if name not in ("anyOf", "default")}
-    return options[0] | rest
+    found: Document = options[0] | rest
+    return found
 
 
 def _responses(operation: Operation, models: _Models) -> Document:

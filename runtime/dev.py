@@ -127,10 +127,16 @@ class _Dev:
 
     async def _sample(self) -> list[sample.Known]:
         """Raises ServerFailed."""
+        file = self._home / "sample.json"
+        people = sample.remembered(file)
+        if people is not None:
+            return people
         try:
-            return await sample.load(self._url, self._home / "sample.json")
+            people = await sample.create(self._url)
         except httpx.HTTPError as error:
             raise ServerFailed(f"The sample data was refused: {error}. Try `visitor dev --reset`.") from error
+        sample.remember(file, people)
+        return people
 
     async def _until_well(self) -> None:
         """Raises ServerFailed where worker and edge are not ready in time."""

@@ -17,7 +17,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def worker_server(readiness: Readiness, port: int) -> uvicorn.Server:
-    """`/health/live` answers while the event loop turns, `/health/ready` says what is missing, `/metrics` Prometheus'."""
+    """`/health/live` answers while the event loop turns, `/health/ready` says what is missing."""
 
     async def live(_: Request) -> Response:
         return JSONResponse({"status": "live"})

@@ -16,18 +16,27 @@ from topics import names
 from topics.envelope import JSON, Head
 from topics.kafka import Outgoing, Producer, Undelivered
 
-CENTERS = [
-    {"pcCode": "FR-SC-4TEMPS", "label": "Les 4 Temps", "country": "FR", "centerCode": 3051, "parkingPartner": "designa"},
+CENTERS: list[dict[str, Any]] = [
+    {"pcCode": "FR-SC-4TEMPS", "label": "Les 4 Temps", "country": "FR", "centerCode": 3051},
     {"pcCode": "FR-SC-FORUM", "label": "Forum des Halles", "country": "FR", "centerCode": 3055},
-    {"pcCode": "GB-SC-LONDON", "label": "London", "country": "GB", "centerCode": 7001, "parkingPartner": "smartparking_uk"},
-    {"pcCode": "US-SC-CENTURY", "label": "Century City", "country": "US", "centerCode": 9004, "parkingPartner": "smartparking_us"},
+    {"pcCode": "GB-SC-LONDON", "label": "London", "country": "GB", "parkingPartner": "smartparking_uk"},
+    {"pcCode": "US-SC-CENTURY", "label": "Century City", "country": "US", "parkingPartner": "smartparking_us"},
     {"pcCode": "NL-SC-MALL", "label": "Mall of the Netherlands", "country": "NL", "centerCode": 5002},
-]  # fmt: skip
+]
 PEOPLE = [
-    ("Amélie", "Moreau", "FR"), ("Jules", "Lefèvre", "FR"), ("Inès", "Garnier", "FR"), ("Louis", "Caron", "FR"),
-    ("Oliver", "Hughes", "GB"), ("Grace", "Patel", "GB"), ("Noah", "Walker", "US"), ("Ava", "Ramirez", "US"),
-    ("Sanne", "de Vries", "NL"), ("Daan", "Bakker", "NL"), ("Léa", "Fontaine", "FR"), ("Ethan", "Brooks", "US"),
-]  # fmt: skip
+    ("Amélie", "Moreau", "FR"),
+    ("Jules", "Lefèvre", "FR"),
+    ("Inès", "Garnier", "FR"),
+    ("Louis", "Caron", "FR"),
+    ("Oliver", "Hughes", "GB"),
+    ("Grace", "Patel", "GB"),
+    ("Noah", "Walker", "US"),
+    ("Ava", "Ramirez", "US"),
+    ("Sanne", "de Vries", "NL"),
+    ("Daan", "Bakker", "NL"),
+    ("Léa", "Fontaine", "FR"),
+    ("Ethan", "Brooks", "US"),
+]
 MAKERS = [("Renault", "Clio"), ("Peugeot", "208"), ("Ford", "Focus"), ("Tesla", "Model 3"), ("Volkswagen", "Golf")]
 
 
@@ -41,16 +50,21 @@ class Known:
     pc_code: str
 
 
-async def load(url: str, file: Path) -> list[Known]:
-    """Create the sample data over HTTP, once; `file` remembers whom the gateways know. Raises httpx.HTTPError."""
-    if file.exists():
-        return [Known(**entry) for entry in json.loads(file.read_text())]
+def remembered(file: Path) -> list[Known] | None:
+    """Whom the gateways know, where the sample data was created before."""
+    return [Known(**entry) for entry in json.loads(file.read_text())] if file.exists() else None
+
+
+def remember(file: Path, people: Sequence[Known]) -> None:
+    file.write_text(json.dumps([asdict(person) for person in people]))
+
+
+async def create(url: str) -> list[Known]:
+    """Create the sample data over HTTP. Raises httpx.HTTPError."""
     async with httpx.AsyncClient(base_url=url, timeout=30) as client:
         for center in CENTERS:
             await _create(client, "/centers", {**center, "isWestfield": True, "isActive": True, "hasLoyalty": True})
-        people = [await _person(client, number, *person) for number, person in enumerate(PEOPLE)]
-    file.write_text(json.dumps([asdict(person) for person in people]))
-    return people
+        return [await _person(client, number, *person) for number, person in enumerate(PEOPLE)]
 
 
 async def _person(client: httpx.AsyncClient, number: int, first: str, last: str, country: str) -> Known:

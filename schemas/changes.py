@@ -1,6 +1,6 @@
 """What a change topic carries."""
 
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from schemas.model import Model
 from schemas.types import Identifier, Instant, Int64, Uuid
@@ -27,5 +27,5 @@ class Change(Model, Generic[After]):
     after: After
 
     @classmethod
-    def model_parametrized_name(cls, params: tuple[type, ...]) -> str:
+    def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
         return f"{params[0].__name__}Change"

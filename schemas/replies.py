@@ -25,7 +25,7 @@ class Record(Model, Generic[Item]):
     metadata: Metadata
 
     @classmethod
-    def model_parametrized_name(cls, params: tuple[type[Any], ...]) -> str:
+    def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
         return f"{params[0].__name__}Reply"
 
 
@@ -36,7 +36,7 @@ class Listing(Model, Generic[Item]):
     metadata: Metadata
 
     @classmethod
-    def model_parametrized_name(cls, params: tuple[type[Any], ...]) -> str:
+    def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
         return f"{params[0].__name__}ListReply"
 
 

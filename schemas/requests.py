@@ -23,10 +23,10 @@ class Request(Model, Generic[Path, Query, Body]):
     @model_validator(mode="before")
     @classmethod
     def _all_parts(cls, value: Any) -> Any:
-        return {**dict.fromkeys(SECTIONS, {}), **value} if isinstance(value, dict) else value
+        return {name: value.get(name, {}) for name in SECTIONS} | value if isinstance(value, dict) else value
 
     @classmethod
     def parts(cls) -> dict[str, type[Model]]:
         """The parts that have fields, by name."""
-        models = {name: cls.model_fields[name].annotation for name in SECTIONS}
-        return {name: model for name, model in models.items() if model is not None and model is not NoFields}
+        models: dict[str, Any] = {name: cls.model_fields[name].annotation for name in SECTIONS}
+        return {name: model for name, model in models.items() if model is not NoFields}

@@ -69,7 +69,8 @@ def _by_name(table: Table[Any], name: str, value: Any) -> Condition:
     for suffix, compare in _RANGES.items():
         if name.endswith(suffix):
             return compare(table.columns[name.removesuffix(suffix)], value)
-    return table.columns[name] == value
+    condition: Condition = table.columns[name] == value
+    return condition
 
 
 def _order(table: Table[Any], sort: str | None) -> list[Any]:

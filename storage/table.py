@@ -95,10 +95,8 @@ class Table(Generic[Row]):
         if name == self.key:
             identity = (sa.Identity(),) if shape.base is int else ()
             return sa.Column(name, kind, *identity, primary_key=True)
-        reference = ()
-        if name in self.parents:
-            parent = self.parents[name]
-            reference = (sa.ForeignKey(parent.sql.c[parent.key]),)
+        parent = self.parents.get(name)
+        reference = [sa.ForeignKey(parent.sql.c[parent.key])] if parent else []
         return sa.Column(name, kind, *reference, nullable=shape.nullable)
 
     def missing(self) -> NotFound:
@@ -118,7 +116,7 @@ class Table(Generic[Row]):
             raise self.missing()
 
     async def insert(self, tx: Tx, values: Mapping[str, Any]) -> Row:
-        """A new row; creationDate and updateDate are set here. Broken constraints are turned into faults by `fault_of`."""
+        """A new row, with creationDate and updateDate. Broken constraints are turned into faults by `fault_of`."""
         stamps = {name: tx.now for name in ("creation_date", "update_date") if name in self._fields}
         found = await tx.first(self._statements.insert, self._empty | stamps | self._full(values) | {"revision": 1})
         return self._changed(tx, found, "created")

@@ -24,7 +24,7 @@ def servers(home: Path) -> Iterator[Servers]:
 
 @pytest_asyncio.fixture(scope="session")
 async def stack(servers: Servers, home: Path) -> AsyncIterator[Stack]:
-    """A worker and an edge that are ready; shared, so a test uses entities of its own and leaves the processes alone."""
+    """A ready worker and a ready edge; shared, so a test uses entities of its own and leaves the processes alone."""
     async with stack_on(servers, home) as found:
         worker = found.worker()
         edge, found.url = found.edge()

@@ -70,7 +70,7 @@ async def _create(admin: AIOKafkaAdminClient, specs: Sequence[TopicSpec]) -> lis
 async def _differences(admin: AIOKafkaAdminClient, specs: Sequence[TopicSpec]) -> list[Difference]:
     described = {topic["topic"]: topic for topic in await admin.describe_topics([spec.name for spec in specs])}
     configs = await _configs(admin, [spec.name for spec in specs])
-    found = []
+    found: list[Difference] = []
     for spec in specs:
         partitions = described[spec.name]["partitions"]
         actual = configs[spec.name] | {

@@ -41,7 +41,10 @@ class KafkaSettings(BaseModel):
     def ssl_context(self) -> ssl.SSLContext | None:
         if "SSL" not in self.security_protocol.split("_"):
             return None
-        return create_ssl_context(cafile=self.ssl_cafile, certfile=self.ssl_certfile, keyfile=self.ssl_keyfile)
+        context: ssl.SSLContext = create_ssl_context(
+            cafile=self.ssl_cafile, certfile=self.ssl_certfile, keyfile=self.ssl_keyfile
+        )
+        return context
 
     def client(self) -> dict[str, Any]:
         """The arguments that every aiokafka client takes."""
@@ -83,6 +86,7 @@ class Producer:
         self._settings = settings
         self._client: AIOKafkaProducer | None = None
         self._replacing = asyncio.Lock()
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Raises Undelivered where no broker answers."""
@@ -119,9 +123,10 @@ class Producer:
         partition = message.partition
         if partition is None and message.partition_key is not None:
             partition = partition_of(message.partition_key, await self.partitions(message.topic))
-        return await client.send(
+        sent: asyncio.Future[Any] = await client.send(
             message.topic, message.value, key=message.key, partition=partition, headers=message.headers
         )
+        return sent
 
     async def _connected(self) -> AIOKafkaProducer:
         if self._client is not None:
@@ -154,7 +159,9 @@ class Producer:
         if self._client is not client:
             return
         self._client = None
-        asyncio.ensure_future(_close(client))
+        closing = asyncio.create_task(_close(client))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
 
 async def _close(client: AIOKafkaProducer) -> None:

@@ -11,8 +11,7 @@ from pydantic import ValidationError
 
 from agents import answers
 from agents.answers import Answer
-from agents.catalogue import Catalogue
-from agents.operation import AnyRequest, Operation
+from agents.operation import AnyRequest, Catalogue, Operation
 from agents.wire import Wire
 from schemas.faults import Invalid, TooLarge, from_validation
 from storage.tx import Caller, Cause
@@ -55,7 +54,7 @@ class Incoming:
 
 
 def caller_of(source: str | None) -> Caller:
-    """`ce_source` as a caller: `gateway/paris-12` is the gateway paris-12, any other text the name of a message source."""
+    """`ce_source` as a caller: `gateway/paris-12` is the gateway paris-12, any other text a message source's name."""
     kind, _, name = (source or "unknown").partition("/")
     return Caller(kind, name) if name else Caller("message", kind)
 

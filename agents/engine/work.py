@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 
 import structlog
@@ -117,7 +117,7 @@ class Worker:
     async def read(self, batch: Batch) -> None:
         await self._timed("queries", batch, self._read)
 
-    async def _timed(self, work: str, batch: Batch, attempt: Callable[[Batch], "asyncio.Future[None]"]) -> None:
+    async def _timed(self, work: str, batch: Batch, attempt: Callable[[Batch], Awaitable[None]]) -> None:
         begun = time.perf_counter()
         await until_done(work, self._readiness, lambda: attempt(batch))
         BATCH_SECONDS.labels(batch.topic).observe(time.perf_counter() - begun)

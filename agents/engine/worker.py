@@ -15,7 +15,6 @@ from aiokafka.errors import KafkaError
 from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from agents.catalogue import Catalogue
 from agents.engine import app as faust_app
 from agents.engine.breaker import NearlyEverythingFails
 from agents.engine.decode import Decoder
@@ -24,6 +23,7 @@ from agents.engine.publisher import Publisher
 from agents.engine.retry import until_done
 from agents.engine.telemetry import LAG, Readiness
 from agents.engine.work import Results, Worker
+from agents.operation import Catalogue
 from agents.wire import Wire
 from storage import inbox, migrate
 from storage.database import DatabaseSettings, connect

@@ -63,9 +63,9 @@ class VisitorFields(Profile):
 
 class Visitor(VisitorFields):
     # A partial visitor may lack these two.
-    last_name: Text | None
-    gender: Gender | None
-    acquisition_pc_code: PcCode | None
+    last_name: Text | None  # type: ignore[assignment]
+    gender: Gender | None  # type: ignore[assignment]
+    acquisition_pc_code: PcCode | None  # type: ignore[assignment]
     creation_date: Instant
     update_date: Instant
     account_type: AccountType

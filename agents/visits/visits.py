@@ -142,7 +142,7 @@ def _is_uuid(text: str) -> bool:
 
 
 def _identify(known: _Known, given: Identification) -> tuple[UUID, int | None]:
-    """The one visitor that all given fields name, and the vehicle where a plate was given. Raises NotFound, Conflict."""
+    """The one visitor that all given fields name, and the vehicle of a given plate. Raises NotFound, Conflict."""
     visitors: list[UUID | None] = []
     vehicle = None
     if given.visitor_id is not None:
@@ -226,8 +226,8 @@ _MOVE_VEHICLES = _move_forward(VEHICLES, "last_parking_session")
     shape="object",
 )
 async def create(calls: Sequence[tuple[Tx, Request[VisitPath, NoFields, VisitNew]]]) -> list[Visit | Fault]:
-    """Keep visits. An entry moves the visitor's lastVisitDate and the vehicle's lastParkingSession forward; that is told
-    by the visit's own change and not by changes of those two."""
+    """Keep visits. An entry moves the visitor's lastVisitDate and the vehicle's lastParkingSession forward; that is
+    told by the visit's own change and not by changes of those two."""
     first = calls[0][0]
     bodies = [request.body for _, request in calls]
     known = await _resolve(first, bodies, {body.pc_code for body in bodies})
