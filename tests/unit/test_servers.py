@@ -1,0 +1,70 @@
+"""The embedded servers' surroundings: downloads that differ are refused, leftovers are ended."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from runtime.servers.downloads import check
+from runtime.servers.processes import Processes, ServerFailed
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+
+def _sums(**files: bytes) -> dict[str, str]:
+    return {f"{name}.jar": hashlib.sha256(content).hexdigest() for name, content in files.items()}
+
+
+def _folder(place: Path, **files: bytes) -> Path:
+    folder = place / "kafka"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / f"{name}.jar").write_bytes(content)
+    return folder
+
+
+def test_the_known_files_are_accepted(tmp_path: Path) -> None:
+    folder = _folder(tmp_path, a=b"1", b=b"2")
+    check(folder, _sums(a=b"1", b=b"2"))
+    assert folder.exists()
+
+
+@pytest.mark.parametrize("files", [{"a": b"1"}, {"a": b"1", "b": b"other"}, {"a": b"1", "b": b"2", "c": b"3"}])
+def test_a_download_that_differs_is_refused_and_removed(tmp_path: Path, files: dict[str, bytes]) -> None:
+    folder = _folder(tmp_path, **files)
+    with pytest.raises(ServerFailed, match="start again"):
+        check(folder, _sums(a=b"1", b=b"2"))
+    assert not folder.exists()
+
+
+_PARENT = """
+import os, sys
+from pathlib import Path
+from runtime.servers.processes import Processes
+home = Path(sys.argv[1])
+Processes(home).spawn("worker", [sys.executable, "-c", "import time; time.sleep(600)"], log=home / "log")
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_killed_parent_left_is_ended_by_the_next(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", _PARENT, str(tmp_path)], check=False)
+    pid = json.loads((tmp_path / "processes.json").read_text())["worker"][0]
+    assert psutil.pid_exists(pid)
+    assert Processes(tmp_path).end_leftovers() == ["worker"]
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_pid_that_belongs_to_another_program_by_now_is_left_alone(tmp_path: Path) -> None:
+    other = Processes(tmp_path / "other")
+    other.spawn("other", SLEEP, log=tmp_path / "log")
+    try:
+        (tmp_path / "processes.json").write_text(json.dumps({"worker": [other.pid("other"), 1.0]}))
+        assert Processes(tmp_path).end_leftovers() == []
+        assert other.alive("other")
+    finally:
+        other.kill("other")

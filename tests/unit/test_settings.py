@@ -1,0 +1,69 @@
+"""Settings, keys and ports: what is wrong is named with what it should be."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from edge import keys
+from runtime import ports, settings
+from schemas.faults import Forbidden, Unauthorized
+
+
+def _load(monkeypatch: pytest.MonkeyPatch, **variables: str) -> settings.Settings:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return settings.load()
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = _load(monkeypatch, VISITOR_HTTP_PORT="8099", VISITOR_KAFKA_SASL_USERNAME="u", VISITOR_DEV_KAFKA_PORT="9099")
+    assert (found.http.port, found.kafka.sasl_username, found.dev.kafka_port) == (8099, "u", 9099)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("VISITOR_HTTP_PORT", "http", "VISITOR_HTTP_PORT: input should be a valid integer"),
+        ("VISITOR_HTTP_PORT", "0", "VISITOR_HTTP_PORT: input should be greater than or equal to 1"),
+        ("VISITOR_HTP_PORT", "1", "did you mean VISITOR_HTTP_PORT?"),
+        ("VISITOR_LOG_LEVEL", "loud", "VISITOR_LOG_LEVEL: input should be 'debug', 'info', 'warning' or 'error'"),
+    ],
+)
+def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str) -> None:
+    with pytest.raises(settings.WrongSetting, match="VISITOR_") as refused:
+        _load(monkeypatch, **{name: value})
+    assert told in str(refused.value)
+
+
+def test_a_taken_port_names_its_setting() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ports.PortTaken, match="VISITOR_HTTP_PORT"):
+            ports.ensure_free("127.0.0.1", taken.getsockname()[1], "VISITOR_HTTP_PORT")
+
+
+def _keys(folder: Path, text: str) -> keys.Keys:
+    file = folder / "keys.toml"
+    file.write_text(text)
+    return keys.load(file)
+
+
+def test_a_key_is_known_by_its_hash_and_has_its_scopes(tmp_path: Path) -> None:
+    secret = keys.new_key()
+    known = _keys(tmp_path, f'[[keys]]\nname = "gate"\nsha256 = "{keys.digest(secret)}"\nscopes = ["visits:write"]\n')
+    identity = known.identify(f"Bearer {secret}")
+    assert identity.source == "api/gate"
+    keys.check(identity, "visits", reads=False)
+    with pytest.raises(Forbidden):
+        keys.check(identity, "visits", reads=True)
+    for header in (None, "Bearer no", f"Basic {secret}"):
+        with pytest.raises(Unauthorized):
+            known.identify(header)
+
+
+@pytest.mark.parametrize("text", ["keys = 1", "[[keys]]\nname = 'a'\nsha256 = 'short'\nscopes = []\n", "nonsense"])
+def test_a_wrong_file_of_keys_is_named(tmp_path: Path, text: str) -> None:
+    with pytest.raises(keys.WrongKeyFile, match="VISITOR_HTTP_KEYS"):
+        _keys(tmp_path, text)

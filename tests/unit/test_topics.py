@@ -1,0 +1,128 @@
+"""Headers, JSON and Avro as they travel."""
+
+from collections import Counter
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from aiokafka.partitioner import DefaultPartitioner
+
+from agents.answers import Answer
+from agents.catalogue import CATALOGUE
+from agents.wire import Wire
+from topics import avro, json, names
+from topics.envelope import AVRO, JSON, Head, ReplyTo, Unreadable, read_head
+from topics.kafka import partition_of
+
+WIRE = Wire(CATALOGUE)
+
+
+def test_a_head_is_read_as_it_was_written() -> None:
+    head = Head("id-1", "visits.create", "gateway/a", JSON, ReplyTo(3, "c-1"), "00-abc-def-01")
+    assert read_head(head.headers(), "t:0:1") == head
+
+
+def test_a_request_without_an_id_is_known_by_its_position() -> None:
+    assert read_head([("ce_type", b"visitor.visits.create")], "t:0:1").request_id == "t:0:1"
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ([], "no_operation"),
+        ([("ce_type", b"other.thing")], "unknown_operation"),
+        ([("ce_type", b"visitor.a"), ("ce_type", b"visitor.b")], "duplicate_header"),
+        ([("ce_type", b"\xff")], "unreadable_header"),
+        ([("ce_type", b"visitor.a"), ("ce_id", b"a\x00")], "unreadable_header"),
+        ([("ce_type", b"visitor.a"), ("ce_id", b"a" * 256)], "id_too_long"),
+        ([("ce_type", b"visitor.a"), ("content-type", b"text/plain")], "unknown_content_type"),
+        ([("ce_type", b"visitor.a"), ("reply-to", b"-1")], "wrong_reply_to"),
+    ],
+)
+def test_unreadable_headers_say_why(headers: list[tuple[str, bytes]], code: str) -> None:
+    with pytest.raises(Unreadable) as refused:
+        read_head(headers, "t:0:1")
+    assert refused.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [(b"\xff{}", "not_utf8"), (b"{", "not_json"), (b"NaN", "not_json"), (b"[" * 100_000, "not_json"), (b"", "not_json")]
+)  # fmt: skip
+def test_unreadable_json_says_why(value: bytes, code: str) -> None:
+    with pytest.raises(Unreadable) as refused:
+        json.read(value)
+    assert refused.value.code == code
+
+
+def test_json_keeps_decimals_and_times() -> None:
+    moment = datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert json.write({"a": Decimal("1.10"), "t": moment}) == b'{"a":1.10,"t":"2024-01-02T03:04:05Z"}'
+    assert json.read(b"1.10") == Decimal("1.10")
+
+
+def _visit(**body: Any) -> dict[str, Any]:
+    return {"path": {"visitType": "entry"}, "body": {"pcCode": "FR-A-1", **body}}
+
+
+@pytest.mark.parametrize("content_type", [JSON, AVRO])
+def test_a_request_means_the_same_in_json_and_in_avro(content_type: str) -> None:
+    operation = CATALOGUE.by_name["visits.create"]
+    moment = datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
+    value = WIRE.write_request(operation, content_type, _visit(barcode="b", visitDate=moment))
+    request = operation.request.model_validate(WIRE.read_request(operation, content_type, value))
+    assert request.body.visit_date == moment
+    assert request.body.model_fields_set == {"barcode", "pc_code", "visit_date"}
+
+
+def test_a_patch_in_avro_clears_what_it_names() -> None:
+    operation = CATALOGUE.by_name["visitors.update"]
+    parts = {"path": {"visitorId": uuid4()}, "body": {"firstName": "A", "clear": ["phone"]}}
+    found = WIRE.read_request(operation, AVRO, WIRE.write_request(operation, AVRO, parts))
+    request = operation.request.model_validate(found)
+    assert request.body.given() == {"first_name": "A", "phone": None}
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda value: value[:-1], "broken_avro"),
+        (lambda value: value + b"x", "broken_avro"),
+        (lambda value: b"\x00\x7f\xff\xff\xff" + value[5:], "unknown_schema"),
+        (lambda value: b"\x01" + value[1:], "not_avro"),
+        (lambda value: value[:3], "not_avro"),
+    ],
+)
+def test_unreadable_avro_says_why(change: Any, code: str) -> None:
+    operation = CATALOGUE.by_name["visits.create"]
+    value = WIRE.write_request(operation, AVRO, _visit(barcode="bbbbbbb"))
+    with pytest.raises(Unreadable) as refused:
+        WIRE.read_request(operation, AVRO, change(value))
+    assert refused.value.code == code
+
+
+def test_a_result_with_errors_can_be_written_in_avro() -> None:
+    operation = CATALOGUE.by_name["visits.create"]
+    entry = {"code": "c", "type": "conflict", "field": None, "message": "m"}
+    value = WIRE.write_result(operation, AVRO, Answer(409, {"errors": [entry]}))
+    assert WIRE.read(AVRO, value) == {"status": 409, "body": {"errors": [entry]}}
+
+
+def test_every_schema_has_an_id_of_its_own() -> None:
+    schemas = [*WIRE.requests.values(), *WIRE.results.values(), *WIRE.changes.values()]
+    assert Counter(avro.schema_id(schema) for schema in schemas).most_common(1)[0][1] == 1
+
+
+@pytest.mark.parametrize("key", [b"", b"a", b"visitor:e45934e1-5fd4-4651-b7bc-50c977a3b8c5"])
+def test_partitions_are_those_of_kafkas_default_partitioner(key: bytes) -> None:
+    assert partition_of(key, 12) == DefaultPartitioner()(key, list(range(12)), [])
+
+
+def test_changes_of_entities_are_compacted_and_events_kept_by_time() -> None:
+    found = {spec.name: spec for spec in names.specs(["visits", "visitors"], partitions=3, replication=2, min_insync=2)}
+    assert found["visitor.visitors.changes"].config["cleanup.policy"] == "compact"
+    assert found["visitor.visits.changes"].config["cleanup.policy"] == "delete"
+    assert found["visitor.visits.requests"].config["message.timestamp.type"] == "LogAppendTime"
+    assert {spec.partitions for spec in found.values()} == {3}

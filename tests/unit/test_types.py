@@ -1,0 +1,122 @@
+"""The vocabulary of the contract: what each type takes, refuses, and makes of it."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from schemas.model import Model
+from schemas.types import (
+    CountryCode,
+    Email,
+    Flag,
+    Identifier,
+    Instant,
+    Int64,
+    LeftOut,
+    PcCode,
+    Text,
+    Uuid,
+    passes_luhn,
+)
+
+
+def _code(kind: Any, value: Any) -> str:
+    with pytest.raises(ValidationError) as refused:
+        TypeAdapter(kind).validate_python(value)
+    return str(refused.value.errors()[0]["type"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (Int64, "5"),
+        (Int64, True),
+        (Int64, 2**63),
+        (Int64, Decimal("5.5")),
+        (Flag, 1),
+        (Flag, "true"),
+        (Text, True),
+        (Text, ["a"]),
+        (Text, "x" * 1_001),
+        (Text, "a\x00b"),
+        (Text, "\ud800"),
+        (Uuid, "no-uuid"),
+        (Uuid, 5),
+        (CountryCode, "fr"),
+        (CountryCode, "XX"),
+        (PcCode, "fr-sc-1"),
+        (PcCode, "FR-SC"),
+        (Email, "nobody"),
+        (Instant, "2024-01-01T00:00:00"),
+        (Instant, "2024-01-01"),
+        (Instant, "2024-02-30T00:00:00Z"),
+        (Instant, 1_700_000_000),
+        (Instant, "0001-01-01T00:00:00+14:00"),
+    ],
+)
+def test_json_types_are_strict(kind: Any, value: Any) -> None:
+    assert _code(kind, value)
+
+
+@pytest.mark.parametrize(("number", "text"), [(75000, "75000"), (Decimal("11.10"), "11.10"), (-3, "-3")])
+def test_a_number_for_a_string_is_taken_as_its_text(number: Any, text: str) -> None:
+    assert TypeAdapter(Text).validate_python(number) == text
+
+
+def test_times_are_kept_in_utc() -> None:
+    found = TypeAdapter(Instant).validate_python("2017-07-24T19:32:28.123456+02:00")
+    assert found == datetime(2017, 7, 24, 17, 32, 28, 123456, UTC)
+    assert found.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    "number", ["4111111111111111", "4111 1111 1111 1111", "4111-1111-1111-1111", "x378282246310005y"]
+)
+def test_a_card_number_is_never_accepted_in_a_text(number: str) -> None:
+    assert _code(Text, f"card {number}") == "card_number_refused"
+    assert TypeAdapter(Identifier).validate_python(number) == number
+
+
+@given(st.text("0123456789", min_size=12, max_size=18))
+def test_exactly_one_check_digit_makes_a_card_number(digits: str) -> None:
+    right = [digit for digit in "0123456789" if passes_luhn(digits + digit)]
+    assert len(right) == 1
+    assert _code(Text, digits + right[0]) == "card_number_refused"
+    wrong = digits + str((int(right[0]) + 1) % 10)
+    assert TypeAdapter(Text).validate_python(wrong) == wrong
+
+
+class _Fields(Model):
+    name: Text
+    color: Annotated[Text | None, LeftOut] = None
+    note: Text | None = None
+    is_open: Flag = True
+
+
+class _Patch(_Fields, partial=True):
+    pass
+
+
+def test_a_field_that_may_be_left_out_may_not_be_null() -> None:
+    assert _Fields.model_validate({"name": "a"}).color is None
+    assert _code(_Fields, {"name": "a", "color": None}) == "null_refused"
+
+
+def test_a_patch_knows_what_was_sent_and_has_no_defaults() -> None:
+    assert _Patch.model_validate({}).given() == {}
+    assert _Patch.model_validate({"note": None}).given() == {"note": None}
+    assert _Fields.model_validate({"name": "a"}).is_open is True
+
+
+@pytest.mark.parametrize("field", ["name", "color", "isOpen"])
+def test_a_patch_refuses_null_for_what_is_not_nullable(field: str) -> None:
+    assert _code(_Patch, {field: None}) == "null_refused"
+
+
+def test_unknown_fields_are_refused() -> None:
+    assert _code(_Fields, {"name": "a", "is_open": True}) == "extra_forbidden"
