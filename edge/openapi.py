@@ -30,23 +30,21 @@ def describe(catalogue: Catalogue) -> Document:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(
             catalogue, operation, models, schemas
         )
-    document = {
+    return {
         "openapi": "3.1.0",
         "info": {
             "title": "Visitor service",
             "version": "1",
             "description": "Visitors of shopping centers. Each call is also a message; see the README.",
         },
-        "paths": paths,
+        "paths": _tidy(paths),
         "components": {
-            "schemas": schemas,
+            "schemas": _tidy(schemas),
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "An API key."}},
         },
         "security": [{}, {"key": []}],
         "tags": [{"name": family} for family in catalogue.families],
     }
-    tidied: Document = _tidy(document)
-    return tidied
 
 
 def _tidy(value: Any) -> Any:

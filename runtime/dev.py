@@ -21,7 +21,7 @@ from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixe
 from runtime import logs, ports, sample
 from runtime.cli import wanted_topics
 from runtime.health import LOOPBACK
-from runtime.servers import Kafka, Postgres, Processes, ServerFailed
+from runtime.servers import Kafka, Postgres, Processes, ServerFailed, fetch_kafka
 from runtime.settings import Settings
 from storage import migrate
 from topics import admin, names
@@ -44,16 +44,21 @@ def run(settings: Settings, *, reset: bool, simulation: bool) -> int:
             f"visitor: another `visitor dev` runs in {home}; stop it, or choose another place with VISITOR_HOME"
         )
         return 2
+    dev = _Dev(settings, home, console)
     try:
         with _interruptible():
-            return asyncio.run(_Dev(settings, home, console).run(reset=reset, simulation=simulation))
+            dev.prepare(reset=reset)
+            asyncio.run(dev.serve(simulation=simulation))
     except KeyboardInterrupt:
         return 0
     except ServerFailed as error:
         console.print(f"visitor: {error}", markup=False)
         return 1
     finally:
+        # Only now: a thread that was starting a server has ended with asyncio.run.
+        dev.stop()
         lock.release()
+    return 1
 
 
 @contextmanager
@@ -77,22 +82,38 @@ class _Dev:
         self._home = home
         self._console = console
         self._processes = Processes(home)
+        self._postgres: Postgres | None = None
+        self._kafka: Kafka | None = None
         self._url = f"http://{LOOPBACK}:{settings.http.port}"
 
-    async def run(self, *, reset: bool, simulation: bool) -> int:
+    def prepare(self, *, reset: bool) -> None:
+        """What may take long and starts nothing. Raises PortTaken, ServerFailed."""
         left = self._processes.end_leftovers()
         if left:
             self._console.print(f"Ended what an earlier run left behind: {', '.join(left)}")
         if reset:
             self._forget()
         self._check_ports()
-        postgres = Postgres(self._home, self._processes)
-        kafka = Kafka(self._home, self._home / "downloads", self._processes, port=self._settings.dev.kafka_port)
-        try:
-            await self._start(postgres, kafka, simulation)
-        finally:
-            self._stop(postgres, kafka)
-        return 1
+        fetch_kafka(self._home / "downloads")
+
+    async def serve(self, *, simulation: bool) -> None:
+        """Until it is cancelled. Raises ServerFailed."""
+        port = self._settings.dev.kafka_port
+        self._postgres = Postgres(self._home, self._processes)
+        self._kafka = Kafka(self._home, self._home / "downloads", self._processes, port=port)
+        await self._start(self._postgres, self._kafka, simulation)
+
+    def stop(self) -> None:
+        """End everything, in order; a further Ctrl-C does not interrupt this."""
+        if self._kafka is None:
+            return
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._console.print("\nStopping …")
+        for name in ("edge", "worker"):
+            self._processes.stop(name, signal.SIGTERM)
+        for server in (self._kafka, self._postgres):
+            if server is not None:
+                server.stop()
 
     def _forget(self) -> None:
         for entry in self._home.iterdir():
@@ -212,13 +233,6 @@ class _Dev:
                 await asyncio.sleep(COUNT_SECONDS if self._console.is_terminal else 30)
         finally:
             await consumer.stop()
-
-    def _stop(self, postgres: Postgres, kafka: Kafka) -> None:
-        self._console.print("\nStopping …")
-        for name in ("edge", "worker"):
-            self._processes.stop(name, signal.SIGTERM)
-        kafka.stop()
-        postgres.stop()
 
 
 async def _messages(producer: Producer, consumer: AIOKafkaConsumer, topic: str) -> int:
