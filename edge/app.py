@@ -124,8 +124,8 @@ class Edge:
         waiting = self._in_flight.get(identity.name, 0)
         if waiting >= self._settings.in_flight:
             raise RateLimited("too_many_calls", f"At most {self._settings.in_flight} calls may wait at once.")
-        self._in_flight[identity.name] = waiting + 1
         partition, correlation, reply = self._exchange.expect()
+        self._in_flight[identity.name] = waiting + 1
         try:
             async with asyncio.timeout(self._settings.timeout_seconds):
                 addressed = Head(

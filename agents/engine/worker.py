@@ -38,6 +38,7 @@ PATIENCE = 12.0
 SHUTDOWN_LIMIT = 20.0
 """Seconds after which a stopping worker ends, whatever it waits for."""
 WATCH_SECONDS = 5.0
+_ASSIGNMENT = "assignment"
 
 
 class WorkerSettings(BaseModel):
@@ -83,6 +84,7 @@ class Service:
         self._failure: BaseException | None = None
         self._app: Any = None
         self._lanes: Lanes | None = None
+        self._observing: AIOKafkaConsumer | None = None
 
     def stop(self) -> None:
         self._stopping.set()
@@ -147,7 +149,7 @@ class Service:
         self._lanes = Lanes(self._work_of, faust_app.acknowledge_in(self._app), self._fail)
         self._app.on_partitions_revoked.connect(self._revoked)
         self._app.on_partitions_assigned.connect(self._assigned)
-        self.readiness.not_ready("assignment", "waiting for partitions")
+        self.readiness.not_ready(_ASSIGNMENT, "waiting for partitions")
         tasks = [
             asyncio.create_task(coroutine)
             for coroutine in (self._publisher.run(), self._prune(), self._watch(), self._run_app())
@@ -189,11 +191,12 @@ class Service:
         return self._work.read if topic == names.QUERIES else self._work.write
 
     async def _revoked(self, _app: Any, revoked: Any, **_: Any) -> None:
+        self.readiness.not_ready(_ASSIGNMENT, "waiting for partitions")
         if self._lanes is not None:
             await self._lanes.drop([(place.topic, place.partition) for place in revoked], PATIENCE)
 
     async def _assigned(self, _app: Any, assigned: Any, **_: Any) -> None:
-        self.readiness.ready("assignment")
+        self.readiness.ready(_ASSIGNMENT)
         log.info("assigned", partitions=len(assigned))
 
     def _fail(self, error: BaseException) -> None:
@@ -229,7 +232,8 @@ class Service:
         await asyncio.Event().wait()
 
     async def _watch(self) -> None:
-        """Compare what Kafka has with what was acknowledged. Raises Stalled where messages wait and nothing moves."""
+        """Compare what Kafka has with what was acknowledged. Raises Stalled where messages, or the worker for its
+        partitions, wait and nothing moves, and no fault is known that would explain it."""
         moved, before = time.monotonic(), -1
         while True:
             await asyncio.sleep(WATCH_SECONDS)
@@ -241,7 +245,9 @@ class Service:
                 continue
             self.readiness.ready("kafka")
             LAG.set(lag)
-            if lag == 0 or position != before or self.readiness.reasons:
+            reasons = self.readiness.reasons.keys()
+            waiting = lag > 0 or _ASSIGNMENT in reasons
+            if not waiting or position != before or reasons - {_ASSIGNMENT}:
                 moved, before = time.monotonic(), position
             if time.monotonic() - moved > self._settings.stall_seconds:
                 raise Stalled(f"{lag} messages wait and nothing moved for {self._settings.stall_seconds:.0f} s")
@@ -264,8 +270,6 @@ class Service:
             await observer.start()
             self._observing = observer
         return self._observing
-
-    _observing: AIOKafkaConsumer | None = None
 
     async def _close(self) -> None:
         if self._observing is not None:
