@@ -245,6 +245,8 @@ def _environment(postgres: Postgres, kafka: Kafka) -> Mapping[str, str]:
         "VISITOR_DATABASE_URL": postgres.url,
         "VISITOR_KAFKA_BOOTSTRAP": kafka.bootstrap,
         "VISITOR_LOG_FORMAT": "json",
+        # After a kill -9 the next start need not wait long until the dead worker counts as gone.
+        "VISITOR_WORKER_SESSION_SECONDS": "3",
         "PYTHONUNBUFFERED": "1",
         **{name: value for name, value in os.environ.items() if name.startswith("VISITOR_LOG_")},
     }

@@ -25,15 +25,22 @@ REBALANCE_TIMEOUT = 60.0
 _DAYS = 30 * 24 * 3600.0
 
 
-def create(kafka: KafkaSettings, group: str, topics: Sequence[str], receive: Callable[[Event], Awaitable[None]]) -> Any:
-    """An app that is not started. `receive` must not raise."""
+def create(
+    kafka: KafkaSettings,
+    group: str,
+    session: float,
+    topics: Sequence[str],
+    receive: Callable[[Event], Awaitable[None]],
+) -> Any:
+    """An app that is not started. A worker that is silent for `session` seconds loses its partitions. `receive` must not
+    raise."""
     app = faust.App(
         quote(group, safe=""),
         broker=[URL(f"kafka://{server}") for server in kafka.bootstrap.split(",")],
         broker_credentials=_credentials(kafka),
         broker_max_poll_interval=_DAYS,
-        broker_session_timeout=20.0,
-        broker_heartbeat_interval=3.0,
+        broker_session_timeout=session,
+        broker_heartbeat_interval=session / 4,
         broker_request_timeout=30.0,
         broker_rebalance_timeout=REBALANCE_TIMEOUT,
         broker_commit_interval=1.0,

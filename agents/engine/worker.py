@@ -43,6 +43,7 @@ _ASSIGNMENT = "assignment"
 
 class WorkerSettings(BaseModel):
     group: str = Field("visitor-worker", description="Kafka's consumer group; workers of one group share the work.")
+    session_seconds: float = Field(10.0, ge=1, le=30, description="A silent worker loses its partitions after so long.")
     health_port: int = Field(8081, ge=0, le=65535, description="Loopback port of health and metrics; 0 for none.")
     stall_seconds: float = Field(120.0, gt=0, description="A worker that makes no progress for so long ends itself.")
     inbox_days: float = Field(7.0, gt=0, description="How long answers are kept to recognize a repeated request.")
@@ -145,7 +146,9 @@ class Service:
 
     async def _serve(self) -> None:
         topics = [names.QUERIES, *(names.requests(family) for family in self._families)]
-        self._app = faust_app.create(self._kafka, self._settings.group, topics, self._receive)
+        self._app = faust_app.create(
+            self._kafka, self._settings.group, self._settings.session_seconds, topics, self._receive
+        )
         self._lanes = Lanes(self._work_of, faust_app.acknowledge_in(self._app), self._fail)
         self._app.on_partitions_revoked.connect(self._revoked)
         self._app.on_partitions_assigned.connect(self._assigned)

@@ -1,0 +1,118 @@
+"""`visitor dev`: everything with one command, and nothing left behind."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from runtime.servers import Processes
+from runtime.servers.processes import free_port
+from tests.support.servers import DOWNLOADS
+from tests.support.stack import eventually
+
+
+class _Dev:
+    """A home of its own, with ports of its own, that shares the downloads."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        (home / "downloads").symlink_to(DOWNLOADS)
+        self.ports = {
+            name: free_port() for name in ("VISITOR_HTTP_PORT", "VISITOR_DEV_KAFKA_PORT", "VISITOR_WORKER_HEALTH_PORT")
+        }
+        self.url = f"http://127.0.0.1:{self.ports['VISITOR_HTTP_PORT']}"
+        self.output = home / "output"
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def start(self, *options: str) -> None:
+        settings = {name: str(port) for name, port in self.ports.items()}
+        environment = {**os.environ, **settings, "VISITOR_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
+        with self.output.open("wb") as output:
+            self.child = subprocess.Popen(
+                [sys.executable, "-m", "runtime.cli", "dev", *options], stdout=output, stderr=output, env=environment,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def end(self, number: int) -> int:
+        assert self.child is not None
+        self.child.send_signal(number)
+        return self.child.wait(60)
+
+    def children(self) -> list[psutil.Process]:
+        recorded = json.loads((self.home / "processes.json").read_text())
+        return [psutil.Process(pid) for pid, _ in recorded.values() if psutil.pid_exists(pid)]
+
+    async def greeted(self) -> None:
+        async def ready() -> bool:
+            assert self.child is not None
+            assert self.child.poll() is None, self.output.read_text()
+            return "Ready after" in self.output.read_text()
+
+        await eventually("visitor dev is ready", ready, 120)
+
+
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Dev]:
+    found = _Dev(tmp_path_factory.mktemp("dev"))
+    yield found
+    if found.child is not None and found.child.poll() is None:
+        found.end(signal.SIGKILL)
+    Processes(found.home).end_leftovers()
+
+
+async def test_one_command_shows_gateway_traffic_and_ctrl_c_ends_all_of_it(dev: _Dev) -> None:
+    dev.start()
+    await dev.greeted()
+    said = dev.output.read_text()
+    assert f"{dev.url}/docs" in said
+    assert str(dev.ports["VISITOR_DEV_KAFKA_PORT"]) in said
+    async with httpx.AsyncClient(base_url=dev.url) as client:
+        assert (await client.get("/health")).status_code == 200
+        assert len((await client.get("/centers")).json()["data"]) > 3
+        known = json.loads((dev.home / "sample.json").read_text())
+
+        async def visited() -> bool:
+            queries = [{"barcode": person["barcode"], "pcCode": person["pc_code"]} for person in known]
+            return any([(await client.get("/visits", params=query)).json() for query in queries])
+
+        await eventually("a simulated visit", visited)
+    children = dev.children()
+    assert len(children) == 4
+    assert dev.end(signal.SIGINT) == 0
+    assert [child for child in children if child.is_running()] == []
+
+
+async def test_the_next_start_ends_what_a_killed_parent_left(dev: _Dev) -> None:
+    dev.start("--no-simulation")
+    await dev.greeted()
+    orphans = dev.children()
+    dev.end(signal.SIGKILL)
+    assert len([child for child in orphans if child.is_running()]) == 4
+
+    dev.start("--no-simulation")
+    await dev.greeted()
+    assert "Ended what an earlier run left behind" in dev.output.read_text()
+    assert [child for child in orphans if child.is_running()] == []
+    async with httpx.AsyncClient(base_url=dev.url) as client:
+        assert len((await client.get("/centers")).json()["data"]) > 3
+    assert dev.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("setting", ["VISITOR_HTTP_PORT", "VISITOR_DEV_KAFKA_PORT", "VISITOR_WORKER_HEALTH_PORT"])
+def test_a_taken_port_is_a_clear_error_that_names_the_setting(dev: _Dev, setting: str) -> None:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", dev.ports[setting]))
+        taken.listen()
+        dev.start()
+        assert dev.child is not None
+        assert dev.child.wait(60) == 2
+    assert setting in dev.output.read_text()
