@@ -1,0 +1,45 @@
+"""Every request is applied once, however often and wherever it is sent."""
+
+import random
+
+from tests.support import oracle
+from tests.support.load import populate, send_all, visit
+from tests.support.oracle import Sent
+from tests.support.stack import Stack, eventually
+from topics import names
+
+VISITS = 9_000
+DUPLICATES = 1_000
+FAMILIES = ("visits", "visitors", "parking", "centers")
+
+
+async def test_10_000_visits_with_duplicates_over_all_partitions_are_each_applied_once(lonely: Stack) -> None:
+    worker = lonely.worker()
+    await eventually("a ready worker", worker.ready)
+    rng, sent = random.Random(7), Sent()
+    population = await populate(lonely, sent, 20)
+    visits = [visit(rng, population) for _ in range(VISITS)]
+    shuffled = visits + rng.sample(visits, DUPLICATES)
+    rng.shuffle(shuffled)
+
+    async def told() -> int:
+        return sum([1 for record in await lonely.read(names.results("visits")) if record.id in sent.operations])
+
+    async def all_told(count: int) -> bool:
+        return await told() >= count
+
+    await send_all(lonely, sent, rng, shuffled)
+    await eventually("a result for every message", lambda: all_told(VISITS + DUPLICATES), 120)
+    await eventually("all changes published", lambda: oracle.outbox_empty(lonely))
+    await oracle.verify(lonely, sent, FAMILIES)
+    rows = await lonely.rows("select count(*) from visits")
+    assert rows[0][0] == VISITS
+    changes = len(await lonely.read(names.changes("visits")))
+    assert changes == VISITS
+
+    await send_all(lonely, sent, rng, shuffled)
+    await eventually("a result for every message again", lambda: all_told(2 * (VISITS + DUPLICATES)), 120)
+    await oracle.verify(lonely, sent, FAMILIES)
+    assert (await lonely.rows("select count(*) from visits"))[0][0] == VISITS
+    assert len(await lonely.read(names.changes("visits"))) == changes
+    assert worker.terminate() == 0
