@@ -1,0 +1,86 @@
+"""Servers that go away and come back, and two partitions that change the same entity."""
+
+import asyncio
+import random
+
+import pytest
+
+from tests.chaos.conftest import Killable
+from tests.support import oracle
+from tests.support.load import Message, Population, populate, send_all, update, visit
+from tests.support.oracle import Sent
+from tests.support.stack import PARTITIONS, Process, Stack, eventually
+from topics import names
+
+AWAY_SECONDS = 10
+FAMILIES = ("visits", "visitors", "parking", "centers")
+
+
+async def _not_ready(worker: Process) -> bool:
+    return not await worker.ready()
+
+
+async def _answered(stack: Stack, sent: Sent) -> None:
+    await eventually("a result for every request", lambda: oracle.all_answered(stack, sent, FAMILIES), 120)
+    await eventually("all changes published", lambda: oracle.outbox_empty(stack))
+
+
+async def _prepared(stack: Stack, sent: Sent) -> tuple[Process, Population]:
+    worker = stack.worker()
+    await eventually("a ready worker", worker.ready)
+    return worker, await populate(stack, sent, 5)
+
+
+async def _send_while(stack: Stack, sent: Sent, population: Population, ended: asyncio.Event) -> None:
+    rng = random.Random(1)
+    while not ended.is_set():
+        await send_all(stack, sent, rng, [visit(rng, population) for _ in range(20)] + [update(rng, population)])
+        await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("server", ["postgres", "kafka"])
+async def test_a_server_away_for_10_seconds_loses_nothing_and_work_goes_on_by_itself(
+    killable: Killable, lonely: Stack, server: str
+) -> None:
+    kafka, postgres = killable
+    away = postgres if server == "postgres" else kafka
+    sent, ended = Sent(), asyncio.Event()
+    worker, population = await _prepared(lonely, sent)
+    loading = asyncio.create_task(_send_while(lonely, sent, population, ended))
+    await asyncio.sleep(1)  # work is under way when the server goes
+
+    await asyncio.to_thread(away.kill)
+    await eventually("not ready while it is away", lambda: _not_ready(worker), 30)
+    await asyncio.sleep(AWAY_SECONDS)
+    assert not await worker.ready()
+    await asyncio.to_thread(away.start)
+    await eventually("ready again", worker.ready, 90)
+    ended.set()
+    await loading
+
+    await _answered(lonely, sent)
+    await oracle.verify(lonely, sent, FAMILIES)
+    assert worker.terminate() == 0
+
+
+async def test_the_last_change_of_an_entity_that_two_partitions_change_at_once_equals_its_row(lonely: Stack) -> None:
+    sent, rng = Sent(), random.Random(3)
+    worker, population = await _prepared(lonely, sent)
+    second = lonely.worker()
+    await eventually("a second ready worker", second.ready)
+    person = population.people[0]
+
+    def city(number: int) -> Message:
+        parts = {"path": {"visitorId": person.visitor_id}, "body": {"addressCity": f"City {number}"}}
+        return Message(f"same-{number}", "visitors.update", "application/json", parts)
+
+    await send_all(lonely, sent, rng, [city(number) for number in range(600)])
+    await _answered(lonely, sent)
+    await oracle.verify(lonely, sent, FAMILIES)
+    changes = [r for r in await lonely.read(names.changes("visitors")) if r.key == f"visitor:{person.visitor_id}"]
+    assert len(changes) == 601
+    row = (await lonely.rows("select * from visitors where visitor_id = :id", id=person.visitor_id))[0]
+    assert (changes[-1].value["after"]["addressCity"], changes[-1].value["revision"]) == (row.address_city, 601)
+    requests = [r for r in await lonely.read(names.requests("visitors")) if r.id.startswith("same-")]
+    assert len({record.partition for record in requests}) == PARTITIONS
+    assert (worker.terminate(), second.terminate()) == (0, 0)
