@@ -15,7 +15,7 @@ import uvicorn
 import uvloop
 from aiokafka.errors import KafkaError
 
-from agents.catalogue import CATALOGUE
+from agents.catalogue import CATALOGUE, Catalogue
 from agents.engine.retry import passes
 from agents.engine.worker import Service, families
 from agents.wire import Wire
@@ -80,11 +80,12 @@ def worker() -> None:
     Waits for `visitor migrate` and `visitor topics`. Ends with status 1 where it cannot go on."""
     found = _start()
     ports.ensure_free(health.LOOPBACK, found.worker.health_port, "VISITOR_WORKER_HEALTH_PORT")
-    sys.exit(_run(_worker(found)))
+    sys.exit(_run(run_worker(found, CATALOGUE)))
 
 
-async def _worker(found: Settings) -> int:
-    service = Service(found.kafka, found.database, found.worker, CATALOGUE)
+async def run_worker(found: Settings, catalogue: Catalogue) -> int:
+    """A worker until SIGTERM or SIGINT; the exit status."""
+    service = Service(found.kafka, found.database, found.worker, catalogue)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stop)

@@ -1,0 +1,158 @@
+"""Processes as operators meet them: start in any order, stop, health, topics, migrations, wrong settings."""
+
+import asyncio
+import random
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from tests.chaos.conftest import Killable
+from tests.support import oracle
+from tests.support.load import populate, send_all, visit
+from tests.support.oracle import Sent
+from tests.support.servers import Servers
+from tests.support.stack import PARTITIONS, Stack, eventually
+from topics import names
+
+SHUTDOWN_SECONDS = 20
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def bare(killable: Killable, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """Servers with neither our topics nor our tables."""
+    kafka, postgres = killable
+    engine = create_async_engine(postgres.url)
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, enable_idempotence=True)
+    await producer.start()
+    stack = Stack(Servers(kafka.bootstrap, postgres.url), tmp_path_factory.mktemp("stack"), engine, producer)
+    yield stack
+    for process in stack.processes:
+        if process.child.poll() is None:
+            process.kill()
+    await producer.stop()
+    await engine.dispose()
+
+
+def _visitor(stack: Stack, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+    topic_settings = {
+        "VISITOR_KAFKA_PARTITIONS": str(PARTITIONS),
+        "VISITOR_KAFKA_REPLICATION": "1",
+        "VISITOR_KAFKA_MIN_INSYNC": "1",
+        **settings,
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "runtime.cli", *arguments],
+        capture_output=True, text=True, check=False, timeout=60, env=stack.environment(**topic_settings),
+    )  # fmt: skip
+
+
+async def _run(stack: Stack, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+    return await asyncio.to_thread(_visitor, stack, *arguments, **settings)
+
+
+async def test_everything_may_start_before_migrations_and_topics(bare: Stack) -> None:
+    worker = bare.worker()
+    edge, bare.url = bare.edge()
+
+    async def waits_for(what: str) -> bool:
+        return what in worker.log.read_text()
+
+    await eventually("the worker waits for migrations", lambda: waits_for("visitor migrate"))
+    assert not await worker.ready()
+    first, second = await asyncio.gather(_run(bare, "migrate"), _run(bare, "migrate"))
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "The database is at" in first.stdout
+
+    await eventually("the worker waits for topics", lambda: waits_for("visitor topics"))
+    created = await _run(bare, "topics")
+    assert created.returncode == 0, created.stderr
+    assert "created visitor.visits.requests" in created.stdout
+    await eventually("a ready worker", worker.ready)
+    await eventually("a ready edge", edge.ready)
+
+
+async def test_topics_shows_where_an_existing_topic_differs_and_changes_nothing(bare: Stack) -> None:
+    clean = await _run(bare, "topics")
+    assert (clean.returncode, clean.stdout) == (0, "All topics are there and as they should be.\n")
+    wanting_more = await _run(bare, "topics", VISITOR_KAFKA_PARTITIONS=str(PARTITIONS + 1))
+    assert wanting_more.returncode == 1
+    told = f"differs visitor.visits.requests: partitions is {PARTITIONS}, the service needs {PARTITIONS + 1}"
+    assert told in wanting_more.stdout
+    assert len(await bare.producer.partitions_for("visitor.visits.requests")) == PARTITIONS
+
+
+async def test_topics_shows_another_policy_and_retention(bare: Stack) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bare.servers.kafka)
+    await admin.start()
+    topic = names.changes("visitors")
+    await admin.delete_topics([topic])
+
+    async def gone() -> bool:
+        return topic not in await admin.list_topics()
+
+    await eventually("the topic's end", gone)
+    wrong = {"cleanup.policy": "delete", "retention.ms": "1000", "min.insync.replicas": "1"}
+    await admin.create_topics([NewTopic(topic, PARTITIONS, 1, topic_configs=wrong)])
+    await admin.close()
+    found = await _run(bare, "topics")
+    assert found.returncode == 1
+    assert f"differs {topic}: cleanup.policy is delete, the service needs compact" in found.stdout
+    assert f"differs {topic}: retention.ms is 1000, the service needs -1" in found.stdout
+
+
+async def test_health_tells_by_its_status(bare: Stack) -> None:
+    worker = next(process for process in bare.processes if process.name == "worker")
+    port = worker.health.split(":")[2].split("/")[0]
+    settings = {"VISITOR_WORKER_HEALTH_PORT": port, "VISITOR_HTTP_PORT": bare.url.rpartition(":")[2]}
+    for arguments in (("worker",), ("worker", "--live"), ("edge",)):
+        assert (await _run(bare, "health", *arguments, **settings)).returncode == 0
+    nobody = await _run(bare, "health", "worker", VISITOR_WORKER_HEALTH_PORT="1")
+    assert nobody.returncode == 1
+    assert "does not answer" in nobody.stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"VISITOR_WORKER_HEALTH_PORT": "many"}, "VISITOR_WORKER_HEALTH_PORT: input should be a valid integer"),
+        ({"VISITOR_KAFKA_BOOTSTRAPS": "x"}, "did you mean VISITOR_KAFKA_BOOTSTRAP?"),
+    ],
+)
+async def test_a_wrong_setting_ends_with_status_2_and_says_what_it_should_be(
+    bare: Stack, settings: dict[str, str], told: str
+) -> None:
+    found = await _run(bare, "worker", **settings)
+    assert found.returncode == 2
+    assert told in found.stderr
+
+
+async def test_an_edge_for_the_world_needs_keys(bare: Stack) -> None:
+    found = await _run(bare, "edge", VISITOR_HTTP_HOST="0.0.0.0")
+    assert found.returncode == 2
+    assert "VISITOR_HTTP_KEYS" in found.stderr
+
+
+async def test_sigterm_under_load_ends_well_and_a_second_start_picks_up(bare: Stack) -> None:
+    worker = next(process for process in bare.processes if process.name == "worker")
+    rng, sent = random.Random(5), Sent()
+    population = await populate(bare, sent, 5)
+    await send_all(bare, sent, rng, [visit(rng, population) for _ in range(4_000)])
+    assert await asyncio.to_thread(worker.terminate, SHUTDOWN_SECONDS) == 0
+    assert not await oracle.all_answered(bare, sent, ["visits"]), "the load was over before the end; send more"
+
+    before = len(await bare.read(names.results("visits")))
+    second = bare.worker()
+    await eventually("a ready worker", second.ready)
+    families = ("visits", "visitors", "parking", "centers")
+    await eventually("a result for every request", lambda: oracle.all_answered(bare, sent, families))
+    await eventually("all changes published", lambda: oracle.outbox_empty(bare))
+    await oracle.verify(bare, sent, families)
+    results = len(await bare.read(names.results("visits")))
+    assert results == 4_000, f"{before} before the end; what was acknowledged was answered again"
+    assert await asyncio.to_thread(second.terminate) == 0

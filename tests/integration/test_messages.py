@@ -1,0 +1,207 @@
+"""Messages as upstream systems send them, good and bad."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from agents.catalogue import CATALOGUE
+from tests.support import data
+from tests.support.stack import WIRE, Stack, decode, plain
+from topics import names
+from topics.envelope import AVRO, JSON, Head, Headers, ReplyTo
+
+TOPIC = names.requests("visits")
+Bad = Callable[[str, dict[str, Any]], tuple[bytes | None, Headers]]
+
+
+def _value(known: dict[str, Any], **body: Any) -> bytes:
+    parts = {"path": {"visitType": "entry"}, "body": {"barcode": known["barcode"], "pcCode": known["pcCode"], **body}}
+    return json.dumps(parts).encode()
+
+
+def _headers(request_id: str, content_type: str = JSON, operation: str = "visits.create") -> Headers:
+    return Head(request_id, operation, "gateway/test", content_type).headers()
+
+
+def _avro(known: dict[str, Any]) -> bytes:
+    parts = {"path": {"visitType": "entry"}, "body": {"barcode": known["barcode"], "pcCode": known["pcCode"]}}
+    return WIRE.write_request(CATALOGUE.by_name["visits.create"], AVRO, parts)
+
+
+UNREADABLE: dict[str, tuple[str, Bad]] = {
+    "truncated Avro": ("broken_avro", lambda i, k: (_avro(k)[:-3], _headers(i, AVRO))),
+    "unknown schema id": ("unknown_schema", lambda i, k: (b"\x00\x00\x00\x00\x01" + _avro(k)[5:], _headers(i, AVRO))),
+    "not JSON": ("not_json", lambda i, k: (b'{"path":', _headers(i))),
+    "JSON that is no object": ("not_an_object", lambda i, k: (b"[1, 2]", _headers(i))),
+    "unknown operation": ("unknown_operation", lambda i, k: (_value(k), _headers(i, operation="visits.destroy"))),
+    "no headers": ("no_operation", lambda i, k: (_value(k), [])),
+    "duplicate headers": ("duplicate_header", lambda i, k: (_value(k), [*_headers(i), ("ce_id", b"other")])),
+    "invalid UTF-8": ("not_utf8", lambda i, k: (_value(k) + b"\xff", _headers(i))),
+    "no value": ("no_value", lambda i, k: (None, _headers(i))),
+    "lone surrogate": ("not_json", lambda i, k: (b'{"path": {"visitType": "\\ud8"}}', _headers(i))),
+}
+INVALID: dict[str, tuple[int, str, Bad]] = {
+    "wrong types": (400, "wrong_type", lambda i, k: (_value(k, pcCode=True, barcode=["x"]), _headers(i))),
+    "10 MB value": (413, "value_too_large", lambda i, k: (_value(k, barcode="x" * 10 * 2**20), _headers(i))),
+    "NUL in a string": (400, "nul_refused", lambda i, k: (_value(k, barcode="a\x00b"), _headers(i))),
+    "unknown field": (400, "unknown_field", lambda i, k: (_value(k, gate=5), _headers(i))),
+}
+
+
+async def _between_neighbours(
+    stack: Stack, known: dict[str, Any], value: bytes | None, headers: Headers, partition: int = 2
+) -> None:
+    """Send something bad between two good visits of one partition, which are both applied."""
+    before, after = str(uuid4()), str(uuid4())
+    await stack.raw(TOPIC, _value(known), _headers(before), partition=partition)
+    await stack.raw(TOPIC, value, headers, partition=partition, key="the-key")
+    await stack.raw(TOPIC, _value(known), _headers(after), partition=partition)
+    for request_id in (before, after):
+        assert (await stack.result("visits.create", request_id)).value["status"] == 201
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+async def test_what_nobody_can_read_is_a_dead_letter_that_says_why(
+    stack: Stack, client: httpx.AsyncClient, what: str
+) -> None:
+    known = await data.parker(client)
+    code, make = UNREADABLE[what]
+    marker = uuid4().hex
+    value, headers = make(marker, known)
+    headers = [*headers, ("test-marker", marker.encode())]
+    await _between_neighbours(stack, known, value, headers)
+    letter = await stack.await_record(names.DEAD_LETTERS, lambda record: record.headers.get("test-marker") == marker)
+    assert letter.headers["error-code"] == code
+    assert letter.headers["error-message"]
+    assert (letter.headers["error-topic"], letter.headers["error-partition"]) == (TOPIC, "2")
+    assert (letter.raw, letter.key) == (value, "the-key")
+
+
+@pytest.mark.parametrize("what", INVALID)
+async def test_what_is_invalid_is_an_error_result_that_says_why(
+    stack: Stack, client: httpx.AsyncClient, what: str
+) -> None:
+    known = await data.parker(client)
+    status, code, make = INVALID[what]
+    request_id = str(uuid4())
+    await _between_neighbours(stack, known, *make(request_id, known))
+    result = (await stack.result("visits.create", request_id)).value
+    assert result["status"] == status
+    assert code in {entry["code"] for entry in result["body"]["errors"]}
+    visits = await stack.rows("select * from visits where visitor_id = :id", id=known["visitorId"])
+    assert len(visits) == 2
+
+
+async def test_a_request_on_another_topic_is_told_the_right_one(stack: Stack, client: httpx.AsyncClient) -> None:
+    known = await data.parker(client)
+    request_id = str(uuid4())
+    await stack.raw(names.requests("centers"), _value(known), _headers(request_id))
+    result = (await stack.result("visits.create", request_id)).value
+    assert result["status"] == 400
+    assert result["body"]["errors"][0]["code"] == "wrong_topic"
+    assert TOPIC in result["body"]["errors"][0]["message"]
+
+
+@pytest.mark.parametrize("content_type", [JSON, AVRO])
+async def test_the_same_id_with_the_same_content_gets_the_stored_result(
+    stack: Stack, client: httpx.AsyncClient, content_type: str
+) -> None:
+    known = await data.parker(client)
+    request_id = str(uuid4())
+    value = _value(known) if content_type == JSON else _avro(known)
+    for partition in (0, 1, 1):
+        await stack.raw(TOPIC, value, _headers(request_id, content_type), partition=partition)
+
+    marker = str(uuid4())
+    for partition in (0, 1):
+        await stack.raw(TOPIC, _value(known), _headers(f"{marker}-{partition}"), partition=partition)
+        await stack.result("visits.create", f"{marker}-{partition}")
+    results = [record for record in await stack.read(names.results("visits")) if record.id == request_id]
+    assert len(results) == 3
+    assert {record.raw for record in results} == {results[0].raw}
+    assert results[0].value["status"] == 201
+    assert len(await stack.rows("select * from visits where visitor_id = :id", id=known["visitorId"])) == 3
+
+
+async def test_the_stored_result_of_a_record_is_the_same_in_avro(stack: Stack, client: httpx.AsyncClient) -> None:
+    pc_code = (await data.create(client, "/centers", data.center()))["pcCode"]
+    parts = {"body": data.visitor(pc_code)}
+    request_id = await stack.send("visitors.create", parts, content_type=AVRO)
+    first = await stack.result("visitors.create", request_id)
+    await stack.send("visitors.create", parts, content_type=AVRO, request_id=request_id)
+    second = await stack.await_record(
+        names.results("visitors"), lambda record: record.id == request_id and record.offset != first.offset
+    )
+    assert second.raw == first.raw
+    assert first.value["body"]["data"]["accountType"] == "full"
+
+
+async def test_the_same_id_with_another_content_is_422(stack: Stack, client: httpx.AsyncClient) -> None:
+    known = await data.parker(client)
+    request_id = str(uuid4())
+    await stack.raw(TOPIC, _value(known), _headers(request_id), partition=0)
+    assert (await stack.result("visits.create", request_id)).value["status"] == 201
+    parts = {"path": {"visitType": "exit"}, "body": {"barcode": known["barcode"], "pcCode": known["pcCode"]}}
+    await stack.raw(TOPIC, json.dumps(parts).encode(), _headers(request_id), partition=1)
+    again = await stack.await_record(
+        names.results("visits"), lambda record: record.id == request_id and record.value["status"] != 201
+    )
+    assert again.value["status"] == 422
+    assert again.value["body"]["errors"][0]["code"] == "key_reused"
+
+
+async def test_a_request_without_an_id_is_known_by_its_place(stack: Stack, client: httpx.AsyncClient) -> None:
+    known = await data.parker(client)
+    headers = [(name, value) for name, value in _headers("x") if name != "ce_id"]
+    sent = await stack.producer.send_and_wait(TOPIC, _value(known), headers=headers)
+    result = await stack.result("visits.create", f"{TOPIC}:{sent.partition}:{sent.offset}")
+    assert result.value["status"] == 201
+
+
+async def _replies(stack: Stack, correlation: str) -> Any:
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=stack.servers.kafka, enable_auto_commit=False, auto_offset_reset="earliest"
+    )
+    await consumer.start()
+    try:
+        consumer.assign([TopicPartition(names.REPLIES, 1)])
+        async for record in consumer:
+            found = decode(record)
+            if found.headers.get("correlation-id") == correlation:
+                return found
+    finally:
+        await consumer.stop()
+
+
+async def test_reply_to_names_a_partition_of_the_replies(stack: Stack, client: httpx.AsyncClient) -> None:
+    known = await data.parker(client)
+    head = Head(str(uuid4()), "visits.create", "gateway/test", JSON, ReplyTo(1, "call-1"))
+    await stack.raw(TOPIC, _value(known), head.headers())
+    reply = await _replies(stack, "call-1")
+    result = await stack.result("visits.create", head.request_id)
+    assert (reply.id, reply.value) == (head.request_id, result.value)
+
+
+async def test_a_reply_partition_that_does_not_exist_harms_nothing(stack: Stack, client: httpx.AsyncClient) -> None:
+    known = await data.parker(client)
+    head = Head(str(uuid4()), "visits.create", "gateway/test", JSON, ReplyTo(4_711, "call-2"))
+    await _between_neighbours(stack, known, _value(known), head.headers())
+    assert (await stack.result("visits.create", head.request_id)).value["status"] == 201
+
+
+@pytest.mark.parametrize("content_type", [JSON, AVRO])
+async def test_a_read_without_reply_to_is_answered_on_the_results_topic(
+    stack: Stack, client: httpx.AsyncClient, content_type: str
+) -> None:
+    known = await data.parker(client)
+    parts = {"path": {"visitorId": known["visitorId"]}, "query": {"limit": 1, "fields": "licensePlate,vehicleId"}}
+    request_id = await stack.send("vehicles.list", parts, content_type=content_type)
+    body = plain((await stack.result("vehicles.list", request_id)).value)["body"]
+    found = {name: value for name, value in body["data"][0].items() if value is not None}
+    assert found == {"licensePlate": known["licensePlate"], "vehicleId": known["vehicleId"]}
+    assert body["metadata"]["_links"]["self"].startswith(f"/visitors/{known['visitorId']}/vehicles?limit=1&fields=")
