@@ -89,7 +89,7 @@ class Edge:
             keys.check(identity, family, operation.is_query)
             return await self._call(operation, request, identity)
         except Fault as fault:
-            return _fault(fault)
+            return _fault(fault, _key_used(request))
         except Exception:
             log.exception("bug", operation=operation.name)
             return _fault(Bug("internal", "Something is wrong on our side; it was reported."))
@@ -102,7 +102,7 @@ class Edge:
             request.headers.get("content-type"),
             await _read_body(request),
         )
-        key = _idempotency_key(request)
+        request.state.key = key = _idempotency_key(request)
         head = Head(
             request_id=f"{identity.name}/{key}",
             operation=operation.name,
@@ -168,6 +168,12 @@ def _idempotency_key(request: Request) -> str:
             "wrong_idempotency_key", f"{KEY_HEADER} is 1 to {KEY_LIMIT} printable ASCII characters.", field=KEY_HEADER
         )
     return given
+
+
+def _key_used(request: Request) -> dict[str, str]:
+    """The key of a call that was sent on, so that it can be repeated after an answer that is none."""
+    key = getattr(request.state, "key", None)
+    return {} if key is None else {KEY_HEADER: key}
 
 
 async def _read_body(request: Request) -> bytes:

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import ValidationError
+from pydantic_core.core_schema import ErrorType
 
 from schemas.model import Model
 
@@ -144,15 +145,13 @@ _PYDANTIC_CODES = {
     "too_long": _Known("too_long"),
     "string_too_short": _Known("too_short"),
     "string_pattern_mismatch": _Known("wrong_format"),
-    "uuid_type": _Known("wrong_format", "Input should be a UUID."),
+    "string_unicode": _Known("surrogate_refused", "A text may not hold a lone surrogate."),
     "is_instance_of": _Known("wrong_type", "Input should be a UUID."),
     "datetime_type": _Known("wrong_type", "Input should be a string with a time of RFC 3339."),
     "model_type": _Known("wrong_type", "Input should be an object."),
     "model_attributes_type": _Known("wrong_type", "Input should be an object."),
 }
-_OWN_CODES = frozenset(
-    ("not_allowed", "wrong_format", "out_of_range", "card_number_refused", "nul_refused", "surrogate_refused")
-)
+_OF_PYDANTIC = frozenset(get_args(ErrorType))
 
 
 def from_validation(error: ValidationError) -> Invalid:
@@ -162,7 +161,7 @@ def from_validation(error: ValidationError) -> Invalid:
 
 
 def _entry(kind: str, location: tuple[int | str, ...], message: str) -> ErrorEntry:
-    known = _PYDANTIC_CODES.get(kind) or _Known(kind if kind in _OWN_CODES else "wrong_type")
+    known = _PYDANTIC_CODES.get(kind) or _Known("wrong_type" if kind in _OF_PYDANTIC else kind)
     return ErrorEntry(
         code=known.code, type="validation", field=json_path(location[1:]), message=known.message or message
     )

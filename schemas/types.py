@@ -35,10 +35,6 @@ def _number_as_text(value: Any) -> Any:
 def _storable(value: str) -> str:
     if "\x00" in value:
         raise PydanticCustomError("nul_refused", "A text may not hold the NUL character.")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise PydanticCustomError("surrogate_refused", "A text may not hold a lone surrogate.") from None
     return value
 
 
@@ -94,9 +90,11 @@ def _uuid(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return UUID(value) if len(value) == 36 else value
+        if len(value) == 36:
+            return UUID(value)
     except ValueError:
-        return value
+        pass
+    raise PydanticCustomError("wrong_format", "Input should be a UUID.")
 
 
 _TextBase = Annotated[str, Strict(), Field(max_length=TEXT_LIMIT), BeforeValidator(_number_as_text)]

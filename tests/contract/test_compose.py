@@ -1,0 +1,78 @@
+"""docker-compose.yml and Dockerfile, held against what they start; they are read here, not run."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from runtime import settings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+ONE_SHOT = {"migrate", "topics"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_images_have_exact_versions(name: str) -> None:
+    assert re.fullmatch(r"[\w./-]+:\d+\.\d+(\.\d+)?", SERVICES[name]["image"])
+
+
+def test_the_image_is_built_on_an_exact_version() -> None:
+    assert re.search(r"^FROM python:3\.\d+\.\d+-", DOCKERFILE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_variable_is_one_that_the_settings_know_and_take(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, value in SERVICES[name]["environment"].items():
+        if variable.startswith(settings.PREFIX):
+            monkeypatch.setenv(variable, re.sub(r"\$\{\w+:-(\w+)\}", r"\1", value))
+    found = settings.load()
+    assert found.kafka.min_insync <= found.kafka.replication or name in ("kafka", "postgres")
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES.keys() - ONE_SHOT))
+def test_what_runs_for_long_has_a_health_check_and_is_started_again(name: str) -> None:
+    assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
+    assert SERVICES[name]["restart"] == "unless-stopped"
+
+
+def test_workers_start_after_all_that_they_need() -> None:
+    needed = {name: item["condition"] for name, item in SERVICES["worker"]["depends_on"].items()}
+    assert needed == {
+        "kafka": "service_healthy",
+        "postgres": "service_healthy",
+        "migrate": "service_completed_successfully",
+        "topics": "service_completed_successfully",
+    }
+    assert SERVICES["worker"]["deploy"]["replicas"] == 2
+    assert SERVICES["worker"]["stop_grace_period"] == "25s"
+
+
+def test_an_edge_for_the_world_has_keys() -> None:
+    edge = SERVICES["edge"]
+    assert edge["environment"]["VISITOR_HTTP_HOST"] == "0.0.0.0"
+    keys = edge["environment"]["VISITOR_HTTP_KEYS"]
+    assert any(volume.split(":")[1] == keys for volume in edge["volumes"])
+
+
+def test_one_broker_is_told_so() -> None:
+    kafka = SERVICES["kafka"]["environment"]
+    assert kafka["KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR"] == "1"
+    assert SERVICES["topics"]["environment"]["VISITOR_KAFKA_REPLICATION"] == "1"
+    assert SERVICES["topics"]["environment"]["VISITOR_KAFKA_BOOTSTRAP"] == "kafka:9092"
+
+
+def test_the_image_holds_what_it_copies_and_only_locked_requirements() -> None:
+    sources = [line.split()[1:-1] for line in DOCKERFILE.splitlines() if line.startswith("COPY ")]
+    for source in (part for parts in sources for part in parts):
+        assert (ROOT / source).exists(), source
+        assert f"!{source}" in (ROOT / ".dockerignore").read_text().splitlines()
+    assert "--require-hashes" in DOCKERFILE
+    assert 'ENTRYPOINT ["visitor"]' in DOCKERFILE
+    assert re.search(r"^USER visitor$", DOCKERFILE, re.MULTILINE)
+    packages = {folder.parent.name for folder in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
+    assert packages <= {part for parts in sources for part in parts}

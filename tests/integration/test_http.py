@@ -1,0 +1,255 @@
+"""The HTTP API: every status that its operations can give, and what a caller may rely on."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from edge import keys
+from runtime.servers.processes import free_port
+from tests.support import data
+from tests.support.stack import Stack, eventually
+from topics.names import VALUE_LIMIT
+
+NOBODY = "00000000-0000-4000-8000-000000000000"
+JSON_TYPE = {"content-type": "application/json"}
+
+
+def _codes(answer: httpx.Response) -> set[tuple[str | None, str]]:
+    """(field, code) of every fault told; each has exactly the documented members."""
+    entries = answer.json()["errors"]
+    assert all(entry.keys() == {"code", "type", "field", "message"} for entry in entries)
+    return {(entry["field"], entry["code"]) for entry in entries}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "headers", "status", "told"),
+    [
+        ("GET", "/nowhere", None, {}, 404, (None, "route_not_found")),
+        ("DELETE", "/centers", None, {}, 405, (None, "method_not_allowed")),
+        ("GET", f"/visitors/{NOBODY}", None, {}, 404, (None, "visitor_not_found")),
+        ("GET", "/visitors/7", None, {}, 400, ("visitorId", "wrong_format")),
+        ("GET", "/centers/FR-NO-ONE", None, {}, 404, (None, "center_not_found")),
+        ("GET", f"/visitors/{NOBODY}/vehicles", None, {}, 404, (None, "visitor_not_found")),
+        ("POST", f"/visitors/{NOBODY}/vehicles", '{"licensePlate": "A"}', JSON_TYPE, 404, (None, "visitor_not_found")),
+        ("PATCH", f"/visitors/{NOBODY}", "{}", JSON_TYPE, 404, (None, "visitor_not_found")),
+        ("POST", "/centers", "{", JSON_TYPE, 400, (None, "not_json")),
+        ("POST", "/centers", "[]", JSON_TYPE, 400, (None, "not_an_object")),
+        ("POST", "/centers", b"\xff", JSON_TYPE, 400, (None, "not_utf8")),
+        ("POST", "/centers", "{}", {"content-type": "text/plain"}, 415, (None, "unsupported_media_type")),
+        ("POST", "/centers", "{}", {}, 415, (None, "unsupported_media_type")),
+        ("POST", "/centers", "x" * (VALUE_LIMIT + 1), JSON_TYPE, 413, (None, "body_too_large")),
+        ("GET", "/centers?limit=0", None, {}, 400, ("limit", "out_of_range")),
+        ("GET", "/centers?limit=501", None, {}, 400, ("limit", "out_of_range")),
+        ("GET", "/centers?limit=x", None, {}, 400, ("limit", "wrong_type")),
+        ("GET", "/centers?offset=0", None, {}, 400, ("offset", "out_of_range")),
+        ("GET", "/centers?isActive=1", None, {}, 400, ("isActive", "wrong_type")),
+        ("GET", "/centers?country=Narnia", None, {}, 400, ("country", "not_allowed")),
+        ("GET", "/centers?colour=red", None, {}, 400, ("colour", "unknown_field")),
+        ("GET", "/centers?limit=1&limit=2", None, {}, 400, ("limit", "repeated_parameter")),
+        ("GET", "/centers?sort=-shape", None, {}, 400, ("sort", "unknown_sort_field")),
+        ("GET", "/centers?fields=label,shape", None, {}, 400, ("fields", "unknown_reply_field")),
+        ("GET", "/visits?pcCode=FR-NO-ONE", None, {}, 400, (None, "identification_required")),
+        ("POST", "/visits/stay", '{"barcode": "b", "pcCode": "FR-A-1"}', JSON_TYPE, 400, ("visitType", "not_allowed")),
+        ("POST", "/visits/entry", '{"pcCode": "FR-A-1"}', JSON_TYPE, 400, (None, "identification_required")),
+    ],
+)  # fmt: skip
+async def test_what_is_wrong_is_told_with_status_code_and_field(
+    client: httpx.AsyncClient, method: str, path: str, content: Any, headers: Any, status: int, told: Any
+) -> None:
+    body = {"content": content} if content is not None else {}
+    answer = await client.request(method, path, headers=headers, **body)
+    assert answer.status_code == status, answer.text
+    assert told in _codes(answer)
+
+
+@pytest.mark.parametrize("key", ["x" * 129, "", "tab\there"])
+async def test_a_key_that_cannot_be_one_is_refused(client: httpx.AsyncClient, key: str) -> None:
+    answer = await client.post("/centers", json=data.center(), headers={"Idempotency-Key": key})
+    assert (answer.status_code, _codes(answer)) == (400, {("Idempotency-Key", "wrong_idempotency_key")})
+
+
+async def test_all_faults_of_a_body_are_told_at_once(client: httpx.AsyncClient) -> None:
+    body = {
+        "email": "x",
+        "gender": "n",
+        "odd": 1,
+        "optins": [{"optinType": "no", "optinChannel": "sms", "isActive": 1}],
+    }
+    answer = await client.post("/visitors", json=body)
+    assert answer.status_code == 400
+    assert _codes(answer) >= {
+        ("email", "wrong_format"),
+        ("gender", "not_allowed"),
+        ("odd", "unknown_field"),
+        ("firstName", "required"),
+        ("optins[0].optinType", "not_allowed"),
+        ("optins[0].isActive", "wrong_type"),
+    }
+
+
+@pytest.mark.parametrize(("text", "code"), [('"a\\u0000b"', "nul_refused"), ('"\\ud800"', "surrogate_refused")])
+async def test_texts_that_cannot_be_stored_are_refused(client: httpx.AsyncClient, text: str, code: str) -> None:
+    body = json.dumps(data.center(label="LABEL")).replace('"LABEL"', text)
+    answer = await client.post("/centers", content=body, headers=JSON_TYPE)
+    assert (answer.status_code, _codes(answer)) == (400, {("label", code)})
+
+
+async def test_a_number_for_a_string_field_is_taken_as_its_text(client: httpx.AsyncClient) -> None:
+    body = json.dumps(data.center(label="LABEL")).replace('"LABEL"', "11.10")
+    answer = await client.post("/centers", content=body, headers=JSON_TYPE)
+    assert answer.json()["data"]["label"] == "11.10"
+
+
+async def test_the_same_key_and_body_is_applied_once_and_answered_the_same(client: httpx.AsyncClient) -> None:
+    headers, body = {"Idempotency-Key": str(uuid4())}, data.center()
+    first = await client.post("/centers", json=body, headers=headers)
+    again = await client.post("/centers", json=body, headers=headers)
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert first.json() == again.json()
+    assert first.headers["Idempotency-Key"] == headers["Idempotency-Key"]
+    other = await client.post("/centers", json=data.center(), headers=headers)
+    assert (other.status_code, _codes(other)) == (422, {(None, "key_reused")})
+
+
+async def test_the_same_key_sent_many_times_at_once_is_applied_once(stack: Stack, client: httpx.AsyncClient) -> None:
+    known = await data.parker(client)
+    headers = {"Idempotency-Key": str(uuid4())}
+    body = {"barcode": known["barcode"], "pcCode": known["pcCode"]}
+    answers = await asyncio.gather(*(client.post("/visits/entry", json=body, headers=headers) for _ in range(20)))
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.text for answer in answers}) == 1
+    assert len(await stack.rows("select 1 from visits where visitor_id = :id", id=known["visitorId"])) == 1
+
+
+async def test_respond_async_answers_at_once_and_the_key_gets_the_answer(client: httpx.AsyncClient) -> None:
+    body = data.center()
+    accepted = await client.post("/centers", json=body, headers={"Prefer": "respond-async"})
+    assert accepted.status_code == 202
+    key = accepted.headers["Idempotency-Key"]
+    assert accepted.json()["data"]["requestId"].endswith(key)
+    answer = await client.post("/centers", json=body, headers={"Idempotency-Key": key})
+    assert answer.status_code == 201
+    assert answer.json()["data"]["pcCode"] == body["pcCode"]
+
+
+async def test_no_answer_in_time_is_504_and_a_retry_with_the_key_gets_it(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    hasty, url = stack.edge(VISITOR_HTTP_TIMEOUT_SECONDS="0.001")
+    await eventually("a ready edge", hasty.ready)
+    body = data.center()
+    async with httpx.AsyncClient(base_url=url) as impatient:
+        answer = await impatient.post("/centers", json=body)
+    assert (answer.status_code, _codes(answer)) == (504, {(None, "no_answer")})
+    retried = await client.post("/centers", json=body, headers={"Idempotency-Key": answer.headers["Idempotency-Key"]})
+    assert retried.status_code == 201
+    hasty.kill()
+
+
+async def test_without_kafka_the_edge_says_503_and_when_to_retry(stack: Stack) -> None:
+    lost, url = stack.edge(VISITOR_KAFKA_BOOTSTRAP=f"127.0.0.1:{free_port()}")
+
+    async def listening() -> bool:
+        try:
+            async with httpx.AsyncClient() as found:
+                return (await found.get(f"{url}/health")).status_code == 503
+        except httpx.HTTPError:
+            return False
+
+    await eventually("an edge that says not ready", listening)
+    async with httpx.AsyncClient(base_url=url) as client:
+        answer = await client.post("/centers", json=data.center())
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert _codes(answer) == {(None, "not_ready")}
+    lost.kill()
+
+
+Guarded = tuple[httpx.AsyncClient, str]
+_KEYS = """
+[[keys]]
+name = "shop"
+sha256 = "{digest}"
+scopes = ["visitors:write", "centers:read"]
+origin_type = "app"
+"""
+
+
+@pytest.fixture(scope="module")
+def key_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A file with one key that may write visitors and read centers, and the key."""
+    secret = keys.new_key()
+    file = tmp_path_factory.mktemp("keys") / "keys.toml"
+    file.write_text(_KEYS.format(digest=keys.digest(secret)))
+    return file, secret
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def guarded(stack: Stack, key_file: tuple[Path, str]) -> AsyncIterator[Guarded]:
+    """A client of an edge with keys, and a key."""
+    file, secret = key_file
+    edge, url = stack.edge(VISITOR_HTTP_KEYS=str(file), VISITOR_HTTP_IN_FLIGHT="1")
+    await eventually("a ready edge", edge.ready)
+    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+        yield client, secret
+    edge.kill()
+
+
+async def test_a_key_is_needed_and_has_its_scopes(guarded: Guarded) -> None:
+    client, secret = guarded
+    for headers in ({}, {"Authorization": "Bearer wrong"}):
+        answer = await client.get("/centers", headers=headers)
+        assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+    mine = {"Authorization": f"Bearer {secret}"}
+    assert (await client.get("/centers", headers=mine)).status_code == 200
+    refused = await client.post("/centers", json=data.center(), headers=mine)
+    assert (refused.status_code, _codes(refused)) == (403, {(None, "forbidden")})
+
+
+async def test_origin_is_that_of_the_key(client: httpx.AsyncClient, guarded: Guarded) -> None:
+    shop, secret = guarded
+    pc_code = (await data.create(client, "/centers", data.center()))["pcCode"]
+    answer = await shop.post("/visitors", json=data.visitor(pc_code), headers={"Authorization": f"Bearer {secret}"})
+    assert answer.status_code == 201, answer.text
+    assert (answer.json()["data"]["originType"], answer.json()["data"]["origin"]) == ("app", "shop")
+
+
+async def test_too_many_calls_at_once_are_429(guarded: Guarded) -> None:
+    client, secret = guarded
+    mine = {"Authorization": f"Bearer {secret}"}
+    answers = await asyncio.gather(*(client.get("/centers", headers=mine) for _ in range(20)))
+    statuses = {answer.status_code for answer in answers}
+    assert statuses == {200, 429}
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert (refused.headers["Retry-After"], _codes(refused)) == ("1", {(None, "too_many_calls")})
+
+
+async def test_openapi_and_its_pages_work_offline(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    assert document["openapi"] == "3.1.0"
+    for page in ("/docs", "/redoc"):
+        text = (await client.get(page)).text
+        assert re.findall(r"(?:src|href)=[\"'](?:https?:)?//[^\"']+", text) == []
+        assets = re.findall(r"(?:src|href)=[\"'](/[^\"']+)", text)
+        assert assets
+        for asset in assets:
+            assert (await client.get(asset)).status_code == 200
+
+
+async def test_a_path_value_is_decoded_once(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/centers/FR%2DNO%2DONE")
+    assert _codes(answer) == {(None, "center_not_found")}
+    twice = await client.get("/centers/FR%252DNO%252DONE")
+    assert _codes(twice) == {("pcCode", "wrong_format")}
+
+
+async def test_metrics_are_there(client: httpx.AsyncClient) -> None:
+    await client.get("/centers")
+    assert "visitor_http_calls_total" in (await client.get("/metrics")).text
