@@ -1,6 +1,6 @@
 """One page of a table: filters from the query's fields, sort, offset and limit; one bounded statement."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -37,10 +37,11 @@ async def page(
     query: PageQuery,
     *where: Condition,
     within: Mapping[str, Any] | None = None,
+    skip: Container[str] = (),
     default_sort: str | None = None,
 ) -> Page[Row]:
-    """The rows of `table` under the parents in `within`. Raises Invalid for an unknown sort field."""
-    conditions = [*where, *_parents(table, within or {}), *_filters(table, query)]
+    """The rows of `table` under the parents in `within`; fields of the query in `skip` are no filters. Raises Invalid for an unknown sort field."""
+    conditions = [*where, *_parents(table, within or {}), *_filters(table, query, skip)]
     statement = (
         sa.select(table.sql)
         .where(*conditions)
@@ -56,10 +57,10 @@ def _parents(table: Table[Any], within: Mapping[str, Any]) -> Iterable[Condition
     return (table.columns[name] == value for name, value in within.items())
 
 
-def _filters(table: Table[Any], query: PageQuery) -> Iterable[Condition]:
+def _filters(table: Table[Any], query: PageQuery, skip: Container[str]) -> Iterable[Condition]:
     for name, field in type(query).model_fields.items():
         value = getattr(query, name)
-        if name in PageQuery.model_fields or value is None:
+        if name in PageQuery.model_fields or name in skip or value is None:
             continue
         mark = next((mark for mark in field.metadata if isinstance(mark, Filter)), None)
         yield mark.condition(table.columns, value) if mark else _by_name(table, name, value)

@@ -278,7 +278,8 @@ async def list_visits(tx: Tx, request: Request[NoFields, VisitQuery, NoFields]) 
     if query.pc_code not in known.centers:
         raise Invalid("center_not_found", "There is no such center.", field="pcCode")
     visitor, _ = _identify(known, query)
-    rows = await page(tx, VISITS, query, within={"visitor_id": visitor}, default_sort="visitDate")
+    named = Identification.model_fields
+    rows = await page(tx, VISITS, query, within={"visitor_id": visitor}, skip=named, default_sort="visitDate")
     return Page([_reply(row) for row in rows.items], rows.more)
 
 
