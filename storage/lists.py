@@ -40,7 +40,8 @@ async def page(
     skip: Container[str] = (),
     default_sort: str | None = None,
 ) -> Page[Row]:
-    """The rows of `table` under the parents in `within`; fields of the query in `skip` are no filters. Raises Invalid for an unknown sort field."""
+    """The rows of `table` under the parents in `within`; fields of the query in `skip` are no filters. Raises Invalid
+    for an unknown sort field."""
     conditions = [*where, *_parents(table, within or {}), *_filters(table, query, skip)]
     statement = (
         sa.select(table.sql)

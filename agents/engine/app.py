@@ -32,8 +32,8 @@ def create(
     topics: Sequence[str],
     receive: Callable[[Event], Awaitable[None]],
 ) -> Any:
-    """An app that is not started. A worker that is silent for `session` seconds loses its partitions. `receive` must not
-    raise."""
+    """An app that is not started. A worker that is silent for `session` seconds loses its partitions. `receive` must
+    not raise."""
     app = faust.App(
         quote(group, safe=""),
         broker=[URL(f"kafka://{server}") for server in kafka.bootstrap.split(",")],

@@ -3,13 +3,17 @@
 import random
 import string
 from typing import Any
-from uuid import uuid4
 
 import httpx
 
 
 def new_code() -> str:
     return "FR-T-" + "".join(random.choices(string.ascii_uppercase + string.digits, k=10))
+
+
+def new_email() -> str:
+    """Letters only: long runs of digits could look like a card number, which is refused."""
+    return "".join(random.choices(string.ascii_lowercase, k=20)) + "@example.com"
 
 
 def new_plate() -> str:
@@ -22,7 +26,7 @@ def center(**fields: Any) -> dict[str, Any]:
 
 def visitor(pc_code: str, **fields: Any) -> dict[str, Any]:
     return {
-        "firstName": "Zora", "lastName": "Quill", "email": f"{uuid4().hex}@example.com", "gender": "f",
+        "firstName": "Zora", "lastName": "Quill", "email": new_email(), "gender": "f",
         "acquisitionPcCode": pc_code, "countryCode": "FR", "optins": [], **fields,
     }  # fmt: skip
 

@@ -1,0 +1,88 @@
+"""The service beside its peers on the same work, in one run, as ratios: `make bench`, `make bench ARGS=--quick`."""
+
+import asyncio
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import http, messages
+from runtime.servers import Kafka, Postgres, Processes
+
+ROUNDS = 2
+HOME = Path(__file__).parents[1] / ".visitor"
+
+
+@asynccontextmanager
+async def servers() -> AsyncIterator[tuple[Kafka, Postgres]]:
+    """Kafka and PostgreSQL of the run's own, on this machine."""
+    with tempfile.TemporaryDirectory() as home:
+        processes = Processes(Path(home))
+        kafka = Kafka(Path(home), HOME / "downloads", processes)
+        postgres = Postgres(Path(home), processes)
+        try:
+            postgres.start()
+            kafka.start()
+            yield kafka, postgres
+        finally:
+            kafka.stop()
+            postgres.stop()
+
+
+async def main(quick: bool) -> None:
+    console = Console()
+    console.print(_machine())
+    async with servers() as (kafka, postgres):
+        bench = messages.Bench(kafka.bootstrap, postgres.url, quick=quick)
+        await bench.prepare()
+        full, empty = await _in_turn(bench.full_path, bench.empty_agent)
+        single = await bench.one_a_transaction()
+        table = Table("work", "per second", "ratio", "expected", title="Messages")
+        table.add_row("visits, full path", f"{full:,.0f}", "", "")
+        table.add_row("empty Faust agent", f"{empty:,.0f}", f"{full / empty:.2f} of it", "≥ 0.5")
+        table.add_row("one message a transaction", f"{single:,.0f}", f"{full / single:.1f} times it", "≥ 8")
+        console.print(table)
+
+        table = Table(
+            "connections", "edge per second", "p50 ms", "peer per second", "p50 ms", "ratio", title="HTTP visits"
+        )
+        async with http.served(kafka.bootstrap, postgres.url) as (edge, peer):
+            for connections in (32, 128):
+                ours = await http.load(edge, bench.people, connections, quick=quick)
+                theirs = await http.load(peer, bench.people, connections, quick=quick)
+                ratio = f"{ours.per_second / theirs.per_second:.2f}"
+                table.add_row(
+                    str(connections), f"{ours.per_second:,.0f}", f"{ours.p50:.0f}",
+                    f"{theirs.per_second:,.0f}", f"{theirs.p50:.0f}", ratio,
+                )  # fmt: skip
+        console.print(table)
+
+
+async def _in_turn(ours: Callable[[], Awaitable[float]], theirs: Callable[[], Awaitable[float]]) -> tuple[float, float]:
+    """The medians of both, measured alternately, since the machine's speed drifts."""
+    pairs = [(await ours(), await theirs()) for _ in range(ROUNDS)]
+    return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
+
+
+def _machine() -> str:
+    memory = psutil.virtual_memory().total / 2**30
+    libraries = ", ".join(
+        f"{name} {version(name)}" for name in ("faust-streaming", "aiokafka", "sqlalchemy", "asyncpg")
+    )
+    return (
+        f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.machine()}, Python {platform.python_version()}; {libraries};"
+        " all servers and clients on the same machine"
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(main("--quick" in sys.argv[1:]))

@@ -1,0 +1,37 @@
+"""A Faust agent with the worker's settings that reads, acknowledges and does nothing else; prints its pace."""
+
+import asyncio
+import os
+import sys
+import time
+from typing import Any
+
+import uvloop
+
+from agents.engine import app as faust_app
+from topics.kafka import KafkaSettings
+
+
+async def main(bootstrap: str) -> None:
+    count, seen, began = int(os.environ["BENCH_COUNT"]), 0, 0.0
+    done = asyncio.Event()
+
+    async def receive(event: Any) -> None:
+        nonlocal seen, began
+        began = began or time.perf_counter()
+        seen += 1
+        event.ack()
+        if seen == count:
+            done.set()
+
+    topic = os.environ["BENCH_TOPIC"]
+    app = faust_app.create(KafkaSettings(bootstrap=bootstrap), f"group-{topic}", 10.0, [topic], receive)
+    await app.start()
+    await done.wait()
+    sys.stdout.write(f"{count / (time.perf_counter() - began)}\n")
+    sys.stdout.flush()
+    await app.stop()
+
+
+if __name__ == "__main__":
+    uvloop.run(main(sys.argv[1]))

@@ -1,0 +1,192 @@
+"""Visits as messages through a real worker, beside an empty Faust agent and one message a transaction."""
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from agents.catalogue import CATALOGUE
+from agents.engine.worker import families
+from runtime import sample
+from storage import migrate
+from storage.database import DatabaseSettings
+from topics import admin, names
+from topics.envelope import JSON, Head
+from topics.kafka import KafkaSettings
+
+PARTITIONS = 4
+VISITS = 60_000
+QUICK_VISITS = 15_000
+SINGLES = 4_000
+VISITORS = 500
+
+
+@dataclass(frozen=True)
+class Person:
+    barcode: str
+    plate: str
+    pc_code: str
+
+
+class Bench:
+    """Each round sends its messages first and starts the worker then, so that only its own pace is measured: from its
+    first result to its last."""
+
+    def __init__(self, bootstrap: str, url: str, *, quick: bool) -> None:
+        self._kafka = KafkaSettings(bootstrap=bootstrap, partitions=PARTITIONS, replication=1, min_insync=1)
+        self._url = url
+        self._visits = QUICK_VISITS if quick else VISITS
+        self.people: list[Person] = []
+        self._round = 0
+
+    async def prepare(self) -> None:
+        """Tables, topics and visitors with a vehicle each."""
+        await migrate.upgrade(DatabaseSettings(url=self._url))  # type: ignore[arg-type]
+        wanted = names.specs(families(CATALOGUE), partitions=PARTITIONS, replication=1, min_insync=1)
+        await admin.ensure(self._kafka, wanted)
+        worker = self._worker("runtime.cli")
+        try:
+            await self._people()
+        finally:
+            await _end(worker)
+
+    async def full_path(self) -> float:
+        return await self._measured("runtime.cli", self._visits)
+
+    async def one_a_transaction(self) -> float:
+        return await self._measured("benchmarks.single", SINGLES)
+
+    async def empty_agent(self) -> float:
+        """Messages a second that a Faust agent with the same settings reads and acknowledges, doing nothing."""
+        self._round += 1
+        topic = f"bench.empty.{self._round}"
+        client = AIOKafkaAdminClient(**self._kafka.client())
+        await client.start()
+        await client.create_topics([NewTopic(topic, PARTITIONS, 1)])
+        await client.close()
+        await self._send(topic, self._visits)
+        environment = {**os.environ, "BENCH_TOPIC": topic, "BENCH_COUNT": str(self._visits)}
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "benchmarks.empty", self._kafka.bootstrap, env=environment, stdout=subprocess.PIPE
+        )
+        out, _ = await child.communicate()
+        return float(out.decode().split()[-1])
+
+    async def _measured(self, module: str, count: int) -> float:
+        topic = names.results("visits")
+        before = await self._ends(topic)
+        await self._send(names.requests("visits"), count)
+        worker = self._worker(module)
+        try:
+            return await self._pace(topic, before, count)
+        finally:
+            await _end(worker)
+
+    async def _pace(self, topic: str, before: dict[TopicPartition, int], count: int) -> float:
+        """From the first of the new results to the last of them."""
+        began = 0.0
+        while True:
+            done = sum((await self._ends(topic)).values()) - sum(before.values())
+            if done and not began:
+                began, first = time.perf_counter(), done
+            if done >= count:
+                return (done - first) / (time.perf_counter() - began)
+            await asyncio.sleep(0.02)
+
+    async def _ends(self, topic: str) -> dict[TopicPartition, int]:
+        if not hasattr(self, "_observer"):
+            self._observer = AIOKafkaConsumer(**self._kafka.client(), enable_auto_commit=False)
+            await self._observer.start()
+        found: dict[TopicPartition, int] = await self._observer.end_offsets(
+            [TopicPartition(topic, number) for number in range(PARTITIONS)]
+        )
+        return found
+
+    def _worker(self, module: str) -> "subprocess.Popen[bytes]":
+        environment = {
+            **os.environ,
+            "VISITOR_KAFKA_BOOTSTRAP": self._kafka.bootstrap,
+            "VISITOR_DATABASE_URL": self._url,
+            "VISITOR_WORKER_HEALTH_PORT": "0",
+            "VISITOR_LOG_LEVEL": "error",
+        }
+        return subprocess.Popen([sys.executable, "-m", module, "worker"], env=environment, start_new_session=True)
+
+    async def _send(self, topic: str, count: int) -> None:
+        rng = random.Random(count)
+        producer = AIOKafkaProducer(**self._kafka.client(), linger_ms=5, max_batch_size=256 * 1024)
+        await producer.start()
+        for number in range(count):
+            person = rng.choice(self.people)
+            head = Head(str(uuid4()), "visits.create", "gateway/bench", JSON)
+            await producer.send(topic, _visit(rng, person), headers=head.headers(), partition=number % PARTITIONS)
+        await producer.flush()
+        await producer.stop()
+
+    async def _people(self) -> None:
+        producer = AIOKafkaProducer(**self._kafka.client())
+        await producer.start()
+        center = {**sample.CENTERS[0], "isWestfield": True}
+        await self._create(producer, "centers.create", [{"body": center}])
+        visitors = await self._create(
+            producer,
+            "visitors.create",
+            [{"body": _visitor(number, str(center["pcCode"]))} for number in range(VISITORS)],
+        )
+        vehicles = await self._create(
+            producer,
+            "vehicles.create",
+            [
+                {"path": {"visitorId": visitor["visitorId"]}, "body": {"licensePlate": f"B-{number}"}}
+                for number, visitor in enumerate(visitors)
+            ],
+        )
+        plates = {vehicle["visitorId"]: vehicle["licensePlate"] for vehicle in vehicles}
+        self.people = [
+            Person(visitor["barcode"], plates[visitor["visitorId"]], str(center["pcCode"])) for visitor in visitors
+        ]
+        await producer.stop()
+
+    async def _create(self, producer: AIOKafkaProducer, operation: str, requests: list[Any]) -> list[Any]:
+        family = CATALOGUE.family_of[operation]
+        places = [TopicPartition(names.results(family), number) for number in range(PARTITIONS)]
+        consumer = AIOKafkaConsumer(**self._kafka.client(), enable_auto_commit=False)
+        await consumer.start()
+        consumer.assign(places)
+        await consumer.seek_to_end(*places)
+        for place in places:
+            await consumer.position(place)
+        for request in requests:
+            head = Head(str(uuid4()), operation, "bench/bench", JSON)
+            await producer.send(names.requests(family), json.dumps(request).encode(), headers=head.headers())
+        results = [json.loads((await consumer.getone()).value) for _ in requests]
+        await consumer.stop()
+        assert {result["status"] for result in results} == {201}, results[0]
+        return [result["body"]["data"] for result in results]
+
+
+async def _end(worker: "subprocess.Popen[bytes]") -> None:
+    worker.terminate()
+    await asyncio.to_thread(worker.wait, 60)
+
+
+def _visitor(number: int, pc_code: str) -> dict[str, Any]:
+    return {
+        "firstName": "Bench", "lastName": "Mark", "email": f"bench.{number}@example.com", "gender": "u",
+        "acquisitionPcCode": pc_code, "countryCode": "FR", "optins": [],
+    }  # fmt: skip
+
+
+def _visit(rng: random.Random, person: Person) -> bytes:
+    who = rng.choice([{"barcode": person.barcode}, {"licensePlate": person.plate}])
+    parts = {"path": {"visitType": rng.choice(["entry", "exit"])}, "body": {**who, "pcCode": person.pc_code}}
+    return json.dumps(parts).encode()
