@@ -79,8 +79,8 @@ def _machine() -> str:
         f"{name} {version(name)}" for name in ("faust-streaming", "aiokafka", "sqlalchemy", "asyncpg")
     )
     return (
-        f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.machine()}, Python {platform.python_version()}; {libraries};"
-        " all servers and clients on the same machine"
+        f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.machine()}, Python {platform.python_version()};"
+        f" {libraries}; all servers and clients on the same machine"
     )
 
 

@@ -16,7 +16,7 @@ async def main(bootstrap: str) -> None:
     count, seen, began = int(os.environ["BENCH_COUNT"]), 0, 0.0
     done = asyncio.Event()
 
-    async def receive(event: Any) -> None:
+    def receive(event: Any) -> None:
         nonlocal seen, began
         began = began or time.perf_counter()
         seen += 1

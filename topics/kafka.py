@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -100,13 +100,20 @@ class Producer:
     async def send(self, messages: Sequence[Outgoing]) -> None:
         """Send in order and wait until the broker has all. Raises Undelivered, then possibly after a part of them."""
         client = await self._connected()
+        placed: dict[tuple[str, int | None], list[Outgoing]] = {}
+        for message in messages:
+            placed.setdefault((message.topic, await self._place(message)), []).append(message)
         try:
             async with asyncio.timeout(DELIVERY_TIMEOUT + 5):
-                sent = [await self._send_one(client, message) for message in messages]
-                await asyncio.gather(*sent)
+                await asyncio.gather(*(_send_group(client, *place, group) for place, group in placed.items()))
         except (KafkaError, TimeoutError, OSError) as error:
             await self._discard(client)
             raise Undelivered(f"{type(error).__name__}: {error}") from error
+
+    async def _place(self, message: Outgoing) -> int | None:
+        if message.partition is not None or message.partition_key is None:
+            return message.partition
+        return partition_of(message.partition_key, await self.partitions(message.topic))
 
     async def partitions(self, topic: str) -> int:
         """How many partitions a topic has. Raises Undelivered."""
@@ -118,15 +125,6 @@ class Producer:
             return len(await client.partitions_for(topic))
         except (KafkaError, TimeoutError, OSError) as error:
             raise Undelivered(f"{type(error).__name__}: {error}") from error
-
-    async def _send_one(self, client: AIOKafkaProducer, message: Outgoing) -> "asyncio.Future[Any]":
-        partition = message.partition
-        if partition is None and message.partition_key is not None:
-            partition = partition_of(message.partition_key, await self.partitions(message.topic))
-        sent: asyncio.Future[Any] = await client.send(
-            message.topic, message.value, key=message.key, partition=partition, headers=message.headers
-        )
-        return sent
 
     async def _connected(self) -> AIOKafkaProducer:
         if self._client is not None:
@@ -162,6 +160,32 @@ class Producer:
         closing = asyncio.create_task(_close(client))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
+
+
+async def _send_group(
+    client: AIOKafkaProducer, topic: str, partition: int | None, messages: Sequence[Outgoing]
+) -> None:
+    """Send what goes to one place, in order. Whole batches cost a fraction of what as many single sends cost."""
+    if partition is None or len(messages) == 1:
+        sent = [
+            await client.send(topic, message.value, key=message.key, partition=partition, headers=message.headers)
+            for message in messages
+        ]
+    else:
+        sent = [await client.send_batch(batch, topic, partition=partition) for batch in _batches(client, messages)]
+    await asyncio.gather(*sent)
+
+
+def _batches(client: AIOKafkaProducer, messages: Sequence[Outgoing]) -> Iterator[Any]:
+    batch, filled = client.create_batch(), False
+    for message in messages:
+        content = {"key": message.key, "value": message.value, "timestamp": None, "headers": message.headers}
+        if batch.append(**content) is None and filled:
+            yield batch
+            batch = client.create_batch()
+            batch.append(**content)
+        filled = True
+    yield batch
 
 
 async def _close(client: AIOKafkaProducer) -> None:

@@ -9,14 +9,15 @@ What Faust 0.15.3 does that shapes this (read in its source):
 """
 
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
 import faust
+from faust.types import TP
 from yarl import URL
 
-from agents.engine.lanes import Event
+from agents.engine.lanes import Event, TopicPartition
 from topics.kafka import KafkaSettings
 
 REBALANCE_TIMEOUT = 60.0
@@ -30,10 +31,10 @@ def create(
     group: str,
     session: float,
     topics: Sequence[str],
-    receive: Callable[[Event], Awaitable[None]],
+    receive: Callable[[Event], None],
 ) -> Any:
     """An app that is not started. A worker that is silent for `session` seconds loses its partitions. `receive` must
-    not raise."""
+    neither raise nor take long."""
     app = faust.App(
         quote(group, safe=""),
         broker=[URL(f"kafka://{server}") for server in kafka.bootstrap.split(",")],
@@ -45,7 +46,9 @@ def create(
         broker_rebalance_timeout=REBALANCE_TIMEOUT,
         broker_commit_interval=1.0,
         consumer_auto_offset_reset="earliest",
-        consumer_max_fetch_size=4 * 2**20,
+        # Bytes fetched of a partition at once. All that was fetched is handed over before anything newer, of whatever
+        # topic: with more of it, reads and small topics would wait behind a gateway's backlog.
+        consumer_max_fetch_size=256 * 1024,
         stream_buffer_maxsize=1_000,
         stream_wait_empty=False,
         store="memory://",
@@ -62,23 +65,38 @@ def create(
     return app
 
 
-def _agent(app: Any, topic: str, receive: Callable[[Event], Awaitable[None]]) -> None:
+def fetch_often(app: Any) -> None:
+    """To be called once the app has started. While a fetch waits at the broker, none is sent for a partition that was
+    held back meanwhile; Faust has 1.5 s for that and no setting."""
+    app.consumer._thread._consumer._fetcher._fetch_max_wait_ms = 50
+
+
+def _agent(app: Any, topic: str, receive: Callable[[Event], None]) -> None:
     async def hand_over(stream: Any) -> None:
         async for event in stream.noack().events():
-            await receive(event)
+            receive(event)
 
     channel = app.topic(topic, key_serializer="raw", value_serializer="raw", value_type=bytes)
     app.agent(channel, name=topic)(hand_over)
 
 
-def acknowledge_in(app: Any) -> Callable[[Event], None]:
-    """Acknowledge an event, unless its partition was given up since."""
+class FaustSource:
+    """The lanes' view of an app."""
 
-    def acknowledge(event: Any) -> None:
-        if event.message.generation_id == app.consumer_generation_id:
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    def acknowledge(self, event: Event) -> None:
+        """Unless its partition was given up since."""
+        if event.message.generation_id == self._app.consumer_generation_id:
             event.ack()
 
-    return acknowledge
+    def hold_back(self, place: TopicPartition) -> None:
+        # Not pause_partitions: that drops what was fetched and is not handed over yet.
+        self._app.consumer.on_buffer_full(TP(*place))
+
+    def go_on(self, place: TopicPartition) -> None:
+        self._app.consumer.on_buffer_drop(TP(*place))
 
 
 def _credentials(kafka: KafkaSettings) -> Any:

@@ -7,8 +7,6 @@ WINDOW = 1_000
 """Requests looked back on."""
 LEAST = 500
 """Requests before the limit means anything."""
-LIMIT = 0.9
-"""The share of requests that may fail by a bug or be unreadable."""
 
 
 class NearlyEverythingFails(Exception):
@@ -16,15 +14,19 @@ class NearlyEverythingFails(Exception):
 
 
 class Breaker:
-    def __init__(self) -> None:
+    """`limit` is the share of requests that may fail by a bug or be unreadable; 1 lets everything pass."""
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
         self._failed: deque[bool] = deque(maxlen=WINDOW)
 
     def note(self, failed: Iterable[bool]) -> None:
         """Raises NearlyEverythingFails."""
         self._failed.extend(failed)
         count = sum(self._failed)
-        if len(self._failed) >= LEAST and count > LIMIT * len(self._failed):
+        if len(self._failed) >= LEAST and count > self._limit * len(self._failed):
             raise NearlyEverythingFails(
                 f"{count} of the last {len(self._failed)} requests met a bug or were unreadable. Look at the newest"
-                " dead letters; nothing of the last batch was acknowledged."
+                " dead letters; nothing of the last batch was acknowledged. Where all of them are to be dead letters,"
+                " start with VISITOR_WORKER_FAILURE_LIMIT=1."
             )

@@ -1,11 +1,15 @@
-"""Lanes: one for each assigned partition, each a bounded queue and a task that works it off in batches, in order.
+"""Lanes: one for each assigned partition, each a queue and a task that works it off in batches, in order.
 
 The Faust agent puts events in and does nothing else. A lane takes a database connection first and then what waits, so
 batches grow with load by themselves. Events are acknowledged in offset order once their results are with the broker;
 a crash before that repeats the batch, and the inbox answers it.
+
+Putting never blocks: one consumer feeds all lanes, so a lane that made it wait would hold up all the others, and reads
+would wait behind a gateway's backlog. Instead, a full lane has its own partition held back at the source.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
@@ -15,7 +19,10 @@ import structlog
 log = structlog.get_logger(__name__)
 
 BATCH_LIMIT = 500
-QUEUE_LIMIT = 1_000
+FULL = 2 * 2**20
+"""Bytes of waiting events at which a lane's partition is held back; it goes on below half of that."""
+EVENT_BYTES = 1024
+"""What an event takes beside its value, roughly."""
 
 TopicPartition = tuple[str, int]
 
@@ -25,6 +32,38 @@ class Event(Protocol):
 
     message: Any
 
+    def ack(self) -> Any: ...
+
+
+class Source(Protocol):
+    """Where the events come from."""
+
+    def acknowledge(self, event: Event) -> None: ...
+
+    def hold_back(self, place: TopicPartition) -> None:
+        """Bring no more of a partition than what is under way already."""
+
+    def go_on(self, place: TopicPartition) -> None: ...
+
+
+class Feed:
+    """Counts what is handed over to all lanes. Faust takes several turns of the event loop for each event; a lane that
+    began with the first of them would work in batches of a few, and keep the loop from bringing more."""
+
+    TURNS = 8
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def goes_on(self) -> bool:
+        """Whether more is handed over within some turns of the loop; a fraction of a millisecond where nothing is."""
+        before = self.count
+        for _ in range(self.TURNS):
+            await asyncio.sleep(0)
+            if self.count != before:
+                return True
+        return False
+
 
 Work = Callable[["Batch"], Awaitable[None]]
 """Works off a batch completely; calls `drain` once it is ready to take more."""
@@ -33,58 +72,79 @@ Work = Callable[["Batch"], Awaitable[None]]
 class Batch:
     """Events of one partition, in order; may grow until its work drains what waits."""
 
-    def __init__(self, topic: str, first: Event, waiting: "asyncio.Queue[Event]") -> None:
-        self.topic = topic
-        self.events: list[Event] = [first]
-        self._waiting = waiting
+    def __init__(self, lane: "Lane", feed: Feed) -> None:
+        self.topic = lane.place[0]
+        self.events: list[Event] = list(lane.take(1))
+        self._lane = lane
+        self._feed = feed
 
-    def drain(self) -> Sequence[Event]:
-        """Take what waits, up to the limit; all events of the batch."""
-        while len(self.events) < BATCH_LIMIT and not self._waiting.empty():
-            self.events.append(self._waiting.get_nowait())
+    async def drain(self) -> Sequence[Event]:
+        """Take what waits or is just being handed over, up to the limit; all events of the batch."""
+        while len(self.events) < BATCH_LIMIT:
+            self.events.extend(self._lane.take(BATCH_LIMIT - len(self.events)))
+            if not await self._feed.goes_on():
+                break
         return self.events
 
 
 class Lane:
-    def __init__(self, place: TopicPartition, work: Work, acknowledge: Callable[[Event], None]) -> None:
+    def __init__(self, place: TopicPartition, work: Work, source: Source, feed: Feed) -> None:
         self.place = place
         self.acknowledged = 0
-        self._waiting: asyncio.Queue[Event] = asyncio.Queue(QUEUE_LIMIT)
+        self._waiting: deque[Event] = deque()
+        self._size = 0
+        self._something = asyncio.Event()
         self._work = work
-        self._acknowledge = acknowledge
+        self._source = source
+        self._feed = feed
+        self._held_back = False
         self._busy = False
         self._closing = False
         self.task = asyncio.create_task(self._run(), name=f"lane {place[0]}:{place[1]}")
 
-    async def put(self, event: Event) -> None:
-        """Blocks while the lane is full, which holds back the whole topic's consumer."""
-        await self._waiting.put(event)
+    def put(self, event: Event) -> None:
+        self._waiting.append(event)
+        self._size += _size(event)
+        self._something.set()
+        if self._size >= FULL and not self._held_back:
+            self._held_back = True
+            self._source.hold_back(self.place)
 
-    @property
-    def idle(self) -> bool:
-        return not self._busy and self._waiting.empty()
+    def take(self, limit: int) -> Sequence[Event]:
+        """The oldest that wait."""
+        taken = [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
+        self._size -= sum(map(_size, taken))
+        if self._held_back and self._size < FULL / 2:
+            self._held_back = False
+            self._source.go_on(self.place)
+        return taken
 
     async def _run(self) -> None:
         while not self._closing:
-            first = await self._waiting.get()
+            while not self._waiting:
+                self._something.clear()
+                await self._something.wait()
             self._busy = True
-            batch = Batch(self.place[0], first, self._waiting)
+            batch = Batch(self, self._feed)
             await self._work(batch)
             for event in batch.events:
-                self._acknowledge(event)
+                self._source.acknowledge(event)
                 self.acknowledged = event.message.offset + 1
             self._busy = False
 
     async def close(self, patience: float) -> None:
         """Drop what is not begun and give what is begun `patience` seconds to end; it is safe to repeat either way."""
         self._closing = True
-        while not self._waiting.empty():
-            self._waiting.get_nowait()
+        self._waiting.clear()
         if self._busy:
             await asyncio.wait([self.task], timeout=patience)
         self.task.cancel()
         with suppress(asyncio.CancelledError, Exception):
             await self.task
+
+
+def _size(event: Event) -> int:
+    return EVENT_BYTES + len(event.message.value or b"")
 
 
 class Lanes:
@@ -93,24 +153,26 @@ class Lanes:
     def __init__(
         self,
         work_of: Callable[[str], Work],
-        acknowledge: Callable[[Event], None],
+        source: Source,
         failed: Callable[[BaseException], None],
     ) -> None:
         self._work_of = work_of
-        self._acknowledge = acknowledge
+        self._source = source
+        self._feed = Feed()
         self._failed = failed
         self._lanes: dict[TopicPartition, Lane] = {}
         self._closed = False
 
-    async def put(self, event: Event) -> None:
+    def put(self, event: Event) -> None:
         if self._closed:
             return
         place = (event.message.topic, event.message.partition)
         lane = self._lanes.get(place)
         if lane is None:
-            lane = self._lanes[place] = Lane(place, self._work_of(place[0]), self._acknowledge)
+            lane = self._lanes[place] = Lane(place, self._work_of(place[0]), self._source, self._feed)
             lane.task.add_done_callback(self._ended)
-        await lane.put(event)
+        self._feed.count += 1
+        lane.put(event)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and task.exception() is not None:

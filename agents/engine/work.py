@@ -100,6 +100,7 @@ class Worker:
         writes: AsyncEngine,
         reads: AsyncEngine,
         readiness: Readiness,
+        breaker: Breaker,
         changed: Callable[[set[str]], None],
     ) -> None:
         self._decoder = decoder
@@ -109,7 +110,7 @@ class Worker:
         self._reads = reads
         self._readiness = readiness
         self._changed = changed
-        self._breaker = Breaker()
+        self._breaker = breaker
 
     async def write(self, batch: Batch) -> None:
         await self._timed("requests", batch, self._write)
@@ -124,7 +125,7 @@ class Worker:
 
     async def _write(self, batch: Batch) -> None:
         async with self._writes.connect() as conn:
-            decoded = [self._decoder.decode(event.message) for event in batch.drain()]
+            decoded = [self._decoder.decode(event.message) for event in await batch.drain()]
             requests = [incoming for incoming in decoded if incoming.request is not None]
             changed: set[str] = set()
             if requests:
@@ -134,7 +135,7 @@ class Worker:
         await self._conclude(batch, decoded)
 
     async def _read(self, batch: Batch) -> None:
-        decoded = [self._decoder.decode(event.message) for event in batch.drain()]
+        decoded = [self._decoder.decode(event.message) for event in await batch.drain()]
         await asyncio.gather(*(self._answer(incoming) for incoming in decoded if incoming.request is not None))
         await self._conclude(batch, decoded)
 

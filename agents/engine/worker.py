@@ -16,9 +16,10 @@ from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from agents.engine import app as faust_app
-from agents.engine.breaker import NearlyEverythingFails
+from agents.engine.breaker import Breaker, NearlyEverythingFails
 from agents.engine.decode import Decoder
 from agents.engine.lanes import Lanes, Work
+from agents.engine.progress import Progress
 from agents.engine.publisher import Publisher
 from agents.engine.retry import until_done
 from agents.engine.telemetry import LAG, Readiness
@@ -46,6 +47,9 @@ class WorkerSettings(BaseModel):
     session_seconds: float = Field(10.0, ge=1, le=30, description="A silent worker loses its partitions after so long.")
     health_port: int = Field(8081, ge=0, le=65535, description="Loopback port of health and metrics; 0 for none.")
     stall_seconds: float = Field(120.0, gt=0, description="A worker that makes no progress for so long ends itself.")
+    failure_limit: float = Field(
+        0.9, gt=0, le=1, description="The worker stops where more than this share of requests fails; 1: never."
+    )
     inbox_days: float = Field(7.0, gt=0, description="How long answers are kept to recognize a repeated request.")
 
 
@@ -79,6 +83,7 @@ class Service:
             writes=self._writes,
             reads=self._reads,
             readiness=self.readiness,
+            breaker=Breaker(settings.failure_limit),
             changed=self._publisher.wake,
         )
         self._stopping = asyncio.Event()
@@ -149,7 +154,7 @@ class Service:
         self._app = faust_app.create(
             self._kafka, self._settings.group, self._settings.session_seconds, topics, self._receive
         )
-        self._lanes = Lanes(self._work_of, faust_app.acknowledge_in(self._app), self._fail)
+        self._lanes = Lanes(self._work_of, faust_app.FaustSource(self._app), self._fail)
         self._app.on_partitions_revoked.connect(self._revoked)
         self._app.on_partitions_assigned.connect(self._assigned)
         self.readiness.not_ready(_ASSIGNMENT, "waiting for partitions")
@@ -172,6 +177,7 @@ class Service:
 
     async def _run_app(self) -> None:
         await self._app.start()
+        faust_app.fetch_often(self._app)
         await self._app.wait_until_stopped()
         if not self._stopping.is_set():
             raise self._app.crash_reason or RuntimeError("Faust stopped by itself")
@@ -186,9 +192,9 @@ class Service:
             # Nothing is lost: what was not committed is delivered again, and the inbox knows it.
             log.warning("group_not_left", error=repr(error))
 
-    async def _receive(self, event: Any) -> None:
+    def _receive(self, event: Any) -> None:
         if self._lanes is not None:
-            await self._lanes.put(event)
+            self._lanes.put(event)
 
     def _work_of(self, topic: str) -> Work:
         return self._work.read if topic == names.QUERIES else self._work.write
@@ -235,37 +241,37 @@ class Service:
         await asyncio.Event().wait()
 
     async def _watch(self) -> None:
-        """Compare what Kafka has with what was acknowledged. Raises Stalled where messages, or the worker for its
-        partitions, wait and nothing moves, and no fault is known that would explain it."""
-        moved, before = time.monotonic(), -1
+        """Compare what Kafka has with what was acknowledged. Raises Stalled where a partition's messages, or the worker
+        for its partitions, wait and nothing moves, and no fault is known that would explain it."""
+        progress = Progress(self._settings.stall_seconds)
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             try:
-                lag, position = await self._lag()
+                waiting = await self._waiting()
             except (KafkaError, OSError, TimeoutError) as error:
                 self.readiness.not_ready("kafka", type(error).__name__)
-                moved = time.monotonic()
+                progress.excuse()
                 continue
             self.readiness.ready("kafka")
-            LAG.set(lag)
             reasons = self.readiness.reasons.keys()
-            waiting = lag > 0 or _ASSIGNMENT in reasons
-            if not waiting or position != before or reasons - {_ASSIGNMENT}:
-                moved, before = time.monotonic(), position
-            if time.monotonic() - moved > self._settings.stall_seconds:
-                raise Stalled(f"{lag} messages wait and nothing moved for {self._settings.stall_seconds:.0f} s")
+            if reasons - {_ASSIGNMENT}:
+                progress.excuse()
+            elif stalled := progress.note(waiting | dict.fromkeys(reasons, 0), time.monotonic()):
+                raise Stalled(f"{', '.join(stalled)}: did not move for {self._settings.stall_seconds:.0f} s")
 
-    async def _lag(self) -> tuple[int, int]:
-        """Messages not acknowledged of the assigned partitions, and the sum of positions, which moves with progress."""
+    async def _waiting(self) -> dict[str, int]:
+        """The assigned partitions with messages that are not acknowledged, and the next offset of each."""
         assert self._lanes is not None
         places = [KafkaPartition(place.topic, place.partition) for place in self._app.consumer.assignment()]
-        acknowledged = self._lanes.acknowledged()
+        acknowledged, committed = self._lanes.acknowledged(), self._app.consumer._committed_offset
         async with asyncio.timeout(WATCH_SECONDS):
             observer = await self._observer()
+            # What was deleted for its age does not wait.
+            starts = await observer.beginning_offsets(places) if places else {}
             ends = await observer.end_offsets(places) if places else {}
-        committed = self._app.consumer._committed_offset
-        done = {place: acknowledged.get((place.topic, place.partition), committed.get(place) or 0) for place in places}
-        return sum(max(ends[place] - done[place], 0) for place in places), sum(done.values())
+        done = {place: max(acknowledged.get(place, 0), committed.get(place) or 0, starts[place]) for place in places}
+        LAG.set(sum(max(ends[place] - done[place], 0) for place in places))
+        return {f"{place.topic}:{place.partition}": done[place] for place in places if ends[place] > done[place]}
 
     async def _observer(self) -> AIOKafkaConsumer:
         if self._observing is None:

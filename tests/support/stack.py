@@ -199,6 +199,12 @@ class Stack:
         found: Record = await eventually(f"a record in {topic}", look, patience)
         return found
 
+    async def count(self, topic: str) -> int:
+        """How many messages a topic holds, where none was deleted."""
+        places = [TopicPartition(topic, number) for number in await self.producer.partitions_for(topic)]
+        async with _reading(self.kafka, places) as consumer:
+            return int(sum((await consumer.end_offsets(places)).values()))
+
     async def read(self, topic: str) -> list[Record]:
         """All records that a topic holds now, each partition in order."""
         places = [TopicPartition(topic, number) for number in await self.producer.partitions_for(topic)]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from agents.engine.breaker import LEAST, Breaker, NearlyEverythingFails
-from agents.engine.lanes import BATCH_LIMIT, Batch, Lanes
+from agents.engine.lanes import BATCH_LIMIT, EVENT_BYTES, FULL, Batch, Event, Lanes, TopicPartition
 from tests.support.stack import eventually
 
 
@@ -15,9 +15,27 @@ from tests.support.stack import eventually
 class _Event:
     message: SimpleNamespace
 
+    def ack(self) -> None:
+        raise NotImplementedError
+
+
+class _Source:
+    def __init__(self) -> None:
+        self.acknowledged: list[int] = []
+        self.asked: list[tuple[str, TopicPartition]] = []
+
+    def acknowledge(self, event: Event) -> None:
+        self.acknowledged.append(event.message.offset)
+
+    def hold_back(self, place: TopicPartition) -> None:
+        self.asked.append(("hold back", place))
+
+    def go_on(self, place: TopicPartition) -> None:
+        self.asked.append(("go on", place))
+
 
 def _event(offset: int, partition: int = 0) -> _Event:
-    return _Event(SimpleNamespace(topic="t", partition=partition, offset=offset))
+    return _Event(SimpleNamespace(topic="t", partition=partition, offset=offset, value=None))
 
 
 class _Bench:
@@ -26,17 +44,19 @@ class _Bench:
     def __init__(self) -> None:
         self.gate = asyncio.Event()
         self.batches: list[list[int]] = []
-        self.acknowledged: list[int] = []
         self.failures: list[BaseException] = []
         self.begun = asyncio.Event()
-        self.lanes = Lanes(
-            lambda _: self._work, lambda event: self.acknowledged.append(event.message.offset), self.failures.append
-        )
+        self.source = _Source()
+        self.lanes = Lanes(lambda _: self._work, self.source, self.failures.append)
+
+    @property
+    def acknowledged(self) -> list[int]:
+        return self.source.acknowledged
 
     async def _work(self, batch: Batch) -> None:
         self.begun.set()
         await self.gate.wait()
-        self.batches.append([event.message.offset for event in batch.drain()])
+        self.batches.append([event.message.offset for event in await batch.drain()])
 
 
 async def _settle(bench: _Bench, count: int) -> None:
@@ -49,18 +69,30 @@ async def _settle(bench: _Bench, count: int) -> None:
 async def test_batches_grow_with_what_waits_and_are_acknowledged_in_order() -> None:
     bench = _Bench()
     for offset in range(BATCH_LIMIT + 7):
-        await bench.lanes.put(_event(offset))
+        bench.lanes.put(_event(offset))
     bench.gate.set()
     await _settle(bench, BATCH_LIMIT + 7)
     assert [len(batch) for batch in bench.batches] == [BATCH_LIMIT, 7]
     assert bench.acknowledged == list(range(BATCH_LIMIT + 7))
 
 
+async def test_a_full_lane_has_its_partition_held_back_until_half_of_it_is_done() -> None:
+    bench = _Bench()
+    events = FULL // EVENT_BYTES
+    for offset in range(events + 1):
+        bench.lanes.put(_event(offset))
+    bench.lanes.put(_event(0, partition=1))
+    assert bench.source.asked == [("hold back", ("t", 0))]
+    bench.gate.set()
+    await _settle(bench, events + 2)
+    assert bench.source.asked == [("hold back", ("t", 0)), ("go on", ("t", 0))]
+
+
 async def test_a_lane_that_goes_drops_what_is_not_begun_and_ends_what_is() -> None:
     bench = _Bench()
-    await bench.lanes.put(_event(1))
+    bench.lanes.put(_event(1))
     await bench.begun.wait()
-    await bench.lanes.put(_event(2))
+    bench.lanes.put(_event(2))
     closing = asyncio.create_task(bench.lanes.drop([("t", 0)], patience=5))
     await asyncio.sleep(0)
     bench.gate.set()
@@ -75,28 +107,32 @@ async def test_what_ends_a_lane_is_told() -> None:
     async def fail(_: Batch) -> None:
         raise NearlyEverythingFails("no")
 
-    acknowledged: list[object] = []
-    lanes = Lanes(lambda _: fail, acknowledged.append, failures.append)
-    await lanes.put(_event(1))
+    source = _Source()
+    lanes = Lanes(lambda _: fail, source, failures.append)
+    lanes.put(_event(1))
 
     async def failed() -> bool:
         return bool(failures)
 
     await eventually("the lane's failure", failed)
     assert isinstance(failures[0], NearlyEverythingFails)
-    assert acknowledged == []
+    assert source.acknowledged == []
 
 
 def test_the_breaker_opens_when_nearly_everything_fails() -> None:
-    breaker = Breaker()
+    breaker = Breaker(0.9)
     breaker.note([True] * (LEAST - 1))
     with pytest.raises(NearlyEverythingFails):
         breaker.note([True])
 
 
 def test_the_breaker_bears_some_failures() -> None:
-    breaker = Breaker()
+    breaker = Breaker(0.9)
     for _ in range(20):
         breaker.note([True] * 80 + [False] * 20)
     with pytest.raises(NearlyEverythingFails):
         breaker.note([True] * 1_000)
+
+
+def test_a_limit_of_1_lets_everything_pass() -> None:
+    Breaker(1).note([True] * 2_000)
