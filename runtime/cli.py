@@ -85,7 +85,6 @@ def worker() -> None:
 
 async def run_worker(found: Settings, catalogue: Catalogue) -> int:
     """A worker until SIGTERM or SIGINT; the exit status."""
-    sys.setswitchinterval(0.0005)
     service = Service(found.kafka, found.database, found.worker, catalogue)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -4,8 +4,8 @@ The Faust agent puts events in and does nothing else. A lane takes a database co
 batches grow with load by themselves. Events are acknowledged in offset order once their results are with the broker;
 a crash before that repeats the batch, and the inbox answers it.
 
-Putting never blocks: one consumer feeds all lanes, so a lane that made it wait would hold up all the others, and reads
-would wait behind a gateway's backlog. Instead, a full lane has its own partition held back at the source.
+Putting never blocks: one consumer feeds many lanes, and a lane that made it wait would hold up all the others. Instead,
+a full lane has its own partition held back at the source.
 """
 
 import asyncio
@@ -148,15 +148,15 @@ def _size(event: Event) -> int:
 
 
 class Lanes:
-    """The lanes of a worker. `failed` is called with what ends a lane for good."""
+    """The lanes of one source. `failed` is called with what ends a lane for good."""
 
     def __init__(
         self,
-        work_of: Callable[[str], Work],
+        work: Work,
         source: Source,
         failed: Callable[[BaseException], None],
     ) -> None:
-        self._work_of = work_of
+        self._work = work
         self._source = source
         self._feed = Feed()
         self._failed = failed
@@ -169,7 +169,7 @@ class Lanes:
         place = (event.message.topic, event.message.partition)
         lane = self._lanes.get(place)
         if lane is None:
-            lane = self._lanes[place] = Lane(place, self._work_of(place[0]), self._source, self._feed)
+            lane = self._lanes[place] = Lane(place, self._work, self._source, self._feed)
             lane.task.add_done_callback(self._ended)
         self._feed.count += 1
         lane.put(event)

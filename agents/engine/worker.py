@@ -3,10 +3,9 @@
 import asyncio
 import faulthandler
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer
@@ -15,10 +14,10 @@ from aiokafka.errors import KafkaError
 from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from agents.engine import app as faust_app
 from agents.engine.breaker import Breaker, NearlyEverythingFails
 from agents.engine.decode import Decoder
-from agents.engine.lanes import Lanes, Work
+from agents.engine.intake import Intake
+from agents.engine.lanes import Work
 from agents.engine.progress import Progress
 from agents.engine.publisher import Publisher
 from agents.engine.retry import until_done
@@ -34,16 +33,16 @@ from topics.kafka import KafkaSettings, Producer, Undelivered
 
 log = structlog.get_logger(__name__)
 
-PATIENCE = 12.0
-"""Seconds that begun batches get when the worker stops or loses partitions."""
 SHUTDOWN_LIMIT = 20.0
 """Seconds after which a stopping worker ends, whatever it waits for."""
 WATCH_SECONDS = 5.0
-_ASSIGNMENT = "assignment"
 
 
 class WorkerSettings(BaseModel):
-    group: str = Field("visitor-worker", description="Kafka's consumer group; workers of one group share the work.")
+    group: str = Field(
+        "visitor-worker",
+        description="Workers of one group share the work; Kafka's groups are it with .requests and .queries.",
+    )
     session_seconds: float = Field(10.0, ge=1, le=30, description="A silent worker loses its partitions after so long.")
     health_port: int = Field(8081, ge=0, le=65535, description="Loopback port of health and metrics; 0 for none.")
     stall_seconds: float = Field(120.0, gt=0, description="A worker that makes no progress for so long ends itself.")
@@ -88,8 +87,7 @@ class Service:
         )
         self._stopping = asyncio.Event()
         self._failure: BaseException | None = None
-        self._app: Any = None
-        self._lanes: Lanes | None = None
+        self._intakes: list[Intake] = []
         self._observing: AIOKafkaConsumer | None = None
 
     def stop(self) -> None:
@@ -150,63 +148,35 @@ class Service:
         return f"run `visitor topics`; missing: {', '.join(missing)}" if missing else None
 
     async def _serve(self) -> None:
-        topics = [names.QUERIES, *(names.requests(family) for family in self._families)]
-        self._app = faust_app.create(
-            self._kafka, self._settings.group, self._settings.session_seconds, topics, self._receive
-        )
-        self._lanes = Lanes(self._work_of, faust_app.FaustSource(self._app), self._fail)
-        self._app.on_partitions_revoked.connect(self._revoked)
-        self._app.on_partitions_assigned.connect(self._assigned)
-        self.readiness.not_ready(_ASSIGNMENT, "waiting for partitions")
-        tasks = [
-            asyncio.create_task(coroutine)
-            for coroutine in (self._publisher.run(), self._prune(), self._watch(), self._run_app())
+        self._intakes = [
+            self._intake("requests", [names.requests(family) for family in self._families], self._work.write),
+            self._intake("queries", [names.QUERIES], self._work.read),
         ]
+        work = [self._publisher.run(), self._prune(), self._watch(), *(intake.run() for intake in self._intakes)]
+        tasks = [asyncio.create_task(coroutine) for coroutine in work]
         for task in tasks:
             task.add_done_callback(self._task_ended)
         self.readiness.ready("start")
-        log.info("started", group=self._settings.group, topics=len(topics))
+        log.info("started", group=self._settings.group)
         await self._stopping.wait()
         self.readiness.not_ready("stop", "stopping")
         log.info("stopping")
-        await self._lanes.close(PATIENCE)
-        await self._leave_group()
+        await asyncio.gather(*(intake.end() for intake in self._intakes))
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run_app(self) -> None:
-        await self._app.start()
-        faust_app.fetch_often(self._app)
-        await self._app.wait_until_stopped()
-        if not self._stopping.is_set():
-            raise self._app.crash_reason or RuntimeError("Faust stopped by itself")
-
-    async def _leave_group(self) -> None:
-        """Commit what was acknowledged, and leave, so that the others take over at once."""
-        try:
-            async with asyncio.timeout(6):
-                await self._app.consumer.commit()
-                await self._app.stop()
-        except Exception as error:
-            # Nothing is lost: what was not committed is delivered again, and the inbox knows it.
-            log.warning("group_not_left", error=repr(error))
-
-    def _receive(self, event: Any) -> None:
-        if self._lanes is not None:
-            self._lanes.put(event)
-
-    def _work_of(self, topic: str) -> Work:
-        return self._work.read if topic == names.QUERIES else self._work.write
-
-    async def _revoked(self, _app: Any, revoked: Any, **_: Any) -> None:
-        self.readiness.not_ready(_ASSIGNMENT, "waiting for partitions")
-        if self._lanes is not None:
-            await self._lanes.drop([(place.topic, place.partition) for place in revoked], PATIENCE)
-
-    async def _assigned(self, _app: Any, assigned: Any, **_: Any) -> None:
-        self.readiness.ready(_ASSIGNMENT)
-        log.info("assigned", partitions=len(assigned))
+    def _intake(self, name: str, topics: Sequence[str], work: Work) -> Intake:
+        return Intake(
+            name,
+            kafka=self._kafka,
+            group=f"{self._settings.group}.{name}",
+            session=self._settings.session_seconds,
+            topics=topics,
+            work=work,
+            readiness=self.readiness,
+            failed=self._fail,
+        )
 
     def _fail(self, error: BaseException) -> None:
         reason = str(error) if isinstance(error, (NearlyEverythingFails, Stalled)) else "a bug of the engine"
@@ -244,6 +214,7 @@ class Service:
         """Compare what Kafka has with what was acknowledged. Raises Stalled where a partition's messages, or the worker
         for its partitions, wait and nothing moves, and no fault is known that would explain it."""
         progress = Progress(self._settings.stall_seconds)
+        assignments = {intake.assignment for intake in self._intakes}
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             try:
@@ -254,24 +225,28 @@ class Service:
                 continue
             self.readiness.ready("kafka")
             reasons = self.readiness.reasons.keys()
-            if reasons - {_ASSIGNMENT}:
+            if reasons - assignments:
                 progress.excuse()
             elif stalled := progress.note(waiting | dict.fromkeys(reasons, 0), time.monotonic()):
                 raise Stalled(f"{', '.join(stalled)}: did not move for {self._settings.stall_seconds:.0f} s")
 
     async def _waiting(self) -> dict[str, int]:
         """The assigned partitions with messages that are not acknowledged, and the next offset of each."""
-        assert self._lanes is not None
-        places = [KafkaPartition(place.topic, place.partition) for place in self._app.consumer.assignment()]
-        acknowledged, committed = self._lanes.acknowledged(), self._app.consumer._committed_offset
+        done = {
+            KafkaPartition(*place): next_offset
+            for intake in self._intakes
+            for place, next_offset in intake.positions().items()
+        }
+        if not done:
+            return {}
         async with asyncio.timeout(WATCH_SECONDS):
             observer = await self._observer()
             # What was deleted for its age does not wait.
-            starts = await observer.beginning_offsets(places) if places else {}
-            ends = await observer.end_offsets(places) if places else {}
-        done = {place: max(acknowledged.get(place, 0), committed.get(place) or 0, starts[place]) for place in places}
-        LAG.set(sum(max(ends[place] - done[place], 0) for place in places))
-        return {f"{place.topic}:{place.partition}": done[place] for place in places if ends[place] > done[place]}
+            starts = await observer.beginning_offsets(list(done))
+            ends = await observer.end_offsets(list(done))
+        left = {place: ends[place] - max(next_offset, starts[place]) for place, next_offset in done.items()}
+        LAG.set(sum(max(count, 0) for count in left.values()))
+        return {f"{place.topic}:{place.partition}": done[place] for place, count in left.items() if count > 0}
 
     async def _observer(self) -> AIOKafkaConsumer:
         if self._observing is None:

@@ -47,7 +47,7 @@ class _Bench:
         self.failures: list[BaseException] = []
         self.begun = asyncio.Event()
         self.source = _Source()
-        self.lanes = Lanes(lambda _: self._work, self.source, self.failures.append)
+        self.lanes = Lanes(self._work, self.source, self.failures.append)
 
     @property
     def acknowledged(self) -> list[int]:
@@ -108,7 +108,7 @@ async def test_what_ends_a_lane_is_told() -> None:
         raise NearlyEverythingFails("no")
 
     source = _Source()
-    lanes = Lanes(lambda _: fail, source, failures.append)
+    lanes = Lanes(fail, source, failures.append)
     lanes.put(_event(1))
 
     async def failed() -> bool:
