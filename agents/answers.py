@@ -30,7 +30,7 @@ def of_value(operation: Operation, request: Request[Any, Any, Any], raw_query: d
         case "empty":
             return Answer(operation.status)
         case "object":
-            return Answer(operation.status, value.model_dump())
+            return Answer(operation.status, operation.dump(value))
         case "array":
             return Answer(operation.status, _selected(operation, request, value.items))
         case "record":
@@ -58,10 +58,10 @@ def _links(
 def _selected(operation: Operation, request: Request[Any, Any, Any], items: Sequence[Model]) -> list[dict[str, Any]]:
     wanted = getattr(request.query, "fields", None)
     if not wanted:
-        return [item.model_dump() for item in items]
+        return [operation.dump(item) for item in items]
     assert operation.item is not None
     known = {field.serialization_alias for field in operation.item.model_fields.values()}
     names = {name.strip() for name in wanted.split(",")}
     for name in sorted(names - known):
         raise Invalid("unknown_reply_field", f"The reply has no field {name[:100]!r}.", field="fields")
-    return [{name: value for name, value in item.model_dump().items() if name in names} for item in items]
+    return [{name: value for name, value in operation.dump(item).items() if name in names} for item in items]

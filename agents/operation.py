@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Literal
 
-from pydantic import RootModel
+from pydantic import RootModel, TypeAdapter
 
 from schemas.model import Model, NoFields
 from schemas.replies import Listing, Record
@@ -36,6 +36,8 @@ class Operation:
     item: type[Model] | None
     shape: ReplyShape
     status: int
+    dump: Callable[[Any], Any]
+    """A row as the plain data of its reply: exactly the fields of `item`, whatever else the row has."""
     handler: Handler | None = None
     batch: BatchHandler | None = None
 
@@ -94,6 +96,7 @@ def declare(
         request=Request[path, query, body],  # type: ignore[valid-type]
         item=reply,
         shape=shape if reply else "empty",
+        dump=TypeAdapter(reply or NoFields).dump_python,
         status=_status(found[1], reply is not None),
         handler=handler,
         batch=batch,

@@ -1,6 +1,7 @@
 """What the messages of each operation and the changes of each table look like, in JSON and in Avro."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from agents.answers import Answer
@@ -9,6 +10,7 @@ from schemas.changes import Change
 from schemas.faults import Errors
 from schemas.replies import Metadata
 from storage.table import TABLES
+from storage.tx import EntityChange
 from topics import avro, json
 from topics.avro import Codec, Schema
 from topics.envelope import AVRO, JSON, Unreadable
@@ -83,8 +85,19 @@ class Wire:
                 return body | {"data": avro.native(operation.item, body["data"])}
         return body
 
-    def write_change(self, resource: str, change: dict[str, Any]) -> bytes:
-        return self._codec.write(self.change_ids[resource], change)
+    def write_change(self, change: EntityChange, *, occurred_at: datetime, caused_by: str) -> bytes:
+        """The fields are those of schemas.changes.Change."""
+        record = {
+            "resource": change.resource,
+            "id": change.id,
+            "revision": change.revision,
+            "action": change.action,
+            "visitorId": change.visitor_id,
+            "occurredAt": occurred_at,
+            "causedBy": caused_by,
+            "after": change.after.model_dump(),
+        }
+        return self._codec.write(self.change_ids[change.resource], record)
 
     def read(self, content_type: str, value: bytes) -> Any:
         """Any value that this service writes, whatever its schema. Raises Unreadable."""

@@ -1,6 +1,7 @@
 """The command line: `visitor …`."""
 
 import asyncio
+import gc
 import json
 import signal
 import sys
@@ -85,6 +86,7 @@ def worker() -> None:
 
 async def run_worker(found: Settings, catalogue: Catalogue) -> int:
     """A worker until SIGTERM or SIGINT; the exit status."""
+    _collect_rarely()
     service = Service(found.kafka, found.database, found.worker, catalogue)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -102,6 +104,14 @@ async def run_worker(found: Settings, catalogue: Catalogue) -> int:
             await serving
     log.info("stopped")
     return 0
+
+
+def _collect_rarely() -> None:
+    """A batch allocates some ten thousand objects that reference counting frees again. By default the collector would
+    look through all that lives some hundred times a second, which took a third of the worker's pace."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 20)
 
 
 @app.command()

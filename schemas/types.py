@@ -7,7 +7,6 @@ its text, because the documentation's own examples do so. Decoders therefore han
 
 import re
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -26,12 +25,6 @@ _DIGIT_RUN = re.compile(r"\d(?:[ -]*\d){12,}")
 _COUNTRIES = frozenset(country.alpha_2 for country in pycountry.countries)
 
 
-def _number_as_text(value: Any) -> Any:
-    if isinstance(value, (int, Decimal)) and not isinstance(value, bool):
-        return str(value)
-    return value
-
-
 def _storable(value: str) -> str:
     if "\x00" in value:
         raise PydanticCustomError("nul_refused", "A text may not hold the NUL character.")
@@ -44,14 +37,15 @@ def passes_luhn(digits: str) -> bool:
     return sum(value - 9 if value > 9 else value for value in doubled) % 10 == 0
 
 
-def _no_card_number(value: str) -> str:
+def _clean(value: str) -> str:
+    """Storable, and without a payment card number."""
     if len(value) < 13:
-        return value
+        return _storable(value)
     for run in _DIGIT_RUN.findall(value):
         digits = re.sub(r"[ -]", "", run)
         if len(digits) <= 19 and passes_luhn(digits):
             raise PydanticCustomError("card_number_refused", "A card number is never accepted here.")
-    return value
+    return _storable(value)
 
 
 def _country(value: str) -> str:
@@ -97,12 +91,12 @@ def _uuid(value: Any) -> Any:
     raise PydanticCustomError("wrong_format", "Input should be a UUID.")
 
 
-_TextBase = Annotated[str, Strict(), Field(max_length=TEXT_LIMIT), BeforeValidator(_number_as_text)]
+_TextBase = Annotated[str, Field(max_length=TEXT_LIMIT, coerce_numbers_to_str=True)]
 
 Identifier = Annotated[_TextBase, AfterValidator(_storable)]
 """A text that another system gave (barcode, token, externalId …): any digits, so no look for card numbers."""
 
-Text = Annotated[_TextBase, AfterValidator(_storable), AfterValidator(_no_card_number)]
+Text = Annotated[_TextBase, AfterValidator(_clean)]
 Flag = Annotated[bool, Strict()]
 Int64 = Annotated[int, Strict(), Field(ge=-INT64 - 1, le=INT64)]
 Uuid = Annotated[UUID, Strict(), BeforeValidator(_uuid)]

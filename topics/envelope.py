@@ -1,8 +1,10 @@
 """The headers of a message: CloudEvents 1.0, Kafka binary mode (https://github.com/cloudevents/spec)."""
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 Headers = list[tuple[str, bytes]]
 
@@ -68,10 +70,16 @@ def _base(event_id: str, kind: str, source: str, content_type: str, traceparent:
         ("ce_id", event_id.encode()),
         ("ce_type", f"{PREFIX}{kind}".encode()),
         ("ce_source", source.encode()),
-        ("ce_time", datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z").encode()),
+        ("ce_time", _rfc3339(int(time.time() * 1000))),
         ("content-type", content_type.encode()),
         *_optional("traceparent", traceparent),
     ]
+
+
+@lru_cache(1)
+def _rfc3339(milliseconds: int) -> bytes:
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
 
 
 def _optional(name: str, value: str | None) -> Headers:

@@ -13,7 +13,7 @@ from topics.envelope import Unreadable
 def read(value: bytes) -> Any:
     """Decode JSON (RFC 8259), keeping the text of numbers with a fraction as Decimal. Raises Unreadable."""
     try:
-        return json.loads(value.decode(), parse_float=Decimal, parse_constant=_refuse_constant)
+        return _DECODER.decode(value.decode())
     except UnicodeDecodeError:
         raise Unreadable("not_utf8", "The value is not UTF-8.") from None
     except (ValueError, RecursionError, ArithmeticError):
@@ -22,6 +22,9 @@ def read(value: bytes) -> Any:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+_DECODER = json.JSONDecoder(parse_float=Decimal, parse_constant=_refuse_constant)
 
 
 def write(value: Any) -> bytes:

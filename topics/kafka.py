@@ -102,18 +102,16 @@ class Producer:
         client = await self._connected()
         placed: dict[tuple[str, int | None], list[Outgoing]] = {}
         for message in messages:
-            placed.setdefault((message.topic, await self._place(message)), []).append(message)
+            partition = message.partition
+            if partition is None and message.partition_key is not None:
+                partition = partition_of(message.partition_key, await self.partitions(message.topic))
+            placed.setdefault((message.topic, partition), []).append(message)
         try:
             async with asyncio.timeout(DELIVERY_TIMEOUT + 5):
                 await asyncio.gather(*(_send_group(client, *place, group) for place, group in placed.items()))
         except (KafkaError, TimeoutError, OSError) as error:
             await self._discard(client)
             raise Undelivered(f"{type(error).__name__}: {error}") from error
-
-    async def _place(self, message: Outgoing) -> int | None:
-        if message.partition is not None or message.partition_key is None:
-            return message.partition
-        return partition_of(message.partition_key, await self.partitions(message.topic))
 
     async def partitions(self, topic: str) -> int:
         """How many partitions a topic has. Raises Undelivered."""

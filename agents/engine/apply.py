@@ -14,7 +14,6 @@ from agents import answers
 from agents.answers import Answer
 from agents.engine.decode import Incoming
 from agents.wire import Wire
-from schemas.changes import Change
 from schemas.faults import Bug, Fault, KeyReused
 from storage import inbox, outbox
 from storage.database import is_transient
@@ -98,7 +97,7 @@ def _runs(fresh: Iterable[Incoming]) -> Iterator[list[Incoming]]:
 
 
 async def _apply_run(conn: AsyncConnection, run: Sequence[Incoming], batch: _Batch, now: datetime) -> None:
-    transactions = [Tx(conn, incoming.cause, now) for incoming in run]
+    transactions = [Tx(conn, incoming.cause(), now) for incoming in run]
     try:
         async with conn.begin_nested():
             outcomes = await _call(run, transactions)
@@ -173,21 +172,11 @@ def _entry(incoming: Incoming) -> inbox.Entry:
 
 def _outgoing(wire: Wire, tx: Tx, change: EntityChange) -> outbox.Entry:
     key = f"{change.resource}:{change.id}"
-    value = Change.model_construct(
-        resource=change.resource,
-        id=change.id,
-        revision=change.revision,
-        action=change.action,
-        visitor_id=change.visitor_id,
-        occurred_at=tx.now,
-        caused_by=tx.cause.request_id,
-        after=change.after,
-    )
     return outbox.Entry(
         topic=names.changes(change.family),
         key=key,
         partition_key=str(change.visitor_id or key),
         change_id=f"{key}:{change.revision}",
         change_type=f"{change.resource}.{change.action}",
-        value=wire.write_change(change.resource, value.model_dump()),
+        value=wire.write_change(change, occurred_at=tx.now, caused_by=tx.cause.request_id),
     )

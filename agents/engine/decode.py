@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-import orjson
 from pydantic import ValidationError
 
 from agents import answers
@@ -15,7 +14,7 @@ from agents.operation import AnyRequest, Catalogue, Operation
 from agents.wire import Wire
 from schemas.faults import Invalid, TooLarge, from_validation
 from storage.tx import Caller, Cause
-from topics import json, names
+from topics import names
 from topics.envelope import Head, Unreadable, read_head
 
 
@@ -46,7 +45,6 @@ class Incoming:
     unreadable: Unreadable | None = None
     bug: BaseException | None = None
 
-    @property
     def cause(self) -> Cause:
         assert self.head is not None
         arrived = datetime.fromtimestamp(self.record.timestamp, UTC)
@@ -104,5 +102,5 @@ class Decoder:
 
 def fingerprint(operation: Operation, request: AnyRequest) -> bytes:
     """A digest of what is asked, the same for the same content in JSON and in Avro."""
-    content = orjson.dumps(request.model_dump(exclude_unset=True), default=json.exact, option=orjson.OPT_SORT_KEYS)
-    return hashlib.blake2b(operation.name.encode() + b"\0" + content, digest_size=16).digest()
+    content = f"{operation.name}\0{request.model_dump_json(exclude_unset=True)}"
+    return hashlib.blake2b(content.encode(), digest_size=16).digest()

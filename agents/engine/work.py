@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import structlog
@@ -36,16 +37,23 @@ class Results:
     async def publish(self, batch: Sequence[Incoming]) -> None:
         """Raises Undelivered."""
         messages: list[Outgoing] = []
+        counts = await self._partitions(batch)
         for incoming in batch:
             if incoming.unreadable is not None:
                 messages.append(_dead_letter(incoming, incoming.unreadable.code, str(incoming.unreadable)))
                 continue
             if incoming.bug is not None:
                 messages.append(_dead_letter(incoming, "bug", type(incoming.bug).__name__))
-            messages.extend(await self._results(incoming))
+            messages.extend(self._results(incoming, counts))
         await self._producer.send(messages)
 
-    async def _results(self, incoming: Incoming) -> list[Outgoing]:
+    async def _partitions(self, batch: Sequence[Incoming]) -> dict[str, int]:
+        """How many partitions each topic has that results may go to."""
+        operations = {incoming.operation.name for incoming in batch if incoming.operation is not None}
+        topics = {names.results(self._family_of[operation]) for operation in operations} | {names.REPLIES}
+        return {topic: await self._producer.partitions(topic) for topic in topics}
+
+    def _results(self, incoming: Incoming, counts: Mapping[str, int]) -> list[Outgoing]:
         head, operation, answer = incoming.head, incoming.operation, incoming.answer
         assert head is not None
         assert operation is not None
@@ -56,11 +64,11 @@ class Results:
         if not operation.is_query or head.reply_to is None:
             topic = names.results(self._family_of[operation.name])
             # The request's partition, so that results of one partition keep the order of their requests.
-            partition = incoming.record.partition % await self._producer.partitions(topic)
+            partition = incoming.record.partition % counts[topic]
             key = incoming.record.key or head.request_id.encode()
             found.append(Outgoing(topic, value, key, headers, partition=partition))
         if head.reply_to is not None:
-            if head.reply_to.partition < await self._producer.partitions(names.REPLIES):
+            if head.reply_to.partition < counts[names.REPLIES]:
                 key = head.request_id.encode()
                 found.append(Outgoing(names.REPLIES, value, key, headers, partition=head.reply_to.partition))
             else:
@@ -146,9 +154,13 @@ class Worker:
         self._breaker.note(incoming.unreadable is not None or incoming.bug is not None for incoming in decoded)
         await self._results.publish(decoded)
         BATCH_SIZE.labels(batch.topic).observe(len(decoded))
-        for incoming in decoded:
-            if incoming.operation is not None and incoming.answer is not None:
-                REQUESTS.labels(incoming.operation.name, incoming.answer.status).inc()
+        answered = Counter(
+            (incoming.operation.name, incoming.answer.status)
+            for incoming in decoded
+            if incoming.operation is not None and incoming.answer is not None
+        )
+        for labels, count in answered.items():
+            REQUESTS.labels(*labels).inc(count)
 
     async def _answer(self, incoming: Incoming) -> None:
         """Answer a read in a transaction of its own. Raises only what is transient."""
@@ -158,7 +170,7 @@ class Worker:
         assert request is not None
         try:
             async with self._reads.connect() as conn, conn.begin():
-                value = await operation.handler(Tx(conn, incoming.cause, datetime.now(UTC)), request)
+                value = await operation.handler(Tx(conn, incoming.cause(), datetime.now(UTC)), request)
             incoming.answer = answers.of_value(operation, request, incoming.raw_query or {}, value)
         except Fault as fault:
             incoming.answer = answers.of_fault(fault)

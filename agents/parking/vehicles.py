@@ -1,5 +1,6 @@
 """Vehicles of a visitor. A deleted one keeps its row, with a deletionDate."""
 
+import re
 from typing import Annotated
 
 import sqlalchemy as sa
@@ -14,10 +15,12 @@ from schemas.types import CountryCode, Flag, Instant, Int64, LeftOut, Text, Uuid
 from storage.lists import Filter
 from storage.table import Table
 
+_SEPARATORS = re.compile(r"[\W_]+")
+
 
 def plate_key(plate: str) -> str:
     """What two spellings of one licence plate share: upper-case letters and digits."""
-    return "".join(character for character in plate.upper() if character.isalnum())
+    return _SEPARATORS.sub("", plate.upper())
 
 
 class VehicleFields(Model):

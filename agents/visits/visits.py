@@ -225,7 +225,7 @@ _MOVE_VEHICLES = _move_forward(VEHICLES, "last_parking_session")
     reply=Visit,
     shape="object",
 )
-async def create(calls: Sequence[tuple[Tx, Request[VisitPath, NoFields, VisitNew]]]) -> list[Visit | Fault]:
+async def create(calls: Sequence[tuple[Tx, Request[VisitPath, NoFields, VisitNew]]]) -> list[VisitEvent | Fault]:
     """Keep visits. An entry moves the visitor's lastVisitDate and the vehicle's lastParkingSession forward; that is
     told by the visit's own change and not by changes of those two."""
     first = calls[0][0]
@@ -240,7 +240,7 @@ async def create(calls: Sequence[tuple[Tx, Request[VisitPath, NoFields, VisitNew
     accepted = [(tx, row) for (tx, _), row in zip(calls, outcomes, strict=True) if isinstance(row, VisitEvent)]
     if accepted:
         await _store(first, accepted)
-    return [outcome if isinstance(outcome, Fault) else _reply(outcome) for outcome in outcomes]
+    return outcomes
 
 
 async def _store(conn: Tx, accepted: Sequence[tuple[Tx, VisitEvent]]) -> None:
@@ -263,15 +263,11 @@ async def _move(conn: Tx, statement: Any, dated: Iterable[tuple[Any, datetime]])
         await conn.conn.execute(statement, {"keys": list(latest), "dates": list(latest.values())})
 
 
-def _reply(row: VisitEvent) -> Visit:
-    return Visit.model_construct(**{name: getattr(row, name) for name in Visit.model_fields})
-
-
 @operation(
     "visits.list", "GET /visits", summary="List the visits of a visitor to a center",
     query=VisitQuery, reply=Visit, shape="array",
 )  # fmt: skip
-async def list_visits(tx: Tx, request: Request[NoFields, VisitQuery, NoFields]) -> Page[Visit]:
+async def list_visits(tx: Tx, request: Request[NoFields, VisitQuery, NoFields]) -> Page[VisitEvent]:
     """The visits of one visitor to one center, found by the same rules as when a visit is reported."""
     query = request.query
     known = await _resolve(tx, [query], {query.pc_code})
@@ -279,8 +275,7 @@ async def list_visits(tx: Tx, request: Request[NoFields, VisitQuery, NoFields]) 
         raise Invalid("center_not_found", "There is no such center.", field="pcCode")
     visitor, _ = _identify(known, query)
     named = Identification.model_fields
-    rows = await page(tx, VISITS, query, within={"visitor_id": visitor}, skip=named, default_sort="visitDate")
-    return Page([_reply(row) for row in rows.items], rows.more)
+    return await page(tx, VISITS, query, within={"visitor_id": visitor}, skip=named, default_sort="visitDate")
 
 
 OPERATIONS: Operations = (create, list_visits)
