@@ -68,7 +68,7 @@ def create(
 def fetch_often(app: Any) -> None:
     """To be called once the app has started. While a fetch waits at the broker, none is sent for a partition that was
     held back meanwhile; Faust has 1.5 s for that and no setting."""
-    app.consumer._thread._consumer._fetcher._fetch_max_wait_ms = 50
+    app.consumer._thread._consumer._fetcher._fetch_max_wait_ms = 100
 
 
 def _agent(app: Any, topic: str, receive: Callable[[Event], None]) -> None:
