@@ -1,14 +1,16 @@
-"""Plain create, read, update and list lines. What needs more than one check is an `@operation` of its own."""
+"""Plain create, read, update, delete and list lines. What needs more than one check is an `@operation` of its own."""
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 from pydantic import create_model
 from pydantic.alias_generators import to_snake
 
 from agents.operation import Operation, declare
-from schemas.faults import Invalid
+from schemas.faults import Conflict, Invalid
 from schemas.model import Model
 from schemas.replies import FieldsQuery, Page, PageQuery
 from schemas.requests import Request
@@ -21,38 +23,72 @@ Fields = TypeVar("Fields", bound=Model)
 Check = Callable[[Tx, Row, Fields], Awaitable[None]]
 
 
-def gets(table: Table[Row], name: str, route: str, summary: str) -> Operation:
-    async def get(tx: Tx, request: Request[Any, FieldsQuery, Any]) -> Row:
-        key, within = _key_and_parents(table, request.path)
-        return await table.find(tx, key, **within)
+@dataclass(frozen=True)
+class View(Generic[Row]):
+    """A reply that holds more than the row. `of` takes all rows of a page at once, so that a list takes a bounded
+    number of statements."""
 
-    path = _path_model(table, name, route)
-    return declare(name, route, summary=summary, path=path, query=FieldsQuery, reply=table.row, handler=get)
+    reply: type[Model]
+    of: Callable[[Tx, Sequence[Row]], Awaitable[Sequence[Model]]]
 
 
-def lists(table: Table[Row], name: str, route: str, summary: str, query: type[PageQuery] = PageQuery) -> Operation:
+def gets(
+    table: Table[Row],
+    name: str,
+    route: str,
+    summary: str,
+    *,
+    query: type[Model] = FieldsQuery,
+    view: View[Row] | None = None,
+) -> Operation:
+    async def get(tx: Tx, request: Request[Any, Any, Any]) -> Model:
+        return (await viewed(tx, view, [await table.find(tx, **_values(request.path))]))[0]
+
+    path, reply = path_of(table, name, route), view.reply if view else table.row
+    return declare(name, route, summary=summary, path=path, query=query, reply=reply, handler=get)
+
+
+def lists(
+    table: Table[Row],
+    name: str,
+    route: str,
+    summary: str,
+    query: type[PageQuery] = PageQuery,
+    *,
+    view: View[Row] | None = None,
+) -> Operation:
     """`query` has the filters: a field is compared with its column, `…Since` and `…Gte` are inclusive, `…Until` and
     `…Lt` exclusive; what differs carries a `storage.lists.Filter`."""
 
-    async def list_page(tx: Tx, request: Request[Any, Any, Any]) -> Page[Row]:
+    async def list_page(tx: Tx, request: Request[Any, Any, Any]) -> Page[Model]:
         within = _values(request.path)
         for column, value in within.items():
             await table.parents[column].require(tx, value)
-        return await storage_lists.page(tx, table, request.query, within=within)
+        found = await storage_lists.page(tx, table, request.query, within=within)
+        return Page(await viewed(tx, view, found.items), found.more)
 
-    path = _path_model(table, name, route)
-    return declare(
-        name, route, summary=summary, path=path, query=query, reply=table.row, shape="page", handler=list_page
-    )
+    path, reply = path_of(table, name, route), view.reply if view else table.row
+    return declare(name, route, summary=summary, path=path, query=query, reply=reply, shape="page", handler=list_page)
 
 
-def creates(table: Table[Row], name: str, route: str, summary: str, body: type[Model]) -> Operation:
-    async def create(tx: Tx, request: Request[Any, Any, Any]) -> Row:
+def creates(
+    table: Table[Row], name: str, route: str, summary: str, body: type[Model], *, view: View[Row] | None = None
+) -> Operation:
+    async def create(tx: Tx, request: Request[Any, Any, Any]) -> Model:
         agree(request)
-        return await table.insert(tx, _values(request.body) | _values(request.path))
+        return (await viewed(tx, view, [await table.insert(tx, _values(request.body) | _values(request.path))]))[0]
 
-    path = _path_model(table, name, route)
-    return declare(name, route, summary=summary, path=path, body=body, reply=table.row, handler=create)
+    path, reply = path_of(table, name, route), view.reply if view else table.row
+    return declare(name, route, summary=summary, path=path, body=body, reply=reply, handler=create)
+
+
+def taken(what: str, message: str, field: str | None = None) -> Callable[[], Conflict]:
+    """What breaking a unique constraint means: 409 `<what>_exists`."""
+    return partial(Conflict, f"{what}_exists", message, field=field)
+
+
+async def viewed(tx: Tx, view: View[Row] | None, rows: Sequence[Row]) -> Sequence[Model]:
+    return rows if view is None else await view.of(tx, rows)
 
 
 def updates(
@@ -65,14 +101,27 @@ def updates(
 ) -> Operation:
     async def update(tx: Tx, request: Request[Any, Any, Any]) -> None:
         agree(request)
-        key, within = _key_and_parents(table, request.path)
-        old = await table.lock(tx, key, **within)
+        where = _values(request.path)
+        old = await table.lock(tx, **where)
         if check is not None:
             await check(tx, old, request.body)
-        await table.update(tx, key, request.body.given())
+        await table.update(tx, request.body.given(), **where)
 
-    path = _path_model(table, name, route)
+    path = path_of(table, name, route)
     return declare(name, route, summary=summary, path=path, body=body, reply=None, handler=update)
+
+
+def deletes(
+    table: Table[Row], name: str, route: str, summary: str, then: Callable[[Tx, Row], Awaitable[None]] | None = None
+) -> Operation:
+    async def delete(tx: Tx, request: Request[Any, Any, Any]) -> None:
+        where = _values(request.path)
+        old = await table.lock(tx, **where)
+        await table.delete(tx, **where)
+        if then is not None:
+            await then(tx, old)
+
+    return declare(name, route, summary=summary, path=path_of(table, name, route), reply=None, handler=delete)
 
 
 def agree(request: Request[Any, Any, Any]) -> None:
@@ -91,12 +140,7 @@ def _values(model: Model) -> dict[str, Any]:
     return {name: getattr(model, name) for name in type(model).model_fields}
 
 
-def _key_and_parents(table: Table[Any], path: Model) -> tuple[Any, Mapping[str, Any]]:
-    values = _values(path)
-    return values.pop(table.key), values
-
-
-def _path_model(table: Table[Any], name: str, route: str) -> type[Model]:
+def path_of(table: Table[Any], name: str, route: str) -> type[Model]:
     """A route's places are columns of the table, and have their types."""
     columns = [to_snake(place) for place in re.findall(r"{(\w+)}", route)]
     fields: dict[str, Any] = {column: (_declared(table, column), ...) for column in columns}

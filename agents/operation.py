@@ -4,10 +4,11 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import RootModel, TypeAdapter
 
+from schemas.faults import Fault
 from schemas.model import Model, NoFields
 from schemas.replies import Listing, Record
 from schemas.requests import Request
@@ -126,6 +127,30 @@ def batch_operation(name: str, route: str, **parts: Any) -> Callable[[BatchHandl
         return declare(name, route, batch=batch, **parts)
 
     return decorate
+
+
+Accepted = TypeVar("Accepted")
+Stored = TypeVar("Stored")
+
+
+async def apply_each(
+    calls: Sequence[tuple[Tx, Any]],
+    check: Callable[[Tx, Any], Accepted],
+    store: Callable[[Sequence[tuple[Tx, Accepted]]], Awaitable[Sequence[Stored]]],
+) -> list[Stored | Fault]:
+    """The outcomes of a set-based handler: what `check` makes of each call goes to `store`, all together; what it
+    raises as a Fault is that call's outcome."""
+    outcomes: dict[int, Stored | Fault] = {}
+    accepted: list[tuple[int, tuple[Tx, Accepted]]] = []
+    for place, (tx, request) in enumerate(calls):
+        try:
+            accepted.append((place, (tx, check(tx, request))))
+        except Fault as fault:
+            outcomes[place] = fault
+    if accepted:
+        stored = await store([item for _, item in accepted])
+        outcomes.update(zip((place for place, _ in accepted), stored, strict=True))
+    return [outcomes[place] for place in range(len(calls))]
 
 
 class Catalogue:

@@ -95,7 +95,7 @@ class Wire:
             "visitorId": change.visitor_id,
             "occurredAt": occurred_at,
             "causedBy": caused_by,
-            "after": change.after.model_dump(),
+            "after": None if change.after is None else change.after.model_dump(),
         }
         return self._codec.write(self.change_ids[change.resource], record)
 

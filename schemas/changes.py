@@ -11,7 +11,7 @@ Action = Literal["created", "updated", "deleted"]
 
 
 class Change(Model, Generic[After]):
-    """One change of one entity; `after` is the entity as it was then, as the API would answer it.
+    """One change of one entity; `after` is the entity as the API would have answered it then, null once it is deleted.
 
     `revision` counts up for each entity from 1. A consumer that sees a revision it already has ignores it: changes are
     delivered at least once. `causedBy` is the id of the request that made the change.
@@ -24,7 +24,7 @@ class Change(Model, Generic[After]):
     visitor_id: Uuid | None
     occurred_at: Instant
     caused_by: Identifier
-    after: After
+    after: After | None
 
     @classmethod
     def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:

@@ -1,6 +1,7 @@
 """The base of everything that travels: camelCase on the wire, snake_case in Python, nothing unknown accepted."""
 
-from typing import Annotated, Any, ClassVar, Unpack
+from collections.abc import Collection
+from typing import Annotated, Any, ClassVar, Self, Unpack, cast
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
@@ -14,7 +15,8 @@ class Model(BaseModel):
     """A record of the contract. Unknown fields are refused; messages about faults never repeat the input.
 
     `class VehiclePatch(VehicleFields, partial=True)` makes every field optional and drops the defaults: what is left
-    out stays unset (see `model_fields_set`), and null is refused for fields that were not nullable.
+    out stays unset (see `model_fields_set`), and null is refused for fields that were not nullable. `required` names
+    fields that stay required all the same.
     """
 
     model_config = ConfigDict(
@@ -27,18 +29,28 @@ class Model(BaseModel):
 
     partial: ClassVar[bool] = False
 
-    def __init_subclass__(cls, *, partial: bool = False, **kwargs: Unpack[ConfigDict]) -> None:
+    def __init_subclass__(
+        cls, *, partial: bool = False, required: Collection[str] = (), **kwargs: Unpack[ConfigDict]
+    ) -> None:
         super().__init_subclass__(**kwargs)
 
     @classmethod
-    def __pydantic_init_subclass__(cls, *, partial: bool = False, **kwargs: Any) -> None:
+    def __pydantic_init_subclass__(
+        cls, *, partial: bool = False, required: Collection[str] = (), **kwargs: Any
+    ) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         if not partial:
             return
         cls.partial = True
-        for field in cls.model_fields.values():
-            _make_optional(field)
+        for name, field in cls.model_fields.items():
+            if name not in required:
+                _make_optional(field)
         cls.model_rebuild(force=True)
+
+    @classmethod
+    def widened(cls, row: "Model", **more: Any) -> Self:
+        """A record with all of `row` and `more`; nothing is validated."""
+        return cast(Self, cls.model_construct(**vars(row), **more))
 
     def given(self) -> dict[str, Any]:
         """The fields that the caller sent, by their Python names, with the caller's nulls."""

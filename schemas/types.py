@@ -7,21 +7,28 @@ its text, because the documentation's own examples do so. Decoders therefore han
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from decimal import Decimal
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
+from zoneinfo import available_timezones
 
 import pycountry
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, WithJsonSchema, validate_email
 from pydantic_core import PydanticCustomError
 
+from schemas import locales
 from schemas.marks import NotNull
 
 TEXT_LIMIT = 1_000
 """Characters. The documentation gives no limits; a text without any would let one row fill a page of the log."""
 
+LONG_TEXT_LIMIT = 200_000
+"""Characters of a document."""
+
 INT64 = 2**63 - 1
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 _DIGIT_RUN = re.compile(r"\d(?:[ -]*\d){12,}")
+_TIMEZONES = available_timezones()
 _COUNTRIES = frozenset(country.alpha_2 for country in pycountry.countries)
 
 
@@ -91,12 +98,34 @@ def _uuid(value: Any) -> Any:
     raise PydanticCustomError("wrong_format", "Input should be a UUID.")
 
 
+def _amount(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return Decimal(value)
+    return value
+
+
+def _locale(value: str) -> str:
+    known = locales.known(value)
+    if known is None:
+        raise PydanticCustomError("unknown_locale", "Input should be a locale of /locales, for example fr-FR.")
+    return known
+
+
+def _timezone(value: str) -> str:
+    if value not in _TIMEZONES:
+        raise PydanticCustomError("unknown_timezone", "Input should be a time zone of the IANA database.")
+    return value
+
+
 _TextBase = Annotated[str, Field(max_length=TEXT_LIMIT, coerce_numbers_to_str=True)]
 
 Identifier = Annotated[_TextBase, AfterValidator(_storable)]
 """A text that another system gave (barcode, token, externalId …): any digits, so no look for card numbers."""
 
 Text = Annotated[_TextBase, AfterValidator(_clean)]
+LongText = Annotated[str, Field(max_length=LONG_TEXT_LIMIT, coerce_numbers_to_str=True), AfterValidator(_clean)]
+"""A document, for example a legal text."""
+
 Flag = Annotated[bool, Strict()]
 Int64 = Annotated[int, Strict(), Field(ge=-INT64 - 1, le=INT64)]
 Uuid = Annotated[UUID, Strict(), BeforeValidator(_uuid)]
@@ -107,8 +136,22 @@ Email = Annotated[Text, AfterValidator(_email), WithJsonSchema({"type": "string"
 CountryCode = Annotated[
     str, Strict(), AfterValidator(_country), WithJsonSchema({"type": "string", "enum": sorted(_COUNTRIES)})
 ]
+Amount = Annotated[
+    Decimal,
+    Strict(),
+    Field(max_digits=29, decimal_places=9, allow_inf_nan=False),
+    BeforeValidator(_amount),
+    WithJsonSchema({"type": "number"}),
+]
+"""An exact number, on the wire a JSON number; up to 20 digits before the point and 9 after it."""
+
+LocaleCode = Annotated[str, Strict(), AfterValidator(_locale), WithJsonSchema({"type": "string"})]
+"""`en_us`, `EN-us` and `en-US` are one locale, kept as the last."""
+
+Timezone = Annotated[str, Strict(), AfterValidator(_timezone), WithJsonSchema({"type": "string"})]
 PcCode = Annotated[str, Strict(), Field(max_length=100, pattern=r"^[A-Z]{2}-[A-Z0-9]+-[A-Z0-9]+$")]
 """The key of a center, for example FR-SC-123."""
 
-LeftOut = NotNull()
-"""`Annotated[Text | None, LeftOut]`: optional, but not nullable in a request."""
+Optional = TypeVar("Optional")
+Maybe = Annotated[Optional | None, NotNull()]
+"""`Maybe[Text]`: may be left out, but is not null in a request. `Text | None` may be both."""

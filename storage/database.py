@@ -37,6 +37,8 @@ def connect(settings: DatabaseSettings, *, connections: int, read_only: bool = F
     }
     return create_async_engine(
         make_url(settings.url.get_secret_value()),
+        # What one read answers is of one moment, however many statements it takes.
+        isolation_level="REPEATABLE READ" if read_only else "READ COMMITTED",
         pool_size=connections,
         max_overflow=0,
         pool_timeout=3600,

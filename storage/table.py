@@ -3,9 +3,10 @@
 Every write of an entity moves its `revision` and records a change; there is no way around that in here.
 """
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
+from functools import cache, cached_property
 from typing import Any, Generic, TypeVar, cast
 from uuid import UUID
 
@@ -40,8 +41,29 @@ _COLUMN_TYPES: dict[type, Any] = {
     Decimal: sa.Numeric(),
 }
 
+_CREATED = ("creation_date", "created_at")
+_UPDATED = ("update_date", "updated_at")
+
+
+class Documents(sa.TypeDecorator[list[Model]]):
+    """A list of records inside a row, as JSON."""
+
+    impl = JSONB
+    cache_ok = True
+
+    def __init__(self, model: type[Model]) -> None:
+        super().__init__()
+        self.model = model
+
+    def process_bind_param(self, value: list[Model] | None, dialect: sa.Dialect) -> Any:
+        return None if value is None else [item.model_dump(mode="json") for item in value]
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> list[Model] | None:
+        return None if value is None else [self.model.model_validate(item) for item in value]
+
+
 TABLES: list["Table[Any]"] = []
-"""Every entity's table."""
+"""Every entity whose changes are told."""
 
 CONFLICTS: dict[str, Callable[[], Conflict]] = {}
 """What breaking a unique constraint or index means, by its name."""
@@ -54,8 +76,10 @@ class Table(Generic[Row]):
     """`row` holds what the API answers of an entity; `hidden` are columns beside that. `key` is the primary key.
 
     `family` decides the change topic, `resource` is the entity's name in changes and fault codes
-    (`<resource>_not_found`). `parents` are foreign keys by column; `conflicts` what breaking a unique constraint means,
-    by its name; `derived` hidden columns that follow another one: `{"email_key": ("email", str.casefold)}`.
+    (`<resource>_not_found`). By column: `parents` are foreign keys, `derived` follow another column in Python
+    (`{"email_key": ("email", str.casefold)}`), `computed` others of the row in SQL, `defaults` are what a hidden one
+    starts with. `conflicts` says, by the constraint's name, what breaking a unique one means. Rows of a table that is
+    not `told` make no changes.
     """
 
     def __init__(
@@ -69,11 +93,16 @@ class Table(Generic[Row]):
         parents: Mapping[str, "Table[Any]"] | None = None,
         conflicts: Mapping[str, Callable[[], Conflict]] | None = None,
         derived: Mapping[str, tuple[str, Callable[[Any], Any]]] | None = None,
+        computed: Mapping[str, str] | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        told: bool = True,
         hidden: Iterable[sa.schema.SchemaItem] = (),
     ) -> None:
         self.name, self.row, self.family, self.resource, self.key = name, row, family, resource, key
         self.parents = dict(parents or {})
         self._derived = dict(derived or {})
+        self._computed = dict(computed or {})
+        self._told = told
         self.sql = sa.Table(
             name,
             METADATA,
@@ -83,9 +112,10 @@ class Table(Generic[Row]):
         )
         self.columns = self.sql.c
         self._fields = tuple(row.model_fields)
-        self._empty = dict.fromkeys(column.name for column in self.sql.c if column.identity is None)
+        self._empty = dict.fromkeys(_written(self.sql)) | dict(defaults or {})
         self._statements = _Statements(self.sql, self.sql.c[key])
-        TABLES.append(self)
+        if told:
+            TABLES.append(self)
         CONFLICTS.update(conflicts or {})
         for column, parent in self.parents.items():
             REFERENCES[f"{name}_{column}_fkey"] = (to_camel(column), parent)
@@ -95,6 +125,8 @@ class Table(Generic[Row]):
         if name == self.key:
             identity = (sa.Identity(),) if shape.base is int else ()
             return sa.Column(name, kind, *identity, primary_key=True)
+        if name in self._computed:
+            return sa.Column(name, kind, sa.Computed(self._computed[name], persisted=True), nullable=shape.nullable)
         parent = self.parents.get(name)
         reference = [sa.ForeignKey(parent.sql.c[parent.key])] if parent else []
         return sa.Column(name, kind, *reference, nullable=shape.nullable)
@@ -102,83 +134,158 @@ class Table(Generic[Row]):
     def missing(self) -> NotFound:
         return NotFound(f"{to_snake(self.resource)}_not_found", f"There is no such {self.resource}.")
 
-    async def find(self, tx: Tx, key: Any, **within: Any) -> Row:
-        """The row with this key, under its parents given in `within`. Raises NotFound."""
-        return self.to_row(await tx.first(self._statements.get, {"key": key}), within)
+    async def find(self, tx: Tx, **where: Any) -> Row:
+        """The one row that has these values in these columns. Raises NotFound."""
+        return self.to_row(await tx.first(self._statements.find(frozenset(where)), where))
 
-    async def lock(self, tx: Tx, key: Any, **within: Any) -> Row:
+    async def lock(self, tx: Tx, **where: Any) -> Row:
         """Like find; nobody else changes the row until the transaction ends."""
-        return self.to_row(await tx.first(self._statements.lock, {"key": key}), within)
+        return self.to_row(await tx.first(self._statements.lock(frozenset(where)), where))
+
+    async def present(self, tx: Tx, keys: Iterable[Any]) -> set[Any]:
+        """Which of the keys there are."""
+        return {row[0] for row in await tx.all(self._statements.present, {"keys": sorted(set(keys))})}
+
+    async def by_key(self, tx: Tx, keys: Iterable[Any]) -> dict[Any, Row]:
+        """The rows with these keys, with one statement."""
+        rows = await tx.all(self._statements.under(self.key), {"parents": sorted(set(keys))})
+        return {getattr(row, self.key): self.to_row(row) for row in rows}
+
+    async def under(self, tx: Tx, column: str, parents: Iterable[Any]) -> dict[Any, list[Row]]:
+        """The rows of each parent, whole, with one statement."""
+        found: dict[Any, list[Row]] = {parent: [] for parent in parents}
+        for row in await tx.all(self._statements.under(column), {"parents": list(found)}):
+            found[getattr(row, column)].append(self.to_row(row))
+        return found
 
     async def require(self, tx: Tx, key: Any) -> None:
         """Raises NotFound where there is no row with this key."""
-        if await tx.first(self._statements.exists, {"key": key}) is None:
+        if not await self.present(tx, [key]):
             raise self.missing()
 
     async def insert(self, tx: Tx, values: Mapping[str, Any]) -> Row:
         """A new row, with creationDate and updateDate. Broken constraints are turned into faults by `fault_of`."""
-        stamps = {name: tx.now for name in ("creation_date", "update_date") if name in self._fields}
-        found = await tx.first(self._statements.insert, self._empty | stamps | self._full(values) | {"revision": 1})
-        return self._changed(tx, found, "created")
+        return self.changed(tx, await tx.first(self._statements.insert, self._new(tx, values)), "created")
 
-    async def update(self, tx: Tx, key: Any, values: Mapping[str, Any]) -> Row:
-        """Write `values` over a row that was locked before; updateDate and the revision move. Raises NotFound."""
-        stamps = {"update_date": tx.now} if "update_date" in self._fields else {}
-        full = self._full(values) | stamps
-        parameters = {f"new_{name}": value for name, value in full.items()}
-        return self._changed(
-            tx, await tx.first(self._statements.update(frozenset(full)), parameters | {"key": key}), "updated"
-        )
+    async def insert_many(self, items: Sequence[tuple[Tx, Mapping[str, Any]]]) -> list[Row]:
+        """New rows of several requests with one statement, in their order; for tables with an identity key."""
+        rows = [self._new(tx, values) for tx, values in items]
+        columns = {name: [row[name] for row in rows] for name in _written(self.sql)}
+        found = await items[0][0].all(self._statements.insert_many, columns)
+        # Identity values follow the order of the select (PostgreSQL manual, INSERT), RETURNING promises none.
+        found.sort(key=lambda row: getattr(row, self.key))
+        return [self.changed(tx, row, "created") for (tx, _), row in zip(items, found, strict=True)]
+
+    def _new(self, tx: Tx, values: Mapping[str, Any]) -> dict[str, Any]:
+        stamps = {name: tx.now for name in _CREATED + _UPDATED if name in self._fields}
+        return self._empty | stamps | self._full(values) | {"revision": 1}
+
+    async def update(self, tx: Tx, values: Mapping[str, Any], **where: Any) -> Row:
+        """Write `values` over the one row that has those of `where`, which was locked before; updateDate and the
+        revision move. Raises NotFound."""
+        full = self._full(values) | {name: tx.now for name in _UPDATED if name in self._fields}
+        statement = self._statements.update(frozenset(where), frozenset(full))
+        parameters = where | {f"new_{name}": value for name, value in full.items()}
+        return self.changed(tx, await tx.first(statement, parameters), "updated")
+
+    async def delete(self, tx: Tx, **where: Any) -> None:
+        """Remove the one row that has these values, which was locked before. Raises NotFound."""
+        found: Any = await tx.first(self._statements.delete(frozenset(where)), where)
+        self.record(tx, self.to_row(found), getattr(found, self.key), found.revision + 1, "deleted")
 
     def _full(self, values: Mapping[str, Any]) -> dict[str, Any]:
         derived = {name: make(values[source]) for name, (source, make) in self._derived.items() if source in values}
         return dict(values) | derived
 
-    def to_row(self, found: Any, within: Mapping[str, Any] | None = None) -> Row:
-        """A database row as its model. Raises NotFound for none, and for one under another parent."""
-        if found is None or any(getattr(found, name) != value for name, value in (within or {}).items()):
+    def to_row(self, found: Any) -> Row:
+        """A database row as its model. Raises NotFound for none."""
+        if found is None:
             raise self.missing()
         return cast(Row, self.row.model_construct(**{name: getattr(found, name) for name in self._fields}))
 
     def record(self, tx: Tx, row: Row, key: Any, revision: int, action: Action) -> None:
         """Keep a change of a row that was written by a statement of one's own."""
-        visitor = getattr(row, "visitor_id", None)
-        tx.changes.append(EntityChange(self.family, self.resource, str(key), revision, action, visitor, row))
+        if not self._told:
+            return
+        visitor, after = getattr(row, "visitor_id", None), None if action == "deleted" else row
+        tx.changes.append(EntityChange(self.family, self.resource, str(key), revision, action, visitor, after))
 
-    def _changed(self, tx: Tx, found: Any, action: Action) -> Row:
+    def changed(self, tx: Tx, found: Any, action: Action) -> Row:
+        """A database row that a statement of one's own returned, as its model, with its change kept."""
         row = self.to_row(found)
         self.record(tx, row, getattr(found, self.key), found.revision, action)
         return row
 
 
 class _Statements:
-    """The statements of a table, each made once, so that SQLAlchemy compiles and PostgreSQL plans it once."""
+    """The statements of a table, each made once, so that SQLAlchemy compiles and PostgreSQL plans it once. `where` and
+    `values` are names of columns; values are parameters with `new_` before their name."""
 
     def __init__(self, table: sa.Table, key: sa.Column[Any]) -> None:
         self._table = table
-        self._where = key == sa.bindparam("key", type_=key.type)
-        self.get = sa.select(table).where(self._where)
-        self.lock = self.get.with_for_update(key_share=True)
-        self.exists = sa.select(key).where(self._where)
-        written = {column.name for column in table.c if column.identity is None}
-        self.insert = sa.insert(table).values(self._parameters(written)).returning(*table.c)
-        self._updates: dict[frozenset[str], Any] = {}
+        self.insert = sa.insert(table).values(self._parameters(_written(table))).returning(*table.c)
+        self.present = sa.select(key).where(any_of(key, "keys"))
+        self.find = cache(self._find)
+        self.lock = cache(self._lock)
+        self.under = cache(self._under)
+        self.update = cache(self._update)
+        self.delete = cache(self._delete)
 
-    def update(self, names: frozenset[str]) -> Any:
-        if names not in self._updates:
-            values = self._parameters(names, "new_") | {"revision": self._table.c.revision + 1}
-            statement = sa.update(self._table).where(self._where).values(values)
-            self._updates[names] = statement.returning(*self._table.c)
-        return self._updates[names]
+    @cached_property
+    def insert_many(self) -> Any:
+        names = _written(self._table)
+        given = (
+            sa.func.unnest(*(sa.bindparam(name, type_=ARRAY(self._table.c[name].type)) for name in names))
+            .table_valued(*names, with_ordinality="place")
+            .render_derived()
+        )
+        rows = sa.select(*(given.c[name] for name in names)).order_by(given.c.place)
+        return sa.insert(self._table).from_select(names, rows).returning(*self._table.c)
+
+    def _find(self, where: frozenset[str]) -> Any:
+        return sa.select(self._table).where(*self._equal(where))
+
+    def _lock(self, where: frozenset[str]) -> Any:
+        return self._find(where).with_for_update(key_share=True)
+
+    def _under(self, column: str) -> Any:
+        rows = sa.select(self._table).where(any_of(self._table.c[column], "parents"))
+        return rows.order_by(*self._table.primary_key)
+
+    def _update(self, where: frozenset[str], values: frozenset[str]) -> Any:
+        new = self._parameters(values, "new_") | {"revision": self._table.c.revision + 1}
+        return sa.update(self._table).where(*self._equal(where)).values(new).returning(*self._table.c)
+
+    def _delete(self, where: frozenset[str]) -> Any:
+        return sa.delete(self._table).where(*self._equal(where)).returning(*self._table.c)
+
+    def _equal(self, where: Iterable[str]) -> Iterator[sa.ColumnElement[bool]]:
+        return (self._table.c[name] == value for name, value in self._parameters(where).items())
 
     def _parameters(self, names: Iterable[str], prefix: str = "") -> dict[str, Any]:
         return {name: sa.bindparam(prefix + name, type_=self._table.c[name].type) for name in sorted(names)}
 
 
+def any_of(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
+    """The column is one of the values of the list parameter `name`."""
+    return column == sa.any_(sa.bindparam(name, type_=ARRAY(column.type)))
+
+
+def locked(table: Table[Any], name: str) -> sa.CTE:
+    """The keys in the list parameter `name`, their rows locked in one order everywhere; to be joined to an update."""
+    key = table.columns[table.key]
+    return sa.select(key).where(any_of(key, name)).order_by(key).with_for_update(key_share=True).cte("locked")
+
+
+def _written(table: sa.Table) -> list[str]:
+    """The columns that we fill; the database fills the others."""
+    return [column.name for column in table.c if column.identity is None and column.computed is None]
+
+
 def _column_type(shape: Shape) -> Any:
     if shape.base is list and shape.items is not None:
         if issubclass(shape.items.base, Model):
-            return JSONB()
+            return Documents(shape.items.base)
         return ARRAY(_COLUMN_TYPES[shape.items.base])
     return _COLUMN_TYPES[shape.base]
 

@@ -31,7 +31,7 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class EntityChange:
-    """A row before it is encoded for its change topic. `after` is the row as the API answers it."""
+    """A row before it is encoded for its change topic. `after` is the row as the API answers it; None once deleted."""
 
     family: str
     resource: str
@@ -39,7 +39,7 @@ class EntityChange:
     revision: int
     action: Action
     visitor_id: UUID | None
-    after: Model
+    after: Model | None
 
 
 @dataclass(slots=True)

@@ -1,14 +1,14 @@
 """Shopping centers. A center's key is its pcCode."""
 
 from functools import partial
-from typing import Annotated, Literal
+from typing import Literal
 
 from agents import crud
 from agents.operation import Operations
 from schemas.faults import Conflict
 from schemas.model import Model
 from schemas.replies import PageQuery
-from schemas.types import CountryCode, Flag, Instant, Int64, LeftOut, PcCode, Text
+from schemas.types import CountryCode, Flag, Instant, Int64, Maybe, PcCode, Text
 from storage.table import Table
 
 ParkingPartner = Literal["smartparking_us", "smartparking_uk", "ilogs", "designa", "thales", "smartparking_v2"]
@@ -24,19 +24,19 @@ class CenterFields(Model):
     label: Text
     country: CountryCode
     is_westfield: Flag
-    center_id: Annotated[Text | None, LeftOut] = None
-    center_code: Annotated[Int64 | None, LeftOut] = None
+    center_id: Maybe[Text] = None
+    center_code: Maybe[Int64] = None
     has_worker: Flag = False
     has_multi_step: Flag = False
     is_active: Flag = False
     has_email_validation: Flag = True
     loyalty_start_date: Instant | None = None
     has_basic_loyalty: Flag = False
-    parking_partner: Annotated[ParkingPartner | None, LeftOut] = None
+    parking_partner: Maybe[ParkingPartner] = None
     wallet_context_id: Int64 | None = None
     urw_app_id: UrwAppId | None = None
     has_registration: Flag = True
-    has_loyalty: Annotated[Flag | None, LeftOut] = None
+    has_loyalty: Maybe[Flag] = None
 
 
 class CenterNew(CenterFields):
@@ -53,8 +53,8 @@ class Center(CenterNew):
 
 
 class CenterQuery(PageQuery):
-    is_active: Annotated[Flag | None, LeftOut] = None
-    country: Annotated[CountryCode | None, LeftOut] = None
+    is_active: Maybe[Flag] = None
+    country: Maybe[CountryCode] = None
 
 
 CENTERS = Table(

@@ -1,7 +1,7 @@
 """One transaction for a batch: what was answered before is answered again, the rest is applied in order."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import groupby
 from typing import Any
@@ -45,7 +45,7 @@ async def apply(conn: AsyncConnection, requests: Sequence[Incoming], wire: Wire,
         again.answer = first.answer if again.fingerprint == first.fingerprint else _key_reused()
         again.bug = first.bug
     await inbox.insert(conn, [_entry(incoming) for incoming in batch.answered], now) if batch.answered else None
-    entries = [_outgoing(wire, tx, change) for tx, change in batch.changes]
+    entries = [entry for tx, change in batch.changes for entry in _outgoing(wire, tx, change)]
     if entries:
         await outbox.insert(conn, entries, now)
     return {entry.topic for entry in entries}
@@ -170,9 +170,10 @@ def _entry(incoming: Incoming) -> inbox.Entry:
     return inbox.Entry(_id(incoming), incoming.operation.name, incoming.fingerprint, answer.status, body)
 
 
-def _outgoing(wire: Wire, tx: Tx, change: EntityChange) -> outbox.Entry:
+def _outgoing(wire: Wire, tx: Tx, change: EntityChange) -> Iterator[outbox.Entry]:
+    """The change, and after the last one of an entity whose topic is compacted, a tombstone."""
     key = f"{change.resource}:{change.id}"
-    return outbox.Entry(
+    entry = outbox.Entry(
         topic=names.changes(change.family),
         key=key,
         partition_key=str(change.visitor_id or key),
@@ -180,3 +181,6 @@ def _outgoing(wire: Wire, tx: Tx, change: EntityChange) -> outbox.Entry:
         change_type=f"{change.resource}.{change.action}",
         value=wire.write_change(change, occurred_at=tx.now, caused_by=tx.cause.request_id),
     )
+    yield entry
+    if change.action == "deleted" and change.family not in names.EVENT_FAMILIES:
+        yield replace(entry, change_id=f"{entry.change_id}:tombstone", value=None)

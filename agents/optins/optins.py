@@ -1,13 +1,23 @@
-"""Optins: what a visitor agreed to, by type, channel and context. The table is the history of consents."""
+"""Optins: what a visitor agreed to, by type, channel and context.
+
+An optin is never overwritten: a new one for the same key supersedes the older, so the table is the history of consents.
+"""
 
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import sqlalchemy as sa
 
+from agents import crud
+from agents.operation import Operations, operation
+from agents.optins.legal_texts import LEGAL_TEXTS
 from agents.visitors.visitor import VISITORS
-from schemas.model import Model
-from schemas.types import Flag, Identifier, Instant, Int64, LeftOut, Uuid
+from schemas.model import Model, NoFields
+from schemas.paths import VisitorPath
+from schemas.replies import PageQuery
+from schemas.requests import Request
+from schemas.types import Flag, Identifier, Instant, Int64, Maybe, Uuid
+from storage.lists import Filter
 from storage.table import Table
 from storage.tx import Tx
 
@@ -15,15 +25,22 @@ OptinChannel = Literal["sms", "push", "email", "none"]
 OptinType = Literal["commercial", "loyalty", "center", "privacy", "wallet", "terms", "smartparking_us", "sms_us"]
 
 
-class OptinNew(Model):
-    client_id: Annotated[Identifier | None, LeftOut] = None
-    send_id: Annotated[Identifier | None, LeftOut] = None
+class OptinSender(Model):
+    client_id: Maybe[Identifier] = None
+    send_id: Maybe[Identifier] = None
+
+
+class OptinPatch(OptinSender, partial=True):
+    pass
+
+
+class OptinNew(OptinSender):
     optin_channel: OptinChannel
     optin_type: OptinType
     legal_text_id: Int64 | None = None
     is_active: Flag
-    last_opened_date: Annotated[Instant | None, LeftOut] = None
-    context_id: Annotated[Int64 | None, LeftOut] = None
+    last_opened_date: Maybe[Instant] = None
+    context_id: Maybe[Int64] = None
 
 
 class Optin(OptinNew):
@@ -35,19 +52,130 @@ class Optin(OptinNew):
     update_date: Instant
 
 
+class OptinPath(VisitorPath):
+    optin_id: Int64
+
+
+class OptinKind(Model):
+    optin_type: OptinType
+    optin_channel: OptinChannel
+
+
+_KEY = ("visitor_id", "optin_type", "optin_channel", "context_id")
+
 OPTINS = Table(
     "optins",
     Optin,
     family="optins",
     resource="optin",
     key="optin_id",
-    parents={"visitor_id": VISITORS},
-    hidden=[sa.Index("optins_visitor_id_idx", "visitor_id", "optin_id")],
+    parents={"visitor_id": VISITORS, "legal_text_id": LEGAL_TEXTS},
+    hidden=[
+        sa.Index("optins_visitor_id_idx", "visitor_id", "optin_id"),
+        sa.Index(
+            "optins_one_active", *_KEY, unique=True, postgresql_nulls_not_distinct=True, postgresql_where="is_active"
+        ),
+    ],
 )
+
+_C = OPTINS.columns
+
+
+def _newest(columns: Any, wanted: bool) -> sa.ColumnElement[bool]:
+    """Of each key the newest; an optin's id grows with its creation, since the visitor is locked meanwhile."""
+    if not wanted:
+        return sa.true()
+    newer = OPTINS.sql.alias("newer")
+    same = (newer.c[name].is_not_distinct_from(columns[name]) for name in _KEY)
+    return ~sa.exists(sa.select(sa.literal(1)).where(*same, newer.c.optin_id > columns.optin_id))
+
+
+class OptinQuery(PageQuery):
+    is_active: Maybe[Flag] = None
+    context_id: Maybe[Int64] = None
+    latest: Annotated[Maybe[Flag], Filter(_newest)] = None
+    optin_type: Maybe[OptinType] = None
+    optin_channel: Maybe[OptinChannel] = None
+
+
+def _active(*conditions: sa.ColumnElement[bool]) -> Any:
+    """The active optins of a visitor, set to out."""
+    return (
+        sa.update(OPTINS.sql)
+        .where(_C.visitor_id == sa.bindparam("of_visitor"), _C.is_active, *conditions)
+        .values(
+            is_active=False,
+            optout_date=sa.bindparam("now", type_=sa.TIMESTAMP(timezone=True)),
+            update_date=sa.bindparam("now", type_=sa.TIMESTAMP(timezone=True)),
+            revision=_C.revision + 1,
+        )
+        .returning(*_C)
+    )
+
+
+_OF_TYPE = (_C.optin_type == sa.bindparam("type"), _C.optin_channel == sa.bindparam("channel"))
+_SAME_CONTEXT = _C.context_id.is_not_distinct_from(sa.bindparam("context", type_=sa.BigInteger))
+_SUPERSEDE = _active(*_OF_TYPE, _SAME_CONTEXT)
+_END_OF_TYPE = _active(*_OF_TYPE)
+_END_ONE = _active(_C.optin_id == sa.bindparam("id"))
+
+
+async def _end(tx: Tx, statement: Any, visitor_id: UUID, **which: Any) -> int:
+    """Set to out; how many it were."""
+    found = await tx.all(statement, {"of_visitor": visitor_id, "now": tx.now, **which})
+    for row in found:
+        OPTINS.changed(tx, row, "updated")
+    return len(found)
 
 
 async def store(tx: Tx, visitor_id: UUID, optin: OptinNew) -> Optin:
-    """Keep what a visitor agreed to or refused now."""
+    """Keep what a visitor agreed to or refused now; the older one of the same key goes out. Raises NotFound."""
+    # Two optins of one visitor come one after the other, so that one of them stays active.
+    await VISITORS.lock(tx, visitor_id=visitor_id)
+    await _end(tx, _SUPERSEDE, visitor_id, type=optin.optin_type, channel=optin.optin_channel, context=optin.context_id)
     moment = {"optin_date": tx.now} if optin.is_active else {"optout_date": tx.now}
-    fields: dict[str, Any] = {name: getattr(optin, name) for name in OptinNew.model_fields}
-    return await OPTINS.insert(tx, fields | moment | {"visitor_id": visitor_id})
+    return await OPTINS.insert(tx, vars(optin) | moment | {"visitor_id": visitor_id})
+
+
+@operation(
+    "optins.create", "POST /visitors/{visitorId}/optins", summary="Keep what a visitor agreed to or refused",
+    path=VisitorPath, body=OptinNew, reply=Optin,
+)  # fmt: skip
+async def create(tx: Tx, request: Request[VisitorPath, NoFields, OptinNew]) -> Optin:
+    return await store(tx, request.path.visitor_id, request.body)
+
+
+@operation(
+    "optins.deleteByType", "DELETE /visitors/{visitorId}/optins",
+    summary="Opt a visitor out of a type and channel, whatever the context", path=VisitorPath, query=OptinKind,
+    reply=None,
+)  # fmt: skip
+async def delete_by_type(tx: Tx, request: Request[VisitorPath, OptinKind, NoFields]) -> None:
+    """Nothing is removed. Raises NotFound where nothing was active."""
+    visitor_id, kind = request.path.visitor_id, request.query
+    await VISITORS.lock(tx, visitor_id=visitor_id)
+    if not await _end(tx, _END_OF_TYPE, visitor_id, type=kind.optin_type, channel=kind.optin_channel):
+        raise OPTINS.missing()
+
+
+@operation(
+    "optins.disable", "DELETE /visitors/{visitorId}/optins/{optinId}", summary="Opt out", path=OptinPath, reply=None
+)
+async def disable(tx: Tx, request: Request[OptinPath, NoFields, NoFields]) -> None:
+    """The optin goes out; it is not removed. Raises NotFound where it is out already."""
+    await VISITORS.lock(tx, visitor_id=request.path.visitor_id)
+    if not await _end(tx, _END_ONE, request.path.visitor_id, id=request.path.optin_id):
+        raise OPTINS.missing()
+
+
+_ALL = "/visitors/{visitorId}/optins"
+_ONE = f"{_ALL}/{{optinId}}"
+
+OPERATIONS: Operations = (
+    crud.lists(OPTINS, "optins.list", f"GET {_ALL}", "List the optins of a visitor", OptinQuery),
+    create,
+    delete_by_type,
+    crud.gets(OPTINS, "optins.get", f"GET {_ONE}", "Read an optin"),
+    crud.updates(OPTINS, "optins.update", f"PATCH {_ONE}", "Update who sent an optin", OptinPatch),
+    disable,
+)

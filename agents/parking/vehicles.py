@@ -11,7 +11,7 @@ from agents.operation import Operations
 from agents.visitors.visitor import VISITORS
 from schemas.model import Model
 from schemas.replies import PageQuery
-from schemas.types import CountryCode, Flag, Instant, Int64, LeftOut, Text, Uuid
+from schemas.types import CountryCode, Flag, Instant, Int64, Maybe, Text, Uuid
 from storage.lists import Filter
 from storage.table import Table
 
@@ -25,13 +25,13 @@ def plate_key(plate: str) -> str:
 
 class VehicleFields(Model):
     name: Text | None = None
-    maker: Annotated[Text | None, LeftOut] = None
-    color: Annotated[Text | None, LeftOut] = None
-    model: Annotated[Text | None, LeftOut] = None
+    maker: Maybe[Text] = None
+    color: Maybe[Text] = None
+    model: Maybe[Text] = None
     license_plate: Text
-    license_plate_country: Annotated[CountryCode | None, LeftOut] = None
-    year_of_manufacture: Annotated[Annotated[Int64, Field(ge=1800, le=2500)] | None, LeftOut] = None
-    last_parking_session: Annotated[Instant | None, LeftOut] = None
+    license_plate_country: Maybe[CountryCode] = None
+    year_of_manufacture: Maybe[Annotated[Int64, Field(ge=1800, le=2500)]] = None
+    last_parking_session: Maybe[Instant] = None
 
 
 class Vehicle(VehicleFields):

@@ -9,7 +9,7 @@ from pydantic import Field
 from agents.centers.centers import CENTERS
 from schemas.faults import Conflict
 from schemas.model import Model
-from schemas.types import CountryCode, Email, Flag, Identifier, Instant, Int64, LeftOut, PcCode, Text, Uuid
+from schemas.types import CountryCode, Email, Flag, Identifier, Instant, Int64, Maybe, PcCode, Text, Uuid
 from storage.table import Table
 
 Gender = Literal["m", "f", "u"]
@@ -21,7 +21,7 @@ BirthMonth = Annotated[Int64, Field(ge=1, le=12)]
 class Profile(Model):
     """What a visitor may change."""
 
-    last_visit_date: Annotated[Instant | None, LeftOut] = None
+    last_visit_date: Maybe[Instant] = None
     address_city: Text | None = None
     address_street: Text | None = None
     address_state: Text | None = None
@@ -51,14 +51,14 @@ class VisitorFields(Profile):
     """What a full visitor is created with, its optins aside. A day of birth may be left out, but not be null."""
 
     acquisition_pc_code: PcCode
-    email_verified: Annotated[Flag | None, LeftOut] = None
-    email_invalid: Annotated[Flag | None, LeftOut] = None
-    phone_verified: Annotated[Flag | None, LeftOut] = None
-    phone_invalid: Annotated[Flag | None, LeftOut] = None
+    email_verified: Maybe[Flag] = None
+    email_invalid: Maybe[Flag] = None
+    phone_verified: Maybe[Flag] = None
+    phone_invalid: Maybe[Flag] = None
     country_code: CountryCode
-    birth_day: Annotated[BirthDay | None, LeftOut] = None
-    birth_month: Annotated[BirthMonth | None, LeftOut] = None
-    birth_year: Annotated[Int64 | None, LeftOut] = None
+    birth_day: Maybe[BirthDay] = None
+    birth_month: Maybe[BirthMonth] = None
+    birth_year: Maybe[Int64] = None
 
 
 class Visitor(VisitorFields):

@@ -58,7 +58,7 @@ async def _upgrade(tx: Tx, known: Any, fields: dict[str, Any]) -> Visitor:
         raise email_taken()
     given = {name: value for name, value in fields.items() if value is not None}
     given["upgrade_pc_code"] = given.pop("acquisition_pc_code")
-    return await VISITORS.update(tx, known.visitor_id, given)
+    return await VISITORS.update(tx, given, visitor_id=known.visitor_id)
 
 
 OPERATIONS: Operations = (

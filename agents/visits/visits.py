@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from sqlalchemy.dialects.postgresql import ARRAY, distinct_on
 
 from agents.centers.centers import CENTERS
-from agents.operation import Operations, batch_operation, operation
+from agents.operation import Operations, apply_each, batch_operation, operation
 from agents.parking.vehicles import VEHICLES, plate_key
 from agents.visitors.visitor import VISITORS
 from schemas.faults import Conflict, Fault, Invalid
@@ -20,9 +20,9 @@ from schemas.marks import MessageOnly
 from schemas.model import Model, NoFields
 from schemas.replies import Page, PageQuery
 from schemas.requests import Request
-from schemas.types import Identifier, Instant, Int64, LeftOut, PcCode, Text, Uuid
+from schemas.types import Identifier, Instant, Int64, Maybe, PcCode, Text, Uuid
 from storage.lists import Filter, page
-from storage.table import Table
+from storage.table import Table, any_of, locked
 from storage.tx import Tx
 
 VisitType = Literal["entry", "exit"]
@@ -34,9 +34,9 @@ AHEAD = timedelta(minutes=5)
 class Identification(Model):
     """Who it is: at least one of the three; where several are given, all name one visitor."""
 
-    visitor_id: Annotated[Identifier | None, LeftOut] = None
-    barcode: Annotated[Identifier | None, LeftOut] = None
-    license_plate: Annotated[Text | None, LeftOut] = None
+    visitor_id: Maybe[Identifier] = None
+    barcode: Maybe[Identifier] = None
+    license_plate: Maybe[Text] = None
 
     @model_validator(mode="after")
     def _at_least_one(self) -> "Identification":
@@ -55,7 +55,7 @@ class VisitNew(Identification):
     """`visitDate` is the gateway's own time; without it, the time of arrival."""
 
     pc_code: PcCode
-    visit_date: Annotated[Instant | None, LeftOut, MessageOnly()] = None
+    visit_date: Annotated[Maybe[Instant], MessageOnly()] = None
 
 
 class Visit(Model):
@@ -77,7 +77,7 @@ class VisitQuery(Identification, PageQuery):
     pc_code: PcCode
     visit_date_since: Annotated[Instant | None, Filter(lambda c, moment: c.visit_date >= moment)] = None
     visit_date_until: Annotated[Instant | None, Filter(lambda c, moment: c.visit_date <= moment)] = None
-    visit_type: Annotated[VisitType | None, LeftOut] = None
+    visit_type: Maybe[VisitType] = None
 
 
 VISITS = Table(
@@ -101,18 +101,13 @@ class _Known:
     by_plate: dict[str, tuple[UUID, int]] = field(default_factory=dict)
 
 
-def _any(column: sa.Column[Any], name: str) -> sa.ColumnElement[bool]:
-    return column == sa.any_(sa.bindparam(name, type_=ARRAY(column.type)))
-
-
-_CENTERS = sa.select(CENTERS.columns.pc_code).where(_any(CENTERS.columns.pc_code, "codes"))
 _VISITORS = sa.select(VISITORS.columns.visitor_id, VISITORS.columns.barcode).where(
-    _any(VISITORS.columns.visitor_id, "ids") | _any(VISITORS.columns.barcode, "barcodes")
+    any_of(VISITORS.columns.visitor_id, "ids") | any_of(VISITORS.columns.barcode, "barcodes")
 )
 _PLATES = (
     sa.select(VEHICLES.columns.plate_key, VEHICLES.columns.visitor_id, VEHICLES.columns.vehicle_id)
     .ext(distinct_on(VEHICLES.columns.plate_key))
-    .where(_any(VEHICLES.columns.plate_key, "plates"), VEHICLES.columns.deletion_date.is_(None))
+    .where(any_of(VEHICLES.columns.plate_key, "plates"), VEHICLES.columns.deletion_date.is_(None))
     .order_by(VEHICLES.columns.plate_key, VEHICLES.columns.update_date.desc(), VEHICLES.columns.vehicle_id.desc())
 )
 
@@ -122,7 +117,7 @@ async def _resolve(tx: Tx, identifications: Iterable[Identification], codes: set
     ids = {item.visitor_id: UUID(item.visitor_id) for item in given if item.visitor_id and _is_uuid(item.visitor_id)}
     barcodes = {item.barcode for item in given if item.barcode is not None}
     plates = {plate_key(item.license_plate) for item in given if item.license_plate is not None}
-    known = _Known({row.pc_code for row in await tx.all(_CENTERS, {"codes": sorted(codes)})})
+    known = _Known(await CENTERS.present(tx, codes))
     if ids or barcodes:
         found = await tx.all(_VISITORS, {"ids": sorted(ids.values()), "barcodes": sorted(barcodes)})
         present = {row.visitor_id for row in found}
@@ -162,44 +157,28 @@ def _identify(known: _Known, given: Identification) -> tuple[UUID, int | None]:
     return visitor, vehicle
 
 
-def _row(known: _Known, tx: Tx, request: Request[VisitPath, NoFields, VisitNew]) -> VisitEvent:
+def _values(known: _Known, tx: Tx, request: Request[VisitPath, NoFields, VisitNew]) -> dict[str, Any]:
+    """Raises Invalid, NotFound, Conflict."""
     body = request.body
     if body.pc_code not in known.centers:
         raise Invalid("center_not_found", "There is no such center.", field="pcCode")
     if body.visit_date is not None and body.visit_date > tx.cause.arrived + AHEAD:
         raise Invalid("visit_date_ahead", "The visit lies more than 5 minutes ahead of our clock.", field="visitDate")
     visitor, vehicle = _identify(known, body)
-    return VisitEvent.model_construct(
-        visitor_id=visitor,
-        pc_code=body.pc_code,
-        visit_date=body.visit_date or tx.cause.arrived,
-        visit_type=request.path.visit_type,
-        license_plate=body.license_plate,
-        visit_id=0,
-        vehicle_id=vehicle,
-    )
-
-
-_COLUMNS = ("visitor_id", "pc_code", "visit_date", "visit_type", "license_plate", "vehicle_id")
-_GIVEN = (
-    sa.func.unnest(*(sa.bindparam(name, type_=ARRAY(VISITS.columns[name].type)) for name in _COLUMNS))
-    .table_valued(*_COLUMNS, with_ordinality="place")
-    .render_derived()
-)
-_INSERT = (
-    sa.insert(VISITS.sql)
-    .from_select(
-        (*_COLUMNS, "revision"),
-        sa.select(*(_GIVEN.c[name] for name in _COLUMNS), sa.literal_column("1")).order_by(_GIVEN.c.place),
-    )
-    .returning(VISITS.columns.visit_id)
-)
+    return {
+        "visitor_id": visitor,
+        "pc_code": body.pc_code,
+        "visit_date": body.visit_date or tx.cause.arrived,
+        "visit_type": request.path.visit_type,
+        "license_plate": body.license_plate,
+        "vehicle_id": vehicle,
+    }
 
 
 def _move_forward(table: Table[Any], column: str) -> Any:
     """Set a date to a later one, never back. The rows are locked in the order of their ids first."""
     key, date = table.columns[table.key], table.columns[column]
-    locked = sa.select(key).where(_any(key, "keys")).order_by(key).with_for_update(key_share=True).cte("locked")
+    rows = locked(table, "keys")
     given = (
         sa.func.unnest(sa.bindparam("keys", type_=ARRAY(key.type)), sa.bindparam("dates", type_=ARRAY(date.type)))
         .table_valued("key", "date")
@@ -207,7 +186,7 @@ def _move_forward(table: Table[Any], column: str) -> Any:
     )
     return (
         sa.update(table.sql)
-        .where(key == locked.c[table.key], key == given.c.key, date.is_(None) | (date < given.c.date))
+        .where(key == rows.c[table.key], key == given.c.key, date.is_(None) | (date < given.c.date))
         .values({column: given.c.date})
     )
 
@@ -228,30 +207,17 @@ _MOVE_VEHICLES = _move_forward(VEHICLES, "last_parking_session")
 async def create(calls: Sequence[tuple[Tx, Request[VisitPath, NoFields, VisitNew]]]) -> list[VisitEvent | Fault]:
     """Keep visits. An entry moves the visitor's lastVisitDate and the vehicle's lastParkingSession forward; that is
     told by the visit's own change and not by changes of those two."""
-    first = calls[0][0]
     bodies = [request.body for _, request in calls]
-    known = await _resolve(first, bodies, {body.pc_code for body in bodies})
-    outcomes: list[VisitEvent | Fault] = []
-    for tx, request in calls:
-        try:
-            outcomes.append(_row(known, tx, request))
-        except Fault as fault:
-            outcomes.append(fault)
-    accepted = [(tx, row) for (tx, _), row in zip(calls, outcomes, strict=True) if isinstance(row, VisitEvent)]
-    if accepted:
-        await _store(first, accepted)
-    return outcomes
+    known = await _resolve(calls[0][0], bodies, {body.pc_code for body in bodies})
+    return await apply_each(calls, lambda tx, request: _values(known, tx, request), _store)
 
 
-async def _store(conn: Tx, accepted: Sequence[tuple[Tx, VisitEvent]]) -> None:
-    rows = [row for _, row in accepted]
-    await _move(conn, _MOVE_VISITORS, ((row.visitor_id, row.visit_date) for row in rows if row.visit_type == "entry"))
-    await _move(conn, _MOVE_VEHICLES, ((row.vehicle_id, row.visit_date) for row in rows if row.visit_type == "entry"))
-    found = await conn.all(_INSERT, {name: [getattr(row, name) for row in rows] for name in _COLUMNS})
-    # Identity values follow the order of the select (PostgreSQL manual, INSERT), RETURNING promises none.
-    for (tx, row), visit_id in zip(accepted, sorted(found_row.visit_id for found_row in found), strict=True):
-        row.visit_id = visit_id
-        VISITS.record(tx, row, visit_id, 1, "created")
+async def _store(accepted: Sequence[tuple[Tx, dict[str, Any]]]) -> list[VisitEvent]:
+    conn = accepted[0][0]
+    entries = [values for _, values in accepted if values["visit_type"] == "entry"]
+    await _move(conn, _MOVE_VISITORS, ((entry["visitor_id"], entry["visit_date"]) for entry in entries))
+    await _move(conn, _MOVE_VEHICLES, ((entry["vehicle_id"], entry["visit_date"]) for entry in entries))
+    return await VISITS.insert_many(accepted)
 
 
 async def _move(conn: Tx, statement: Any, dated: Iterable[tuple[Any, datetime]]) -> None:

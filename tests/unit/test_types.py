@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ from schemas.types import (
     Identifier,
     Instant,
     Int64,
-    LeftOut,
+    Maybe,
     PcCode,
     Text,
     Uuid,
@@ -93,7 +93,7 @@ def test_exactly_one_check_digit_makes_a_card_number(digits: str) -> None:
 
 class _Fields(Model):
     name: Text
-    color: Annotated[Text | None, LeftOut] = None
+    color: Maybe[Text] = None
     note: Text | None = None
     is_open: Flag = True
 

@@ -1,0 +1,193 @@
+"""Where a visitor stands in each challenge, in a number of statements that does not grow with the page."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from agents import crud
+from agents.operation import Operations
+from agents.points import standings
+from agents.points.challenge import CHALLENGES, Challenge
+from agents.points.histories import HISTORIES, day_start
+from agents.points.visitor_challenge import VISITOR_CHALLENGES, VisitorChallenge
+from agents.points.visitor_challenges import VisitorChallengeQuery
+from agents.visitors.visitor import VISITORS
+from schemas.model import Model
+from schemas.types import Flag, Int64, Text
+from storage.table import any_of
+from storage.tx import Tx
+
+AROUND = 2
+"""Neighbours shown above and below a visitor."""
+TOP_LIMIT = 500
+"""Entries of topRanking at most, whatever winnerNumber says, as many as a page may have."""
+
+
+class Standing(Model):
+    position: Int64
+    name: Text
+    points: Text
+    is_visitor_rank: Flag
+
+
+class Ranking(Model):
+    challenge: Challenge
+    visitor_challenge: VisitorChallenge
+    top_ranking: list[Standing]
+    other_ranking: list[Standing]
+    bonus_activated_today: Flag
+    visitor_ranking_position: Int64
+    can_log_points: Flag
+
+
+_V, _P, _H = VISITOR_CHALLENGES.columns, VISITORS.columns, HISTORIES.columns
+_BIG, _MOMENT = sa.BigInteger(), sa.TIMESTAMP(timezone=True)
+
+
+def _given(**columns: Any) -> sa.TableValuedAlias:
+    """Rows from list parameters, one a column."""
+    arrays = (sa.bindparam(name, type_=ARRAY(kind)) for name, kind in columns.items())
+    return sa.func.unnest(*arrays).table_valued(*columns).render_derived()
+
+
+def _nearest(given: sa.TableValuedAlias, order: Sequence[Any], limit: Any, *where: Any) -> Any:
+    """For each of the given, the first participants in an order of the index, with what their names are made of."""
+    found = (
+        sa.select(_V.visitor_id, _V.points, _V.precedence)
+        .where(_V.challenge_id == given.c.challenge, *where)
+        .order_by(*order)
+        .limit(limit)
+        .lateral("found")
+    )
+    return (
+        sa.select(*given.c, *found.c, _P.first_name, _P.last_name)
+        .select_from(given)
+        .join(found, sa.true())
+        .join(VISITORS.sql, _P.visitor_id == found.c.visitor_id)
+    )
+
+
+_UP, _DOWN = (_V.points, _V.precedence), (_V.points.desc(), _V.precedence.desc())
+_PLACE = sa.tuple_(*_UP)
+_CHALLENGE = _given(challenge=_BIG, count=_BIG)
+_OWN = _given(participant=_BIG, challenge=_BIG, own_points=_BIG, own_precedence=_BIG)
+_OWN_PLACE = sa.tuple_(_OWN.c.own_points, _OWN.c.own_precedence)
+TOP = _nearest(_CHALLENGE, _DOWN, _CHALLENGE.c.count)
+FROM_OWN_UP = _nearest(_OWN, _UP, AROUND + 1, _PLACE >= _OWN_PLACE)
+BELOW_OWN = _nearest(_OWN, _DOWN, AROUND, _PLACE < _OWN_PLACE)
+_PLACES = sa.select(_V.visitor_challenge_id, _V.challenge_id, _V.points, _V.precedence).where(
+    any_of(_V.visitor_challenge_id, "participants")
+)
+_TODAY = _given(participant=_BIG, since=_MOMENT)
+_BONUS = sa.select(_TODAY.c.participant).where(
+    sa.exists(
+        sa.select(sa.literal(1)).where(
+            _H.visitor_challenge_id == _TODAY.c.participant,
+            _H.participation_date >= _TODAY.c.since,
+            _H.bonus_activated,
+        )
+    )
+)
+
+
+async def _rankings(tx: Tx, rows: Sequence[VisitorChallenge]) -> Sequence[Ranking]:
+    if not rows:
+        return []
+    challenges = await CHALLENGES.by_key(tx, (row.challenge_id for row in rows))
+    counts = [min(max(challenge.winner_number, 0), TOP_LIMIT) for challenge in challenges.values()]
+    tops = _sorted(await tx.all(TOP, {"challenge": list(challenges), "count": counts}), "challenge")
+    around = await _around(tx, rows)
+    wanted = ((row.challenge_id, found.points) for row in rows for found in around[row.visitor_challenge_id])
+    positions = await standings.positions(tx, wanted)
+    bonus = await _bonus_today(tx, rows, challenges)
+    return [
+        _ranking(row, challenges[row.challenge_id], tops[row.challenge_id], around, positions, bonus, tx.now)
+        for row in rows
+    ]
+
+
+def _ranking(
+    row: VisitorChallenge,
+    challenge: Challenge,
+    top: Sequence[Any],
+    around: Mapping[int, Sequence[Any]],
+    positions: Mapping[tuple[int, int], int],
+    bonus: set[int],
+    now: datetime,
+) -> Ranking:
+    in_top = any(found.visitor_id == row.visitor_id for found in top)
+    others = [] if in_top else around[row.visitor_challenge_id]
+    return Ranking.model_construct(
+        challenge=challenge,
+        visitor_challenge=row,
+        top_ranking=[
+            _standing(found, row, position) for found, position in zip(top, _positions_from_first(top), strict=True)
+        ],
+        other_ranking=[_standing(found, row, positions[row.challenge_id, found.points]) for found in others],
+        bonus_activated_today=row.visitor_challenge_id in bonus,
+        visitor_ranking_position=positions[row.challenge_id, row.points],
+        can_log_points=challenge.runs(now),
+    )
+
+
+def _positions_from_first(top: Sequence[Any]) -> Iterator[int]:
+    """Equal points share a position; the next one counts all before it."""
+    position, points = 0, None
+    for place, found in enumerate(top, start=1):
+        if found.points != points:
+            position, points = place, found.points
+        yield position
+
+
+def _standing(found: Any, row: VisitorChallenge, position: int) -> Standing:
+    initial = f" {found.last_name[0]}." if found.last_name else ""
+    return Standing.model_construct(
+        position=position,
+        name=f"{found.first_name}{initial}",
+        points=str(found.points),
+        is_visitor_rank=found.visitor_id == row.visitor_id,
+    )
+
+
+def _sorted(found: Iterable[Any], name: str) -> Mapping[int, list[Any]]:
+    """By the given one that they were found for, each from the highest to the lowest."""
+    groups: dict[int, list[Any]] = defaultdict(list)
+    for row in sorted(found, key=lambda row: (row.points, row.precedence), reverse=True):
+        groups[getattr(row, name)].append(row)
+    return groups
+
+
+async def _around(tx: Tx, rows: Sequence[VisitorChallenge]) -> Mapping[int, list[Any]]:
+    """Each participant and its neighbours."""
+    places = await tx.all(_PLACES, {"participants": [row.visitor_challenge_id for row in rows]})
+    given = {
+        "participant": [place.visitor_challenge_id for place in places],
+        "challenge": [place.challenge_id for place in places],
+        "own_points": [place.points for place in places],
+        "own_precedence": [place.precedence for place in places],
+    }
+    return _sorted([*await tx.all(FROM_OWN_UP, given), *await tx.all(BELOW_OWN, given)], "participant")
+
+
+async def _bonus_today(tx: Tx, rows: Sequence[VisitorChallenge], challenges: Mapping[int, Challenge]) -> set[int]:
+    """Who had a bonus today, by the day of the challenge's time zone (UTC where it has none)."""
+    since = [day_start(tx.now, ZoneInfo(challenges[row.challenge_id].timezone or "UTC")) for row in rows]
+    found = await tx.all(_BONUS, {"participant": [row.visitor_challenge_id for row in rows], "since": since})
+    return {row.participant for row in found}
+
+
+OPERATIONS: Operations = (
+    crud.lists(
+        VISITOR_CHALLENGES,
+        "rankings.list",
+        "GET /visitors/{visitorId}/rankings",
+        "List where a visitor stands in each of its challenges",
+        VisitorChallengeQuery,
+        view=crud.View(Ranking, _rankings),
+    ),
+)

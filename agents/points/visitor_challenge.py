@@ -1,0 +1,58 @@
+"""The visitorChallenge: a visitor's part in a challenge. The record, and its table."""
+
+import sqlalchemy as sa
+
+from agents import crud
+from agents.points.challenge import CHALLENGES
+from agents.visitors.visitor import VISITORS
+from schemas.model import Model
+from schemas.types import Flag, Instant, Int64, Maybe, Uuid
+from storage.table import Table
+
+
+class ProgressFields(Model):
+    points: Int64
+    total_entry_count: Int64
+    bonus_entry_count: Int64
+    last_entry_date: Instant | None
+    reward_unlocked: Flag
+    reward_received: Flag
+
+
+class VisitorChallengePatch(ProgressFields, partial=True):
+    pass
+
+
+class VisitorChallengeNew(Model):
+    challenge_id: Int64
+    registered_at: Maybe[Instant] = None
+
+
+class VisitorChallenge(ProgressFields):
+    visitor_id: Uuid
+    challenge_id: Int64
+    registered_date: Instant
+    creation_date: Instant
+    update_date: Instant
+    visitor_challenge_id: Int64
+
+
+VISITOR_CHALLENGES = Table(
+    "visitor_challenges",
+    VisitorChallenge,
+    family="points",
+    resource="visitorChallenge",
+    key="visitor_challenge_id",
+    parents={"visitor_id": VISITORS, "challenge_id": CHALLENGES},
+    conflicts={
+        "visitor_challenges_visitor_id_key": crud.taken(
+            "visitor_challenge", "The visitor takes part in this challenge already.", "challengeId"
+        )
+    },
+    hidden=[
+        # Higher is earlier, so that one direction of the index has the order of the ranking.
+        sa.Column("precedence", sa.BigInteger, nullable=False),
+        sa.UniqueConstraint("visitor_id", "challenge_id"),
+        sa.Index("visitor_challenges_standing_idx", "challenge_id", "points", "precedence"),
+    ],
+)

@@ -1,0 +1,70 @@
+"""Services of a center, answered with their stores, targets, themes and segments, and how many checkins they had."""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from agents import crud
+from agents.operation import Operations
+from agents.services.segments import SERVICE_SEGMENTS, ServiceSegment
+from agents.services.service import SERVICES, Service, ServiceNew, ServicePatch
+from agents.services.stores import SERVICE_STORES, ServiceStore
+from agents.services.targets import SERVICE_TARGETS, TARGET_LINKS, ServiceTarget
+from agents.services.themes import SERVICE_THEMES, THEME_LINKS, ServiceTheme
+from schemas.replies import PageQuery
+from schemas.types import Instant, Int64, Maybe, PcCode
+from storage.table import any_of
+from storage.tx import Tx
+
+
+class ServiceReply(Service):
+    stores: list[ServiceStore]
+    targets: list[ServiceTarget]
+    themes: list[ServiceTheme]
+    segments: list[ServiceSegment]
+    checkin_count: Int64
+
+
+class ServiceQuery(PageQuery):
+    pc_code: Maybe[PcCode] = None
+    end_date_since: Maybe[Instant] = None
+    end_date_until: Maybe[Instant] = None
+
+
+_COUNTS = sa.select(SERVICES.columns.service_id, SERVICES.columns.checkin_count).where(
+    any_of(SERVICES.columns.service_id, "ids")
+)
+
+
+async def _whole(tx: Tx, services: Sequence[Service]) -> Sequence[ServiceReply]:
+    ids = [service.service_id for service in services]
+    stores = await SERVICE_STORES.under(tx, "service_id", ids)
+    segments = await SERVICE_SEGMENTS.under(tx, "service_id", ids)
+    of_target = await TARGET_LINKS.under(tx, "service_id", ids)
+    of_theme = await THEME_LINKS.under(tx, "service_id", ids)
+    targets = await SERVICE_TARGETS.by_key(
+        tx, (link.service_target_id for links in of_target.values() for link in links)
+    )
+    themes = await SERVICE_THEMES.by_key(tx, (link.service_theme_id for links in of_theme.values() for link in links))
+    counts = {row.service_id: row.checkin_count for row in await tx.all(_COUNTS, {"ids": ids})}
+    return [
+        ServiceReply.widened(
+            service,
+            stores=stores[key],
+            segments=segments[key],
+            targets=[targets[link.service_target_id] for link in of_target[key]],
+            themes=[themes[link.service_theme_id] for link in of_theme[key]],
+            checkin_count=counts[key],
+        )
+        for key, service in zip(ids, services, strict=True)
+    ]
+
+
+_VIEW = crud.View(ServiceReply, _whole)
+
+OPERATIONS: Operations = (
+    crud.lists(SERVICES, "services.list", "GET /services", "List services", ServiceQuery, view=_VIEW),
+    crud.creates(SERVICES, "services.create", "POST /services", "Create a service", ServiceNew, view=_VIEW),
+    crud.gets(SERVICES, "services.get", "GET /services/{serviceId}", "Read a service", view=_VIEW),
+    crud.updates(SERVICES, "services.update", "PATCH /services/{serviceId}", "Update a service", ServicePatch),
+)
