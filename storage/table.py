@@ -185,7 +185,8 @@ class Table(Generic[Row]):
         revision move. Raises NotFound."""
         full = self._full(values) | {name: tx.now for name in _UPDATED if name in self._fields}
         statement = self._statements.update(frozenset(where), frozenset(full))
-        parameters = where | {f"new_{name}": value for name, value in full.items()}
+        old = {f"old_{name}": value for name, value in where.items()}
+        parameters = old | {f"new_{name}": value for name, value in full.items()}
         return self.changed(tx, await tx.first(statement, parameters), "updated")
 
     async def delete(self, tx: Tx, **where: Any) -> None:
@@ -219,7 +220,7 @@ class Table(Generic[Row]):
 
 class _Statements:
     """The statements of a table, each made once, so that SQLAlchemy compiles and PostgreSQL plans it once. `where` and
-    `values` are names of columns; values are parameters with `new_` before their name."""
+    `values` are names of columns, and so are the parameters; an update has `old_` and `new_` before them."""
 
     def __init__(self, table: sa.Table, key: sa.Column[Any]) -> None:
         self._table = table
@@ -254,13 +255,13 @@ class _Statements:
 
     def _update(self, where: frozenset[str], values: frozenset[str]) -> Any:
         new = self._parameters(values, "new_") | {"revision": self._table.c.revision + 1}
-        return sa.update(self._table).where(*self._equal(where)).values(new).returning(*self._table.c)
+        return sa.update(self._table).where(*self._equal(where, "old_")).values(new).returning(*self._table.c)
 
     def _delete(self, where: frozenset[str]) -> Any:
         return sa.delete(self._table).where(*self._equal(where)).returning(*self._table.c)
 
-    def _equal(self, where: Iterable[str]) -> Iterator[sa.ColumnElement[bool]]:
-        return (self._table.c[name] == value for name, value in self._parameters(where).items())
+    def _equal(self, where: Iterable[str], prefix: str = "") -> Iterator[sa.ColumnElement[bool]]:
+        return (self._table.c[name] == value for name, value in self._parameters(where, prefix).items())
 
     def _parameters(self, names: Iterable[str], prefix: str = "") -> dict[str, Any]:
         return {name: sa.bindparam(prefix + name, type_=self._table.c[name].type) for name in sorted(names)}

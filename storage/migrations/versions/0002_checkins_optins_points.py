@@ -88,7 +88,7 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("category", sa.Text(), nullable=False),
         sa.Column("use_rate", sa.Text(), nullable=False),
-        sa.Column("days_of_use", postgresql.ARRAY(BigInteger()), nullable=False),
+        sa.Column("days_of_use", postgresql.ARRAY(sa.BigInteger()), nullable=False),
         sa.Column("color_code", sa.Text(), nullable=False),
         sa.Column("is_premium", sa.Boolean(), nullable=True),
         sa.Column("undeletable", sa.Boolean(), nullable=True),
