@@ -93,8 +93,8 @@ async def move(tx: Tx, moves: Iterable[tuple[int, int, int]]) -> None:
     """Participants went from points to points: (challenge, before, after). Their rows are locked already."""
     changed: Counter[Place] = Counter()
     for challenge, before, after in moves:
-        changed.subtract(_places(challenge, before))
-        changed.update(_places(challenge, after))
+        changed.subtract(places(challenge, before))
+        changed.update(places(challenge, after))
     kept = sorted((place, number) for place, number in changed.items() if number)
     if not kept:
         return
@@ -128,7 +128,8 @@ def ranges(wanted: Iterable[tuple[int, int]]) -> dict[str, list[int]]:
     return {name: [row[number] for row in rows] for number, name in enumerate(names)}
 
 
-def _places(challenge: int, points: int) -> Iterator[Place]:
+def places(challenge: int, points: int) -> Iterator[Place]:
+    """Where a participant with these points is counted."""
     for level in range(LEVELS):
         bucket = points >> BITS * level
         if bucket & 63:

@@ -4,19 +4,20 @@ import asyncio
 import random
 
 from tests.support import oracle
-from tests.support.load import Population, populate, send_all, update, visit
+from tests.support.load import Population, contest, populate, send_all, update, visit, with_contests
 from tests.support.oracle import Sent
 from tests.support.stack import Process, Stack, eventually
 
 KILLS = 20
 SEED = 20_261_124
-FAMILIES = ("visits", "visitors", "parking", "centers")
+FAMILIES = ("visits", "visitors", "parking", "centers", "checkins", "optins", "points", "services")
 
 
 async def _load(stack: Stack, sent: Sent, rng: random.Random, population: Population, ended: asyncio.Event) -> None:
     """Some hundred messages a second, until `ended`; one in ten is sent again somewhere else."""
     while not ended.is_set():
         messages = [visit(rng, population) for _ in range(30)] + [update(rng, population) for _ in range(10)]
+        messages += [contest(rng, population) for _ in range(20)]
         await send_all(stack, sent, rng, messages + rng.sample(messages, 4))
         await asyncio.sleep(0.1)
 
@@ -43,7 +44,7 @@ async def test_a_worker_killed_20_times_under_load_loses_and_doubles_nothing(lon
     rng, sent, ended = random.Random(SEED), Sent(), asyncio.Event()
     worker = lonely.worker()
     await eventually("a ready worker", worker.ready)
-    population = await populate(lonely, sent, 10)
+    population = await with_contests(lonely, sent, await populate(lonely, sent, 10))
     worker.kill()
 
     loading = asyncio.create_task(_load(lonely, sent, random.Random(SEED), population, ended))

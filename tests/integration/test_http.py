@@ -15,10 +15,10 @@ import pytest_asyncio
 from edge import keys
 from runtime.servers.processes import free_port
 from tests.support import data
+from tests.support.data import NOBODY
 from tests.support.stack import Stack, eventually
 from topics.names import VALUE_LIMIT
 
-NOBODY = "00000000-0000-4000-8000-000000000000"
 JSON_TYPE = {"content-type": "application/json"}
 
 

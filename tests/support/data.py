@@ -6,6 +6,8 @@ from typing import Any
 
 import httpx
 
+NOBODY = "00000000-0000-4000-8000-000000000000"
+
 
 def new_code() -> str:
     return "FR-T-" + "".join(random.choices(string.ascii_uppercase + string.digits, k=10))
@@ -51,4 +53,20 @@ async def parker(client: httpx.AsyncClient) -> dict[str, Any]:
     return {
         "pcCode": pc_code, "visitorId": person["visitorId"], "barcode": person["barcode"],
         "licensePlate": car["licensePlate"], "vehicleId": car["vehicleId"],
+    }  # fmt: skip
+
+
+def service(pc_code: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "pcCode": pc_code, "name": "Cloakroom", "category": "comfort", "useRate": "free", "daysOfUse": [1, 2, 3],
+        "colorCode": "#FFFFFF", **fields,
+    }  # fmt: skip
+
+
+def challenge(pc_code: str, **fields: Any) -> dict[str, Any]:
+    """One that runs for a century."""
+    return {
+        "pcCode": pc_code, "genericName": "Steps", "type": "step_counter", "startDate": "2001-01-01T00:00:00Z",
+        "endDate": "2101-01-01T00:00:00Z", "winnerNumber": 3, "status": "active", "displayName": [], "description": [],
+        "rewardDetail": [], **fields,
     }  # fmt: skip

@@ -1,7 +1,7 @@
 """Traffic for the chaos tests: visits of known visitors, and updates of the same entities from many partitions."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
@@ -23,6 +23,9 @@ class Person:
 class Population:
     pc_code: str
     people: list[Person]
+    service_id: int = 0
+    participants: dict[str, int] = field(default_factory=dict)
+    """The visitorChallengeId of each visitorId."""
 
 
 async def populate(stack: Stack, sent: Sent, count: int) -> Population:
@@ -36,6 +39,18 @@ async def populate(stack: Stack, sent: Sent, count: int) -> Population:
         vehicle = await _create(stack, sent, "vehicles.create", parts)
         people.append(Person(visitor["visitorId"], visitor["barcode"], vehicle["licensePlate"]))
     return Population(center["pcCode"], people)
+
+
+async def with_contests(stack: Stack, sent: Sent, population: Population) -> Population:
+    """The same people with a service to check in at and a challenge that all have joined."""
+    service = await _create(stack, sent, "services.create", {"body": data.service(population.pc_code)})
+    challenge = await _create(stack, sent, "challenges.create", {"body": data.challenge(population.pc_code)})
+    participants = {}
+    for person in population.people:
+        parts = {"path": {"visitorId": person.visitor_id}, "body": {"challengeId": challenge["challengeId"]}}
+        joined = await _create(stack, sent, "visitorChallenges.create", parts)
+        participants[person.visitor_id] = joined["visitorChallengeId"]
+    return replace(population, service_id=service["serviceId"], participants=participants)
 
 
 async def _create(stack: Stack, sent: Sent, operation: str, parts: dict[str, Any]) -> dict[str, Any]:
@@ -70,6 +85,22 @@ def update(rng: random.Random, population: Population) -> Message:
     person = rng.choice(population.people)
     parts = {"path": {"visitorId": person.visitor_id}, "body": {"addressCity": f"City {rng.randrange(10_000)}"}}
     return Message(str(uuid4()), "visitors.update", JSON, parts)
+
+
+def contest(rng: random.Random, population: Population) -> Message:
+    """A checkin, an optin or points."""
+    visitor_id = rng.choice(population.people).visitor_id
+    operation = rng.choice(["checkins.create", "optins.create", "visitorChallenges.addPoints"])
+    path: dict[str, Any] = {"visitorId": visitor_id}
+    body: dict[str, Any] = {"points": rng.randrange(1, 5_000)}
+    if operation == "checkins.create":
+        body = {"pcCode": population.pc_code, "serviceId": population.service_id, "origin": "partner"}
+    elif operation == "optins.create":
+        kind = rng.choice(["commercial", "loyalty"])
+        body = {"optinType": kind, "optinChannel": "email", "isActive": rng.random() < 0.5}
+    else:
+        path["visitorChallengeId"] = population.participants[visitor_id]
+    return Message(str(uuid4()), operation, rng.choice([JSON, AVRO]), {"path": path, "body": body})
 
 
 async def send_all(stack: Stack, sent: Sent, rng: random.Random, messages: list[Message]) -> None:

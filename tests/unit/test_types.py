@@ -11,15 +11,19 @@ from pydantic import TypeAdapter, ValidationError
 
 from schemas.model import Model
 from schemas.types import (
+    Amount,
     CountryCode,
     Email,
     Flag,
     Identifier,
     Instant,
     Int64,
+    LocaleCode,
+    LongText,
     Maybe,
     PcCode,
     Text,
+    Timezone,
     Uuid,
     passes_luhn,
 )
@@ -57,6 +61,17 @@ def _code(kind: Any, value: Any) -> str:
         (Instant, "2024-02-30T00:00:00Z"),
         (Instant, 1_700_000_000),
         (Instant, "0001-01-01T00:00:00+14:00"),
+        (Amount, "31.40"),
+        (Amount, True),
+        (Amount, 1.5),
+        (Amount, Decimal("NaN")),
+        (Amount, Decimal("0.1234567891")),
+        (LocaleCode, "fr"),
+        (LocaleCode, "fr-ZZ"),
+        (LocaleCode, "français"),
+        (Timezone, "Europe/Westfield"),
+        (LongText, "x" * 200_001),
+        (LongText, "a 4111-1111-1111-1111"),
     ],
 )
 def test_json_types_are_strict(kind: Any, value: Any) -> None:
@@ -120,3 +135,30 @@ def test_a_patch_refuses_null_for_what_is_not_nullable(field: str) -> None:
 
 def test_unknown_fields_are_refused() -> None:
     assert _code(_Fields, {"name": "a", "is_open": True}) == "extra_forbidden"
+
+
+@pytest.mark.parametrize("spelling", ["fr-FR", "fr_FR", "FR-fr", "fr_fr"])
+def test_a_locale_has_one_way_to_be_written(spelling: str) -> None:
+    assert TypeAdapter(LocaleCode).validate_python(spelling) == "fr-FR"
+
+
+@pytest.mark.parametrize(("sent", "kept"), [(5, "5"), (Decimal("31.40"), "31.40"), (Decimal("-0.1"), "-0.1")])
+def test_an_amount_is_exact(sent: Any, kept: str) -> None:
+    assert str(TypeAdapter(Amount).validate_python(sent)) == kept
+
+
+class _Thing(Model):
+    name: Text
+    size: Int64
+    color: Maybe[Text] = None
+
+
+class _ThingPatch(_Thing, partial=True, required=("size",)):
+    pass
+
+
+def test_a_patch_may_have_required_fields() -> None:
+    assert _ThingPatch.model_validate({"size": 1}).given() == {"size": 1}
+    with pytest.raises(ValidationError) as refused:
+        _ThingPatch.model_validate({"name": "a"})
+    assert [error["type"] for error in refused.value.errors()] == ["missing"]
