@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -64,7 +65,11 @@ async def create(url: str) -> list[Known]:
     async with httpx.AsyncClient(base_url=url, timeout=30) as client:
         for center in CENTERS:
             await _create(client, "/centers", {**center, "isWestfield": True, "isActive": True, "hasLoyalty": True})
-        return [await _person(client, number, *person) for number, person in enumerate(PEOPLE)]
+        people = [await _person(client, number, *person) for number, person in enumerate(PEOPLE)]
+        await _consents(client)
+        await _services(client, people)
+        await _challenge(client, people)
+        return people
 
 
 async def _person(client: httpx.AsyncClient, number: int, first: str, last: str, country: str) -> Known:
@@ -90,12 +95,56 @@ async def _person(client: httpx.AsyncClient, number: int, first: str, last: str,
     return Known(visitor["visitorId"], visitor["barcode"], plate, str(center["pcCode"]))
 
 
+async def _consents(client: httpx.AsyncClient) -> None:
+    text = {"type": "commercial_email", "releaseDate": "2024-01-01T00:00:00Z", "requireConsent": True}
+    known = await _create(client, "/legalTexts", text)
+    texts = {"optinHeaderText": "Restons en contact", "optinDisplayText": "J'accepte.", "documentText": None}
+    await _create(client, f"/legalTexts/{known['id']}/locales/fr-FR", texts)
+
+
+async def _services(client: httpx.AsyncClient, people: Sequence[Known]) -> None:
+    """One in each center, with a checkin of each of its visitors."""
+    for center in CENTERS:
+        service = {
+            "pcCode": center["pcCode"], "name": "Cloakroom", "category": "comfort", "useRate": "free",
+            "daysOfUse": [1, 2, 3, 4, 5, 6], "colorCode": "#336699",
+        }  # fmt: skip
+        known = await _create(client, "/services", service)
+        await _create(client, f"/services/{known['serviceId']}/stores", {"storeId": 1, "storeName": "La Bonne Excuse"})
+        for person in people:
+            if person.pc_code == center["pcCode"]:
+                checkin = {"pcCode": person.pc_code, "serviceId": known["serviceId"], "origin": "dashboard"}
+                await _create(client, f"/visitors/{person.visitor_id}/checkins", checkin)
+
+
+async def _challenge(client: httpx.AsyncClient, people: Sequence[Known]) -> None:
+    """Steps counted by all, and a reward for each."""
+    text = [{"localeCode": "fr-FR", "value": "10 000 pas"}, {"localeCode": "en-GB", "value": "10,000 steps"}]
+    # The same dates when an interrupted start is repeated, since the key is the same as well.
+    begins = datetime(datetime.now(UTC).year, 1, 1, tzinfo=UTC)
+    challenge = {
+        "pcCode": CENTERS[0]["pcCode"], "genericName": "10,000 steps", "type": "step_counter", "status": "active",
+        "startDate": begins.isoformat(), "endDate": begins.replace(year=begins.year + 2).isoformat(),
+        "timezone": "Europe/Paris", "winnerNumber": 3, "displayName": text, "description": text, "rewardDetail": text,
+    }  # fmt: skip
+    known = await _create(client, "/challenges", challenge)
+    for number, person in enumerate(people):
+        path = f"/visitors/{person.visitor_id}/visitorChallenges"
+        joined = await _create(client, path, {"challengeId": known["challengeId"]})
+        await _create(client, f"{path}/{joined['visitorChallengeId']}/points", {"points": 1_000 + number * 137 % 900})
+        reward = {
+            "pcCode": person.pc_code, "startDate": begins.isoformat(), "balance": 10 * number, "threshold": 50,
+            "outsideOptin": False,
+        }  # fmt: skip
+        await _create(client, f"/visitors/{person.visitor_id}/rewards", reward)
+
+
 async def _create(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> dict[str, Any]:
     """What lies there from an interrupted start is met with the same key, and answered the same."""
     key = f"sample {path} {body.get('pcCode') or body.get('email') or body.get('licensePlate')}"
     answer = await client.post(path, json=body, headers={"Idempotency-Key": key[:128]})
     answer.raise_for_status()
-    found: dict[str, Any] = answer.json()["data"]
+    found: dict[str, Any] = answer.json()["data"] if answer.content else {}
     return found
 
 
