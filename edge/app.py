@@ -1,8 +1,9 @@
 """The HTTP edge: routes from the catalogue, each call a request message and its answer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agents.catalogue import Catalogue, Operation
@@ -51,9 +53,11 @@ class Edge:
 
     def _application(self) -> FastAPI:
         app = FastAPIOffline(title="Visitor service", docs_url="/docs", redoc_url="/redoc", lifespan=self._lifespan)
+        app.router.redirect_slashes = False
         described = openapi.describe(self._catalogue)
         app.openapi = lambda: described  # type: ignore[method-assign]
         app.add_api_route("/health", self._health, methods=["GET"], include_in_schema=False)
+        app.add_api_route("/health/live", _live, methods=["GET"], include_in_schema=False)
         app.add_api_route("/metrics", _metrics, methods=["GET"], include_in_schema=False)
         # Static segments before places, so that /visitors/count is never taken for a visitor.
         for operation in sorted(self._catalogue.operations, key=lambda found: found.path.replace("{", "~")):
@@ -90,6 +94,8 @@ class Edge:
             return await self._call(operation, request, identity)
         except Fault as fault:
             return _fault(fault, _key_used(request))
+        except ClientDisconnect:
+            return Response(status_code=400)
         except Exception:
             log.exception("bug", operation=operation.name)
             return _fault(Bug("internal", "Something is wrong on our side; it was reported."))
@@ -110,32 +116,32 @@ class Edge:
             content_type=JSON,
             traceparent=request.headers.get("traceparent"),
         )
-        if not operation.is_query and "respond-async" in request.headers.get("prefer", "").lower():
-            await self._exchange.send(self._message(operation, head, parts))
-            accepted = {"data": {"requestId": head.request_id}, "metadata": {"version": 1, "_links": {}}}
-            return _json(202, accepted, {KEY_HEADER: key, "Preference-Applied": "respond-async"})
-        answer = await self._exchanged(operation, head, parts, identity)
+        with self._waiting(identity):
+            if not operation.is_query and "respond-async" in request.headers.get("prefer", "").lower():
+                await self._exchange.send(self._message(operation, head, parts))
+                accepted = {"data": {"requestId": head.request_id}, "metadata": {"version": 1, "_links": {}}}
+                return _json(202, accepted, {KEY_HEADER: key, "Preference-Applied": "respond-async"})
+            answer = await self._exchanged(operation, head, parts)
         return _json(answer["status"], answer["body"], {} if operation.is_query else {KEY_HEADER: key})
 
-    async def _exchanged(
-        self, operation: Operation, head: Head, parts: dict[str, Any], identity: Identity
-    ) -> dict[str, Any]:
-        """Raises NoAnswer, RateLimited, Unavailable."""
+    @contextmanager
+    def _waiting(self, identity: Identity) -> Iterator[None]:
+        """Counts a call of this caller. Raises RateLimited."""
         waiting = self._in_flight.get(identity.name, 0)
         if waiting >= self._settings.in_flight:
             raise RateLimited("too_many_calls", f"At most {self._settings.in_flight} calls may wait at once.")
-        partition, correlation, reply = self._exchange.expect()
         self._in_flight[identity.name] = waiting + 1
         try:
+            yield
+        finally:
+            self._in_flight[identity.name] -= 1
+
+    async def _exchanged(self, operation: Operation, head: Head, parts: dict[str, Any]) -> dict[str, Any]:
+        """Raises NoAnswer, Unavailable."""
+        partition, correlation, reply = self._exchange.expect()
+        try:
             async with asyncio.timeout(self._settings.timeout_seconds):
-                addressed = Head(
-                    head.request_id,
-                    head.operation,
-                    head.source,
-                    JSON,
-                    ReplyTo(partition, correlation),
-                    head.traceparent,
-                )
+                addressed = replace(head, reply_to=ReplyTo(partition, correlation))
                 await self._exchange.send(self._message(operation, addressed, parts))
                 return dict(await reply)
         except TimeoutError:
@@ -144,7 +150,6 @@ class Edge:
             ) from None
         finally:
             reply.cancel()
-            self._in_flight[identity.name] -= 1
 
     def _message(self, operation: Operation, head: Head, parts: dict[str, Any]) -> Outgoing:
         topic = names.QUERIES if operation.is_query else names.requests(self._catalogue.family_of[operation.name])
@@ -184,6 +189,10 @@ async def _read_body(request: Request) -> bytes:
         if len(body) > names.VALUE_LIMIT:
             raise TooLarge("body_too_large", f"A body holds at most {names.VALUE_LIMIT} bytes.")
     return bytes(body)
+
+
+async def _live() -> Response:
+    return _json(200, {"status": "live"})
 
 
 async def _metrics() -> Response:

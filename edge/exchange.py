@@ -9,7 +9,6 @@ from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaError
 
 from schemas.faults import Unavailable
 from topics import json, names
@@ -74,7 +73,8 @@ class Exchange:
             try:
                 await self._producer.start()
                 await self._follow()
-            except (KafkaError, Undelivered, OSError, TimeoutError) as error:
+            except Exception as error:
+                # Whatever it was: without replies the edge is of no use, so it tries again for as long as it runs.
                 log.warning("replies_unreachable", error=f"{type(error).__name__}: {error}"[:200])
             finally:
                 self._listening.clear()
@@ -110,7 +110,7 @@ class Exchange:
                 await consumer.end_offsets([place])
 
     def _resolve(self, headers: Sequence[tuple[str, bytes]], value: bytes) -> None:
-        correlation = next((found.decode() for name, found in headers if name == "correlation-id"), None)
-        future = self._waiting.get(correlation or "")
+        correlation = next((found for name, found in headers if name == "correlation-id"), None)
+        future = self._waiting.get((correlation or b"").decode(errors="replace"))
         if future is not None and not future.done():
             future.set_result(json.read(value))

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,16 +19,16 @@ KEY_BYTES = 32
 class KeyEntry(BaseModel):
     """One `[[keys]]` entry. Scopes are `<family>:read`, `<family>:write`, `*:read` or `*:write`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    scopes: list[str]
+    scopes: list[Annotated[str, Field(pattern=r"^(\*|[a-z]+):(read|write)$")]]
     origin_type: str = Field("api", pattern=r"^[a-z0-9._-]{1,63}$")
 
 
 class KeyFile(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     keys: list[KeyEntry]
 

@@ -173,7 +173,8 @@ def health_command(
     """Ask a process on this machine whether it is well: status 0 if it is, 1 if not."""
     found = settings.load()
     if role is Role.edge:
-        url = f"http://{health.LOOPBACK}:{found.http.port}/health"
+        host = health.LOOPBACK if found.http.host in ("0.0.0.0", "::") else found.http.host
+        url = f"http://{host}:{found.http.port}/health{'/live' if live else ''}"
     else:
         url = f"http://{health.LOOPBACK}:{found.worker.health_port}/health/{'live' if live else 'ready'}"
     well, said = health.ask(url, timeout=5)

@@ -6,8 +6,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
@@ -22,18 +21,23 @@ from runtime import logs, ports, sample
 from runtime.cli import wanted_topics
 from runtime.health import LOOPBACK
 from runtime.servers import Kafka, Postgres, Processes, ServerFailed, fetch_kafka
-from runtime.settings import Settings
+from runtime.settings import Settings, WrongSetting
 from storage import migrate
 from topics import admin, names
 from topics.kafka import KafkaSettings, Producer, Undelivered
 
 READY_SECONDS = 60.0
 COUNT_SECONDS = 2.0
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PORTS = {"kafka": "VISITOR_DEV_KAFKA_PORT", "edge": "VISITOR_HTTP_PORT", "worker": "VISITOR_WORKER_HEALTH_PORT"}
 
 
 def run(settings: Settings, *, reset: bool, simulation: bool) -> int:
     """The exit status. Everything started here has ended when it returns, however it returns."""
+    if settings.http.keys is not None:
+        raise WrongSetting("VISITOR_HTTP_KEYS is not for `visitor dev`, which serves loopback only; unset it.")
+    if settings.worker.health_port == 0:
+        raise WrongSetting("VISITOR_WORKER_HEALTH_PORT is needed by `visitor dev`; choose a port.")
     console = Console(stderr=False, highlight=False)
     logs.configure(settings.log.model_copy(update={"level": "warning"}))
     home = settings.home.resolve()
@@ -46,9 +50,9 @@ def run(settings: Settings, *, reset: bool, simulation: bool) -> int:
         return 2
     dev = _Dev(settings, home, console)
     try:
-        with _interruptible():
-            dev.prepare(reset=reset)
-            asyncio.run(dev.serve(simulation=simulation))
+        _interruptible()
+        dev.prepare(reset=reset)
+        asyncio.run(dev.serve(simulation=simulation))
     except KeyboardInterrupt:
         return 0
     except ServerFailed as error:
@@ -61,15 +65,10 @@ def run(settings: Settings, *, reset: bool, simulation: bool) -> int:
     return 1
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
+def _interruptible() -> None:
     """SIGTERM and a closed terminal end it as Ctrl-C does."""
-    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    for number in _ENDING[1:]:
+        signal.signal(number, _interrupt)
 
 
 def _interrupt(*_: object) -> None:
@@ -104,10 +103,11 @@ class _Dev:
         await self._start(self._postgres, self._kafka, simulation)
 
     def stop(self) -> None:
-        """End everything, in order; a further Ctrl-C does not interrupt this."""
+        """End everything, in order; neither a further Ctrl-C nor a closed terminal interrupts this."""
         if self._kafka is None:
             return
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_IGN)
         self._console.print("\nStopping …")
         for name in ("edge", "worker"):
             self._processes.stop(name, signal.SIGTERM)
@@ -133,7 +133,9 @@ class _Dev:
         environment = _environment(postgres, kafka)
         reached = self._settings.model_copy(
             update={
-                "kafka": KafkaSettings(bootstrap=kafka.bootstrap, replication=1, min_insync=1),
+                "kafka": KafkaSettings(
+                    bootstrap=kafka.bootstrap, partitions=self._settings.kafka.partitions, replication=1, min_insync=1
+                ),
                 "database": self._settings.database.model_copy(update={"url": SecretStr(postgres.url)}),
             }
         )

@@ -11,8 +11,8 @@ STATEMENT_TIMEOUT = 15
 """Seconds for one statement; well under Kafka's rebalance timeout (60), during which begun batches must end."""
 
 IDLE_IN_TRANSACTION_TIMEOUT = 45
-"""Seconds; longer than the publisher's wait for the broker (topics.kafka.DELIVERY_TIMEOUT + 5), during which it keeps
-its transaction, and short enough that a frozen process gives up its locks."""
+"""Seconds; longer than the publisher's wait for the broker (topics.kafka.SEND_LIMIT), during which it keeps its
+transaction, and short enough that a frozen process gives up its locks."""
 
 
 class DatabaseSettings(BaseModel):
@@ -64,8 +64,18 @@ _PASSING = (
 """SQLSTATE classes and codes (PostgreSQL manual, appendix A) after which the same work can succeed."""
 
 
+_TOO_SLOW = "57014"
+"""query_canceled, which is what statement_timeout raises."""
+
+
 class Repeat(Exception):
     """The work met another transaction's and is to be done again from its start."""
+
+
+def is_too_slow(error: BaseException) -> bool:
+    """Whether a statement took longer than it may."""
+    cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig is not None else error
+    return isinstance(cause, TimeoutError) or getattr(cause, "sqlstate", None) == _TOO_SLOW
 
 
 def is_transient(error: BaseException) -> bool:

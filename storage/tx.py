@@ -1,10 +1,11 @@
 """What a handler is given: a connection inside a transaction, who asks, and where its changes are kept."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Literal
+from datetime import UTC, datetime
+from typing import Any, cast
 from uuid import UUID
 
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.changes import Action
@@ -26,7 +27,6 @@ class Cause:
     request_id: str
     caller: Caller
     arrived: datetime
-    channel: Literal["http", "message"] = "message"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,27 @@ class EntityChange:
     after: Model | None
 
 
+_CLOCK = sa.select(sa.func.clock_timestamp())
+
+
+async def clock(conn: AsyncConnection) -> datetime:
+    """The time by the database's clock, the one that all workers share."""
+    return cast(datetime, (await conn.execute(_CLOCK)).scalar_one()).astimezone(UTC)
+
+
 @dataclass(slots=True)
 class Tx:
-    """One request's view of the transaction. Handlers never commit; changes go out when the whole batch does."""
+    """One request's view of the transaction. Handlers never commit; changes go out when the whole batch does. `now` is
+    when the batch began."""
 
     conn: AsyncConnection
     cause: Cause
     now: datetime
     changes: list[EntityChange] = field(default_factory=list)
+
+    async def after_waiting(self) -> None:
+        """Take `now` anew, after a lock that others may have held: what they wrote is older then."""
+        self.now = await clock(self.conn)
 
     async def all(self, statement: Any, parameters: dict[str, Any] | None = None) -> list[Any]:
         return list((await self.conn.execute(statement, parameters)).all())

@@ -24,7 +24,13 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-_DECODER = json.JSONDecoder(parse_float=Decimal, parse_constant=_refuse_constant)
+def _integer(text: str) -> int | Decimal:
+    """Beyond 64 bits as Decimal, which can be written again: in a text field it is taken as its text."""
+    number = int(text)
+    return number if -(2**63) <= number < 2**63 else Decimal(text)
+
+
+_DECODER = json.JSONDecoder(parse_float=Decimal, parse_int=_integer, parse_constant=_refuse_constant)
 
 
 def write(value: Any) -> bytes:
@@ -35,7 +41,7 @@ def write(value: Any) -> bytes:
 def exact(value: Any) -> orjson.Fragment | str:
     """What orjson does not know by itself: exact decimals, and the driver's own class of UUIDs."""
     if isinstance(value, Decimal):
-        return orjson.Fragment(format(value, "f"))
+        return orjson.Fragment(str(value))
     if isinstance(value, UUID):
         return str(value)
     raise TypeError(type(value).__name__)

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -19,7 +20,9 @@ from topics.envelope import Headers
 log = structlog.get_logger(__name__)
 
 DELIVERY_TIMEOUT = 20.0
-"""Seconds until a send gives up. The publisher holds its lock while it sends, so the database's
+"""Seconds for one request to the broker."""
+SEND_LIMIT = 25.0
+"""Seconds for a whole send, connecting included. The publisher holds its lock while it sends, so the database's
 idle-in-transaction timeout is longer."""
 
 
@@ -86,7 +89,6 @@ class Producer:
         self._settings = settings
         self._client: AIOKafkaProducer | None = None
         self._replacing = asyncio.Lock()
-        self._closing: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Raises Undelivered where no broker answers."""
@@ -98,19 +100,20 @@ class Producer:
             await _close(client)
 
     async def send(self, messages: Sequence[Outgoing]) -> None:
-        """Send in order and wait until the broker has all. Raises Undelivered, then possibly after a part of them."""
-        client = await self._connected()
-        placed: dict[tuple[str, int | None], list[Outgoing]] = {}
-        for message in messages:
-            partition = message.partition
-            if partition is None and message.partition_key is not None:
-                partition = partition_of(message.partition_key, await self.partitions(message.topic))
-            placed.setdefault((message.topic, partition), []).append(message)
+        """Send in order and wait until the broker has all, within `SEND_LIMIT`. Raises Undelivered, then possibly after
+        a part of them."""
         try:
-            async with asyncio.timeout(DELIVERY_TIMEOUT + 5):
+            async with asyncio.timeout(SEND_LIMIT):
+                client = await self._connected()
+                placed: dict[tuple[str, int | None], list[Outgoing]] = {}
+                for message in messages:
+                    partition = message.partition
+                    if partition is None and message.partition_key is not None:
+                        partition = partition_of(message.partition_key, await self.partitions(message.topic))
+                    placed.setdefault((message.topic, partition), []).append(message)
                 await asyncio.gather(*(_send_group(client, *place, group) for place, group in placed.items()))
         except (KafkaError, TimeoutError, OSError) as error:
-            await self._discard(client)
+            await self._discard()
             raise Undelivered(f"{type(error).__name__}: {error}") from error
 
     async def partitions(self, topic: str) -> int:
@@ -147,17 +150,16 @@ class Producer:
             async with asyncio.timeout(DELIVERY_TIMEOUT):
                 await client.start()
         except (KafkaError, TimeoutError, OSError) as error:
-            await _close(client)
+            await _abort(client)
             raise Undelivered(f"no connection to {self._settings.bootstrap}: {error}") from error
         return client
 
-    async def _discard(self, client: AIOKafkaProducer) -> None:
-        if self._client is not client:
-            return
-        self._client = None
-        closing = asyncio.create_task(_close(client))
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+    async def _discard(self) -> None:
+        """Whatever this client has still to send is dropped before a new one is made, so that nothing old is sent after
+        something new."""
+        client, self._client = self._client, None
+        if client is not None:
+            await _abort(client)
 
 
 async def _send_group(
@@ -186,12 +188,22 @@ def _batches(client: AIOKafkaProducer, messages: Sequence[Outgoing]) -> Iterator
     yield batch
 
 
+async def _abort(client: AIOKafkaProducer) -> None:
+    """Stop at once. aiokafka's `stop` flushes first, and goes on sending in the background where that is cut short."""
+    client._closed = True
+    with suppress(KafkaError, TimeoutError, OSError):
+        async with asyncio.timeout(5):
+            await client._sender.close()
+            await client.client.close()
+
+
 async def _close(client: AIOKafkaProducer) -> None:
     try:
         async with asyncio.timeout(5):
             await client.stop()
     except (KafkaError, TimeoutError, OSError) as error:
         log.warning("producer_close_failed", error=repr(error))
+        await _abort(client)
 
 
 @lru_cache(65_536)
@@ -205,9 +217,13 @@ async def tail(settings: KafkaSettings, topic: str, partition: int) -> AIOKafkaC
     consumer = AIOKafkaConsumer(
         **settings.client(), enable_auto_commit=False, auto_offset_reset="latest", fetch_max_wait_ms=100
     )
-    await consumer.start()
     place = TopicPartition(topic, partition)
-    consumer.assign([place])
-    await consumer.seek_to_end(place)
-    await consumer.position(place)
+    try:
+        await consumer.start()
+        consumer.assign([place])
+        await consumer.seek_to_end(place)
+        await consumer.position(place)
+    except BaseException:
+        await consumer.stop()
+        raise
     return consumer

@@ -11,6 +11,9 @@ DEAD_LETTERS = "visitor.dead-letters"
 LARGEST_RECORD = 16 * 2**20
 """Bytes that a topic lets in. Far above VALUE_LIMIT, so that an oversized request is answered, not lost."""
 
+REPLY_LIMIT = 8 * 2**20
+"""Bytes of one result's value; a read that would answer more is refused with 400."""
+
 VALUE_LIMIT = 2**20
 """Bytes of one request's value; more is answered with 413."""
 
@@ -59,7 +62,8 @@ def specs(families: Iterable[str], *, partitions: int, replication: int, min_ins
     return [
         topic(QUERIES, timedelta(hours=1), **_ARRIVAL),
         topic(REPLIES, timedelta(hours=1)),
-        topic(DEAD_LETTERS, timedelta(days=30)),
+        # Room for the reason, in headers of its own, beside the largest message.
+        topic(DEAD_LETTERS, timedelta(days=30), max_message_bytes=str(LARGEST_RECORD + 2**20)),
         *(spec for family in families for spec in for_family(family)),
     ]
 

@@ -14,7 +14,7 @@ from agents import answers
 from agents.answers import Answer
 from agents.engine.decode import Incoming
 from agents.wire import Wire
-from schemas.faults import Bug, Fault, KeyReused
+from schemas.faults import Bug, Fault, Invalid, KeyReused
 from storage import inbox, outbox
 from storage.database import is_transient
 from storage.table import fault_of
@@ -30,25 +30,26 @@ _KEY_REUSED = "This request id came before with another content; give a new requ
 class _Batch:
     """What a batch leaves behind in the transaction."""
 
+    wire: Wire
+    now: datetime
     answered: list[Incoming] = field(default_factory=list)
-    changes: list[tuple[Tx, EntityChange]] = field(default_factory=list)
+    changes: list[outbox.Entry] = field(default_factory=list)
 
 
 async def apply(conn: AsyncConnection, requests: Sequence[Incoming], wire: Wire, now: datetime) -> set[str]:
     """Set the answer of every request and keep it, with the changes; which change topics have news. The caller commits.
     Raises only what `is_transient` knows; the batch is then to be done again."""
     fresh, repeated = await _sort_out(conn, requests, wire)
-    batch = _Batch()
+    batch = _Batch(wire, now)
     for run in _runs(fresh):
-        await _apply_run(conn, run, batch, now)
+        await _apply_run(conn, run, batch)
     for first, again in repeated:
         again.answer = first.answer if again.fingerprint == first.fingerprint else _key_reused()
         again.bug = first.bug
     await inbox.insert(conn, [_entry(incoming) for incoming in batch.answered], now) if batch.answered else None
-    entries = [entry for tx, change in batch.changes for entry in _outgoing(wire, tx, change)]
-    if entries:
-        await outbox.insert(conn, entries, now)
-    return {entry.topic for entry in entries}
+    if batch.changes:
+        await outbox.insert(conn, batch.changes, now)
+    return {entry.topic for entry in batch.changes}
 
 
 async def _sort_out(
@@ -96,28 +97,35 @@ def _runs(fresh: Iterable[Incoming]) -> Iterator[list[Incoming]]:
             yield from ([member] for member in members)
 
 
-async def _apply_run(conn: AsyncConnection, run: Sequence[Incoming], batch: _Batch, now: datetime) -> None:
-    transactions = [Tx(conn, incoming.cause(), now) for incoming in run]
+async def _apply_run(conn: AsyncConnection, run: Sequence[Incoming], batch: _Batch) -> None:
+    transactions = [Tx(conn, incoming.cause(), batch.now) for incoming in run]
     try:
         async with conn.begin_nested():
-            outcomes = await _call(run, transactions)
-    except Fault as fault:
-        outcomes = [fault]
+            outcomes = await _call(run, transactions, batch.wire)
     except Exception as error:
-        if is_transient(error):
+        if not isinstance(error, Fault) and is_transient(error):
             raise
         if len(run) > 1:
             # Something in one of them: each by itself, so that only that one fails.
             for incoming in run:
-                await _apply_run(conn, [incoming], batch, now)
+                await _apply_run(conn, [incoming], batch)
             return
-        outcomes = [_fault_of(error, run[0])]
-    for incoming, tx, outcome in zip(run, transactions, outcomes, strict=True):
-        _conclude(incoming, tx, outcome, batch)
+        outcomes = [error if isinstance(error, Fault) else _fault_of(error, run[0])]
+    for incoming, outcome in zip(run, outcomes, strict=True):
+        _conclude(incoming, outcome, batch)
 
 
-async def _call(run: Sequence[Incoming], transactions: Sequence[Tx]) -> Sequence[Any]:
-    """The answers of the handler of a run; a Fault of a single one is raised, so that its savepoint is undone."""
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A request that was applied, with all that goes out encoded, so that what cannot be encoded fails by itself."""
+
+    answer: Answer
+    result: bytes
+    changes: Sequence[outbox.Entry]
+
+
+async def _call(run: Sequence[Incoming], transactions: Sequence[Tx], wire: Wire) -> Sequence[_Done | Fault]:
+    """What came of a run; a Fault of a single one is raised, so that its savepoint is undone."""
     operation = run[0].operation
     assert operation is not None
     requests = [incoming.request for incoming in run]
@@ -127,15 +135,18 @@ async def _call(run: Sequence[Incoming], transactions: Sequence[Tx]) -> Sequence
         assert operation.handler is not None
         outcomes = [await operation.handler(transactions[0], requests[0])]
     return [
-        outcome if isinstance(outcome, Fault) else _value(incoming, outcome)
-        for incoming, outcome in zip(run, outcomes, strict=True)
+        outcome if isinstance(outcome, Fault) else _done(incoming, tx, outcome, wire)
+        for incoming, tx, outcome in zip(run, transactions, outcomes, strict=True)
     ]
 
 
-def _value(incoming: Incoming, value: Any) -> Answer:
+def _done(incoming: Incoming, tx: Tx, value: Any, wire: Wire) -> _Done:
     assert incoming.operation is not None
     assert incoming.request is not None
-    return answers.of_value(incoming.operation, incoming.request, incoming.raw_query or {}, value)
+    assert incoming.head is not None
+    answer = answers.of_value(incoming.operation, incoming.request, incoming.raw_query or {}, value)
+    result = wire.write_result(incoming.operation, incoming.head.content_type, answer)
+    return _Done(answer, result, [entry for change in tx.changes for entry in _outgoing(wire, tx, change)])
 
 
 def _fault_of(error: Exception, incoming: Incoming) -> Fault:
@@ -149,17 +160,16 @@ def _fault_of(error: Exception, incoming: Incoming) -> Fault:
     return Bug("internal", "Something is wrong on our side; it was reported. Sending the request again may help.")
 
 
-def _conclude(incoming: Incoming, tx: Tx, outcome: Answer | Fault, batch: _Batch) -> None:
-    if incoming.bug is not None and isinstance(outcome, Fault):
-        # Not kept in the inbox: once the bug is mended, the same request may be sent again.
-        incoming.answer = answers.of_fault(outcome)
+def _conclude(incoming: Incoming, outcome: _Done | Fault, batch: _Batch) -> None:
+    if isinstance(outcome, _Done):
+        incoming.answer, incoming.result = outcome.answer, outcome.result
+        batch.changes.extend(outcome.changes)
+        batch.answered.append(incoming)
         return
-    if isinstance(outcome, Fault):
-        incoming.answer = answers.of_fault(outcome)
-    else:
-        incoming.answer = outcome
-        batch.changes.extend((tx, change) for change in tx.changes)
-    batch.answered.append(incoming)
+    incoming.answer = answers.of_fault(outcome)
+    # A bug or an invalid request is not kept: once it is mended, the same request id may be sent again.
+    if incoming.bug is None and not isinstance(outcome, Invalid):
+        batch.answered.append(incoming)
 
 
 def _entry(incoming: Incoming) -> inbox.Entry:

@@ -42,6 +42,8 @@ class Incoming:
     raw_query: dict[str, Any] | None = None
     fingerprint: bytes = b""
     answer: Answer | None = None
+    result: bytes | None = None
+    """The answer as it goes out, where it was encoded already."""
     unreadable: Unreadable | None = None
     bug: BaseException | None = None
 

@@ -74,6 +74,8 @@ class Batch:
 
     def __init__(self, lane: "Lane", feed: Feed) -> None:
         self.topic = lane.place[0]
+        self.place = f"{lane.place[0]}:{lane.place[1]}"
+        self.judged = False
         self.events: list[Event] = list(lane.take(1))
         self._lane = lane
         self._feed = feed

@@ -40,7 +40,7 @@ class Publisher:
         news = self._news[topic]
         while True:
             news.clear()
-            if await until_done("changes", self._readiness, lambda: self._publish_some(topic)):
+            if await until_done(f"{topic} publisher", self._readiness, lambda: self._publish_some(topic)):
                 continue
             try:
                 await asyncio.wait_for(news.wait(), POLL_SECONDS)

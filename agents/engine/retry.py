@@ -20,15 +20,16 @@ def passes(error: BaseException) -> bool:
     return isinstance(error, Undelivered) or is_transient(error)
 
 
-async def until_done(work: str, readiness: Readiness, attempt: Callable[[], Awaitable[Result]]) -> Result:
-    """Attempt until it succeeds, at most some seconds apart; not ready meanwhile. Raises what is not transient."""
+async def until_done(part: str, readiness: Readiness, attempt: Callable[[], Awaitable[Result]]) -> Result:
+    """Attempt until it succeeds, at most some seconds apart; meanwhile `part` is not ready. Raises what is not
+    transient."""
 
     def note(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        RETRIES.labels(work).inc()
+        RETRIES.labels(part).inc()
         if state.attempt_number > 1:
-            readiness.not_ready(work, type(error).__name__)
-        log.warning("retrying", work=work, attempt=state.attempt_number, error=_first_line(error))
+            readiness.not_ready(part, type(error).__name__)
+        log.warning("retrying", part=part, attempt=state.attempt_number, error=_first_line(error))
 
     retrying = AsyncRetrying(
         retry=retry_if_exception(passes),
@@ -41,7 +42,7 @@ async def until_done(work: str, readiness: Readiness, attempt: Callable[[], Awai
         return await attempt()
 
     result: Result = await retrying(once)
-    readiness.ready(work)
+    readiness.ready(part)
     return result
 
 

@@ -4,12 +4,12 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from agents import answers
+from agents.answers import Answer
 from agents.engine import apply
 from agents.engine.breaker import Breaker
 from agents.engine.decode import Decoder, Incoming
@@ -17,8 +17,9 @@ from agents.engine.lanes import Batch
 from agents.engine.retry import passes, until_done
 from agents.engine.telemetry import BATCH_SECONDS, BATCH_SIZE, DEAD_LETTERS, REQUESTS, Readiness
 from agents.wire import Wire
-from schemas.faults import Bug, Fault
-from storage.tx import Tx
+from schemas.faults import Bug, Fault, Invalid, Unavailable
+from storage.database import is_too_slow
+from storage.tx import Tx, clock
 from topics import names
 from topics.envelope import Headers
 from topics.kafka import Outgoing, Producer
@@ -39,12 +40,11 @@ class Results:
         messages: list[Outgoing] = []
         counts = await self._partitions(batch)
         for incoming in batch:
-            if incoming.unreadable is not None:
-                messages.append(_dead_letter(incoming, incoming.unreadable.code, str(incoming.unreadable)))
-                continue
-            if incoming.bug is not None:
-                messages.append(_dead_letter(incoming, "bug", type(incoming.bug).__name__))
-            messages.extend(self._results(incoming, counts))
+            reason = _reason(incoming)
+            if reason is not None:
+                messages.append(_dead_letter(incoming, *reason))
+            if incoming.unreadable is None:
+                messages.extend(self._results(incoming, counts))
         await self._producer.send(messages)
 
     async def _partitions(self, batch: Sequence[Incoming]) -> dict[str, int]:
@@ -58,7 +58,7 @@ class Results:
         assert head is not None
         assert operation is not None
         assert answer is not None
-        value = self._wire.write_result(operation, head.content_type, answer)
+        value = incoming.result or self._wire.write_result(operation, head.content_type, answer)
         headers = head.result_headers()
         found = []
         if not operation.is_query or head.reply_to is None:
@@ -76,15 +76,17 @@ class Results:
         return found
 
 
+def _reason(incoming: Incoming) -> tuple[str, str] | None:
+    """Why a message is a dead letter: a code, and what people may read."""
+    if incoming.unreadable is not None:
+        return incoming.unreadable.code, str(incoming.unreadable)
+    return None if incoming.bug is None else ("bug", type(incoming.bug).__name__)
+
+
 def _dead_letter(incoming: Incoming, code: str, reason: str) -> Outgoing:
-    """The message as it came, with the reason in headers of their own."""
+    """The message as it came, with the reason in headers of their own; cut where it is larger than the topic takes (it
+    came compressed then, and stands whole at the place that the headers tell)."""
     record = incoming.record
-    DEAD_LETTERS.labels(code).inc()
-    request_id = incoming.head.request_id if incoming.head else None
-    log.error(
-        "dead_letter", request_id=request_id, reason=code, topic=record.topic, partition=record.partition,
-        offset=record.offset,
-    )  # fmt: skip
     place = {
         "error-code": code,
         "error-message": reason,
@@ -93,7 +95,11 @@ def _dead_letter(incoming: Incoming, code: str, reason: str) -> Outgoing:
         "error-offset": str(record.offset),
     }
     headers: Headers = [*(record.headers or ()), *((name, value.encode()) for name, value in place.items())]
-    return Outgoing(names.DEAD_LETTERS, record.value, record.key, headers)
+    value = record.value
+    if value is not None and len(value) > names.LARGEST_RECORD:
+        value = value[: names.LARGEST_RECORD]
+        headers.append(("error-cut", b"true"))
+    return Outgoing(names.DEAD_LETTERS, value, record.key, headers)
 
 
 class Worker:
@@ -121,14 +127,14 @@ class Worker:
         self._breaker = breaker
 
     async def write(self, batch: Batch) -> None:
-        await self._timed("requests", batch, self._write)
+        await self._timed(batch, self._write)
 
     async def read(self, batch: Batch) -> None:
-        await self._timed("queries", batch, self._read)
+        await self._timed(batch, self._read)
 
-    async def _timed(self, work: str, batch: Batch, attempt: Callable[[Batch], Awaitable[None]]) -> None:
+    async def _timed(self, batch: Batch, attempt: Callable[[Batch], Awaitable[None]]) -> None:
         begun = time.perf_counter()
-        await until_done(work, self._readiness, lambda: attempt(batch))
+        await until_done(batch.place, self._readiness, lambda: attempt(batch))
         BATCH_SECONDS.labels(batch.topic).observe(time.perf_counter() - begun)
 
     async def _write(self, batch: Batch) -> None:
@@ -138,29 +144,29 @@ class Worker:
             changed: set[str] = set()
             if requests:
                 async with conn.begin():
-                    changed = await apply.apply(conn, requests, self._wire, datetime.now(UTC))
+                    changed = await apply.apply(conn, requests, self._wire, await clock(conn))
         self._changed(changed)
         await self._conclude(batch, decoded)
 
     async def _read(self, batch: Batch) -> None:
         decoded = [self._decoder.decode(event.message) for event in await batch.drain()]
-        await asyncio.gather(*(self._answer(incoming) for incoming in decoded if incoming.request is not None))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for incoming in decoded:
+                    if incoming.request is not None:
+                        group.create_task(self._answer(incoming))
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from failed
         await self._conclude(batch, decoded)
 
     async def _conclude(self, batch: Batch, decoded: Sequence[Incoming]) -> None:
-        for incoming in decoded:
-            if incoming.bug is not None:
-                log.error("bug", exc_info=incoming.bug, **_names(incoming))
-        self._breaker.note(incoming.unreadable is not None or incoming.bug is not None for incoming in decoded)
+        if not batch.judged:
+            # Once, however often the batch is repeated since the broker is away.
+            batch.judged = True
+            self._breaker.note(_reason(incoming) is not None for incoming in decoded)
         await self._results.publish(decoded)
         BATCH_SIZE.labels(batch.topic).observe(len(decoded))
-        answered = Counter(
-            (incoming.operation.name, incoming.answer.status)
-            for incoming in decoded
-            if incoming.operation is not None and incoming.answer is not None
-        )
-        for labels, count in answered.items():
-            REQUESTS.labels(*labels).inc(count)
+        _tell(decoded)
 
     async def _answer(self, incoming: Incoming) -> None:
         """Answer a read in a transaction of its own. Raises only what is transient."""
@@ -170,15 +176,47 @@ class Worker:
         assert request is not None
         try:
             async with self._reads.connect() as conn, conn.begin():
-                value = await operation.handler(Tx(conn, incoming.cause(), datetime.now(UTC)), request)
-            incoming.answer = answers.of_value(operation, request, incoming.raw_query or {}, value)
+                value = await operation.handler(Tx(conn, incoming.cause(), await clock(conn)), request)
+            self._encode(incoming, answers.of_value(operation, request, incoming.raw_query or {}, value))
         except Fault as fault:
             incoming.answer = answers.of_fault(fault)
         except Exception as error:
-            if passes(error):
+            if is_too_slow(error):
+                incoming.answer = answers.of_fault(Unavailable("too_slow", "This took too long; ask for less."))
+            elif passes(error):
                 raise
-            incoming.bug = error
-            incoming.answer = answers.of_fault(Bug("internal", "Something is wrong on our side; it was reported."))
+            else:
+                incoming.bug = error
+                incoming.answer = answers.of_fault(Bug("internal", "Something is wrong on our side; it was reported."))
+
+    def _encode(self, incoming: Incoming, answer: Answer) -> None:
+        """Raises Invalid where the answer is more than a message takes."""
+        assert incoming.operation is not None
+        assert incoming.head is not None
+        result = self._wire.write_result(incoming.operation, incoming.head.content_type, answer)
+        if len(result) > names.REPLY_LIMIT:
+            raise Invalid("reply_too_large", "The reply would be too large; ask for fewer.", field="limit")
+        incoming.answer, incoming.result = answer, result
+
+
+def _tell(decoded: Sequence[Incoming]) -> None:
+    """Counts and logs of a batch that is done."""
+    for incoming in decoded:
+        reason = _reason(incoming)
+        if reason is not None:
+            record = incoming.record
+            DEAD_LETTERS.labels(reason[0]).inc()
+            log.error(
+                "dead_letter", reason=reason[0], topic=record.topic, partition=record.partition,
+                offset=record.offset, exc_info=incoming.bug, **_names(incoming),
+            )  # fmt: skip
+    answered = Counter(
+        (incoming.operation.name, incoming.answer.status)
+        for incoming in decoded
+        if incoming.operation is not None and incoming.answer is not None
+    )
+    for labels, count in answered.items():
+        REQUESTS.labels(*labels).inc(count)
 
 
 def _names(incoming: Incoming) -> dict[str, str | None]:

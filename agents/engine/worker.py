@@ -225,9 +225,10 @@ class Service:
                 continue
             self.readiness.ready("kafka")
             reasons = self.readiness.reasons.keys()
-            if reasons - assignments:
-                progress.excuse()
-            elif stalled := progress.note(waiting | dict.fromkeys(reasons, 0), time.monotonic()):
+            # A part with a known fault is retried for as long as that lasts.
+            unexplained = {what: position for what, position in waiting.items() if what not in reasons}
+            unassigned = dict.fromkeys(reasons & assignments, 0)
+            if stalled := progress.note(unexplained | unassigned, time.monotonic()):
                 raise Stalled(f"{', '.join(stalled)}: did not move for {self._settings.stall_seconds:.0f} s")
 
     async def _waiting(self) -> dict[str, int]:

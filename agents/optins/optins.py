@@ -128,10 +128,16 @@ async def _end(tx: Tx, statement: Any, visitor_id: UUID, **which: Any) -> int:
     return len(found)
 
 
+async def _one_at_a_time(tx: Tx, visitor_id: UUID) -> None:
+    """Optins of one visitor come one after the other, so that one of a key is active, and the dates do not overlap.
+    Raises NotFound."""
+    await VISITORS.lock(tx, visitor_id=visitor_id)
+    await tx.after_waiting()
+
+
 async def store(tx: Tx, visitor_id: UUID, optin: OptinNew) -> Optin:
     """Keep what a visitor agreed to or refused now; the older one of the same key goes out. Raises NotFound."""
-    # Two optins of one visitor come one after the other, so that one of them stays active.
-    await VISITORS.lock(tx, visitor_id=visitor_id)
+    await _one_at_a_time(tx, visitor_id)
     await _end(tx, _SUPERSEDE, visitor_id, type=optin.optin_type, channel=optin.optin_channel, context=optin.context_id)
     moment = {"optin_date": tx.now} if optin.is_active else {"optout_date": tx.now}
     return await OPTINS.insert(tx, vars(optin) | moment | {"visitor_id": visitor_id})
@@ -153,7 +159,7 @@ async def create(tx: Tx, request: Request[VisitorPath, NoFields, OptinNew]) -> O
 async def delete_by_type(tx: Tx, request: Request[VisitorPath, OptinKind, NoFields]) -> None:
     """Nothing is removed. Raises NotFound where nothing was active."""
     visitor_id, kind = request.path.visitor_id, request.query
-    await VISITORS.lock(tx, visitor_id=visitor_id)
+    await _one_at_a_time(tx, visitor_id)
     if not await _end(tx, _END_OF_TYPE, visitor_id, type=kind.optin_type, channel=kind.optin_channel):
         raise OPTINS.missing()
 
@@ -163,7 +169,7 @@ async def delete_by_type(tx: Tx, request: Request[VisitorPath, OptinKind, NoFiel
 )
 async def disable(tx: Tx, request: Request[OptinPath, NoFields, NoFields]) -> None:
     """The optin goes out; it is not removed. Raises NotFound where it is out already."""
-    await VISITORS.lock(tx, visitor_id=request.path.visitor_id)
+    await _one_at_a_time(tx, request.path.visitor_id)
     if not await _end(tx, _END_ONE, request.path.visitor_id, id=request.path.optin_id):
         raise OPTINS.missing()
 

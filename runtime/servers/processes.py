@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ class Processes:
     def __init__(self, home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self._record = home / "processes.json"
+        self._writing = threading.Lock()
         self._children: dict[str, psutil.Popen] = {}
 
     def spawn(
@@ -95,10 +97,12 @@ class Processes:
             return {}
 
     def _remember(self, name: str, child: psutil.Popen) -> None:
-        self._write(self._remembered() | {name: (child.pid, child.create_time())})
+        with self._writing:
+            self._write(self._remembered() | {name: (child.pid, child.create_time())})
 
     def _forget(self, name: str) -> None:
-        self._write({key: value for key, value in self._remembered().items() if key != name})
+        with self._writing:
+            self._write({key: value for key, value in self._remembered().items() if key != name})
 
     def _write(self, found: dict[str, tuple[int, float]]) -> None:
         new = self._record.with_suffix(".new")

@@ -6,6 +6,7 @@ from uuid import uuid4
 import pytest_asyncio
 
 from agents.engine.breaker import LEAST
+from tests.support.buggy import BEYOND
 from tests.support.stack import Process, Stack, eventually
 from topics import names
 from topics.envelope import JSON, Head
@@ -28,17 +29,28 @@ async def _send(stack: Stack, value: int) -> str:
 
 
 async def test_a_handler_with_a_bug_fails_its_own_request_only(lonely: Stack, buggy: Process) -> None:
-    ids = [await _send(lonely, value) for value in (4, 0, 5)]
+    ids = [await _send(lonely, value) for value in (4, 0, 5, BEYOND)]
     results = [await lonely.result("visits.create", request_id) for request_id in ids]
-    assert [result.value["status"] for result in results] == [201, 500, 201]
+    assert [result.value["status"] for result in results] == [201, 500, 201, 500]
     assert results[1].value["body"]["errors"][0]["code"] == "internal"
-    assert [result.value["body"].get("data") for result in results] == [{"value": 25}, None, {"value": 20}]
+    assert [result.value["body"].get("data") for result in results] == [{"value": 25}, None, {"value": 20}, None]
 
     letter = await lonely.await_record(names.DEAD_LETTERS, lambda record: record.headers.get("ce_id") == ids[1])
     assert (letter.headers["error-code"], letter.headers["error-topic"], letter.key) == ("bug", TOPIC, "k")
     assert letter.raw == b'{"body": {"value": 0}}'
     known = {row.request_id for row in await lonely.rows("select request_id from inbox")}
     assert known == {ids[0], ids[2]}
+    assert await buggy.ready()
+
+
+async def test_a_read_that_takes_too_long_is_503_and_holds_up_nobody(lonely: Stack, buggy: Process) -> None:
+    ids = []
+    for operation in ("visits.slow", "centers.list"):
+        ids.append(str(uuid4()))
+        await lonely.raw(names.QUERIES, b"{}", Head(ids[-1], operation, "test/bugs", JSON).headers(), partition=0)
+    slow = await lonely.result("visits.create", ids[0])
+    assert (slow.value["status"], slow.value["body"]["errors"][0]["code"]) == (503, "too_slow")
+    assert (await lonely.result("centers.list", ids[1])).value["status"] == 200
     assert await buggy.ready()
 
 

@@ -106,6 +106,17 @@ async def test_the_next_start_ends_what_a_killed_parent_left(dev: _Dev) -> None:
     assert dev.end(signal.SIGTERM) == 0
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"), [("VISITOR_HTTP_KEYS", "keys.toml"), ("VISITOR_WORKER_HEALTH_PORT", "0")]
+)
+def test_a_setting_that_dev_cannot_have_is_named(dev: _Dev, setting: str, value: str) -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "runtime.cli", "dev"], env={**os.environ, setting: value, "VISITOR_HOME": str(dev.home)},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (found.returncode, setting in found.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("setting", ["VISITOR_HTTP_PORT", "VISITOR_DEV_KAFKA_PORT", "VISITOR_WORKER_HEALTH_PORT"])
 def test_a_taken_port_is_a_clear_error_that_names_the_setting(dev: _Dev, setting: str) -> None:
     with socket.socket() as taken:

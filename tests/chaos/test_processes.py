@@ -110,7 +110,7 @@ async def test_health_tells_by_its_status(bare: Stack) -> None:
     worker = next(process for process in bare.processes if process.name == "worker")
     port = worker.health.split(":")[2].split("/")[0]
     settings = {"VISITOR_WORKER_HEALTH_PORT": port, "VISITOR_HTTP_PORT": bare.url.rpartition(":")[2]}
-    for arguments in (("worker",), ("worker", "--live"), ("edge",)):
+    for arguments in (("worker",), ("worker", "--live"), ("edge",), ("edge", "--live")):
         assert (await _run(bare, "health", *arguments, **settings)).returncode == 0
     nobody = await _run(bare, "health", "worker", VISITOR_WORKER_HEALTH_PORT="1")
     assert nobody.returncode == 1

@@ -1,11 +1,14 @@
 """docker-compose.yml and Dockerfile, held against what they start; they are read here, not run."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.utils import canonicalize_name
 
 from runtime import settings
 
@@ -64,6 +67,24 @@ def test_one_broker_is_told_so() -> None:
     assert kafka["KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR"] == "1"
     assert SERVICES["topics"]["environment"]["VISITOR_KAFKA_REPLICATION"] == "1"
     assert SERVICES["topics"]["environment"]["VISITOR_KAFKA_BOOTSTRAP"] == "kafka:9092"
+
+
+_IMPORTED = """
+import sys, runtime.cli
+from importlib.metadata import packages_distributions
+found = packages_distributions()
+print(*sorted({found[name.partition(".")[0]][0] for name in sys.modules if name.partition(".")[0] in found}))
+"""
+
+
+def test_the_image_has_all_that_the_program_imports() -> None:
+    """The embedded servers aside, which only `visitor dev` imports."""
+    said = subprocess.run(
+        [sys.executable, "-c", _IMPORTED], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    locked = set(re.findall(r"^([\w.-]+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
+    imported = {canonicalize_name(name) for name in said.split()} - {"visitor-service", "setuptools", "pip"}
+    assert imported - {canonicalize_name(name) for name in locked} == set()
 
 
 def test_the_image_holds_what_it_copies_and_only_locked_requirements() -> None:

@@ -33,6 +33,7 @@ def _codes(answer: httpx.Response) -> set[tuple[str | None, str]]:
     ("method", "path", "content", "headers", "status", "told"),
     [
         ("GET", "/nowhere", None, {}, 404, (None, "route_not_found")),
+        ("GET", "/centers/", None, {}, 404, (None, "route_not_found")),
         ("DELETE", "/centers", None, {}, 405, (None, "method_not_allowed")),
         ("GET", f"/visitors/{NOBODY}", None, {}, 404, (None, "visitor_not_found")),
         ("GET", "/visitors/7", None, {}, 400, ("visitorId", "wrong_format")),
@@ -106,6 +107,26 @@ async def test_a_number_for_a_string_field_is_taken_as_its_text(client: httpx.As
     body = json.dumps(data.center(label="LABEL")).replace('"LABEL"', "11.10")
     answer = await client.post("/centers", content=body, headers=JSON_TYPE)
     assert answer.json()["data"]["label"] == "11.10"
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"), [("1e5", "1E+5"), ("1e999999", "1E+999999"), ("9" * 30, "9" * 30), ("-0", "0")]
+)
+async def test_a_number_for_a_string_may_be_of_any_size(client: httpx.AsyncClient, sent: str, kept: str) -> None:
+    body = json.dumps(data.center(label="LABEL")).replace('"LABEL"', sent)
+    answer = await client.post("/centers", content=body, headers=JSON_TYPE)
+    assert (answer.status_code, answer.json().get("data", {}).get("label")) == (201, kept)
+
+
+async def test_a_reply_that_would_be_too_large_says_what_to_do(client: httpx.AsyncClient) -> None:
+    text = {"type": "wifi_terms", "releaseDate": "2001-01-01T00:00:00Z"}
+    path = f"/legalTexts/{(await data.create(client, '/legalTexts', text))['id']}/locales"
+    long = dict.fromkeys(("optinDisplayText", "optinHeaderText", "documentText"), "x" * 200_000)
+    for country in ("FR", "BE", "CH", "CA", "LU", "MC", "SN", "ML", "CI", "CM", "GA", "TG", "BJ", "NE", "BF"):
+        await data.create(client, f"{path}/fr-{country}", long)
+    answer = await client.get(path)
+    assert (answer.status_code, _codes(answer)) == (400, {("limit", "reply_too_large")})
+    assert len((await client.get(f"{path}?limit=10")).json()["data"]) == 10
 
 
 async def test_the_same_key_and_body_is_applied_once_and_answered_the_same(client: httpx.AsyncClient) -> None:

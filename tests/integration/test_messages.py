@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from agents.catalogue import CATALOGUE
 from tests.support import data
@@ -207,3 +207,27 @@ async def test_a_read_without_reply_to_is_answered_on_the_results_topic(
     path, _, query = body["metadata"]["_links"]["self"].partition("?")
     assert path == f"/visitors/{known['visitorId']}/vehicles"
     assert set(query.split("&")) == {"limit=1", "fields=licensePlate%2CvehicleId"}
+
+
+@pytest.mark.parametrize("compression", ["gzip", "lz4", "snappy", "zstd"])
+async def test_compressed_messages_are_read(stack: Stack, client: httpx.AsyncClient, compression: str) -> None:
+    known, request_id = await data.parker(client), str(uuid4())
+    producer = AIOKafkaProducer(bootstrap_servers=stack.servers.kafka, compression_type=compression)
+    await producer.start()
+    await producer.send_and_wait(TOPIC, _value(known), headers=_headers(request_id))
+    await producer.stop()
+    assert (await stack.result("visits.create", request_id)).value["status"] == 201
+
+
+async def test_an_invalid_request_may_be_sent_again_under_its_id_once_it_is_valid(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    known, center, request_id = await data.parker(client), data.center(), str(uuid4())
+    parts = {"path": {"visitType": "entry"}, "body": {"barcode": known["barcode"], "pcCode": center["pcCode"]}}
+    await stack.send("visits.create", parts, request_id=request_id)
+    assert (await stack.result("visits.create", request_id)).value["status"] == 400
+    await data.create(client, "/centers", center)
+    await stack.send("visits.create", parts, request_id=request_id)
+    await stack.await_record(
+        names.results("visits"), lambda record: record.id == request_id and record.value["status"] == 201
+    )

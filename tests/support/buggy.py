@@ -5,6 +5,8 @@ import sys
 import time
 from typing import Literal
 
+import sqlalchemy as sa
+
 from agents.catalogue import FAMILIES
 from agents.operation import Catalogue, operation
 from runtime import cli, logs, settings
@@ -13,6 +15,9 @@ from schemas.requests import Request
 from schemas.types import Int64
 from storage.tx import Tx
 
+BEYOND = 77
+"""Asks for an answer that cannot be encoded."""
+
 
 class Fragile(Model):
     value: Int64
@@ -20,6 +25,8 @@ class Fragile(Model):
 
 @operation("visits.fragile", "POST /visits/fragile", summary="Breaks at zero", body=Fragile, reply=Fragile)
 async def fragile(tx: Tx, request: Request[NoFields, NoFields, Fragile]) -> Fragile:
+    if request.body.value == BEYOND:
+        return Fragile.model_construct(value=2**80)
     return Fragile(value=100 // request.body.value)
 
 
@@ -35,7 +42,13 @@ async def stuck(tx: Tx, request: Request[NoFields, NoFields, Stuck]) -> Fragile:
     return Fragile(value=0)
 
 
-CATALOGUE = Catalogue({**FAMILIES, "visits": (*FAMILIES["visits"], fragile, stuck)})
+@operation("visits.slow", "GET /visits/slow", summary="Takes half a minute", reply=Fragile)
+async def slow(tx: Tx, request: Request[NoFields, NoFields, NoFields]) -> Fragile:
+    await tx.first(sa.select(sa.func.pg_sleep(30)))
+    return Fragile(value=0)
+
+
+CATALOGUE = Catalogue({**FAMILIES, "visits": (*FAMILIES["visits"], fragile, stuck, slow)})
 
 
 def main() -> int:

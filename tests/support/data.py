@@ -1,25 +1,28 @@
 """Entities that tests need, each new and unlike every other."""
 
-import random
 import string
+from random import SystemRandom
 from typing import Any
 
 import httpx
+
+# Not the shared one, which hypothesis seeds the same for each of its examples.
+_RANDOM = SystemRandom()
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
 
 
 def new_code() -> str:
-    return "FR-T-" + "".join(random.choices(string.ascii_uppercase + string.digits, k=10))
+    return "FR-T-" + "".join(_RANDOM.choices(string.ascii_uppercase + string.digits, k=10))
 
 
 def new_email() -> str:
     """Letters only: long runs of digits could look like a card number, which is refused."""
-    return "".join(random.choices(string.ascii_lowercase, k=20)) + "@example.com"
+    return "".join(_RANDOM.choices(string.ascii_lowercase, k=20)) + "@example.com"
 
 
 def new_plate() -> str:
-    return "".join(random.choices(string.ascii_uppercase, k=4)) + "-" + "".join(random.choices(string.digits, k=6))
+    return "".join(_RANDOM.choices(string.ascii_uppercase, k=4)) + "-" + "".join(_RANDOM.choices(string.digits, k=6))
 
 
 def center(**fields: Any) -> dict[str, Any]:

@@ -1,0 +1,518 @@
+"""Where visitors stand: the rules, the same from a small model, and what it costs among 100,000."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+from zoneinfo import ZoneInfo
+
+import httpx
+import pytest
+import pytest_asyncio
+import sqlalchemy as sa
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from agents.points import rankings, standings
+from schemas.types import INT64
+from tests.support import data
+from tests.support.stack import Stack, eventually
+
+LONG_AGO, FAR_OFF = "2001-02-03T04:05:06Z", "2101-02-03T04:05:06Z"
+ADD = "visitorChallenges.addPoints"
+Known = dict[str, Any]
+
+
+def _codes(answer: httpx.Response) -> list[tuple[str | None, str]]:
+    return [(entry["field"], entry["code"]) for entry in answer.json()["errors"]]
+
+
+async def _challenge(client: httpx.AsyncClient, **fields: Any) -> Known:
+    center = await data.create(client, "/centers", data.center())
+    return await data.create(client, "/challenges", data.challenge(center["pcCode"], **fields))
+
+
+async def _join(client: httpx.AsyncClient, challenge: Known, points: int = 0, **fields: Any) -> Known:
+    """A new visitor in a challenge, with points: its part, and the `path` of that."""
+    person = await data.create(client, "/visitors", data.visitor(challenge["pcCode"], **fields))
+    path = f"/visitors/{person['visitorId']}/visitorChallenges"
+    made = await data.create(client, path, {"challengeId": challenge["challengeId"]})
+    participant = {**made, "path": f"{path}/{made['visitorChallengeId']}"}
+    if points:
+        await _add(client, participant, points)
+    return participant
+
+
+async def _add(client: httpx.AsyncClient, participant: Known, points: int) -> None:
+    answer = await client.post(f"{participant['path']}/points", json={"points": points})
+    assert answer.status_code == 204, answer.text
+
+
+async def _patch(client: httpx.AsyncClient, path: str, **fields: Any) -> None:
+    answer = await client.patch(path, json=fields)
+    assert answer.status_code == 204, answer.text
+
+
+async def _rankings(client: httpx.AsyncClient, visitor_id: str, **query: Any) -> list[Known]:
+    answer = await client.get(f"/visitors/{visitor_id}/rankings", params=query)
+    assert answer.status_code == 200, answer.text
+    found: list[Known] = answer.json()["data"]
+    return found
+
+
+async def _ranking(client: httpx.AsyncClient, participant: Known) -> Known:
+    return (await _rankings(client, participant["visitorId"]))[0]
+
+
+def _lines(ranking: Sequence[Known]) -> list[tuple[int, str, str]]:
+    return [(line["position"], line["name"], line["points"]) for line in ranking]
+
+
+# One ranking
+
+
+async def test_positions_count_from_1_and_ties_share_one(client: httpx.AsyncClient) -> None:
+    challenge = await _challenge(client, winnerNumber=4)
+    people = [await _join(client, challenge, points, firstName=f"P{points}") for points in (20, 10, 20, 5)]
+    found = await _ranking(client, people[1])
+    assert _lines(found["topRanking"]) == [
+        (1, "P20 Q.", "20"),
+        (1, "P20 Q.", "20"),
+        (3, "P10 Q.", "10"),
+        (4, "P5 Q.", "5"),
+    ]
+    positions = [(await _ranking(client, person))["visitorRankingPosition"] for person in people]
+    assert positions == [1, 3, 1, 4]
+
+
+async def test_equal_points_are_ordered_by_who_reached_them_first(client: httpx.AsyncClient) -> None:
+    challenge = await _challenge(client, winnerNumber=5)
+    ada, bob, cyd = [await _join(client, challenge, firstName=name) for name in ("Ada", "Bob", "Cyd")]
+
+    async def order() -> list[str]:
+        return [line["name"][:3] for line in (await _ranking(client, ada))["topRanking"]]
+
+    assert await order() == ["Ada", "Bob", "Cyd"]
+    for participant in (cyd, bob, ada):
+        await _add(client, participant, 10)
+    assert await order() == ["Cyd", "Bob", "Ada"]
+    await _add(client, cyd, 5)
+    await _add(client, cyd, -5)
+    assert await order() == ["Bob", "Ada", "Cyd"]
+    await _patch(client, bob["path"], points=11)
+    await _patch(client, bob["path"], points=10)
+    assert await order() == ["Ada", "Cyd", "Bob"]
+
+
+async def test_who_keeps_its_points_keeps_its_place_among_equals(client: httpx.AsyncClient) -> None:
+    challenge = await _challenge(client, winnerNumber=2)
+    ada, bob = [await _join(client, challenge, 10, firstName=name) for name in ("Ada", "Bob")]
+    await _patch(client, ada["path"], points=10, bonusEntryCount=1)
+    assert [line["name"] for line in (await _ranking(client, bob))["topRanking"]] == ["Ada Q.", "Bob Q."]
+    await _add(client, ada, 0)
+    assert [line["name"] for line in (await _ranking(client, bob))["topRanking"]] == ["Ada Q.", "Bob Q."]
+
+
+async def test_the_top_is_the_first_winner_number_and_marks_the_visitor(client: httpx.AsyncClient) -> None:
+    challenge = await _challenge(client, winnerNumber=2)
+    people = [await _join(client, challenge, 30 - number, firstName=f"P{number}") for number in range(3)]
+    first = await _ranking(client, people[0])
+    assert first["topRanking"] == [
+        {"position": 1, "name": "P0 Q.", "points": "30", "isVisitorRank": True},
+        {"position": 2, "name": "P1 Q.", "points": "29", "isVisitorRank": False},
+    ]
+    assert first["otherRanking"] == []
+    last = await _ranking(client, people[2])
+    assert [line["isVisitorRank"] for line in last["topRanking"]] == [False, False]
+    assert _lines(last["topRanking"]) == _lines(first["topRanking"])
+
+
+@pytest.mark.parametrize(
+    ("own", "around"), [(1, [0, 1, 2, 3]), (2, [0, 1, 2, 3, 4]), (3, [1, 2, 3, 4, 5]), (6, [4, 5, 6]), (0, [])]
+)
+async def test_the_neighbourhood_is_two_above_and_two_below_where_the_visitor_is_not_in_the_top(
+    client: httpx.AsyncClient, own: int, around: list[int]
+) -> None:
+    challenge = await _challenge(client, winnerNumber=1)
+    people = [await _join(client, challenge, 70 - number, firstName=f"P{number}") for number in range(7)]
+    found = await _ranking(client, people[own])
+    assert found["otherRanking"] == [
+        {"position": number + 1, "name": f"P{number} Q.", "points": f"{70 - number}", "isVisitorRank": number == own}
+        for number in around
+    ]
+    assert found["visitorRankingPosition"] == own + 1
+
+
+async def test_a_name_is_the_first_name_and_an_initial(client: httpx.AsyncClient) -> None:
+    challenge = await _challenge(client, winnerNumber=9)
+    for first, last in (("Anne Marie", "de la Tour"), ("Élodie", "Østergård"), ("Bo", "")):
+        person = await _join(client, challenge, firstName=first, lastName=last)
+    names = [line["name"] for line in (await _ranking(client, person))["topRanking"]]
+    assert names == ["Anne Marie d.", "Élodie Ø.", "Bo"]
+
+
+async def test_a_ranking_holds_the_challenge_and_the_visitors_part(client: httpx.AsyncClient) -> None:
+    challenge = await _challenge(client, displayName=[{"localeCode": "fr-FR", "value": "Pas"}])
+    participant = await _join(client, challenge, 12)
+    found = await _ranking(client, participant)
+    own = (await client.get(f"/visitors/{participant['visitorId']}/visitorChallenges")).json()["data"][0]
+    assert (found["challenge"], found["visitorChallenge"]) == (challenge, own)
+    assert own["points"] == 12
+
+
+@pytest.mark.parametrize(
+    ("fields", "can"),
+    [
+        ({}, True), ({"status": "draft"}, False), ({"status": "ready"}, False), ({"status": "ended"}, False),
+        ({"startDate": FAR_OFF}, False), ({"endDate": LONG_AGO}, False),
+    ],
+)  # fmt: skip
+async def test_points_can_be_logged_while_the_challenge_runs(
+    client: httpx.AsyncClient, fields: dict[str, str], can: bool
+) -> None:
+    challenge = await _challenge(client)
+    participant = await _join(client, challenge)
+    await _patch(client, f"/challenges/{challenge['challengeId']}", **fields)
+    assert (await _ranking(client, participant))["canLogPoints"] is can
+
+
+async def test_a_raised_bonus_is_activated_today(client: httpx.AsyncClient) -> None:
+    challenge = await _challenge(client, timezone="Europe/Paris")
+    participant, other = await _join(client, challenge, 5), await _join(client, challenge, 5)
+    assert (await _ranking(client, participant))["bonusActivatedToday"] is False
+    await _patch(client, participant["path"], bonusEntryCount=1)
+    assert (await _ranking(client, participant))["bonusActivatedToday"] is True
+    assert (await _ranking(client, other))["bonusActivatedToday"] is False
+
+
+async def test_today_is_the_day_of_the_challenges_time_zone(stack: Stack, client: httpx.AsyncClient) -> None:
+    # A zone where it is noon now, or where it is 6 o'clock while it is noon in UTC: its day is not the one of UTC.
+    zone = f"Etc/GMT{datetime.now(UTC).hour - 12 or 6:+d}"
+    participant = await _join(client, await _challenge(client, timezone=zone))
+    await _patch(client, participant["path"], bonusEntryCount=1)
+    midnight = datetime.now(ZoneInfo(zone)).replace(hour=0, minute=0, second=0, microsecond=0)
+    for moment, today in ((midnight, True), (midnight - timedelta(microseconds=1), False)):
+        async with stack.engine.begin() as conn:
+            await conn.exec_driver_sql(
+                "update challenge_histories set participation_date = $1 where visitor_challenge_id = $2",
+                (moment, participant["visitorChallengeId"]),
+            )
+        assert (await _ranking(client, participant))["bonusActivatedToday"] is today
+
+
+async def test_the_highest_points_there_are_have_a_position(client: httpx.AsyncClient) -> None:
+    challenge = await _challenge(client, winnerNumber=1)
+    people = [await _join(client, challenge, points) for points in (INT64, INT64 - 1, 1)]
+    found = [await _ranking(client, person) for person in people]
+    assert [row["visitorRankingPosition"] for row in found] == [1, 2, 3]
+    assert [line["points"] for line in found[2]["otherRanking"]] == [str(INT64), str(INT64 - 1), "1"]
+
+
+# Several rankings
+
+
+async def test_rankings_are_paged_and_filtered_by_center_type_and_date(client: httpx.AsyncClient) -> None:
+    challenges = [await _challenge(client) for _ in range(3)]
+    visitor_id = (await _join(client, challenges[0]))["visitorId"]
+    for day, challenge in enumerate(challenges[1:], start=1):
+        joining = {"challengeId": challenge["challengeId"], "registeredAt": f"2020-01-0{day}T00:00:00Z"}
+        await data.create(client, f"/visitors/{visitor_id}/visitorChallenges", joining)
+    ids = [challenge["challengeId"] for challenge in challenges]
+
+    async def listed(**query: str) -> list[int]:
+        return [row["challenge"]["challengeId"] for row in await _rankings(client, visitor_id, **query)]
+
+    assert await listed() == await listed(type="step_counter") == ids
+    assert await listed(pcCode=challenges[1]["pcCode"]) == [ids[1]]
+    assert await listed(limit="2") == ids[:2]
+    assert await listed(limit="2", offset="1") == ids[1:]
+    assert await listed(sort="registeredDate") == [ids[1], ids[2], ids[0]]
+    assert await listed(registerDateUntil="2020-01-02T00:00:00Z") == [ids[1]]
+    since = "2020-01-02T00:00:00Z"
+    assert await listed(registerDateSince=since) == [ids[0], ids[2]]
+    assert await listed(registerDateSince=since, registerDateUntil="2020-01-02T00:00:01Z") == [ids[2]]
+    assert await listed(pcCode="FR-NO-ONE") == []
+    links = (await client.get(f"/visitors/{visitor_id}/rankings?limit=2")).json()["metadata"]["_links"]
+    assert links["next"] == f"/visitors/{visitor_id}/rankings?limit=2&offset=2"
+
+
+async def test_rankings_of_challenges_with_other_participants_do_not_mix(client: httpx.AsyncClient) -> None:
+    low, high = await _challenge(client, winnerNumber=1), await _challenge(client, winnerNumber=1)
+    await _join(client, low, 50, firstName="Low")
+    for points in (70, 60):
+        await _join(client, high, points, firstName=f"High{points}")
+    own = await _join(client, low, 55, firstName="Own")
+    path = f"/visitors/{own['visitorId']}/visitorChallenges"
+    await data.create(client, path, {"challengeId": high["challengeId"]})
+    first, second = await _rankings(client, own["visitorId"])
+    assert (first["visitorRankingPosition"], second["visitorRankingPosition"]) == (1, 3)
+    assert (_lines(first["topRanking"]), first["otherRanking"]) == ([(1, "Own Q.", "55")], [])
+    assert _lines(second["topRanking"]) == [(1, "High70 Q.", "70")]
+    assert _lines(second["otherRanking"]) == [(1, "High70 Q.", "70"), (2, "High60 Q.", "60"), (3, "Own Q.", "0")]
+
+
+async def test_fields_selects_of_a_ranking_and_names_what_is_unknown(client: httpx.AsyncClient) -> None:
+    challenge = await _challenge(client)
+    participant = await _join(client, challenge)
+    assert await _rankings(client, participant["visitorId"], fields="challenge") == [{"challenge": challenge}]
+    for query, fault in (("fields=rank", "unknown_reply_field"), ("sort=position", "unknown_sort_field")):
+        answer = await client.get(f"/visitors/{participant['visitorId']}/rankings?{query}")
+        assert (answer.status_code, _codes(answer)) == (400, [(query.partition("=")[0], fault)])
+    answer = await client.get(f"/visitors/{data.NOBODY}/rankings")
+    assert (answer.status_code, _codes(answer)) == (404, [(None, "visitor_not_found")])
+
+
+# The same from a model
+
+CROWD = 12
+POINTS = st.one_of(st.integers(-3, 3), st.sampled_from([63, 64, -64, 2**40, -(2**40), 2**62]))
+
+
+@dataclass
+class _Model:
+    """What each participant has, and when it reached that."""
+
+    points: list[int]
+    reached: list[int]
+
+    def add(self, who: int, points: int, moment: int) -> int:
+        """The status of the answer."""
+        if not 0 <= self.points[who] + points <= INT64:
+            return 400
+        if points:
+            self.points[who] += points
+            self.reached[who] = moment
+        return 204
+
+    def order(self) -> list[int]:
+        return sorted(range(len(self.points)), key=lambda who: (-self.points[who], self.reached[who]))
+
+    def position(self, who: int) -> int:
+        return 1 + sum(points > self.points[who] for points in self.points)
+
+    def ranking(self, own: int, winners: int) -> Known:
+        order = self.order()
+        place = order.index(own)
+        around = [] if place < winners else order[max(place - 2, 0) : place + 3]
+
+        def lines(people: Sequence[int]) -> list[tuple[int, str, str]]:
+            return [(self.position(who), f"P{who} Q.", str(self.points[who])) for who in people]
+
+        return {
+            "topRanking": lines(order[:winners]), "otherRanking": lines(around),
+            "visitorRankingPosition": self.position(own),
+        }  # fmt: skip
+
+
+@pytest_asyncio.fixture(scope="module")
+async def crowd(client: httpx.AsyncClient) -> Known:
+    """A center, and visitors that join its challenges."""
+    pc_code = (await data.create(client, "/centers", data.center()))["pcCode"]
+    bodies = [data.visitor(pc_code, firstName=f"P{number}") for number in range(CROWD)]
+    people = await asyncio.gather(*(data.create(client, "/visitors", body) for body in bodies))
+    return {"pcCode": pc_code, "visitorIds": [person["visitorId"] for person in people]}
+
+
+async def _in_order(stack: Stack, operation: str, requests: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Send to one partition, which is worked off in order, in batches as they come; the status of each."""
+    ids = [str(uuid4()) for _ in requests]
+    for request_id, parts in zip(ids, requests, strict=True):
+        await stack.send(operation, parts, request_id=request_id, partition=0)
+
+    async def answered() -> dict[str, int]:
+        rows = await stack.rows("select request_id, status from inbox where request_id = any(:ids)", ids=ids)
+        return {row.request_id: row.status for row in rows} if len(rows) == len(ids) else {}
+
+    found = await eventually("an answer to every request", answered) if ids else {}
+    return [found[request_id] for request_id in ids]
+
+
+async def _entered(stack: Stack, crowd: Known, count: int, challenge_id: int) -> list[Known]:
+    """The paths of the first visitors' parts in a challenge, which they joined one after the other."""
+    joining = [
+        {"path": {"visitorId": visitor_id}, "body": {"challengeId": challenge_id}}
+        for visitor_id in crowd["visitorIds"][:count]
+    ]
+    assert set(await _in_order(stack, "visitorChallenges.create", joining)) == {201}
+    rows = await stack.rows("select * from visitor_challenges where challenge_id = :id", id=challenge_id)
+    ids = {str(row.visitor_id): row.visitor_challenge_id for row in rows}
+    return [{**parts["path"], "visitorChallengeId": ids[parts["path"]["visitorId"]]} for parts in joining]
+
+
+# Without shrinking: an example takes a second, and a test has five minutes.
+@settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(
+    count=st.integers(1, CROWD),
+    winners=st.integers(0, 6),
+    steps=st.lists(st.tuples(st.integers(0, CROWD - 1), POINTS), min_size=5, max_size=60),
+)
+async def test_rankings_are_those_of_a_model(
+    stack: Stack, client: httpx.AsyncClient, crowd: Known, count: int, winners: int, steps: list[tuple[int, int]]
+) -> None:
+    body = data.challenge(crowd["pcCode"], winnerNumber=winners)
+    challenge_id = (await data.create(client, "/challenges", body))["challengeId"]
+    paths = await _entered(stack, crowd, count, challenge_id)
+    model = _Model([0] * count, list(range(count)))
+    wanted = [model.add(who % count, points, moment) for moment, (who, points) in enumerate(steps, start=count)]
+    adding = [{"path": paths[who % count], "body": {"points": points}} for who, points in steps]
+    assert await _in_order(stack, ADD, adding) == wanted
+
+    async def ranking(who: int) -> Known:
+        row = (await _rankings(client, crowd["visitorIds"][who], sort="-visitorChallengeId", limit=1))[0]
+        assert row["challenge"]["challengeId"] == challenge_id
+        own = [line for line in row["topRanking"] + row["otherRanking"] if line["isVisitorRank"]]
+        assert [line["name"] for line in own] == [f"P{who} Q."]
+        lists = {name: _lines(row[name]) for name in ("topRanking", "otherRanking")}
+        return {**lists, "visitorRankingPosition": row["visitorRankingPosition"]}
+
+    found = await asyncio.gather(*(ranking(who) for who in range(count)))
+    assert found == [model.ranking(who, winners) for who in range(count)]
+
+
+# Among 100,000
+
+MANY = 100_000
+MOST_ROWS = 2_000
+FILL = (
+    "insert into visitors (visitor_id, first_name, last_name, email, email_key, barcode, country_code, account_type,"
+    " origin_type, origin, creation_date, update_date, revision)"
+    " select gen_random_uuid(), 'Many', 'Quill', :mark || n, :mark || n, :mark || n, 'FR', 'full', 'api', :mark,"
+    " now(), now(), 1 from generate_series(1, :count) as n",
+    "insert into visitor_challenges (visitor_id, challenge_id, points, total_entry_count, bonus_entry_count,"
+    " reward_unlocked, reward_received, registered_date, creation_date, update_date, revision, precedence)"
+    " select visitor_id, :challenge, (row_number() over () * 7919) % 30000, 1, 0, false, false, now(), now(), now(), 1,"
+    " -nextval('challenge_arrivals') from visitors where origin = :mark",
+    "insert into ranking_counts (challenge_id, level, bucket, participants)"
+    " select challenge_id, level, points >> (6 * level), count(*)"
+    " from visitor_challenges, generate_series(0, 10) as level"
+    " where challenge_id = :challenge and (points >> (6 * level)) & 63 <> 0 group by 1, 2, 3",
+    # To the planner it is the only challenge there is, whatever other tests have left behind.
+    "alter table visitor_challenges alter column challenge_id set (n_distinct = 1)",
+    "alter table ranking_counts alter column challenge_id set (n_distinct = 1)",
+)
+EMPTY = (
+    "alter table visitor_challenges alter column challenge_id reset (n_distinct)",
+    "alter table ranking_counts alter column challenge_id reset (n_distinct)",
+    "delete from challenge_histories where challenge_id = :challenge",
+    "delete from visitor_challenges where challenge_id = :challenge",
+    "delete from visitors where origin = :mark",
+    "delete from challenges where challenge_id = :challenge",
+)
+
+
+async def _all(stack: Stack, statements: Sequence[str], parameters: Known) -> None:
+    async with stack.engine.begin() as conn:
+        for statement in statements:
+            needed = {name: value for name, value in parameters.items() if f":{name}" in statement}
+            await conn.execute(sa.text(statement), needed)
+    async with stack.engine.connect() as conn:
+        await conn.execution_options(isolation_level="AUTOCOMMIT")
+        await conn.exec_driver_sql("vacuum analyze visitors, visitor_challenges, ranking_counts, challenge_histories")
+
+
+@pytest_asyncio.fixture(scope="module")
+async def many(stack: Stack, client: httpx.AsyncClient) -> AsyncIterator[Known]:
+    """A challenge with very many participants, of which one in the middle: its part, and the `path` of that."""
+    challenge_id = (await _challenge(client, winnerNumber=10))["challengeId"]
+    parameters = {"challenge": challenge_id, "count": MANY, "mark": f"many-{challenge_id}-"}
+    try:
+        await _all(stack, FILL, parameters)
+        row = (
+            await stack.rows(
+                "select * from visitor_challenges where challenge_id = :id order by points offset :half limit 1",
+                id=challenge_id,
+                half=MANY // 2,
+            )
+        )[0]
+        path = f"/visitors/{row.visitor_id}/visitorChallenges/{row.visitor_challenge_id}"
+        yield {**row._mapping, "path": path}
+    finally:
+        await _all(stack, EMPTY, parameters)
+
+
+def _nodes(plan: Known) -> list[Known]:
+    return [plan, *(node for child in plan.get("Plans", []) for node in _nodes(child))]
+
+
+def _rows_read(node: Known) -> float:
+    """Those that a node passed on, and those it looked at in vain."""
+    removed = sum(number for name, number in node.items() if name.startswith("Rows Removed by"))
+    return float((node["Actual Rows"] + removed) * node["Actual Loops"])
+
+
+def _literal(value: Any) -> str:
+    return f"'{{{','.join(map(str, value))}}}'" if isinstance(value, list) else str(value)
+
+
+async def _plan(stack: Stack, statement: Any, parameters: Known, mode: str) -> list[Known]:
+    """The nodes of the plan by which a statement of the code was run, prepared as the code's are."""
+    compiled = statement.compile(dialect=stack.engine.dialect)
+    values = compiled.params | parameters
+    literals = ", ".join(_literal(values[name]) for name in compiled.positiontup)
+    async with stack.engine.connect() as conn:
+        await conn.exec_driver_sql(f"set local plan_cache_mode = {mode}")
+        await conn.exec_driver_sql(f"prepare looked_at as {compiled}")
+        found = await conn.exec_driver_sql(f"explain (analyze, format json) execute looked_at({literals})")
+        plan = found.scalar_one()
+        await conn.exec_driver_sql("deallocate looked_at")
+    return _nodes((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"])
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("name", ["ABOVE", "TOP", "FROM_OWN_UP", "BELOW_OWN"])
+async def test_no_statement_of_a_ranking_reads_more_rows_among_100_000(
+    stack: Stack, many: Known, name: str, mode: str
+) -> None:
+    own = {
+        "participant": [many["visitor_challenge_id"]], "challenge": [many["challenge_id"]],
+        "own_points": [many["points"]], "own_precedence": [many["precedence"]],
+    }  # fmt: skip
+    around = [(many["challenge_id"], many["points"] + step) for step in range(-2, 3)]
+    statement, parameters = {
+        "ABOVE": (standings.ABOVE, standings.ranges(around)),
+        "TOP": (rankings.TOP, {"challenge": [many["challenge_id"]], "count": [10]}),
+        "FROM_OWN_UP": (rankings.FROM_OWN_UP, own),
+        "BELOW_OWN": (rankings.BELOW_OWN, own),
+    }[name]
+    nodes = await _plan(stack, statement, parameters, mode)
+    assert any(_rows_read(node) for node in nodes if "Relation Name" in node), "nothing was read at all"
+    assert [node for node in nodes if _rows_read(node) > MOST_ROWS] == []
+    assert [node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"] == []
+
+
+async def test_the_position_in_the_middle_of_100_000_is_the_counted_one(
+    stack: Stack, client: httpx.AsyncClient, many: Known
+) -> None:
+    found = (await _rankings(client, many["visitor_id"]))[0]
+    points = found["visitorChallenge"]["points"]
+    for line in [*found["otherRanking"], {"position": found["visitorRankingPosition"], "points": str(points)}]:
+        counted = await stack.rows(
+            "select count(*) from visitor_challenges where challenge_id = :id and points > :points",
+            id=many["challenge_id"],
+            points=int(line["points"]),
+        )
+        assert line["position"] == 1 + counted[0][0]
+    assert MANY / 3 < found["visitorRankingPosition"] < MANY * 2 / 3
+    assert (len(found["topRanking"]), len(found["otherRanking"])) == (10, 5)
+    assert [line["isVisitorRank"] for line in found["otherRanking"]] == [False, False, True, False, False]
+
+
+@pytest.mark.parametrize("points", [1, -1, 4_096, 2**62])
+async def test_points_move_a_few_counts_however_many_take_part(
+    stack: Stack, client: httpx.AsyncClient, many: Known, points: int
+) -> None:
+    async def counts() -> set[tuple[int, int, int]]:
+        statement = "select level, bucket, participants from ranking_counts where challenge_id = :id"
+        return {
+            (row.level, row.bucket, row.participants) for row in await stack.rows(statement, id=many["challenge_id"])
+        }
+
+    before = await counts()
+    await _add(client, many, points)
+    moved = {(level, bucket) for level, bucket, _ in before ^ await counts()}
+    assert 1 <= len(moved) <= 2 * standings.LEVELS
+    await _add(client, many, -points)
+    assert await counts() == before
