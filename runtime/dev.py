@@ -66,7 +66,8 @@ def run(settings: Settings, *, reset: bool, simulation: bool) -> int:
 
 
 def _interruptible() -> None:
-    """SIGTERM and a closed terminal end it as Ctrl-C does."""
+    """SIGTERM and a closed terminal end it as Ctrl-C does, which a shell's background job would ignore."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in _ENDING[1:]:
         signal.signal(number, _interrupt)
 

@@ -2,8 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Any
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
@@ -56,7 +56,7 @@ def _given(**columns: Any) -> sa.TableValuedAlias:
 
 
 def _nearest(given: sa.TableValuedAlias, order: Sequence[Any], limit: Any, *where: Any) -> Any:
-    """For each of the given, the first participants in an order of the index, with what their names are made of."""
+    """For each of the given, the first participants in an order of the index."""
     found = (
         sa.select(_V.visitor_id, _V.points, _V.precedence)
         .where(_V.challenge_id == given.c.challenge, *where)
@@ -64,12 +64,7 @@ def _nearest(given: sa.TableValuedAlias, order: Sequence[Any], limit: Any, *wher
         .limit(limit)
         .lateral("found")
     )
-    return (
-        sa.select(*given.c, *found.c, _P.first_name, _P.last_name)
-        .select_from(given)
-        .join(found, sa.true())
-        .join(VISITORS.sql, _P.visitor_id == found.c.visitor_id)
-    )
+    return sa.select(*given.c, *found.c).select_from(given).join(found, sa.true())
 
 
 _UP, _DOWN = (_V.points, _V.precedence), (_V.points.desc(), _V.precedence.desc())
@@ -83,6 +78,7 @@ BELOW_OWN = _nearest(_OWN, _DOWN, AROUND, _PLACE < _OWN_PLACE)
 _PLACES = sa.select(_V.visitor_challenge_id, _V.challenge_id, _V.points, _V.precedence).where(
     any_of(_V.visitor_challenge_id, "participants")
 )
+_NAMES = sa.select(_P.visitor_id, _P.first_name, _P.last_name).where(any_of(_P.visitor_id, "visitors"))
 _TODAY = _given(participant=_BIG, since=_MOMENT)
 _BONUS = sa.select(_TODAY.c.participant).where(
     sa.exists(
@@ -104,35 +100,43 @@ async def _rankings(tx: Tx, rows: Sequence[VisitorChallenge]) -> Sequence[Rankin
     around = await _around(tx, rows)
     wanted = ((row.challenge_id, found.points) for row in rows for found in around[row.visitor_challenge_id])
     positions = await standings.positions(tx, wanted)
+    shown = {found.visitor_id for group in (*tops.values(), *around.values()) for found in group}
+    names = {row.visitor_id: _name(row) for row in await tx.all(_NAMES, {"visitors": sorted(shown)})}
     bonus = await _bonus_today(tx, rows, challenges)
     return [
-        _ranking(row, challenges[row.challenge_id], tops[row.challenge_id], around, positions, bonus, tx.now)
+        Ranking.model_construct(
+            challenge=challenges[row.challenge_id],
+            visitor_challenge=row,
+            top_ranking=_top(tops[row.challenge_id], row, names),
+            other_ranking=_others(tops[row.challenge_id], around[row.visitor_challenge_id], row, names, positions),
+            bonus_activated_today=row.visitor_challenge_id in bonus,
+            visitor_ranking_position=positions[row.challenge_id, row.points],
+            can_log_points=challenges[row.challenge_id].runs(tx.now),
+        )
         for row in rows
     ]
 
 
-def _ranking(
-    row: VisitorChallenge,
-    challenge: Challenge,
+_Names = Mapping[UUID, str]
+
+
+def _top(top: Sequence[Any], row: VisitorChallenge, names: _Names) -> list[Standing]:
+    return [
+        _standing(found, row, names, position) for found, position in zip(top, _positions_from_first(top), strict=True)
+    ]
+
+
+def _others(
     top: Sequence[Any],
-    around: Mapping[int, Sequence[Any]],
+    around: Sequence[Any],
+    row: VisitorChallenge,
+    names: _Names,
     positions: Mapping[tuple[int, int], int],
-    bonus: set[int],
-    now: datetime,
-) -> Ranking:
-    in_top = any(found.visitor_id == row.visitor_id for found in top)
-    others = [] if in_top else around[row.visitor_challenge_id]
-    return Ranking.model_construct(
-        challenge=challenge,
-        visitor_challenge=row,
-        top_ranking=[
-            _standing(found, row, position) for found, position in zip(top, _positions_from_first(top), strict=True)
-        ],
-        other_ranking=[_standing(found, row, positions[row.challenge_id, found.points]) for found in others],
-        bonus_activated_today=row.visitor_challenge_id in bonus,
-        visitor_ranking_position=positions[row.challenge_id, row.points],
-        can_log_points=challenge.runs(now),
-    )
+) -> list[Standing]:
+    """The visitor with its neighbours, and nobody where the visitor is in the top."""
+    if any(found.visitor_id == row.visitor_id for found in top):
+        return []
+    return [_standing(found, row, names, positions[row.challenge_id, found.points]) for found in around]
 
 
 def _positions_from_first(top: Sequence[Any]) -> Iterator[int]:
@@ -144,14 +148,18 @@ def _positions_from_first(top: Sequence[Any]) -> Iterator[int]:
         yield position
 
 
-def _standing(found: Any, row: VisitorChallenge, position: int) -> Standing:
-    initial = f" {found.last_name[0]}." if found.last_name else ""
+def _standing(found: Any, row: VisitorChallenge, names: _Names, position: int) -> Standing:
     return Standing.model_construct(
         position=position,
-        name=f"{found.first_name}{initial}",
+        name=names[found.visitor_id],
         points=str(found.points),
         is_visitor_rank=found.visitor_id == row.visitor_id,
     )
+
+
+def _name(visitor: Any) -> str:
+    """First name and initial; a partial visitor may have no last name."""
+    return f"{visitor.first_name} {visitor.last_name[0]}." if visitor.last_name else str(visitor.first_name)
 
 
 def _sorted(found: Iterable[Any], name: str) -> Mapping[int, list[Any]]:

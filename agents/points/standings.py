@@ -68,17 +68,18 @@ _CLEAN = sa.delete(RANKING_COUNTS).where(
 _WANTED = _given(
     ("places", sa.Integer()), ("challenges", _BIG), ("levels", sa.SmallInteger()), ("lows", _BIG), ("highs", _BIG)
 )
-ABOVE = (
-    sa.select(_WANTED.c.places, sa.func.sum(_C.participants).label("above"))
-    .join_from(
-        _WANTED,
-        RANKING_COUNTS,
-        (_C.challenge_id == _WANTED.c.challenges)
-        & (_C.level == _WANTED.c.levels)
-        & _C.bucket.between(_WANTED.c.lows, _WANTED.c.highs),
+_COUNTED = (
+    sa.select(sa.func.sum(_C.participants))
+    .where(
+        _C.challenge_id == _WANTED.c.challenges,
+        _C.level == _WANTED.c.levels,
+        _C.bucket.between(_WANTED.c.lows, _WANTED.c.highs),
     )
-    .group_by(_WANTED.c.places)
+    .correlate(_WANTED)
+    .scalar_subquery()
 )
+# A subquery for each range, and not a join: it can only be read along the primary key.
+ABOVE = sa.select(_WANTED.c.places, _COUNTED.label("above"))
 _NEXT = sa.select(ARRIVALS.next_value()).select_from(
     sa.func.generate_series(1, sa.bindparam("count", type_=sa.Integer)).table_valued("n")
 )
@@ -113,19 +114,30 @@ async def positions(tx: Tx, wanted: Iterable[tuple[int, int]]) -> Mapping[tuple[
     """The position, from 1, of each (challenge, points)."""
     distinct = sorted(set(wanted))
     found = await tx.all(ABOVE, ranges(distinct))
-    above = {row.places: int(row.above) for row in found}
-    return {pair: 1 + above.get(place, 0) for place, pair in enumerate(distinct)}
+    above: Counter[int] = Counter()
+    for row in found:
+        above[row.places] += int(row.above or 0)
+    return {pair: 1 + above[place] for place, pair in enumerate(distinct)}
 
 
 def ranges(wanted: Iterable[tuple[int, int]]) -> dict[str, list[int]]:
     """The parameters of `ABOVE`: for each of (challenge, points), where those with more points are counted."""
     rows = [
-        (place, challenge, level, (points >> BITS * level) + 1, (points >> BITS * (level + 1) << BITS) + 63)
+        (place, challenge, level, low, high)
         for place, (challenge, points) in enumerate(wanted)
-        for level in range(LEVELS)
+        for level, low, high in _above(points)
     ]
     names = ("places", "challenges", "levels", "lows", "highs")
     return {name: [row[number] for row in rows] for number, name in enumerate(names)}
+
+
+def _above(points: int) -> Iterator[tuple[int, int, int]]:
+    """(level, low, high) of the buckets whose participants have more points."""
+    for level in range(LEVELS):
+        low = (points >> BITS * level) + 1
+        high = (points >> BITS * (level + 1) << BITS) + 63
+        if low <= high:
+            yield level, low, high
 
 
 def places(challenge: int, points: int) -> Iterator[Place]:

@@ -115,17 +115,17 @@ class _Participant:
     row: VisitorChallenge
     revision: int
     before: int
-    precedence: int = 0
+    precedence: int
 
     def add(self, tx: Tx, points: int) -> None:
         """Raises Invalid for a sum below zero or beyond 64 bits."""
-        total = self.row.points + points
+        total, entries = self.row.points + points, self.row.total_entry_count + 1
         if total < 0:
             raise Invalid("points_below_zero", "The points would be below zero.", field="points")
-        if total > INT64:
+        if max(total, entries) > INT64:
             raise Invalid("out_of_range", "The sum would be beyond a 64-bit number.", field="points")
         changed = {
-            "points": total, "total_entry_count": self.row.total_entry_count + 1,
+            "points": total, "total_entry_count": entries,
             "last_entry_date": max(tx.cause.arrived, self.row.last_entry_date or tx.cause.arrived),
             "update_date": tx.now,
         }  # fmt: skip
@@ -176,7 +176,7 @@ async def add_points(calls: Sequence[tuple[Tx, Request[VisitorChallengePath, NoF
     ids = sorted({request.path.visitor_challenge_id for _, request in calls})
     challenges = {row.challenge_id: CHALLENGES.to_row(row) for row in await tx.all(_CHALLENGES, {"ids": ids})}
     participants = {
-        row.visitor_challenge_id: _Participant(VISITOR_CHALLENGES.to_row(row), row.revision, row.points)
+        row.visitor_challenge_id: _Participant(VISITOR_CHALLENGES.to_row(row), row.revision, row.points, row.precedence)
         for row in await tx.all(_PARTICIPANTS, {"ids": ids})
     }
 
@@ -190,8 +190,9 @@ async def add_points(calls: Sequence[tuple[Tx, Request[VisitorChallengePath, NoF
 
     async def store(accepted: Sequence[tuple[Tx, _Step]]) -> Sequence[None]:
         arrivals = await standings.arrivals(tx, len(accepted))
-        for (one, (row, revision, _)), arrival in zip(accepted, arrivals, strict=True):
-            participants[row.visitor_challenge_id].precedence = -arrival
+        for (one, (row, revision, points)), arrival in zip(accepted, arrivals, strict=True):
+            if points:
+                participants[row.visitor_challenge_id].precedence = -arrival
             VISITOR_CHALLENGES.record(one, row, row.visitor_challenge_id, revision, "updated")
         changed = [participants[key] for key in sorted({row.visitor_challenge_id for _, (row, _, _) in accepted})]
         await _write(tx, changed)

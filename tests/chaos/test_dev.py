@@ -39,6 +39,8 @@ class _Dev:
             self.child = subprocess.Popen(
                 [sys.executable, "-m", "runtime.cli", "dev", *options], stdout=output, stderr=output, env=environment,
                 start_new_session=True,
+                # As a shell starts what is to run in its background.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509
             )  # fmt: skip
 
     def end(self, number: int) -> int:

@@ -29,6 +29,6 @@ def test_the_ranges_count_all_with_more_points_and_nobody_else(participants: lis
 def test_a_position_reads_a_bounded_number_of_rows(points: int) -> None:
     wanted = ranges([(1, points)])
     sizes = [high - low + 1 for low, high in zip(wanted["lows"], wanted["highs"], strict=True)]
-    assert len(sizes) == LEVELS
+    assert len(sizes) <= LEVELS
     assert all(size <= 63 for size in sizes)
     assert len(list(places(1, points))) <= LEVELS
