@@ -1,14 +1,15 @@
 """From what a handler returned to the status and body that travel."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
-from agents.operation import Operation
+from agents.operation import Found, Operation
 from schemas.faults import Fault, Invalid
 from schemas.model import Model
-from schemas.replies import Page, PageQuery, page_links
+from schemas.replies import Page, PagingQuery, page_links
 from schemas.requests import Request
 
 
@@ -26,6 +27,8 @@ def of_fault(fault: Fault) -> Answer:
 
 def of_value(operation: Operation, request: Request[Any, Any, Any], raw_query: dict[str, Any], value: Any) -> Answer:
     """Raises Invalid where `fields` names one that the reply does not have. `raw_query` is what the caller wrote."""
+    if isinstance(value, Found):
+        return replace(of_value(operation, request, raw_query, value.value), status=HTTPStatus.OK)
     match operation.shape:
         case "empty":
             return Answer(operation.status)
@@ -50,7 +53,7 @@ def _links(
     places = {key: quote(str(value), safe="") for key, value in request.path.model_dump().items()}
     url = operation.path.format(**places)
     query = request.query
-    if not isinstance(query, PageQuery):
+    if not isinstance(query, PagingQuery):
         return page_links(url, raw_query, offset=0, limit=0, more=False)
     return page_links(url, raw_query, offset=query.offset or 0, limit=query.limit, more=page.more)
 

@@ -2,23 +2,41 @@
 
 from collections.abc import Mapping
 
-from agents.centers import centers
+from agents.articles import articles
+from agents.centers import centers, companies
 from agents.checkins import checkins
 from agents.operation import Catalogue as Catalogue
 from agents.operation import Operation as Operation
 from agents.operation import Operations
 from agents.optins import consents, legal_texts, optins
-from agents.parking import vehicles
+from agents.parking import cards, parkings, vehicle_partners, vehicles
+from agents.parking import histories as parking_histories
 from agents.points import challenges, histories, rankings, rewards, visitor_challenges
+from agents.profile import bookmarks, devices, interests, locales, operation_sessions, visitor_centers
 from agents.services import segments, services, stores, targets, themes
-from agents.visitors import visitors
+from agents.visitors import details, external_ids, search, visitors
 from agents.visits import visits
 
 FAMILIES: Mapping[str, Operations] = {
     "visits": visits.OPERATIONS,
-    "centers": centers.OPERATIONS,
-    "visitors": visitors.OPERATIONS,
-    "parking": vehicles.OPERATIONS,
+    "centers": (*centers.OPERATIONS, *companies.OPERATIONS),
+    "visitors": (*visitors.OPERATIONS, *search.OPERATIONS, *details.OPERATIONS, *external_ids.OPERATIONS),
+    "parking": (
+        *vehicles.OPERATIONS,
+        *vehicle_partners.OPERATIONS,
+        *cards.OPERATIONS,
+        *parkings.OPERATIONS,
+        *parking_histories.OPERATIONS,
+    ),
+    "profile": (
+        *bookmarks.OPERATIONS,
+        *visitor_centers.OPERATIONS,
+        *devices.OPERATIONS,
+        *operation_sessions.OPERATIONS,
+        *locales.OPERATIONS,
+        *interests.OPERATIONS,
+    ),
+    "articles": articles.OPERATIONS,
     "checkins": checkins.OPERATIONS,
     "optins": (*optins.OPERATIONS, *legal_texts.OPERATIONS, *consents.OPERATIONS),
     "points": (

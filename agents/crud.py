@@ -10,9 +10,9 @@ from pydantic import create_model
 from pydantic.alias_generators import to_snake
 
 from agents.operation import Operation, declare
-from schemas.faults import Conflict, Invalid
+from schemas.faults import Conflict, Invalid, NotFound
 from schemas.model import Model
-from schemas.replies import FieldsQuery, Page, PageQuery
+from schemas.replies import FieldsQuery, Page, PageQuery, PagingQuery
 from schemas.requests import Request
 from storage import lists as storage_lists
 from storage.table import Table
@@ -25,11 +25,11 @@ Check = Callable[[Tx, Row, Fields], Awaitable[None]]
 
 @dataclass(frozen=True)
 class View(Generic[Row]):
-    """A reply that holds more than the row. `of` takes all rows of a page at once, so that a list takes a bounded
-    number of statements."""
+    """A reply that is not the row: less of it, or more. What is more comes from `of`, which takes all rows of a page at
+    once, so that a list takes a bounded number of statements."""
 
     reply: type[Model]
-    of: Callable[[Tx, Sequence[Row]], Awaitable[Sequence[Model]]]
+    of: Callable[[Tx, Sequence[Row]], Awaitable[Sequence[Model]]] | None = None
 
 
 def gets(
@@ -53,7 +53,7 @@ def lists(
     name: str,
     route: str,
     summary: str,
-    query: type[PageQuery] = PageQuery,
+    query: type[PagingQuery] = PageQuery,
     *,
     view: View[Row] | None = None,
 ) -> Operation:
@@ -88,7 +88,7 @@ def taken(what: str, message: str, field: str | None = None) -> Callable[[], Con
 
 
 async def viewed(tx: Tx, view: View[Row] | None, rows: Sequence[Row]) -> Sequence[Model]:
-    return rows if view is None else await view.of(tx, rows)
+    return rows if view is None or view.of is None else await view.of(tx, rows)
 
 
 def updates(
@@ -122,6 +122,34 @@ def deletes(
             await then(tx, old)
 
     return declare(name, route, summary=summary, path=path_of(table, name, route), reply=None, handler=delete)
+
+
+def ends(
+    table: Table[Row],
+    name: str,
+    route: str,
+    summary: str,
+    *,
+    over: Callable[[Row], bool],
+    values: Callable[[Tx], dict[str, Any]],
+) -> Operation:
+    """A delete that keeps the row, with these values. What is over already is not found."""
+
+    async def end(tx: Tx, request: Request[Any, Any, Any]) -> None:
+        where = _values(request.path)
+        if over(await table.lock(tx, **where)):
+            raise table.missing()
+        await table.update(tx, values(tx), **where)
+
+    return declare(name, route, summary=summary, path=path_of(table, name, route), reply=None, handler=end)
+
+
+async def own(tx: Tx, table: Table[Any], body: Model, name: str, **parent: Any) -> None:
+    """Raises Invalid where what the body names in a field is not there, or not under this parent."""
+    try:
+        await table.find(tx, **{name: getattr(body, name)}, **parent)
+    except NotFound as fault:
+        raise Invalid(fault.code, f"There is no such {table.resource} here.", field=_wire(body, name)) from None
 
 
 def agree(request: Request[Any, Any, Any]) -> None:

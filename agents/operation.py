@@ -6,13 +6,21 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Literal, TypeVar
 
-from pydantic import RootModel, TypeAdapter
+from pydantic import BaseModel, RootModel, TypeAdapter
 
 from schemas.faults import Fault
 from schemas.model import Model, NoFields
 from schemas.replies import Listing, Record
 from schemas.requests import Request
 from storage.tx import Tx
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What an operation that creates or finds answers, with 200 instead of 201, where it found."""
+
+    value: Model
+
 
 ReplyShape = Literal["empty", "record", "page", "object", "array"]
 """`object` and `array` are the replies without an envelope."""
@@ -37,6 +45,8 @@ class Operation:
     item: type[Model] | None
     shape: ReplyShape
     status: int
+    upserts: bool
+    """Also answers 200, see Found."""
     dump: Callable[[Any], Any]
     """A row as the plain data of its reply: exactly the fields of `item`, whatever else the row has."""
     handler: Handler | None = None
@@ -75,13 +85,16 @@ def declare(
     summary: str,
     path: type[Model] = NoFields,
     query: type[Model] = NoFields,
-    body: type[Model] = NoFields,
+    body: type[BaseModel] = NoFields,
     reply: type[Model] | None,
     shape: ReplyShape = "record",
+    status: int | None = None,
+    upserts: bool = False,
     handler: Handler | None = None,
     batch: BatchHandler | None = None,
 ) -> Operation:
-    """An operation from its parts. Raises ValueError, at import, where the route and the path model differ."""
+    """An operation from its parts; its status is that of its method unless `status` says another. Raises ValueError, at
+    import, where the route and the path model differ."""
     found = _ROUTE.fullmatch(route)
     if found is None:
         raise ValueError(f"{name}: {route!r} is not METHOD /path")
@@ -98,7 +111,8 @@ def declare(
         item=reply,
         shape=shape if reply else "empty",
         dump=TypeAdapter(reply or NoFields).dump_python,
-        status=_status(found[1], reply is not None),
+        status=status or _status(found[1], reply is not None),
+        upserts=upserts,
         handler=handler,
         batch=batch,
     )

@@ -158,7 +158,8 @@ class Edge:
 
 def _partition_key(parts: dict[str, Any], head: Head) -> bytes:
     """What should stay in order goes to one partition: the first place of the path, else whom the body names."""
-    body = parts.get("body") or {}
+    body = parts.get("body")
+    body = body if isinstance(body, dict) else {}
     named = [body.get(name) for name in ("visitorId", "barcode", "licensePlate", "email", "pcCode")]
     places = [value for name, value in parts.get("path", {}).items() if name != "visitType"]
     return next((str(value) for value in (*places, *named) if value), head.request_id).encode()

@@ -10,7 +10,6 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from agents.catalogue import Catalogue, Operation
 from edge.translate import message_only
 from schemas.faults import Errors
-from schemas.model import Model
 
 REF = "#/components/schemas/{model}"
 Document = dict[str, Any]
@@ -96,7 +95,7 @@ def _operation(catalogue: Catalogue, operation: Operation, models: _Models, sche
 
 
 def _parameters(
-    operation: Operation, parts: Mapping[str, type[Model]], models: _Models, schemas: Document
+    operation: Operation, parts: Mapping[str, type[BaseModel]], models: _Models, schemas: Document
 ) -> Iterator[Document]:
     for place in ("path", "query"):
         if place not in parts:
@@ -141,6 +140,8 @@ def _responses(operation: Operation, models: _Models) -> Document:
     if operation.reply is not None:
         described["content"] = {"application/json": {"schema": models[operation.reply, "serialization"]}}
     found = {str(operation.status): described}
+    if operation.upserts:
+        found["200"] = described | {"description": HTTPStatus.OK.phrase}
     faults = [*_ANY, *(() if operation.is_query else _WRITES), *((404,) if _may_miss(operation) else ())]
     errors = models[Errors, "serialization"]
     for status in sorted(faults):

@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from agents.catalogue import Operation
 from schemas.faults import ErrorEntry, Invalid, TooLarge, UnsupportedMediaType, from_validation
@@ -28,7 +28,7 @@ def parts_of(
     if query:
         parts["query"] = _typed(models["query"], _query(query)) if "query" in models else _query(query)
     if "body" in models:
-        parts["body"] = _body(content_type, body)
+        parts["body"] = _body(content_type, body, list if issubclass(models["body"], RootModel) else dict)
     elif body:
         raise Invalid("body_refused", "This operation takes no body.")
     _validate(operation, parts)
@@ -94,7 +94,7 @@ def _value(base: type | None, text: str) -> Any:
     return text
 
 
-def _body(content_type: str | None, body: bytes) -> Any:
+def _body(content_type: str | None, body: bytes, kind_of: type) -> Any:
     kind = (content_type or "").partition(";")[0].strip().lower()
     if kind != JSON:
         raise UnsupportedMediaType("unsupported_media_type", f"The body's content type is {JSON}.")
@@ -104,6 +104,7 @@ def _body(content_type: str | None, body: bytes) -> Any:
         found = json.read(body)
     except Unreadable as error:
         raise Invalid(error.code, str(error)) from None
-    if not isinstance(found, dict):
-        raise Invalid("not_an_object", "The body is not a JSON object.")
+    if not isinstance(found, kind_of):
+        what = "array" if kind_of is list else "object"
+        raise Invalid(f"not_an_{what}", f"The body is not a JSON {what}.")
     return found

@@ -1,9 +1,9 @@
 """The base of everything that travels: camelCase on the wire, snake_case in Python, nothing unknown accepted."""
 
 from collections.abc import Collection
-from typing import Annotated, Any, ClassVar, Self, Unpack, cast
+from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar, Unpack, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, RootModel
 from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
 
@@ -64,6 +64,19 @@ def _make_optional(field: FieldInfo) -> None:
         field.metadata = [NotNull()]
     field.default = None
     field.default_factory = None
+
+
+Item = TypeVar("Item")
+
+
+class ListOf(RootModel[list[Item]], Generic[Item]):
+    """A body that is an array."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+
+class MapOf(RootModel[dict[str, Item]], Generic[Item]):
+    """A reply whose keys are data."""
 
 
 class NoFields(Model):

@@ -46,12 +46,16 @@ class FieldsQuery(Model):
     fields: Annotated[Text | None, Field(description="Comma list of the fields to answer.")] = None
 
 
-class PageQuery(FieldsQuery):
-    """What every paged list takes: `offset` is how many to skip, `sort` a comma list, `-` for descending."""
+class PagingQuery(Model):
+    """`offset` is how many to skip, `sort` a comma list, `-` for descending."""
 
     offset: Annotated[Int64, Field(ge=1)] | None = None
     limit: Annotated[Int64, Field(ge=1, le=500)] = 25
     sort: Annotated[Text | None, Field(description="Comma list of fields; `-` before one for descending.")] = None
+
+
+class PageQuery(FieldsQuery, PagingQuery):
+    """What nearly every paged list takes."""
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from typing import Any, Generic, TypeVar
 
-from pydantic import model_validator
+from pydantic import BaseModel, model_validator
 
 from schemas.model import Model, NoFields
 
 Path = TypeVar("Path", bound=Model)
 Query = TypeVar("Query", bound=Model)
-Body = TypeVar("Body", bound=Model)
+Body = TypeVar("Body", bound=BaseModel)
 
 SECTIONS = ("path", "query", "body")
 
@@ -26,7 +26,7 @@ class Request(Model, Generic[Path, Query, Body]):
         return {name: value.get(name, {}) for name in SECTIONS} | value if isinstance(value, dict) else value
 
     @classmethod
-    def parts(cls) -> dict[str, type[Model]]:
+    def parts(cls) -> dict[str, type[BaseModel]]:
         """The parts that have fields, by name."""
         models: dict[str, Any] = {name: cls.model_fields[name].annotation for name in SECTIONS}
         return {name: model for name, model in models.items() if model is not NoFields}

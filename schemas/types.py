@@ -27,6 +27,7 @@ LONG_TEXT_LIMIT = 200_000
 
 INT64 = 2**63 - 1
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
 _DIGIT_RUN = re.compile(r"\d(?:[ -]*\d){12,}")
 _TIMEZONES = available_timezones()
 _COUNTRIES = frozenset(country.alpha_2 for country in pycountry.countries)
@@ -78,6 +79,10 @@ def _instant(value: Any) -> Any:
         return datetime.fromisoformat(value)
     except ValueError:
         raise PydanticCustomError("wrong_format", "Input should be a time that exists, with an offset.") from None
+
+
+def _day_or_instant(value: Any) -> Any:
+    return _instant(f"{value}T00:00:00Z" if isinstance(value, str) and _DAY.fullmatch(value) else value)
 
 
 def _in_utc(value: datetime) -> datetime:
@@ -132,6 +137,13 @@ Uuid = Annotated[UUID, Strict(), BeforeValidator(_uuid)]
 Instant = Annotated[datetime, Strict(), BeforeValidator(_instant), AfterValidator(_in_utc)]
 """A moment: RFC 3339 with an offset on the wire, UTC in Python, kept to the microsecond."""
 
+DayOrInstant = Annotated[
+    datetime,
+    Strict(),
+    BeforeValidator(_day_or_instant),
+    AfterValidator(_in_utc),
+    WithJsonSchema({"type": "string", "description": "A time of RFC 3339, or a date, whose start in UTC is meant."}),
+]
 Email = Annotated[Text, AfterValidator(_email), WithJsonSchema({"type": "string", "format": "email"})]
 CountryCode = Annotated[
     str, Strict(), AfterValidator(_country), WithJsonSchema({"type": "string", "enum": sorted(_COUNTRIES)})

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from schemas.faults import Invalid
 from schemas.model import Model
-from schemas.replies import Page, PageQuery
+from schemas.replies import Page, PageQuery, PagingQuery
 from storage.table import Table
 from storage.tx import Tx
 
@@ -34,7 +34,7 @@ _RANGES: dict[str, Callable[[Any, Any], Condition]] = {
 async def page(
     tx: Tx,
     table: Table[Row],
-    query: PageQuery,
+    query: PagingQuery,
     *where: Condition,
     within: Mapping[str, Any] | None = None,
     skip: Container[str] = (),
@@ -42,11 +42,11 @@ async def page(
 ) -> Page[Row]:
     """The rows of `table` under the parents in `within`; fields of the query in `skip` are no filters. Raises Invalid
     for an unknown sort field."""
-    conditions = [*where, *_parents(table, within or {}), *_filters(table, query, skip)]
+    conditions = [*where, *_parents(table, within or {}), *filters(table, query, skip)]
     statement = (
         sa.select(table.sql)
         .where(*conditions)
-        .order_by(*_order(table, query.sort or default_sort))
+        .order_by(*order_of(table.row, table.columns, query.sort or default_sort), table.columns[table.key])
         .offset(query.offset or 0)
         .limit(query.limit + 1)
     )
@@ -58,7 +58,8 @@ def _parents(table: Table[Any], within: Mapping[str, Any]) -> Iterable[Condition
     return (table.columns[name] == value for name, value in within.items())
 
 
-def _filters(table: Table[Any], query: PageQuery, skip: Container[str]) -> Iterable[Condition]:
+def filters(table: Table[Any], query: Model, skip: Container[str] = ()) -> Iterable[Condition]:
+    """What the fields of a query ask for, those of paging aside."""
     for name, field in type(query).model_fields.items():
         value = getattr(query, name)
         if name in PageQuery.model_fields or name in skip or value is None:
@@ -75,13 +76,14 @@ def _by_name(table: Table[Any], name: str, value: Any) -> Condition:
     return condition
 
 
-def _order(table: Table[Any], sort: str | None) -> list[Any]:
-    fields = {info.serialization_alias: name for name, info in table.row.model_fields.items()}
+def order_of(model: type[Model], columns: Any, sort: str | None) -> list[Any]:
+    """What a comma list of reply fields means, `-` for descending. Raises Invalid for an unknown one."""
+    fields = {info.serialization_alias: name for name, info in model.model_fields.items()}
     order = []
-    for part in (sort or "").split(",") if sort else []:
+    for part in sort.split(",") if sort else []:
         name = part.strip().removeprefix("-")
         if name not in fields:
             raise Invalid("unknown_sort_field", f"There is no field {name[:100]!r} to sort by.", field="sort")
-        column = table.columns[fields[name]]
+        column = columns[fields[name]]
         order.append(column.desc() if part.strip().startswith("-") else column.asc())
-    return [*order, table.columns[table.key].asc()]
+    return order

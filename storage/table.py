@@ -301,5 +301,7 @@ def fault_of(error: IntegrityError, in_path: Container[str]) -> Fault | None:
     if name not in REFERENCES:
         return None
     field, parent = REFERENCES[name]
+    if str(error.statement).startswith("DELETE"):
+        return Conflict(f"{to_snake(parent.resource)}_in_use", f"Others still refer to this {parent.resource}.")
     missing = parent.missing()
     return missing if field in in_path else Invalid(missing.code, f"There is no such {parent.resource}.", field=field)

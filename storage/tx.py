@@ -42,6 +42,7 @@ class EntityChange:
     after: Model | None
 
 
+_ALONE = sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(sa.bindparam("name"), 0)))
 _CLOCK = sa.select(sa.func.clock_timestamp())
 
 
@@ -59,6 +60,10 @@ class Tx:
     cause: Cause
     now: datetime
     changes: list[EntityChange] = field(default_factory=list)
+
+    async def alone(self, name: str) -> None:
+        """Wait until no other transaction is alone with this name, and be it until this one ends."""
+        await self.conn.execute(_ALONE, {"name": name})
 
     async def after_waiting(self) -> None:
         """Take `now` anew, after a lock that others may have held: what they wrote is older then."""

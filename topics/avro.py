@@ -15,7 +15,7 @@ from uuid import UUID
 
 import fastavro
 from fastavro.schema import fingerprint, to_parsing_canonical_form
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from schemas.model import Model
 from schemas.shapes import Shape, shape_of
@@ -39,6 +39,8 @@ def record_of(model: type[BaseModel], *, sparse: frozenset[type] = frozenset(), 
     """The Avro record of a model, or its name where `known` has it already. Fields of the models in `sparse` are all
     nullable, for replies of which the caller selects some fields."""
     known = set() if known is None else known
+    if issubclass(model, RootModel):
+        return _kind(shape_of(model.model_fields["root"].annotation), sparse, known)
     full_name = f"{NAMESPACE}.{model.__name__}"
     if full_name in known:
         return full_name
@@ -134,8 +136,10 @@ class Codec:
         return schema, record
 
 
-def absent_as_left_out(model: type[BaseModel], record: Mapping[str, Any]) -> dict[str, Any]:
+def absent_as_left_out(model: type[BaseModel], record: Any) -> Any:
     """An Avro record as the JSON that means the same: nulls left out, what `clear` names set to null."""
+    if issubclass(model, RootModel):
+        return _nested(shape_of(model.model_fields["root"].annotation), record)
     found = {}
     for name, shape in _wire_shapes(model).items():
         value = record.get(name)

@@ -92,7 +92,6 @@ LOCALES = Table(
 )
 
 _C = LEGAL_TEXTS.columns
-_ONE_TYPE_AT_A_TIME = sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(sa.bindparam("name"), 0)))
 _NEWEST_VERSION = sa.select(sa.func.coalesce(sa.func.max(_C.version), 0).label("version")).where(
     _C.type == sa.bindparam("type")
 )
@@ -105,7 +104,7 @@ _IN_LOCALE = sa.select(LOCALES.sql).where(
 async def create(tx: Tx, request: Request[NoFields, NoFields, LegalTextNew]) -> LegalTextReply:
     """`version` counts up by type from 1."""
     body = request.body
-    await tx.first(_ONE_TYPE_AT_A_TIME, {"name": f"legal_texts:{body.type}"})
+    await tx.alone(f"legal texts {body.type}")
     newest = await tx.first(_NEWEST_VERSION, {"type": body.type})
     assert newest is not None
     text = await LEGAL_TEXTS.insert(tx, vars(body) | {"version": newest.version + 1})

@@ -12,6 +12,7 @@ from agents.visitors.visitor import VISITORS
 from schemas.model import Model
 from schemas.replies import PageQuery
 from schemas.types import CountryCode, Flag, Instant, Int64, Maybe, Text, Uuid
+from storage.folding import folded
 from storage.lists import Filter
 from storage.table import Table
 
@@ -32,6 +33,11 @@ class VehicleFields(Model):
     license_plate_country: Maybe[CountryCode] = None
     year_of_manufacture: Maybe[Annotated[Int64, Field(ge=1800, le=2500)]] = None
     last_parking_session: Maybe[Instant] = None
+
+
+class VehiclePatch(VehicleFields, partial=True):
+    vehicle_id: Int64
+    deletion_date: Instant
 
 
 class Vehicle(VehicleFields):
@@ -56,7 +62,7 @@ VEHICLES = Table(
     parents={"visitor_id": VISITORS},
     derived={"plate_key": ("license_plate", plate_key)},
     hidden=[
-        sa.Column("plate_key", sa.Text, nullable=False),
+        folded("plate_key"),
         sa.Index(
             "vehicles_plate_key_idx", "plate_key", sa.text("update_date desc"), postgresql_where="deletion_date is null"
         ),
@@ -64,15 +70,20 @@ VEHICLES = Table(
     ],
 )
 
+_ALL = "/visitors/{visitorId}/vehicles"
+_ONE = f"{_ALL}/{{vehicleId}}"
+
 OPERATIONS: Operations = (
-    crud.creates(
-        VEHICLES, "vehicles.create", "POST /visitors/{visitorId}/vehicles", "Create a new vehicle", VehicleFields
-    ),
-    crud.lists(
+    crud.creates(VEHICLES, "vehicles.create", f"POST {_ALL}", "Create a new vehicle", VehicleFields),
+    crud.lists(VEHICLES, "vehicles.list", f"GET {_ALL}", "Retrieve the vehicles of a visitor", VehicleQuery),
+    crud.updates(VEHICLES, "vehicles.update", f"PATCH {_ONE}", "Update a vehicle", VehiclePatch),
+    crud.gets(VEHICLES, "vehicles.get", f"GET {_ONE}", "Read a vehicle"),
+    crud.ends(
         VEHICLES,
-        "vehicles.list",
-        "GET /visitors/{visitorId}/vehicles",
-        "Retrieve the vehicles of a visitor",
-        VehicleQuery,
+        "vehicles.delete",
+        f"DELETE {_ONE}",
+        "Delete a vehicle",
+        over=lambda vehicle: vehicle.deletion_date is not None,
+        values=lambda tx: {"deletion_date": tx.now},
     ),
 )

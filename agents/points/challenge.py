@@ -6,22 +6,16 @@ from typing import Literal
 import sqlalchemy as sa
 
 from agents.centers.centers import CENTERS
+from agents.translations import Translation, TranslationNew
 from schemas.model import Model
-from schemas.types import Instant, Int64, LocaleCode, LongText, Maybe, PcCode, Text, Timezone
+from schemas.types import Instant, Int64, Maybe, PcCode, Text, Timezone
 from storage.table import Table
 
 ChallengeType = Literal["step_counter"]
 ChallengeStatus = Literal["draft", "active", "ended", "archived", "ready"]
 
 
-class TranslationNew(Model):
-    locale_code: LocaleCode
-    value: LongText
-
-
-class Translation(TranslationNew):
-    creation_date: Instant
-    update_date: Instant
+class ChallengeText(Translation):
     type: Text
 
 
@@ -49,9 +43,9 @@ class ChallengePatch(ChallengeNew, partial=True):
 
 
 class Challenge(ChallengeFields):
-    display_name: list[Translation]
-    description: list[Translation]
-    reward_detail: list[Translation]
+    display_name: list[ChallengeText]
+    description: list[ChallengeText]
+    reward_detail: list[ChallengeText]
     challenge_id: Int64
     created_at: Instant
     updated_at: Instant

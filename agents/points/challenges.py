@@ -13,11 +13,11 @@ from agents.points.challenge import (
     ChallengeNew,
     ChallengePatch,
     ChallengeStatus,
+    ChallengeText,
     ChallengeType,
-    Translation,
-    TranslationNew,
 )
 from agents.points.visitor_challenge import VISITOR_CHALLENGES
+from agents.translations import translated
 from schemas.faults import Conflict
 from schemas.model import Model, NoFields
 from schemas.replies import PageQuery
@@ -54,21 +54,11 @@ class ParticipantQuery(PageQuery):
 _TEXTS = {"display_name": "displayName", "description": "description", "reward_detail": "rewardDetail"}
 
 
-def _translated(tx: Tx, kind: str, old: list[Translation], new: list[TranslationNew]) -> list[Translation]:
-    """The texts with the new ones put in their locales' places; other locales keep theirs."""
-    texts = {text.locale_code: text for text in old}
-    for text in new:
-        known = texts.get(text.locale_code)
-        created = known.creation_date if known else tx.now
-        texts[text.locale_code] = Translation.widened(text, creation_date=created, update_date=tx.now, type=kind)
-    return list(texts.values())
-
-
 @operation("challenges.create", "POST /challenges", summary="Add a challenge", body=ChallengeNew, reply=Challenge)
 async def create(tx: Tx, request: Request[NoFields, NoFields, ChallengeNew]) -> Challenge:
     """Raises Invalid for an unknown center."""
     body = request.body
-    texts = {name: _translated(tx, kind, [], getattr(body, name)) for name, kind in _TEXTS.items()}
+    texts = {name: translated(tx, ChallengeText, [], getattr(body, name), type=kind) for name, kind in _TEXTS.items()}
     return await CHALLENGES.insert(tx, {name: getattr(body, name) for name in ChallengeFields.model_fields} | texts)
 
 
@@ -81,7 +71,9 @@ async def update(tx: Tx, request: Request[ChallengePath, NoFields, ChallengePatc
     where, values = vars(request.path), request.body.given()
     old = await CHALLENGES.lock(tx, **where)
     texts = {
-        name: _translated(tx, kind, getattr(old, name), values[name]) for name, kind in _TEXTS.items() if name in values
+        name: translated(tx, ChallengeText, getattr(old, name), values[name], type=kind)
+        for name, kind in _TEXTS.items()
+        if name in values
     }
     await CHALLENGES.update(tx, values | texts, **where)
 

@@ -53,6 +53,7 @@ VISITOR_CHALLENGES = Table(
         # Higher is earlier, so that one direction of the index has the order of the ranking.
         sa.Column("precedence", sa.BigInteger, nullable=False),
         sa.UniqueConstraint("visitor_id", "challenge_id"),
+        sa.Index("visitor_challenges_challenge_id_idx", "challenge_id", "visitor_challenge_id"),
         sa.Index("visitor_challenges_standing_idx", "challenge_id", "points", "precedence"),
     ],
 )

@@ -10,6 +10,7 @@ from agents.centers.centers import CENTERS
 from schemas.faults import Conflict
 from schemas.model import Model
 from schemas.types import CountryCode, Email, Flag, Identifier, Instant, Int64, Maybe, PcCode, Text, Uuid
+from storage.folding import fold, folded
 from storage.table import Table
 
 Gender = Literal["m", "f", "u"]
@@ -86,11 +87,19 @@ VISITORS = Table(
     resource="visitor",
     key="visitor_id",
     parents={"acquisition_pc_code": CENTERS, "upgrade_pc_code": CENTERS},
-    derived={"email_key": ("email", str.casefold)},
+    derived={
+        "email_key": ("email", str.casefold),
+        "first_name_key": ("first_name", fold),
+        "last_name_key": ("last_name", fold),
+    },
     conflicts={"visitors_email_key_key": email_taken},
     hidden=[
-        sa.Column("email_key", sa.Text, nullable=False),
+        folded("email_key"),
+        folded("first_name_key"),
+        folded("last_name_key", nullable=True),
         sa.UniqueConstraint("email_key"),
         sa.UniqueConstraint("barcode"),
+        sa.Index("visitors_first_name_idx", "first_name_key", "last_name_key"),
+        sa.Index("visitors_last_name_idx", "last_name_key", "first_name_key"),
     ],
 )

@@ -1,6 +1,5 @@
 """Headers, JSON and Avro as they travel."""
 
-from collections import Counter
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -112,7 +111,7 @@ def test_a_result_with_errors_can_be_written_in_avro() -> None:
 
 def test_every_schema_has_an_id_of_its_own() -> None:
     schemas = [*WIRE.requests.values(), *WIRE.results.values(), *WIRE.changes.values()]
-    assert Counter(avro.schema_id(schema) for schema in schemas).most_common(1)[0][1] == 1
+    assert len({avro.schema_id(schema) for schema in schemas}) == len({str(schema) for schema in schemas})
 
 
 @pytest.mark.parametrize("key", [b"", b"a", b"visitor:e45934e1-5fd4-4651-b7bc-50c977a3b8c5"])

@@ -1,0 +1,87 @@
+"""The ids that parking partners know a visitor's vehicles by."""
+
+import sqlalchemy as sa
+
+from agents import crud
+from agents.centers.centers import CENTERS, ParkingPartner
+from agents.operation import Operations, operation
+from agents.parking.vehicles import VEHICLES
+from agents.profile.visitor_centers import VISITOR_CENTERS
+from agents.visitors.visitor import VISITORS
+from schemas.model import Model, NoFields
+from schemas.paths import VisitorPath
+from schemas.requests import Request
+from schemas.types import Identifier, Instant, Int64, Maybe, PcCode, Uuid
+from storage.table import Table
+from storage.tx import Tx
+
+
+class VehiclePartnerFields(Model):
+    vehicle_id: Int64
+    partner_id: Identifier
+    parking_partner: ParkingPartner
+    visitor_center_id: Maybe[Int64] = None
+    pc_code: Maybe[PcCode] = None
+
+
+class VehiclePartnerNew(VehiclePartnerFields):
+    visitor_id: Maybe[Uuid] = None
+
+
+class VehiclePartner(VehiclePartnerFields):
+    vehicle_partner_id: Int64
+    visitor_id: Uuid
+    creation_date: Instant
+    update_date: Instant
+
+
+VEHICLE_PARTNERS = Table(
+    "vehicle_partners",
+    VehiclePartner,
+    family="parking",
+    resource="vehiclePartner",
+    key="vehicle_partner_id",
+    parents={
+        "visitor_id": VISITORS, "vehicle_id": VEHICLES, "visitor_center_id": VISITOR_CENTERS, "pc_code": CENTERS,
+    },
+    conflicts={
+        "vehicle_partners_one": crud.taken("vehicle_partner", "The vehicle has an id of this partner and center.")
+    },
+    hidden=[
+        sa.Index("vehicle_partners_visitor_id_idx", "visitor_id", "vehicle_partner_id"),
+        sa.Index(
+            "vehicle_partners_one",
+            "vehicle_id", "parking_partner", "pc_code",
+            unique=True, postgresql_nulls_not_distinct=True,
+        ),
+    ],
+)  # fmt: skip
+
+_ALL = "/visitors/{visitorId}/vehiclePartners"
+
+
+@operation(
+    "vehiclePartners.create", f"POST {_ALL}", summary="Add a partner's id to a vehicle",
+    path=VisitorPath, body=VehiclePartnerNew, reply=VehiclePartner,
+)  # fmt: skip
+async def create(tx: Tx, request: Request[VisitorPath, NoFields, VehiclePartnerNew]) -> VehiclePartner:
+    """Raises NotFound for the visitor, Invalid for a vehicle or visitorCenter that is not the visitor's."""
+    crud.agree(request)
+    visitor_id, body = request.path.visitor_id, request.body
+    await VISITORS.require(tx, visitor_id)
+    await crud.own(tx, VEHICLES, body, "vehicle_id", visitor_id=visitor_id)
+    if body.visitor_center_id is not None:
+        await crud.own(tx, VISITOR_CENTERS, body, "visitor_center_id", visitor_id=visitor_id)
+    return await VEHICLE_PARTNERS.insert(tx, vars(body) | {"visitor_id": visitor_id})
+
+
+OPERATIONS: Operations = (
+    create,
+    crud.lists(VEHICLE_PARTNERS, "vehiclePartners.list", f"GET {_ALL}", "List the partners' ids of vehicles"),
+    crud.deletes(
+        VEHICLE_PARTNERS,
+        "vehiclePartners.delete",
+        f"DELETE {_ALL}/{{vehiclePartnerId}}",
+        "Remove a partner's id from a vehicle",
+    ),
+)

@@ -1,0 +1,76 @@
+"""What a visitor is interested in."""
+
+import sqlalchemy as sa
+
+from agents import crud
+from agents.operation import Operations, operation
+from agents.visitors.visitor import VISITORS
+from schemas.model import ListOf, Model, NoFields
+from schemas.paths import VisitorPath
+from schemas.requests import Request
+from schemas.types import Identifier, Instant, Int64, Text, Uuid
+from storage.table import Table
+from storage.tx import Tx
+
+
+class InterestNew(Model):
+    external_id: Identifier
+    label: Text
+
+
+class Interest(InterestNew):
+    interest_id: Int64
+    visitor_id: Uuid
+    creation_date: Instant
+    update_date: Instant
+
+
+INTERESTS = Table(
+    "interests",
+    Interest,
+    family="profile",
+    resource="interest",
+    key="interest_id",
+    parents={"visitor_id": VISITORS},
+    conflicts={"interests_visitor_id_key": crud.taken("interest", "The visitor has this interest.", "externalId")},
+    hidden=[sa.UniqueConstraint("visitor_id", "external_id")],
+)
+
+_ALL = "/visitors/{visitorId}/interests"
+_ONE = f"{_ALL}/{{interestId}}"
+
+
+@operation(
+    "interests.replace", f"PUT {_ALL}", summary="Make a visitor's interests exactly these",
+    path=VisitorPath, body=ListOf[InterestNew], reply=None,
+)  # fmt: skip
+async def replace(tx: Tx, request: Request[VisitorPath, NoFields, ListOf[InterestNew]]) -> None:
+    """Interests that stay keep their id; of two with one externalId the later counts. Raises NotFound."""
+    visitor_id = request.path.visitor_id
+    await VISITORS.lock(tx, visitor_id=visitor_id)
+    wanted = {interest.external_id: interest.label for interest in request.body.root}
+    known = {
+        interest.external_id: interest
+        for interest in (await INTERESTS.under(tx, "visitor_id", [visitor_id]))[visitor_id]
+    }
+    for external_id, interest in known.items():
+        if external_id not in wanted:
+            await INTERESTS.delete(tx, interest_id=interest.interest_id)
+        elif interest.label != wanted[external_id]:
+            await INTERESTS.update(tx, {"label": wanted[external_id]}, interest_id=interest.interest_id)
+    new = [
+        (tx, {"visitor_id": visitor_id, "external_id": key, "label": label})
+        for key, label in wanted.items()
+        if key not in known
+    ]
+    if new:
+        await INTERESTS.insert_many(new)
+
+
+OPERATIONS: Operations = (
+    crud.creates(INTERESTS, "interests.create", f"POST {_ALL}", "Add an interest", InterestNew),
+    crud.lists(INTERESTS, "interests.list", f"GET {_ALL}", "List the interests of a visitor"),
+    replace,
+    crud.gets(INTERESTS, "interests.get", f"GET {_ONE}", "Read an interest"),
+    crud.deletes(INTERESTS, "interests.delete", f"DELETE {_ONE}", "Remove an interest"),
+)

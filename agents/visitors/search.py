@@ -1,0 +1,99 @@
+"""Finding visitors by what is known of them."""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+import sqlalchemy as sa
+
+from agents.operation import Operations, operation
+from agents.parking.parkings import PARKINGS
+from agents.parking.vehicles import VEHICLES, plate_key
+from agents.visitors.external_ids import EXTERNAL_IDS
+from agents.visitors.visitor import VISITORS, AccountType, Visitor
+from schemas.faults import Invalid
+from schemas.model import NoFields
+from schemas.replies import Page, PageQuery
+from schemas.requests import Request
+from schemas.types import CountryCode, Email, Flag, Identifier, Instant, Maybe, PcCode, Text
+from storage.folding import fold, starts_with
+from storage.lists import Filter, page
+from storage.tx import Tx
+
+QueryBy = Literal["email", "firstName", "lastName", "licensePlate", "externalId", "fullname"]
+
+_C = VISITORS.columns
+
+
+def _parks(columns: Any, yes: bool) -> sa.ColumnElement[bool]:
+    parking = sa.exists(
+        sa.select(sa.literal(1)).where(PARKINGS.columns.visitor_id == columns.visitor_id, PARKINGS.columns.is_active)
+    )
+    return parking if yes else ~parking
+
+
+class VisitorQuery(PageQuery):
+    """`query` is a prefix of what `queryBy` names, without regard to case and accents."""
+
+    country_code: Maybe[CountryCode] = None
+    barcode: Maybe[Identifier] = None
+    email: Annotated[Maybe[Email], Filter(lambda c, email: c.email_key == email.casefold())] = None
+    acquisition_pc_code: Maybe[PcCode] = None
+    account_type: Maybe[AccountType] = None
+    origin_type: Maybe[Identifier] = None
+    is_smartparker: Annotated[Maybe[Flag], Filter(_parks)] = None
+    updated_since: Annotated[Maybe[Instant], Filter(lambda c, moment: c.update_date >= moment)] = None
+    created_since: Annotated[Maybe[Instant], Filter(lambda c, moment: c.creation_date >= moment)] = None
+    query: Maybe[Text] = None
+    query_by: Maybe[QueryBy] = None
+
+
+def _of_children(found: Any) -> sa.ColumnElement[bool]:
+    condition: sa.ColumnElement[bool] = _C.visitor_id.in_(found)
+    return condition
+
+
+def _by_plate(text: str) -> sa.ColumnElement[bool]:
+    columns = VEHICLES.columns
+    matching = starts_with(columns.plate_key, plate_key(text)) & columns.deletion_date.is_(None)
+    return _of_children(sa.select(columns.visitor_id).where(matching))
+
+
+def _by_external_id(text: str) -> sa.ColumnElement[bool]:
+    columns = EXTERNAL_IDS.columns
+    return _of_children(sa.select(columns.visitor_id).where(starts_with(columns.folded_id, fold(text) or "")))
+
+
+def _by_full_name(text: str) -> sa.ColumnElement[bool]:
+    """ "first last" and "last first": wherever the text can be split, one part is a whole name and the other begins
+    one; and the whole text may begin either."""
+    words = (fold(text) or "").split()
+    first, last = _C.first_name_key, _C.last_name_key
+    ways = [starts_with(first, " ".join(words)), starts_with(last, " ".join(words))]
+    for place in range(1, len(words)):
+        whole, begun = " ".join(words[:place]), " ".join(words[place:])
+        ways += [(first == whole) & starts_with(last, begun), (last == whole) & starts_with(first, begun)]
+    return sa.or_(*ways)
+
+
+_SEARCHES: Mapping[QueryBy, Callable[[str], sa.ColumnElement[bool]]] = {
+    "email": lambda text: starts_with(_C.email_key, text.strip().casefold()),
+    "firstName": lambda text: starts_with(_C.first_name_key, fold(text) or ""),
+    "lastName": lambda text: starts_with(_C.last_name_key, fold(text) or ""),
+    "licensePlate": _by_plate,
+    "externalId": _by_external_id,
+    "fullname": _by_full_name,
+}
+
+
+@operation("visitors.list", "GET /visitors", summary="List visitors", query=VisitorQuery, reply=Visitor, shape="page")
+async def list_visitors(tx: Tx, request: Request[NoFields, VisitorQuery, NoFields]) -> Page[Visitor]:
+    """Raises Invalid where only one of query and queryBy is there."""
+    query = request.query
+    if (query.query is None) != (query.query_by is None):
+        missing = "query" if query.query is None else "queryBy"
+        raise Invalid("required", "query and queryBy need each other.", field=missing)
+    where = [] if query.query is None or query.query_by is None else [_SEARCHES[query.query_by](query.query)]
+    return await page(tx, VISITORS, query, *where, skip=("query", "query_by"))
+
+
+OPERATIONS: Operations = (list_visitors,)
