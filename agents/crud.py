@@ -64,10 +64,12 @@ def lists(
         within = _values(request.path)
         for column, value in within.items():
             await table.parents[column].require(tx, value)
-        found = await storage_lists.page(tx, table, request.query, within=within)
+        found = await storage_lists.page(tx, table, request.query, within=within, shown=sortable)
         return Page(await viewed(tx, view, found.items), found.more)
 
     path, reply = path_of(table, name, route), view.reply if view else table.row
+    # A reply made of other records is sorted by the row's fields.
+    sortable = reply if issubclass(table.row, reply) or issubclass(reply, table.row) else table.row
     return declare(name, route, summary=summary, path=path, query=query, reply=reply, shape="page", handler=list_page)
 
 

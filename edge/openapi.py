@@ -149,10 +149,13 @@ def _responses(operation: Operation, models: _Models) -> Document:
             "description": HTTPStatus(status).phrase,
             "content": {"application/json": {"schema": errors}},
         }
+    if operation.name == "visits.list":
+        found["409"] = found["400"] | {"description": "visitorId, barcode and licensePlate name different visitors"}
     if not operation.is_query:
         found["202"] = {"description": "Accepted, with `Prefer: respond-async`"}
     return found
 
 
 def _may_miss(operation: Operation) -> bool:
-    return "{" in operation.path or operation.path == "/visits"
+    """Where something outside the body has to be there, or a barcode or plate names a visitor."""
+    return "{" in operation.path or operation.path in ("/visits", "/checkins")

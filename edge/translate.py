@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, unquote
 from pydantic import BaseModel, RootModel, ValidationError
 
 from agents.catalogue import Operation
-from schemas.faults import ErrorEntry, Invalid, TooLarge, UnsupportedMediaType, from_validation
+from schemas.faults import ErrorEntry, Invalid, TooLarge, UnsupportedMediaType, from_validation, json_path
 from schemas.marks import MessageOnly
 from schemas.shapes import shape_of
 from topics import json, names
@@ -76,7 +76,7 @@ def _refuse_repeated(found: Iterable[str]) -> None:
     seen: set[str] = set()
     for name in found:
         if name in seen:
-            raise Invalid("repeated_parameter", "This parameter may stand once.", field=name[:100])
+            raise Invalid("repeated_parameter", "This parameter may stand once.", field=json_path([name]))
         seen.add(name)
 
 

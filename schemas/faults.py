@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from pydantic_core.core_schema import ErrorType
 
 from schemas.model import Model
+from schemas.types import without_digit_runs
 
 FaultType = Literal[
     "validation", "not_found", "conflict", "unauthorized", "forbidden", "rate_limited", "unavailable", "internal"
@@ -146,7 +147,6 @@ _PYDANTIC_CODES = {
     "string_too_short": _Known("too_short"),
     "string_pattern_mismatch": _Known("wrong_format"),
     "string_unicode": _Known("surrogate_refused", "A text may not hold a lone surrogate."),
-    "is_instance_of": _Known("wrong_type", "Input should be a UUID."),
     "datetime_type": _Known("wrong_type", "Input should be a string with a time of RFC 3339."),
     "model_type": _Known("wrong_type", "Input should be an object."),
     "model_attributes_type": _Known("wrong_type", "Input should be an object."),
@@ -162,6 +162,8 @@ def from_validation(error: ValidationError) -> Invalid:
 
 def _entry(kind: str, location: tuple[int | str, ...], message: str) -> ErrorEntry:
     known = _PYDANTIC_CODES.get(kind) or _Known("wrong_type" if kind in _OF_PYDANTIC else kind)
+    if kind == "is_instance_of":
+        message = "Input should be a number." if "Decimal" in message else "Input should be a UUID."
     return ErrorEntry(
         code=known.code, type="validation", field=json_path(location[1:]), message=known.message or message
     )
@@ -172,4 +174,4 @@ def json_path(location: Sequence[int | str]) -> str | None:
     path = ""
     for step in location:
         path += f"[{step}]" if isinstance(step, int) else f".{step}"
-    return path.lstrip(".")[:200] or None
+    return without_digit_runs(path.lstrip("."))[:200] or None

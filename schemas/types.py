@@ -29,7 +29,8 @@ INT64 = 2**63 - 1
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
 _DIGIT_RUN = re.compile(r"\d(?:[ -]*\d){12,}")
-_TIMEZONES = available_timezones()
+_FIRST_YEAR, _LAST_YEAR = 2, 9998
+_TIMEZONES = available_timezones() - {"localtime", "Factory"}
 _COUNTRIES = frozenset(country.alpha_2 for country in pycountry.countries)
 
 
@@ -43,6 +44,11 @@ def passes_luhn(digits: str) -> bool:
     """Whether the check digit of a payment card number is right (ISO/IEC 7812-1, annex B)."""
     doubled = [int(digit) * (1 + place % 2) for place, digit in enumerate(reversed(digits))]
     return sum(value - 9 if value > 9 else value for value in doubled) % 10 == 0
+
+
+def without_digit_runs(text: str) -> str:
+    """A text that may be shown though nobody looked for card numbers in it."""
+    return _DIGIT_RUN.sub("…", text)
 
 
 def _clean(value: str) -> str:
@@ -87,9 +93,15 @@ def _day_or_instant(value: Any) -> Any:
 
 def _in_utc(value: datetime) -> datetime:
     try:
-        return value.astimezone(UTC)
+        moment = value.astimezone(UTC)
     except OverflowError:
-        raise PydanticCustomError("out_of_range", "Input should be a time between the years 1 and 9999.") from None
+        moment = datetime.max.replace(tzinfo=UTC)
+    # The first and the last moment that Python knows mean infinity to the database's driver, and a time zone may lead
+    # beyond them.
+    if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
+        message = f"Input should be a time between the years {_FIRST_YEAR} and {_LAST_YEAR}."
+        raise PydanticCustomError("out_of_range", message)
+    return moment
 
 
 def _uuid(value: Any) -> Any:
@@ -161,7 +173,9 @@ LocaleCode = Annotated[str, Strict(), AfterValidator(_locale), WithJsonSchema({"
 """`en_us`, `EN-us` and `en-US` are one locale, kept as the last."""
 
 Timezone = Annotated[str, Strict(), AfterValidator(_timezone), WithJsonSchema({"type": "string"})]
-PcCode = Annotated[str, Strict(), Field(max_length=100, pattern=r"^[A-Z]{2}-[A-Z0-9]+-[A-Z0-9]+$")]
+PcCode = Annotated[
+    str, Strict(), Field(max_length=100, pattern=r"^[A-Z]{2}-[A-Z0-9]+-[A-Z0-9]+$"), AfterValidator(_clean)
+]
 """The key of a center, for example FR-SC-123."""
 
 Optional = TypeVar("Optional")

@@ -39,14 +39,15 @@ async def page(
     within: Mapping[str, Any] | None = None,
     skip: Container[str] = (),
     default_sort: str | None = None,
+    shown: type[Model] | None = None,
 ) -> Page[Row]:
-    """The rows of `table` under the parents in `within`; fields of the query in `skip` are no filters. Raises Invalid
-    for an unknown sort field."""
+    """The rows of `table` under the parents in `within`; fields of the query in `skip` are no filters. `shown` is the
+    reply where that is not the row. Raises Invalid for an unknown sort field."""
     conditions = [*where, *_parents(table, within or {}), *filters(table, query, skip)]
     statement = (
         sa.select(table.sql)
         .where(*conditions)
-        .order_by(*order_of(table.row, table.columns, query.sort or default_sort), table.columns[table.key])
+        .order_by(*order_of(shown or table.row, table.columns, query.sort or default_sort), table.columns[table.key])
         .offset(query.offset or 0)
         .limit(query.limit + 1)
     )
@@ -78,7 +79,7 @@ def _by_name(table: Table[Any], name: str, value: Any) -> Condition:
 
 def order_of(model: type[Model], columns: Any, sort: str | None) -> list[Any]:
     """What a comma list of reply fields means, `-` for descending. Raises Invalid for an unknown one."""
-    fields = {info.serialization_alias: name for name, info in model.model_fields.items()}
+    fields = {info.serialization_alias: name for name, info in model.model_fields.items() if name in columns}
     order = []
     for part in sort.split(",") if sort else []:
         name = part.strip().removeprefix("-")

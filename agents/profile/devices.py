@@ -93,7 +93,7 @@ _ONE = f"{_ALL}/{{deviceId}}"
 async def register(tx: Tx, request: Request[VisitorPath, NoFields, DeviceNew]) -> Device | Found:
     """A token that another visitor had leaves that one, with its apps. Raises NotFound."""
     visitor_id, body = request.path.visitor_id, request.body
-    await tx.alone(f"device {body.token}")
+    await _alone(tx, body.token)
     fields = {name: getattr(body, name) for name in DeviceFields.model_fields} | {"visitor_id": visitor_id}
     known = await tx.first(_BY_TOKEN, {"token": body.token})
     if known is not None and known.visitor_id != visitor_id:
@@ -105,6 +105,11 @@ async def register(tx: Tx, request: Request[VisitorPath, NoFields, DeviceNew]) -
         device = await DEVICES.update(tx, fields, device_id=known.device_id)
     await _add_app(tx, device, body)
     return device if known is None else Found(device)
+
+
+async def _alone(tx: Tx, token: str) -> None:
+    """What is done about one token is done one after the other, so that none finds a device half gone."""
+    await tx.alone(f"device {token}")
 
 
 async def _add_app(tx: Tx, device: Device, body: DeviceNew) -> None:
@@ -127,7 +132,9 @@ async def _remove(tx: Tx, device_id: int) -> None:
 @operation("devices.delete", f"DELETE {_ONE}", summary="Remove a device with its apps", path=DevicePath, reply=None)
 async def delete(tx: Tx, request: Request[DevicePath, NoFields, NoFields]) -> None:
     """Raises NotFound."""
-    device = await DEVICES.lock(tx, **vars(request.path))
+    device = await DEVICES.find(tx, **vars(request.path))
+    await _alone(tx, device.token)
+    await DEVICES.lock(tx, **vars(request.path))
     await _remove(tx, device.device_id)
 
 

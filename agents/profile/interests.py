@@ -40,6 +40,24 @@ _ALL = "/visitors/{visitorId}/interests"
 _ONE = f"{_ALL}/{{interestId}}"
 
 
+_OF_VISITOR = (
+    sa.select(INTERESTS.sql)
+    .where(INTERESTS.columns.visitor_id == sa.bindparam("visitor"))
+    .order_by(INTERESTS.columns.interest_id)
+    .with_for_update(key_share=True)
+)
+
+
+@operation(
+    "interests.create", f"POST {_ALL}", summary="Add an interest",
+    path=VisitorPath, body=InterestNew, reply=Interest,
+)  # fmt: skip
+async def create(tx: Tx, request: Request[VisitorPath, NoFields, InterestNew]) -> Interest:
+    """The visitor is locked, so that a replacement at the same time comes before or after. Raises NotFound."""
+    await VISITORS.lock(tx, visitor_id=request.path.visitor_id)
+    return await INTERESTS.insert(tx, vars(request.body) | vars(request.path))
+
+
 @operation(
     "interests.replace", f"PUT {_ALL}", summary="Make a visitor's interests exactly these",
     path=VisitorPath, body=ListOf[InterestNew], reply=None,
@@ -49,10 +67,7 @@ async def replace(tx: Tx, request: Request[VisitorPath, NoFields, ListOf[Interes
     visitor_id = request.path.visitor_id
     await VISITORS.lock(tx, visitor_id=visitor_id)
     wanted = {interest.external_id: interest.label for interest in request.body.root}
-    known = {
-        interest.external_id: interest
-        for interest in (await INTERESTS.under(tx, "visitor_id", [visitor_id]))[visitor_id]
-    }
+    known = {interest.external_id: interest for interest in await tx.all(_OF_VISITOR, {"visitor": visitor_id})}
     for external_id, interest in known.items():
         if external_id not in wanted:
             await INTERESTS.delete(tx, interest_id=interest.interest_id)
@@ -68,7 +83,7 @@ async def replace(tx: Tx, request: Request[VisitorPath, NoFields, ListOf[Interes
 
 
 OPERATIONS: Operations = (
-    crud.creates(INTERESTS, "interests.create", f"POST {_ALL}", "Add an interest", InterestNew),
+    create,
     crud.lists(INTERESTS, "interests.list", f"GET {_ALL}", "List the interests of a visitor"),
     replace,
     crud.gets(INTERESTS, "interests.get", f"GET {_ONE}", "Read an interest"),
