@@ -14,13 +14,20 @@ from agents.parking import histories as parking_histories
 from agents.points import challenges, histories, rankings, rewards, visitor_challenges
 from agents.profile import bookmarks, devices, interests, locales, operation_sessions, visitor_centers
 from agents.services import segments, services, stores, targets, themes
-from agents.visitors import details, external_ids, search, visitors
+from agents.visitors import details, erasure, event_token, external_ids, search, visitors
 from agents.visits import visits
 
 FAMILIES: Mapping[str, Operations] = {
     "visits": visits.OPERATIONS,
     "centers": (*centers.OPERATIONS, *companies.OPERATIONS),
-    "visitors": (*visitors.OPERATIONS, *search.OPERATIONS, *details.OPERATIONS, *external_ids.OPERATIONS),
+    "visitors": (
+        *visitors.OPERATIONS,
+        *search.OPERATIONS,
+        *details.OPERATIONS,
+        *erasure.OPERATIONS,
+        *event_token.OPERATIONS,
+        *external_ids.OPERATIONS,
+    ),
     "parking": (
         *vehicles.OPERATIONS,
         *vehicle_partners.OPERATIONS,

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -250,6 +251,7 @@ def _environment(postgres: Postgres, kafka: Kafka) -> Mapping[str, str]:
         "VISITOR_LOG_FORMAT": "json",
         # After a kill -9 the next start need not wait long until the dead worker counts as gone.
         "VISITOR_WORKER_SESSION_SECONDS": "3",
+        "VISITOR_WORKER_EVENT_TOKEN_SECRET": secrets.token_urlsafe(32),
         "PYTHONUNBUFFERED": "1",
         **{name: value for name, value in os.environ.items() if name.startswith("VISITOR_LOG_")},
     }

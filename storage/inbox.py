@@ -7,12 +7,14 @@ later one waits, sees `Repeat`, and finds the answer when it starts again.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from schemas.faults import ErrorEntry, Errors
 from storage.database import Repeat
 from storage.table import METADATA
 
@@ -25,6 +27,13 @@ INBOX = sa.Table(
     sa.Column("status", sa.SmallInteger, nullable=False),
     sa.Column("body", sa.LargeBinary),
     sa.Column("received_at", sa.TIMESTAMP(timezone=True), nullable=False, index=True),
+    # Whose data the body may hold: of one visitor, or, for the few requests about several, of these.
+    sa.Column("visitor_id", sa.Uuid),
+    sa.Column("visitor_ids", ARRAY(sa.Uuid)),
+    sa.Index("inbox_visitor_id_idx", "visitor_id", postgresql_where="visitor_id is not null"),
+    sa.Index(
+        "inbox_visitor_ids_idx", "visitor_ids", postgresql_using="gin", postgresql_where="visitor_ids is not null"
+    ),
 )
 
 
@@ -37,16 +46,35 @@ class Entry:
     fingerprint: bytes
     status: int
     body: bytes | None
+    visitors: Sequence[UUID] = ()
 
+
+_ERASED = Errors(
+    errors=[ErrorEntry(code="visitor_erased", type="not_found", field=None, message="The visitor was erased.")]
+).model_dump_json()
+"""What requests of an erased visitor are answered when they come again; they are not applied again."""
 
 _LOOK_UP = sa.select(INBOX).where(INBOX.c.request_id == sa.any_(sa.bindparam("ids", type_=ARRAY(sa.Text))))
-_COLUMNS = ("request_id", "operation", "fingerprint", "status", "body", "received_at")
+_COLUMNS = ("request_id", "operation", "fingerprint", "status", "body", "visitor_id")
 _INSERT = sa.insert(INBOX).from_select(
-    _COLUMNS,
+    (*_COLUMNS, "received_at"),
     sa.select(
-        *(sa.func.unnest(sa.bindparam(name, type_=ARRAY(INBOX.c[name].type))).label(name) for name in _COLUMNS[:-1]),
+        *(sa.func.unnest(sa.bindparam(name, type_=ARRAY(INBOX.c[name].type))).label(name) for name in _COLUMNS),
         sa.bindparam("received_at", type_=sa.TIMESTAMP(timezone=True)),
     ),
+)
+_SEVERAL = (
+    sa.update(INBOX)
+    .where(INBOX.c.request_id == sa.bindparam("of_request"))
+    .values(visitor_ids=sa.bindparam("visitors", type_=ARRAY(sa.Uuid)))
+)
+_FORGET = (
+    sa.update(INBOX)
+    .where(
+        (INBOX.c.visitor_id == sa.bindparam("visitor"))
+        | INBOX.c.visitor_ids.contains(sa.bindparam("visitors", type_=ARRAY(sa.Uuid)))
+    )
+    .values(status=404, body=_ERASED.encode(), visitor_id=None, visitor_ids=None)
 )
 _PRUNE = sa.delete(INBOX).where(
     INBOX.c.request_id.in_(
@@ -65,10 +93,19 @@ async def insert(conn: AsyncConnection, entries: Sequence[Entry], now: datetime)
     # In one order everywhere, so that two batches with the same requests cannot wait for each other.
     ordered = sorted(entries, key=lambda entry: entry.request_id)
     columns = {name: [getattr(entry, name) for entry in ordered] for name in _COLUMNS[:-1]}
+    columns["visitor_id"] = [entry.visitors[0] if len(entry.visitors) == 1 else None for entry in ordered]
     try:
         await conn.execute(_INSERT, columns | {"received_at": now})
     except IntegrityError as error:
         raise Repeat("a request was answered by another batch") from error
+    for entry in ordered:
+        if len(entry.visitors) > 1:
+            await conn.execute(_SEVERAL, {"of_request": entry.request_id, "visitors": list(entry.visitors)})
+
+
+async def forget(conn: AsyncConnection, visitor_id: UUID) -> None:
+    """Keep of a visitor's requests only that they were answered."""
+    await conn.execute(_FORGET, {"visitor": visitor_id, "visitors": [visitor_id]})
 
 
 async def prune(conn: AsyncConnection, now: datetime, keep: timedelta) -> int:

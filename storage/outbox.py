@@ -26,6 +26,7 @@ OUTBOX = sa.Table(
     sa.Column("value", sa.LargeBinary),
     sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
     sa.Index("outbox_topic_id_idx", "topic", "id"),
+    sa.Index("outbox_partition_key_idx", "partition_key"),
 )
 _COLUMNS = ("topic", "key", "partition_key", "change_id", "change_type", "value")
 
@@ -62,12 +63,18 @@ _TAKE = (
     )
     .returning(OUTBOX.c.id, *(OUTBOX.c[name] for name in _COLUMNS))
 )
+_FORGET = sa.delete(OUTBOX).where(OUTBOX.c.partition_key == sa.bindparam("of_key"))
 _LOCK = sa.select(sa.func.pg_try_advisory_xact_lock(sa.func.hashtextextended(sa.bindparam("name"), 0)))
 
 
 async def insert(conn: AsyncConnection, entries: Sequence[Entry], now: datetime) -> None:
     columns = {name: [getattr(entry, name) for entry in entries] for name in _COLUMNS}
     await conn.execute(_INSERT, columns | {"created_at": now})
+
+
+async def forget(conn: AsyncConnection, partition_key: str) -> None:
+    """Delete the changes of a visitor that were not published yet."""
+    await conn.execute(_FORGET, {"of_key": partition_key})
 
 
 async def take(conn: AsyncConnection, topic: str) -> list[Entry]:

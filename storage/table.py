@@ -62,6 +62,8 @@ class Documents(sa.TypeDecorator[list[Model]]):
         return None if value is None else [self.model.model_validate(item) for item in value]
 
 
+_ALL: list["Table[Any]"] = []
+
 TABLES: list["Table[Any]"] = []
 """Every entity whose changes are told."""
 
@@ -114,6 +116,7 @@ class Table(Generic[Row]):
         self._fields = tuple(row.model_fields)
         self._empty = dict.fromkeys(_written(self.sql)) | dict(defaults or {})
         self._statements = _Statements(self.sql, self.sql.c[key])
+        _ALL.append(self)
         if told:
             TABLES.append(self)
         CONFLICTS.update(conflicts or {})
@@ -138,9 +141,10 @@ class Table(Generic[Row]):
         """The one row that has these values in these columns. Raises NotFound."""
         return self.to_row(await tx.first(self._statements.find(frozenset(where)), where))
 
-    async def lock(self, tx: Tx, **where: Any) -> Row:
-        """Like find; nobody else changes the row until the transaction ends."""
-        return self.to_row(await tx.first(self._statements.lock(frozenset(where)), where))
+    async def lock(self, tx: Tx, *, for_removal: bool = False, **where: Any) -> Row:
+        """Like find; nobody else changes the row until the transaction ends, nor, with `for_removal`, refers to it."""
+        statement = self._statements.remove if for_removal else self._statements.lock
+        return self.to_row(await tx.first(statement(frozenset(where)), where))
 
     async def present(self, tx: Tx, keys: Iterable[Any]) -> set[Any]:
         """Which of the keys there are."""
@@ -194,6 +198,12 @@ class Table(Generic[Row]):
         found: Any = await tx.first(self._statements.delete(frozenset(where)), where)
         self.record(tx, self.to_row(found), getattr(found, self.key), found.revision + 1, "deleted")
 
+    async def delete_all(self, tx: Tx, *, told: bool, **where: Any) -> None:
+        """Remove all rows that have these values, with their changes or without."""
+        for found in await tx.all(self._statements.delete(frozenset(where)), where):
+            if told:
+                self.record(tx, self.to_row(found), getattr(found, self.key), found.revision + 1, "deleted")
+
     def _full(self, values: Mapping[str, Any]) -> dict[str, Any]:
         derived = {name: make(values[source]) for name, (source, make) in self._derived.items() if source in values}
         return dict(values) | derived
@@ -228,6 +238,7 @@ class _Statements:
         self.present = sa.select(key).where(any_of(key, "keys"))
         self.find = cache(self._find)
         self.lock = cache(self._lock)
+        self.remove = cache(self._remove)
         self.under = cache(self._under)
         self.update = cache(self._update)
         self.delete = cache(self._delete)
@@ -249,6 +260,9 @@ class _Statements:
     def _lock(self, where: frozenset[str]) -> Any:
         return self._find(where).with_for_update(key_share=True)
 
+    def _remove(self, where: frozenset[str]) -> Any:
+        return self._find(where).with_for_update()
+
     def _under(self, column: str) -> Any:
         rows = sa.select(self._table).where(any_of(self._table.c[column], "parents"))
         return rows.order_by(*self._table.primary_key)
@@ -265,6 +279,13 @@ class _Statements:
 
     def _parameters(self, names: Iterable[str], prefix: str = "") -> dict[str, Any]:
         return {name: sa.bindparam(prefix + name, type_=self._table.c[name].type) for name in sorted(names)}
+
+
+def with_children_first(column: str) -> list["Table[Any]"]:
+    """All tables that have a column of this name, each before those that it refers to."""
+    places = {table.name: place for place, table in enumerate(METADATA.sorted_tables)}
+    found = [table for table in _ALL if column in table.columns]
+    return sorted(found, key=lambda table: places[table.name], reverse=True)
 
 
 def any_of(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:

@@ -51,6 +51,14 @@ async def clock(conn: AsyncConnection) -> datetime:
     return cast(datetime, (await conn.execute(_CLOCK)).scalar_one()).astimezone(UTC)
 
 
+@dataclass(frozen=True, slots=True)
+class Signing:
+    """What event tokens are signed with, and for how many seconds they hold."""
+
+    secret: str
+    seconds: int
+
+
 @dataclass(slots=True)
 class Tx:
     """One request's view of the transaction. Handlers never commit; changes go out when the whole batch does. `now` is
@@ -60,6 +68,7 @@ class Tx:
     cause: Cause
     now: datetime
     changes: list[EntityChange] = field(default_factory=list)
+    signing: Signing | None = None
 
     async def alone(self, name: str) -> None:
         """Wait until no other transaction is alone with this name, and be it until this one ends."""

@@ -170,6 +170,20 @@ async def create_by_barcode(calls: Sequence[tuple[Tx, Request[NoFields, NoFields
     return await apply_each(calls, values, _store)
 
 
+_OF_VISITOR = (
+    sa.select(CHECKINS.columns.service_id, sa.func.count().label("number"))
+    .where(CHECKINS.columns.visitor_id == sa.bindparam("visitor"))
+    .group_by(CHECKINS.columns.service_id)
+)
+
+
+async def forget(tx: Tx, visitor_id: UUID) -> None:
+    """Lower the counts by the checkins of a visitor who is being erased."""
+    found = await tx.all(_OF_VISITOR, {"visitor": visitor_id})
+    if found:
+        await _add(tx, Counter({row.service_id: -row.number for row in found}))
+
+
 async def _lower(tx: Tx, checkin: Checkin) -> None:
     await _add(tx, Counter({checkin.service_id: -1}))
 

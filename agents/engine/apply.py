@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import groupby
 from typing import Any
+from uuid import UUID
 
 import structlog
 from sqlalchemy.exc import IntegrityError
@@ -122,6 +123,7 @@ class _Done:
     answer: Answer
     result: bytes
     changes: Sequence[outbox.Entry]
+    visitors: Sequence[UUID]
 
 
 async def _call(run: Sequence[Incoming], transactions: Sequence[Tx], wire: Wire) -> Sequence[_Done | Fault]:
@@ -146,7 +148,10 @@ def _done(incoming: Incoming, tx: Tx, value: Any, wire: Wire) -> _Done:
     assert incoming.head is not None
     answer = answers.of_value(incoming.operation, incoming.request, incoming.raw_query or {}, value)
     result = wire.write_result(incoming.operation, incoming.head.content_type, answer)
-    return _Done(answer, result, [entry for change in tx.changes for entry in _outgoing(wire, tx, change)])
+    changes = [entry for change in tx.changes for entry in _outgoing(wire, tx, change)]
+    # Once a visitor is deleted, the request that did it is no request of its own.
+    visitors = {c.visitor_id for c in tx.changes if c.visitor_id is not None and c.action != "deleted"}
+    return _Done(answer, result, changes, sorted(visitors))
 
 
 def _fault_of(error: Exception, incoming: Incoming) -> Fault:
@@ -162,7 +167,7 @@ def _fault_of(error: Exception, incoming: Incoming) -> Fault:
 
 def _conclude(incoming: Incoming, outcome: _Done | Fault, batch: _Batch) -> None:
     if isinstance(outcome, _Done):
-        incoming.answer, incoming.result = outcome.answer, outcome.result
+        incoming.answer, incoming.result, incoming.visitors = outcome.answer, outcome.result, outcome.visitors
         batch.changes.extend(outcome.changes)
         batch.answered.append(incoming)
         return
@@ -177,7 +182,9 @@ def _entry(incoming: Incoming) -> inbox.Entry:
     assert incoming.answer is not None
     answer = incoming.answer
     body = None if answer.body is None else json.write(answer.body)
-    return inbox.Entry(_id(incoming), incoming.operation.name, incoming.fingerprint, answer.status, body)
+    return inbox.Entry(
+        _id(incoming), incoming.operation.name, incoming.fingerprint, answer.status, body, incoming.visitors
+    )
 
 
 def _outgoing(wire: Wire, tx: Tx, change: EntityChange) -> Iterator[outbox.Entry]:

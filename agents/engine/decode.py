@@ -1,10 +1,11 @@
 """From a record of Kafka to a request that can be applied, or to why it cannot."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
+from uuid import UUID
 
 from pydantic import ValidationError
 
@@ -44,6 +45,8 @@ class Incoming:
     answer: Answer | None = None
     result: bytes | None = None
     """The answer as it goes out, where it was encoded already."""
+    visitors: Sequence[UUID] = ()
+    """Whose data the answer may hold."""
     unreadable: Unreadable | None = None
     bug: BaseException | None = None
 

@@ -19,7 +19,7 @@ from agents.engine.telemetry import BATCH_SECONDS, BATCH_SIZE, DEAD_LETTERS, REQ
 from agents.wire import Wire
 from schemas.faults import Bug, Fault, Invalid, Unavailable
 from storage.database import is_too_slow
-from storage.tx import Tx, clock
+from storage.tx import Signing, Tx, clock
 from topics import names
 from topics.envelope import Headers
 from topics.kafka import Outgoing, Producer
@@ -115,6 +115,7 @@ class Worker:
         reads: AsyncEngine,
         readiness: Readiness,
         breaker: Breaker,
+        signing: Signing | None,
         changed: Callable[[set[str]], None],
     ) -> None:
         self._decoder = decoder
@@ -123,6 +124,7 @@ class Worker:
         self._writes = writes
         self._reads = reads
         self._readiness = readiness
+        self._signing = signing
         self._changed = changed
         self._breaker = breaker
 
@@ -176,7 +178,8 @@ class Worker:
         assert request is not None
         try:
             async with self._reads.connect() as conn, conn.begin():
-                value = await operation.handler(Tx(conn, incoming.cause(), await clock(conn)), request)
+                tx = Tx(conn, incoming.cause(), await clock(conn), signing=self._signing)
+                value = await operation.handler(tx, request)
             self._encode(incoming, answers.of_value(operation, request, incoming.raw_query or {}, value))
         except Fault as fault:
             incoming.answer = answers.of_fault(fault)

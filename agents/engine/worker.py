@@ -11,7 +11,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.errors import KafkaError
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from agents.engine.breaker import Breaker, NearlyEverythingFails
@@ -28,6 +28,7 @@ from agents.wire import Wire
 from storage import inbox, migrate
 from storage.database import DatabaseSettings, connect
 from storage.table import TABLES
+from storage.tx import Signing
 from topics import admin, names
 from topics.kafka import KafkaSettings, Producer, Undelivered
 
@@ -50,6 +51,14 @@ class WorkerSettings(BaseModel):
         0.9, gt=0, le=1, description="The worker stops where more than this share of requests fails; 1: never."
     )
     inbox_days: float = Field(7.0, gt=0, description="How long answers are kept to recognize a repeated request.")
+    event_token_secret: SecretStr | None = Field(
+        None, min_length=32, description="What event tokens are signed with; without one there are none."
+    )
+    event_token_seconds: int = Field(3600, ge=1, description="How long an event token holds.")
+
+    def signing(self) -> Signing | None:
+        secret = self.event_token_secret
+        return None if secret is None else Signing(secret.get_secret_value(), self.event_token_seconds)
 
 
 class Stalled(Exception):
@@ -83,6 +92,7 @@ class Service:
             reads=self._reads,
             readiness=self.readiness,
             breaker=Breaker(settings.failure_limit),
+            signing=settings.signing(),
             changed=self._publisher.wake,
         )
         self._stopping = asyncio.Event()

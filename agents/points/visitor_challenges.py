@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -210,6 +211,12 @@ async def _write(tx: Tx, changed: Sequence[_Participant]) -> None:
     columns["new_revision"] = [each.revision for each in changed]
     await tx.conn.execute(_WRITE, columns | {"now": tx.now})
     await standings.move(tx, [(each.row.challenge_id, each.before, each.row.points) for each in changed])
+
+
+async def forget(tx: Tx, visitor_id: UUID) -> None:
+    """Take a visitor who is being erased out of the standings."""
+    parts = (await VISITOR_CHALLENGES.under(tx, "visitor_id", [visitor_id]))[visitor_id]
+    await standings.move(tx, [(part.challenge_id, part.points, 0) for part in parts])
 
 
 async def _leave(tx: Tx, left: VisitorChallenge) -> None:

@@ -72,6 +72,11 @@ def _same_fields(facts: list[dict[str, Any]], schema: dict[str, Any], *, patch: 
         _same_field(fact, schema["properties"][fact["name"]], patch=patch)
 
 
+def test_all_143_operations_are_there() -> None:
+    assert len(FACTS) == 143
+    assert CATALOGUE.by_name.keys() == FACTS.keys()
+
+
 @pytest.mark.parametrize("operation", _present(), ids=lambda operation: operation.name)
 def test_name_method_path_and_status_are_those_of_the_contract(operation: Operation) -> None:
     fact = FACTS[operation.name]
@@ -109,6 +114,14 @@ def test_the_body_is_that_of_the_contract(operation: Operation) -> None:
         _same_fields(facts, schema, patch=operation.method == "PATCH")
 
 
+def _usable(example: Any) -> Any:
+    """The example with a pcCode for its word for "some text", which has not the key's pattern."""
+    if isinstance(example, list):
+        return [_usable(item) for item in example]
+    codes = {name for name in ("pcCode", "preferredCenter") if example.get(name) == "string"}
+    return {**example, **dict.fromkeys(codes, "FR-SC-123")}
+
+
 def _example_of(parameter: dict[str, Any]) -> str:
     """Some text that a path parameter takes."""
     named = {"pcCode": "FR-SC-123", "localeCode": "fr-FR"}
@@ -125,9 +138,7 @@ def test_the_documented_example_is_accepted(operation: Operation) -> None:
     if example is None:
         assert FACTS[operation.name]["body"] == []
         return
-    for name in ("pcCode", "preferredCenter"):
-        if isinstance(example, dict) and example.get(name) == "string":
-            example = {**example, name: "FR-SC-123"}  # the example's word for "some text" has not the key's pattern
+    example = _usable(example)
     places = {fact["name"]: _example_of(fact) for fact in FACTS[operation.name]["path_params"]}
     parts = translate.parts_of(operation, places, b"", "application/json", json.dumps(example).encode())
     assert _members(parts["body"]) == _members(example)

@@ -1,15 +1,17 @@
 """Finding, counting and flagging visitors, partial ones, and the ids that others know them by, rule by rule."""
 
 import asyncio
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
 import httpx
+import jwt
 import pytest
 
 from tests.support import data
 from tests.support.data import NOBODY
-from tests.support.stack import Stack
+from tests.support.stack import EVENT_TOKEN_SECRET, Stack
 from topics.envelope import AVRO
 
 
@@ -258,3 +260,19 @@ async def test_details_answer_whole_visitors_with_their_children(stack: Stack, c
     assert [row["visitorId"] for row in since["data"]] == [known["visitorId"]]
     until = (await client.get("/visitors/details", params={"creationDateLt": created, "sort": "-creationDate"})).json()
     assert known["visitorId"] not in [row["visitorId"] for row in until["data"]]
+
+
+# event tokens
+
+
+async def test_an_event_token_is_signed_and_says_when_it_expires(stack: Stack, client: httpx.AsyncClient) -> None:
+    visitor = await _visitor(client)
+    path = f"/visitors/{visitor['visitorId']}/eventToken"
+    found = (await client.get(path, params={"companyId": "acme"})).json()["data"]
+    claims = jwt.decode(found["token"], EVENT_TOKEN_SECRET, algorithms=["HS256"])
+    assert (claims["visitorId"], claims["companyId"]) == (visitor["visitorId"], "acme")
+    assert claims["exp"] - claims["iat"] == 3600
+    assert datetime.fromisoformat(found["expiresAt"]).timestamp() == claims["exp"]
+    assert (await client.get(path)).status_code == 400
+    nobody = await client.get(f"/visitors/{NOBODY}/eventToken", params={"companyId": "acme"})
+    assert (nobody.status_code, _codes(nobody)) == (404, [(None, "visitor_not_found")])

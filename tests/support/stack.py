@@ -31,6 +31,7 @@ from topics.kafka import KafkaSettings
 
 WIRE = Wire(CATALOGUE)
 PARTITIONS = 4
+EVENT_TOKEN_SECRET = "a secret that only tests have, and know"
 PATIENCE = 60.0
 """Seconds until a condition that is waited for counts as failed; generous, since machines are shared."""
 
@@ -111,6 +112,7 @@ class Stack:
             "VISITOR_KAFKA_BOOTSTRAP": self.servers.kafka,
             "VISITOR_DATABASE_URL": self.servers.database,
             "VISITOR_LOG_FORMAT": "json",
+            "VISITOR_WORKER_EVENT_TOKEN_SECRET": EVENT_TOKEN_SECRET,
             "PYTHONUNBUFFERED": "1",
             **settings,
         }
