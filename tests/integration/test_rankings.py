@@ -379,10 +379,10 @@ async def test_rankings_are_those_of_a_model(
 MANY = 100_000
 MOST_ROWS = 2_000
 FILL = (
-    "insert into visitors (visitor_id, first_name, first_name_key, last_name, email, email_key, barcode, country_code, account_type,"
-    " origin_type, origin, creation_date, update_date, revision)"
-    " select gen_random_uuid(), 'Many', 'many', 'Quill', :mark || n, :mark || n, :mark || n, 'FR', 'full', 'api', :mark,"
-    " now(), now(), 1 from generate_series(1, :count) as n",
+    "insert into visitors (visitor_id, first_name, first_name_key, last_name, email, email_key, barcode,"
+    " country_code, account_type, origin_type, origin, creation_date, update_date, revision)"
+    " select gen_random_uuid(), 'Many', 'many', 'Quill', :mark || n, :mark || n, :mark || n, 'FR', 'full', 'api',"
+    " :mark, now(), now(), 1 from generate_series(1, :count) as n",
     "insert into visitor_challenges (visitor_id, challenge_id, points, total_entry_count, bonus_entry_count,"
     " reward_unlocked, reward_received, registered_date, creation_date, update_date, revision, precedence)"
     " select visitor_id, :challenge, (row_number() over () * 7919) % 30000, 1, 0, false, false, now(), now(), now(), 1,"
