@@ -18,7 +18,7 @@ from aiokafka.errors import KafkaError
 
 from agents.catalogue import CATALOGUE, Catalogue
 from agents.engine.retry import passes
-from agents.engine.worker import Service, families
+from agents.engine.worker import Service
 from agents.wire import Wire
 from edge import keys as edge_keys
 from edge.app import Edge
@@ -26,7 +26,7 @@ from edge.keys import WrongKeyFile
 from runtime import consume, health, logs, ports, settings
 from runtime.settings import Settings, WrongSetting
 from storage import migrate as storage_migrate
-from topics import admin, names
+from topics import admin
 
 log = structlog.get_logger(__name__)
 
@@ -146,7 +146,7 @@ def migrate() -> None:
 def topics() -> None:
     """Create the topics that are missing, and show where an existing one differs; status 1 where one does."""
     found = _start()
-    report = _run(_patiently(lambda: admin.ensure(found.kafka, wanted_topics(found))))
+    report = _run(_patiently(lambda: admin.ensure(found.kafka, found.wanted_topics())))
     for name in report.created:
         typer.echo(f"created {name}")
     for item in report.differences:
@@ -156,13 +156,6 @@ def topics() -> None:
     if report.differences:
         typer.echo("Nothing was changed. Change the topic with Kafka's own tools, or the VISITOR_KAFKA_… settings.")
         raise typer.Exit(1)
-
-
-def wanted_topics(found: Settings) -> list[names.TopicSpec]:
-    kafka = found.kafka
-    return names.specs(
-        families(CATALOGUE), partitions=kafka.partitions, replication=kafka.replication, min_insync=kafka.min_insync
-    )
 
 
 @app.command(name="health")

@@ -19,7 +19,6 @@ from rich.console import Console
 from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixed
 
 from runtime import logs, ports, sample
-from runtime.cli import wanted_topics
 from runtime.health import LOOPBACK
 from runtime.servers import Kafka, Postgres, Processes, ServerFailed, fetch_kafka
 from runtime.settings import Settings, WrongSetting
@@ -144,7 +143,7 @@ class _Dev:
         for name in ("worker", "edge"):
             argv = [sys.executable, "-m", "runtime.cli", name]
             self._processes.spawn(name, argv, log=self._home / f"{name}.log", env=environment)
-        await asyncio.gather(migrate.upgrade(reached.database), admin.ensure(reached.kafka, wanted_topics(reached)))
+        await asyncio.gather(migrate.upgrade(reached.database), admin.ensure(reached.kafka, reached.wanted_topics()))
         await self._until_well()
         people = await self._sample()
         self._greet(kafka, people[0], time.monotonic() - began)

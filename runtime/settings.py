@@ -9,10 +9,12 @@ from typing import Literal
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from agents.engine.worker import WorkerSettings
+from agents.catalogue import CATALOGUE
+from agents.engine.worker import WorkerSettings, families
 from edge.settings import HttpSettings
 from storage.database import DatabaseSettings
 from topics.kafka import KafkaSettings
+from topics.names import TopicSpec, specs
 
 PREFIX = "VISITOR_"
 
@@ -37,6 +39,13 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     dev: DevSettings = DevSettings()
     log: LogSettings = LogSettings()
+
+    def wanted_topics(self) -> list[TopicSpec]:
+        """All topics, as these settings want them."""
+        kafka = self.kafka
+        return specs(
+            families(CATALOGUE), partitions=kafka.partitions, replication=kafka.replication, min_insync=kafka.min_insync
+        )
 
 
 class WrongSetting(Exception):
