@@ -75,7 +75,7 @@ def _by_full_name(text: str) -> sa.ColumnElement[bool]:
     return sa.or_(*ways)
 
 
-_SEARCHES: Mapping[QueryBy, Callable[[str], sa.ColumnElement[bool]]] = {
+SEARCHES: Mapping[QueryBy, Callable[[str], sa.ColumnElement[bool]]] = {
     "email": lambda text: starts_with(_C.email_key, text.strip().casefold()),
     "firstName": lambda text: starts_with(_C.first_name_key, fold(text) or ""),
     "lastName": lambda text: starts_with(_C.last_name_key, fold(text) or ""),
@@ -92,7 +92,7 @@ async def list_visitors(tx: Tx, request: Request[NoFields, VisitorQuery, NoField
     if (query.query is None) != (query.query_by is None):
         missing = "query" if query.query is None else "queryBy"
         raise Invalid("required", "query and queryBy need each other.", field=missing)
-    where = [] if query.query is None or query.query_by is None else [_SEARCHES[query.query_by](query.query)]
+    where = [] if query.query is None or query.query_by is None else [SEARCHES[query.query_by](query.query)]
     return await page(tx, VISITORS, query, *where, skip=("query", "query_by"))
 
 

@@ -1,7 +1,6 @@
 """Where visitors stand: the rules, the same from a small model, and what it costs among 100,000."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from agents.points import rankings, standings
 from schemas.types import INT64
 from tests.support import data
+from tests.support.plans import plan_of
 from tests.support.stack import Stack, eventually
 from topics import names
 
@@ -435,32 +435,10 @@ async def many(stack: Stack, client: httpx.AsyncClient) -> AsyncIterator[Known]:
         await _all(stack, EMPTY, parameters)
 
 
-def _nodes(plan: Known) -> list[Known]:
-    return [plan, *(node for child in plan.get("Plans", []) for node in _nodes(child))]
-
-
 def _rows_read(node: Known) -> float:
     """Those that a node passed on, and those it looked at in vain."""
     removed = sum(number for name, number in node.items() if name.startswith("Rows Removed by"))
     return float((node["Actual Rows"] + removed) * node["Actual Loops"])
-
-
-def _literal(value: Any) -> str:
-    return f"'{{{','.join(map(str, value))}}}'" if isinstance(value, list) else str(value)
-
-
-async def _plan(stack: Stack, statement: Any, parameters: Known, mode: str) -> list[Known]:
-    """The nodes of the plan by which a statement of the code was run, prepared as the code's are."""
-    compiled = statement.compile(dialect=stack.engine.dialect)
-    values = compiled.params | parameters
-    literals = ", ".join(_literal(values[name]) for name in compiled.positiontup)
-    async with stack.engine.connect() as conn:
-        await conn.exec_driver_sql(f"set local plan_cache_mode = {mode}")
-        await conn.exec_driver_sql(f"prepare looked_at as {compiled}")
-        found = await conn.exec_driver_sql(f"explain (analyze, format json) execute looked_at({literals})")
-        plan = found.scalar_one()
-        await conn.exec_driver_sql("deallocate looked_at")
-    return _nodes((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"])
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
@@ -479,7 +457,7 @@ async def test_no_statement_of_a_ranking_reads_more_rows_among_100_000(
         "FROM_OWN_UP": (rankings.FROM_OWN_UP, own),
         "BELOW_OWN": (rankings.BELOW_OWN, own),
     }[name]
-    nodes = await _plan(stack, statement, parameters, mode)
+    nodes = await plan_of(stack, statement, parameters, mode)
     assert any(_rows_read(node) for node in nodes if "Relation Name" in node), "nothing was read at all"
     assert [node for node in nodes if _rows_read(node) > MOST_ROWS] == []
     assert [node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"] == []

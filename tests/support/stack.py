@@ -31,6 +31,8 @@ from topics.kafka import KafkaSettings
 
 WIRE = Wire(CATALOGUE)
 PARTITIONS = 4
+PERSONAL = ("Zora", "Quill", "@example.com")
+"""What the names and emails of all sample visitors have in common."""
 EVENT_TOKEN_SECRET = "a secret that only tests have, and know"
 PATIENCE = 60.0
 """Seconds until a condition that is waited for counts as failed; generous, since machines are shared."""
@@ -257,7 +259,8 @@ def decode(record: Any) -> Record:
 
 @asynccontextmanager
 async def stack_on(servers: Servers, home: Path) -> AsyncIterator[Stack]:
-    """A prepared installation without processes; whatever a test started has ended afterwards."""
+    """A prepared installation without processes; whatever a test started has ended afterwards, and has logged nothing
+    about the visitors of `tests.support.data`."""
     engine = create_async_engine(servers.database)
     producer = AIOKafkaProducer(
         bootstrap_servers=servers.kafka, enable_idempotence=True, max_request_size=32 * 2**20, linger_ms=1
@@ -273,6 +276,9 @@ async def stack_on(servers: Servers, home: Path) -> AsyncIterator[Stack]:
                 process.kill()
         await producer.stop()
         await engine.dispose()
+    for process in stack.processes:
+        said = process.log.read_text()
+        assert [text for text in PERSONAL if text in said] == [], f"personal data in {process.log}"
 
 
 def plain(value: Any) -> Any:
