@@ -69,6 +69,10 @@ async def create(url: str) -> list[Known]:
         await _consents(client)
         await _services(client, people)
         await _challenge(client, people)
+        await _article(client)
+        for person in people:
+            await _profile(client, person)
+            await _parking(client, person)
         return people
 
 
@@ -137,6 +141,44 @@ async def _challenge(client: httpx.AsyncClient, people: Sequence[Known]) -> None
             "outsideOptin": False,
         }  # fmt: skip
         await _create(client, f"/visitors/{person.visitor_id}/rewards", reward)
+
+
+async def _article(client: httpx.AsyncClient) -> None:
+    text = [{"localeCode": "fr-FR", "value": "Ouverture dimanche"}, {"localeCode": "en-GB", "value": "Open on Sunday"}]
+    article = {
+        "genericName": "Open on Sunday", "mainImageUrl": "sunday.jpg", "status": "published",
+        "publishDate": "2024-06-01T00:00:00Z", "title": text, "content": text,
+    }  # fmt: skip
+    await _create(client, "/articles", article)
+
+
+async def _profile(client: httpx.AsyncClient, person: Known) -> None:
+    path, center = f"/visitors/{person.visitor_id}", {"pcCode": person.pc_code}
+    await _create(client, f"{path}/centers", {**center, "isFavorite": True})
+    bookmark = {"externalId": "69044", "label": "Bershka", "bookmarkType": "store", "source": "visitor"}
+    await _create(client, f"{path}/bookmarks", {**center, **bookmark})
+    await _create(client, f"{path}/interests", {"externalId": "fashion", "label": "Fashion"})
+    await _create(client, f"{path}/locales", {"localeCode": "fr-FR"})
+    device = {"token": f"device of {person.barcode}", "platform": "ios", "urwAppId": "one"}
+    await _create(client, f"{path}/devices", {**device, "notificationToken": f"push to {person.barcode}"})
+    game = {**center, "guid": f"game of {person.barcode}", "gameId": "spring", "gameName": "Spring game"}
+    await _create(client, f"{path}/centerOperationSessions", game)
+
+
+async def _parking(client: httpx.AsyncClient, person: Known) -> None:
+    path = f"/visitors/{person.visitor_id}"
+    parking = await _create(client, f"{path}/parkings", {"parkingPartner": "designa"})
+    card = {
+        "firstName": "A", "lastName": "B", "year": 2030, "month": 11, "fingerprint": "f", "cardType": "visa",
+        "firstSixDigits": "411111", "lastFourDigits": "1111", "paymentMethodToken": f"token of {person.barcode}",
+    }  # fmt: skip
+    known = await _create(client, f"{path}/creditCards", card)
+    history = {
+        "parkingId": parking["parkingId"], "cardId": known["cardId"], "pcCode": person.pc_code, "currency": "EUR",
+        "accessDevice": person.plate, "amount": 12, "paymentStatus": "succeeded",
+        "parkingSessionStart": "2024-06-01T10:00:00Z", "parkingSessionEnd": "2024-06-01T12:30:00Z",
+    }  # fmt: skip
+    await _create(client, f"{path}/parkingHistories", history)
 
 
 async def _create(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> dict[str, Any]:
