@@ -293,6 +293,12 @@ def any_of(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
     return column == sa.any_(sa.bindparam(name, type_=ARRAY(column.type)))
 
 
+def given(**columns: Any) -> sa.TableValuedAlias:
+    """Rows from list parameters of the columns' names and types, for one statement about many."""
+    arrays = (sa.bindparam(name, type_=ARRAY(kind)) for name, kind in columns.items())
+    return sa.func.unnest(*arrays).table_valued(*columns).render_derived()
+
+
 def locked(table: Table[Any], name: str) -> sa.CTE:
     """The keys in the list parameter `name`, their rows locked in one order everywhere; to be joined to an update."""
     key = table.columns[table.key]

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY
 
 from agents import crud
 from agents.centers.centers import CENTERS
@@ -21,7 +20,7 @@ from schemas.replies import PageQuery
 from schemas.requests import Request
 from schemas.types import Instant, Int64, Maybe, PcCode, Uuid
 from storage.lists import Filter
-from storage.table import Table, any_of, locked
+from storage.table import Table, any_of, given, locked
 from storage.tx import Tx
 
 
@@ -75,17 +74,11 @@ def _count() -> Any:
     """Add to the checkinCount of services."""
     services = SERVICES.columns
     rows = locked(SERVICES, "ids")
-    given = (
-        sa.func.unnest(
-            sa.bindparam("ids", type_=ARRAY(sa.BigInteger)), sa.bindparam("numbers", type_=ARRAY(sa.BigInteger))
-        )
-        .table_valued("id", "number")
-        .render_derived()
-    )
+    added = given(ids=sa.BigInteger(), numbers=sa.BigInteger())
     return (
         sa.update(SERVICES.sql)
-        .where(services.service_id == rows.c.service_id, services.service_id == given.c.id)
-        .values(checkin_count=services.checkin_count + given.c.number)
+        .where(services.service_id == rows.c.service_id, services.service_id == added.c.ids)
+        .values(checkin_count=services.checkin_count + added.c.numbers)
     )
 
 

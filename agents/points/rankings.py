@@ -7,7 +7,6 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY
 
 from agents import crud
 from agents.operation import Operations
@@ -19,7 +18,7 @@ from agents.points.visitor_challenges import VisitorChallengeQuery
 from agents.visitors.visitor import VISITORS
 from schemas.model import Model
 from schemas.types import Flag, Int64, Text
-from storage.table import any_of
+from storage.table import any_of, given
 from storage.tx import Tx
 
 AROUND = 2
@@ -49,28 +48,22 @@ _V, _P, _H = VISITOR_CHALLENGES.columns, VISITORS.columns, HISTORIES.columns
 _BIG, _MOMENT = sa.BigInteger(), sa.TIMESTAMP(timezone=True)
 
 
-def _given(**columns: Any) -> sa.TableValuedAlias:
-    """Rows from list parameters, one a column."""
-    arrays = (sa.bindparam(name, type_=ARRAY(kind)) for name, kind in columns.items())
-    return sa.func.unnest(*arrays).table_valued(*columns).render_derived()
-
-
-def _nearest(given: sa.TableValuedAlias, order: Sequence[Any], limit: Any, *where: Any) -> Any:
-    """For each of the given, the first participants in an order of the index."""
+def _nearest(whose: sa.TableValuedAlias, order: Sequence[Any], limit: Any, *where: Any) -> Any:
+    """For each of those, the first participants in an order of the index."""
     found = (
         sa.select(_V.visitor_id, _V.points, _V.precedence)
-        .where(_V.challenge_id == given.c.challenge, *where)
+        .where(_V.challenge_id == whose.c.challenge, *where)
         .order_by(*order)
         .limit(limit)
         .lateral("found")
     )
-    return sa.select(*given.c, *found.c).select_from(given).join(found, sa.true())
+    return sa.select(*whose.c, *found.c).select_from(whose).join(found, sa.true())
 
 
 _UP, _DOWN = (_V.points, _V.precedence), (_V.points.desc(), _V.precedence.desc())
 _PLACE = sa.tuple_(*_UP)
-_CHALLENGE = _given(challenge=_BIG, count=_BIG)
-_OWN = _given(participant=_BIG, challenge=_BIG, own_points=_BIG, own_precedence=_BIG)
+_CHALLENGE = given(challenge=_BIG, count=_BIG)
+_OWN = given(participant=_BIG, challenge=_BIG, own_points=_BIG, own_precedence=_BIG)
 _OWN_PLACE = sa.tuple_(_OWN.c.own_points, _OWN.c.own_precedence)
 TOP = _nearest(_CHALLENGE, _DOWN, _CHALLENGE.c.count)
 FROM_OWN_UP = _nearest(_OWN, _UP, AROUND + 1, _PLACE >= _OWN_PLACE)
@@ -79,7 +72,7 @@ _PLACES = sa.select(_V.visitor_challenge_id, _V.challenge_id, _V.points, _V.prec
     any_of(_V.visitor_challenge_id, "participants")
 )
 _NAMES = sa.select(_P.visitor_id, _P.first_name, _P.last_name).where(any_of(_P.visitor_id, "visitors"))
-_TODAY = _given(participant=_BIG, since=_MOMENT)
+_TODAY = given(participant=_BIG, since=_MOMENT)
 _BONUS = sa.select(_TODAY.c.participant).where(
     sa.exists(
         sa.select(sa.literal(1)).where(
@@ -173,13 +166,13 @@ def _sorted(found: Iterable[Any], name: str) -> Mapping[int, list[Any]]:
 async def _around(tx: Tx, rows: Sequence[VisitorChallenge]) -> Mapping[int, list[Any]]:
     """Each participant and its neighbours."""
     places = await tx.all(_PLACES, {"participants": [row.visitor_challenge_id for row in rows]})
-    given = {
+    own = {
         "participant": [place.visitor_challenge_id for place in places],
         "challenge": [place.challenge_id for place in places],
         "own_points": [place.points for place in places],
         "own_precedence": [place.precedence for place in places],
     }
-    return _sorted([*await tx.all(FROM_OWN_UP, given), *await tx.all(BELOW_OWN, given)], "participant")
+    return _sorted([*await tx.all(FROM_OWN_UP, own), *await tx.all(BELOW_OWN, own)], "participant")
 
 
 async def _bonus_today(tx: Tx, rows: Sequence[VisitorChallenge], challenges: Mapping[int, Challenge]) -> set[int]:

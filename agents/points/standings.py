@@ -12,13 +12,11 @@ kept: points move as many rows as they have digits that changed, three or four a
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects.postgresql import ARRAY
 
-from storage.table import METADATA
+from storage.table import METADATA, given
 from storage.tx import Tx
 
 BITS = 6
@@ -44,13 +42,8 @@ Place = tuple[int, int, int]
 _C = RANKING_COUNTS.c
 
 
-def _given(*columns: tuple[str, Any]) -> sa.TableValuedAlias:
-    arrays = (sa.bindparam(name, type_=ARRAY(kind)) for name, kind in columns)
-    return sa.func.unnest(*arrays).table_valued(*(name for name, _ in columns)).render_derived()
-
-
 _BIG = sa.BigInteger()
-_MOVED = _given(("challenges", _BIG), ("levels", sa.SmallInteger()), ("buckets", _BIG), ("numbers", _BIG))
+_MOVED = given(challenges=_BIG, levels=sa.SmallInteger(), buckets=_BIG, numbers=_BIG)
 _INSERT = postgresql.insert(RANKING_COUNTS).from_select(
     ("challenge_id", "level", "bucket", "participants"),
     sa.select(*_MOVED.c).order_by(_MOVED.c.challenges, _MOVED.c.levels, _MOVED.c.buckets),
@@ -65,9 +58,7 @@ _CLEAN = sa.delete(RANKING_COUNTS).where(
     _C.bucket == _MOVED.c.buckets,
     _C.participants == 0,
 )
-_WANTED = _given(
-    ("places", sa.Integer()), ("challenges", _BIG), ("levels", sa.SmallInteger()), ("lows", _BIG), ("highs", _BIG)
-)
+_WANTED = given(places=sa.Integer(), challenges=_BIG, levels=sa.SmallInteger(), lows=_BIG, highs=_BIG)
 _COUNTED = (
     sa.select(sa.func.sum(_C.participants))
     .where(

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY
 
 from agents import crud
 from agents.operation import Operations, apply_each, batch_operation, operation
@@ -26,7 +25,7 @@ from schemas.replies import PageQuery
 from schemas.requests import Request
 from schemas.types import INT64, Instant, Int64, Maybe, PcCode
 from storage.lists import Filter
-from storage.table import any_of
+from storage.table import any_of, given
 from storage.tx import Tx
 
 
@@ -150,16 +149,12 @@ _PARTICIPANTS = (
     .with_for_update(key_share=True)
 )
 _MOVED = ("visitor_challenge_id", "points", "total_entry_count", "last_entry_date", "precedence", "revision")
-_GIVEN = (
-    sa.func.unnest(*(sa.bindparam(f"new_{name}", type_=ARRAY(_V[name].type)) for name in _MOVED))
-    .table_valued(*_MOVED)
-    .render_derived()
-)
+_NEW = given(**{f"new_{name}": _V[name].type for name in _MOVED})
 _WRITE = (
     sa.update(VISITOR_CHALLENGES.sql)
-    .where(_V.visitor_challenge_id == _GIVEN.c.visitor_challenge_id)
+    .where(_V.visitor_challenge_id == _NEW.c.new_visitor_challenge_id)
     .values(
-        {name: _GIVEN.c[name] for name in _MOVED[1:]}
+        {name: _NEW.c[f"new_{name}"] for name in _MOVED[1:]}
         | {"update_date": sa.bindparam("now", type_=sa.TIMESTAMP(timezone=True))}
     )
 )

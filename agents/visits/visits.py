@@ -9,7 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
-from sqlalchemy.dialects.postgresql import ARRAY, distinct_on
+from sqlalchemy.dialects.postgresql import distinct_on
 
 from agents.centers.centers import CENTERS
 from agents.operation import Operations, apply_each, batch_operation, operation
@@ -22,7 +22,7 @@ from schemas.replies import Page, PageQuery
 from schemas.requests import Request
 from schemas.types import Identifier, Instant, Int64, Maybe, PcCode, Text, Uuid
 from storage.lists import Filter, page
-from storage.table import Table, any_of, locked
+from storage.table import Table, any_of, given, locked
 from storage.tx import Tx
 
 VisitType = Literal["entry", "exit"]
@@ -179,15 +179,11 @@ def _move_forward(table: Table[Any], column: str) -> Any:
     """Set a date to a later one, never back. The rows are locked in the order of their ids first."""
     key, date = table.columns[table.key], table.columns[column]
     rows = locked(table, "keys")
-    given = (
-        sa.func.unnest(sa.bindparam("keys", type_=ARRAY(key.type)), sa.bindparam("dates", type_=ARRAY(date.type)))
-        .table_valued("key", "date")
-        .render_derived()
-    )
+    later = given(keys=key.type, dates=date.type)
     return (
         sa.update(table.sql)
-        .where(key == rows.c[table.key], key == given.c.key, date.is_(None) | (date < given.c.date))
-        .values({column: given.c.date})
+        .where(key == rows.c[table.key], key == later.c["keys"], date.is_(None) | (date < later.c.dates))
+        .values({column: later.c.dates})
     )
 
 

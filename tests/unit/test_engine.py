@@ -16,7 +16,7 @@ class _Event:
     message: SimpleNamespace
 
     def ack(self) -> None:
-        raise NotImplementedError
+        raise AssertionError("a lane acknowledges through its source")
 
 
 class _Source:
