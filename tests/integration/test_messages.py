@@ -134,8 +134,9 @@ async def test_the_stored_result_of_a_record_is_the_same_in_avro(stack: Stack, c
     request_id = await stack.send("visitors.create", parts, content_type=AVRO)
     first = await stack.result("visitors.create", request_id)
     await stack.send("visitors.create", parts, content_type=AVRO, request_id=request_id)
+    # Without a key a message goes anywhere, so the two may have the same offset, each in its own partition.
     second = await stack.await_record(
-        names.results("visitors"), lambda record: record.id == request_id and record.offset != first.offset
+        names.results("visitors"), lambda record: record.id == request_id and record.place != first.place
     )
     assert second.raw == first.raw
     assert first.value["body"]["data"]["accountType"] == "full"

@@ -92,6 +92,11 @@ class Record:
     def id(self) -> str:
         return self.headers["ce_id"]
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where in its topic it stands."""
+        return self.partition, self.offset
+
 
 @dataclass
 class Stack:
