@@ -8,7 +8,7 @@ import httpx
 import sqlalchemy as sa
 
 from storage.table import METADATA, TABLES
-from tests.support import data
+from tests.support import data, oracle
 from tests.support.stack import Stack, eventually
 from topics import names
 
@@ -98,10 +98,7 @@ async def test_every_row_goes_and_a_second_time_it_has_failed(stack: Stack, clie
         "success": [known["analyticsId"]], "failed": ["of nobody"],
     }  # fmt: skip
 
-    async def published() -> bool:
-        return (await stack.rows("select count(*) from outbox"))[0][0] == 0
-
-    await eventually("all changes published", published)
+    await eventually("all changes published", lambda: oracle.outbox_empty(stack))
     assert await _rows_with(stack, *personal) == []
     assert await _erase(client, known["analyticsId"]) == {"success": [], "failed": [known["analyticsId"]]}
     assert (await client.get(known["path"])).status_code == 404
@@ -149,6 +146,7 @@ async def test_requests_in_flight_and_repeated_ones_bring_nothing_back(stack: St
     answers = await asyncio.gather(*work[:10], _erase(client, analytics), *work[10:], *visits)
     statuses = {answer.status_code for answer in answers if isinstance(answer, httpx.Response)}
     assert statuses <= {201, 404, 409}
+    await eventually("all changes published", lambda: oracle.outbox_empty(stack))
     assert await _rows_with(stack, visitor["visitorId"], visitor["email"]) == []
 
     again = await client.post("/visitors", json=body, headers=key)

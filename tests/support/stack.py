@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -108,6 +109,7 @@ class Stack:
     producer: AIOKafkaProducer
     processes: list[Process] = field(default_factory=list)
     url: str = ""
+    _results: "Results | None" = None
 
     @property
     def kafka(self) -> KafkaSettings:
@@ -194,10 +196,13 @@ class Stack:
             topic, value, key=key.encode() if key else None, headers=list(headers), partition=partition
         )
 
-    async def result(self, operation: str, request_id: str, patience: float = PATIENCE) -> Record:
-        """The result of a request on its family's results topic."""
+    async def result(self, operation: str, request_id: str, patience: float = PATIENCE, nth: int = 1) -> Record:
+        """The result of a request on its family's results topic; the `nth` where it was sent several times."""
+        if self._results is None:
+            self._results = Results(self.kafka)
+            await self._results.start()
         topic = names.results(CATALOGUE.family_of[operation])
-        return await self.await_record(topic, lambda record: record.headers.get("ce_id") == request_id, patience)
+        return await self._results.nth(topic, request_id, nth, patience)
 
     async def await_record(self, topic: str, wanted: Callable[[Record], bool], patience: float = PATIENCE) -> Record:
         """The first record of a topic, from its beginning, that is wanted."""
@@ -219,6 +224,43 @@ class Stack:
         places = [TopicPartition(topic, number) for number in await self.producer.partitions_for(topic)]
         async with _reading(self.kafka, places) as consumer:
             return [record async for record in _to_end(consumer)]
+
+
+class Results:
+    """All results topics, read from their beginnings as they grow."""
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        self._consumer = AIOKafkaConsumer(**kafka.client(), enable_auto_commit=False, auto_offset_reset="earliest")
+        self._found: dict[tuple[str, str], list[Record]] = defaultdict(list)
+        self._news = asyncio.Condition()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self._consumer.start()
+        topics = [names.results(family) for family in CATALOGUE.families]
+        self._consumer.assign([TopicPartition(topic, number) for topic in topics for number in range(PARTITIONS)])
+        self._task = asyncio.create_task(self._read())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        await self._consumer.stop()
+
+    async def nth(self, topic: str, request_id: str, number: int, patience: float) -> Record:
+        found = self._found[topic, request_id]
+        try:
+            async with asyncio.timeout(patience), self._news:
+                await self._news.wait_for(lambda: len(found) >= number)
+        except TimeoutError:
+            raise AssertionError(f"not within {patience:.0f} s: result {number} of {request_id} in {topic}") from None
+        return found[number - 1]
+
+    async def _read(self) -> None:
+        async for record in self._consumer:
+            found = decode(record)
+            async with self._news:
+                self._found[found.topic, found.headers.get("ce_id", "")].append(found)
+                self._news.notify_all()
 
 
 def request_topic(operation: str) -> str:
@@ -276,6 +318,8 @@ async def stack_on(servers: Servers, home: Path) -> AsyncIterator[Stack]:
         await producer.start()
         yield stack
     finally:
+        if stack._results is not None:
+            await stack._results.stop()
         for process in stack.processes:
             if process.child.poll() is None:
                 process.kill()
