@@ -154,19 +154,27 @@ _PYDANTIC_CODES = {
 _OF_PYDANTIC = frozenset(get_args(ErrorType))
 
 
+FAULTS_TOLD = 100
+"""Faults of one request that are told; a long list of nonsense would make an answer larger than a message may be."""
+
+
 def from_validation(error: ValidationError) -> Invalid:
     """All faults of a body at once. Messages say what is expected and never what was sent."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    return Invalid.because([_entry(item["type"], item["loc"], item["msg"]) for item in found])
+    entries = [_entry(item["type"], item["loc"], item["msg"]) for item in found[:FAULTS_TOLD]]
+    if len(found) > FAULTS_TOLD:
+        message = f"{len(found) - FAULTS_TOLD} more faults are not told."
+        entries.append(ErrorEntry(code="too_many_faults", type="validation", field=None, message=message))
+    return Invalid.because(entries)
 
 
 def _entry(kind: str, location: tuple[int | str, ...], message: str) -> ErrorEntry:
     known = _PYDANTIC_CODES.get(kind) or _Known("wrong_type" if kind in _OF_PYDANTIC else kind)
     if kind == "is_instance_of":
         message = "Input should be a number." if "Decimal" in message else "Input should be a UUID."
-    return ErrorEntry(
-        code=known.code, type="validation", field=json_path(location[1:]), message=known.message or message
-    )
+    # The first step is the part of the request, which has no name of its own unless it is one that there is not.
+    path = json_path(location if kind == "extra_forbidden" and len(location) == 1 else location[1:])
+    return ErrorEntry(code=known.code, type="validation", field=path, message=known.message or message)
 
 
 def json_path(location: Sequence[int | str]) -> str | None:

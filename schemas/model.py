@@ -9,6 +9,7 @@ from pydantic.fields import FieldInfo
 
 from schemas.marks import NotNull
 from schemas.shapes import allows_none
+from schemas.types import Item, Several
 
 
 class Model(BaseModel):
@@ -39,9 +40,9 @@ class Model(BaseModel):
         cls, *, partial: bool = False, required: Collection[str] = (), **kwargs: Any
     ) -> None:
         super().__pydantic_init_subclass__(**kwargs)
+        cls.partial = partial
         if not partial:
             return
-        cls.partial = True
         for name, field in cls.model_fields.items():
             if name not in required:
                 _make_optional(field)
@@ -66,10 +67,7 @@ def _make_optional(field: FieldInfo) -> None:
     field.default_factory = None
 
 
-Item = TypeVar("Item")
-
-
-class ListOf(RootModel[list[Item]], Generic[Item]):
+class ListOf(RootModel[Several[Item]], Generic[Item]):
     """A body that is an array."""
 
     model_config = ConfigDict(hide_input_in_errors=True)

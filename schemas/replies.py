@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from pydantic import Field
 
 from schemas.model import Model
-from schemas.types import Int64, Text
+from schemas.types import Int64, Maybe, Text
 
 Item = TypeVar("Item")
 
@@ -43,15 +43,15 @@ class Listing(Model, Generic[Item]):
 class FieldsQuery(Model):
     """What every read takes."""
 
-    fields: Annotated[Text | None, Field(description="Comma list of the fields to answer.")] = None
+    fields: Annotated[Maybe[Text], Field(description="Comma list of the fields to answer.")] = None
 
 
 class PagingQuery(Model):
     """`offset` is how many to skip, `sort` a comma list, `-` for descending."""
 
-    offset: Annotated[Int64, Field(ge=1)] | None = None
+    offset: Maybe[Annotated[Int64, Field(ge=1)]] = None
     limit: Annotated[Int64, Field(ge=1, le=500)] = 25
-    sort: Annotated[Text | None, Field(description="Comma list of fields; `-` before one for descending.")] = None
+    sort: Annotated[Maybe[Text], Field(description="Comma list of fields; `-` before one for descending.")] = None
 
 
 class PageQuery(FieldsQuery, PagingQuery):

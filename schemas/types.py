@@ -6,6 +6,7 @@ its text, because the documentation's own examples do so. Decoders therefore han
 """
 
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, TypeVar
@@ -13,7 +14,8 @@ from uuid import UUID
 from zoneinfo import available_timezones
 
 import pycountry
-from pydantic import AfterValidator, BeforeValidator, Field, Strict, WithJsonSchema, validate_email
+from email_validator import validate_email
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from schemas import locales
@@ -25,10 +27,17 @@ TEXT_LIMIT = 1_000
 LONG_TEXT_LIMIT = 200_000
 """Characters of a document."""
 
+LIST_LIMIT = 500
+"""Entries of a list in a body, as many as a page may have; more would make one request hold up all others."""
+
 INT64 = 2**63 - 1
-_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
-_DAY = re.compile(r"\d{4}-\d\d-\d\d")
-_DIGIT_RUN = re.compile(r"\d(?:[ -]*\d){12,}")
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_DIGIT_RUN = re.compile(r"\d(?:[ -]*\d){12,}", re.ASCII)
+_CARD_DIGITS = range(13, 20)
+_CARD_GROUP = 3
+"""The fewest digits that stand together in a card number that is written in groups."""
 _FIRST_YEAR, _LAST_YEAR = 2, 9998
 _TIMEZONES = available_timezones() - {"localtime", "Factory"}
 _COUNTRIES = frozenset(country.alpha_2 for country in pycountry.countries)
@@ -53,13 +62,33 @@ def without_digit_runs(text: str) -> str:
 
 def _clean(value: str) -> str:
     """Storable, and without a payment card number."""
-    if len(value) < 13:
-        return _storable(value)
-    for run in _DIGIT_RUN.findall(value):
-        digits = re.sub(r"[ -]", "", run)
-        if len(digits) <= 19 and passes_luhn(digits):
-            raise PydanticCustomError("card_number_refused", "A card number is never accepted here.")
+    if len(value) >= _CARD_DIGITS.start and _holds_card_number(value):
+        raise PydanticCustomError("card_number_refused", "A card number is never accepted here.")
     return _storable(value)
+
+
+def _holds_card_number(text: str) -> bool:
+    """Whether some run of digits, spaces and dashes between them aside, may be the number of a card: the whole run, or
+    groups in it, since a date or another number may stand beside. A UUID is none, whatever its digits."""
+    if _UUID.fullmatch(text):
+        return False
+    return any(_is_card(candidate) for run in _DIGIT_RUN.findall(text) for candidate in _candidates(run))
+
+
+def _candidates(run: str) -> Iterator[str]:
+    groups = re.split("[ -]+", run)
+    yield "".join(groups)
+    for start in range(len(groups)):
+        digits = ""
+        for group in groups[start:]:
+            digits += group
+            if len(group) < _CARD_GROUP or len(digits) >= _CARD_DIGITS.stop:
+                break
+            yield digits
+
+
+def _is_card(digits: str) -> bool:
+    return len(digits) in _CARD_DIGITS and passes_luhn(digits)
 
 
 def _country(value: str) -> str:
@@ -70,7 +99,8 @@ def _country(value: str) -> str:
 
 def _email(value: str) -> str:
     try:
-        validate_email(value)
+        # Not pydantic's, which takes "Name <address>" and blanks around it.
+        validate_email(value, check_deliverability=False)
     except ValueError:
         raise PydanticCustomError("wrong_format", "Input should be an email address.") from None
     return value
@@ -82,7 +112,7 @@ def _instant(value: Any) -> Any:
     if not _RFC3339.fullmatch(value):
         raise PydanticCustomError("wrong_format", "Input should be a time of RFC 3339 with an offset.")
     try:
-        return datetime.fromisoformat(value)
+        return datetime.fromisoformat(value.upper())
     except ValueError:
         raise PydanticCustomError("wrong_format", "Input should be a time that exists, with an offset.") from None
 
@@ -104,15 +134,18 @@ def _in_utc(value: datetime) -> datetime:
     return moment
 
 
+def uuid_of(text: str) -> UUID | None:
+    """The UUID that a text is in its usual form (RFC 9562, section 4); None where it is none."""
+    return UUID(text) if _UUID.fullmatch(text) else None
+
+
 def _uuid(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    try:
-        if len(value) == 36:
-            return UUID(value)
-    except ValueError:
-        pass
-    raise PydanticCustomError("wrong_format", "Input should be a UUID.")
+    found = uuid_of(value)
+    if found is None:
+        raise PydanticCustomError("wrong_format", "Input should be a UUID.")
+    return found
 
 
 def _amount(value: Any) -> Any:
@@ -177,6 +210,9 @@ PcCode = Annotated[
     str, Strict(), Field(max_length=100, pattern=r"^[A-Z]{2}-[A-Z0-9]+-[A-Z0-9]+$"), AfterValidator(_clean)
 ]
 """The key of a center, for example FR-SC-123."""
+
+Item = TypeVar("Item")
+Several = Annotated[list[Item], Field(max_length=LIST_LIMIT)]
 
 Optional = TypeVar("Optional")
 Maybe = Annotated[Optional | None, NotNull()]

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from agents.catalogue import CATALOGUE
-from schemas.faults import from_validation, json_path
+from schemas.faults import FAULTS_TOLD, from_validation, json_path
 
 SECRET = "very-private-value"
 
@@ -26,6 +26,31 @@ def test_all_faults_of_a_body_are_told_at_once_with_their_paths() -> None:
     }
     assert {entry.type for entry in fault.entries} == {"validation"}
     assert SECRET not in str(fault.body())
+
+
+def test_many_faults_are_told_in_a_bounded_answer() -> None:
+    body = {"pcCode": "FR-A-1", "daysOfUse": ["x"] * 10_000}
+    with pytest.raises(ValidationError) as refused:
+        CATALOGUE.by_name["services.create"].request.model_validate({"body": body})
+    entries = from_validation(refused.value).entries
+    assert len(entries) == FAULTS_TOLD + 1
+    assert (entries[-1].code, entries[-1].field) == ("too_many_faults", None)
+
+
+@pytest.mark.parametrize(("body", "told"), [([{}] * 501, (None, "too_long")), ({}, (None, "wrong_type"))])
+def test_a_list_for_a_body_has_a_limit(body: object, told: object) -> None:
+    with pytest.raises(ValidationError) as refused:
+        CATALOGUE.by_name["visitors.eraseByAnalyticsId"].request.model_validate({"body": body})
+    entries = from_validation(refused.value).entries
+    assert told in [(entry.field, entry.code) for entry in entries]
+
+
+def test_an_unknown_part_of_a_message_is_named() -> None:
+    with pytest.raises(ValidationError) as refused:
+        CATALOGUE.by_name["centers.list"].request.model_validate({"headers": {}})
+    assert [(entry.field, entry.code) for entry in from_validation(refused.value).entries] == [
+        ("headers", "unknown_field")
+    ]
 
 
 def test_json_path() -> None:

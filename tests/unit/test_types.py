@@ -56,6 +56,12 @@ def _code(kind: Any, value: Any) -> str:
         (PcCode, "fr-sc-1"),
         (PcCode, "FR-SC"),
         (Email, "nobody"),
+        (Email, "Bob <bob@example.org>"),
+        (Email, " bob@example.org"),
+        (Uuid, "urn:e45934e15fd44651b7bc50c977a3b8c5"),
+        (Uuid, "e45934e15fd44651b7bc50c977a3b8c5----"),
+        (Uuid, "0x345678-1234-5678-1234-567812345678"),
+        (Uuid, "{45934e1-5fd4-4651-b7bc-50c977a3b8c}"),
         (Instant, "2024-01-01T00:00:00"),
         (Instant, "2024-01-01"),
         (Instant, "2024-02-30T00:00:00Z"),
@@ -87,6 +93,11 @@ def test_a_number_for_a_string_is_taken_as_its_text(number: Any, text: str) -> N
     assert TypeAdapter(Text).validate_python(number) == text
 
 
+@pytest.mark.parametrize("text", ["2017-07-24t19:32:28.5z", "2017-07-24T19:32:28.500000000000Z"])
+def test_a_time_may_have_small_letters_and_any_number_of_decimals(text: str) -> None:
+    assert TypeAdapter(Instant).validate_python(text) == datetime(2017, 7, 24, 19, 32, 28, 500000, UTC)
+
+
 def test_times_are_kept_in_utc() -> None:
     found = TypeAdapter(Instant).validate_python("2017-07-24T19:32:28.123456+02:00")
     assert found == datetime(2017, 7, 24, 17, 32, 28, 123456, UTC)
@@ -99,6 +110,24 @@ def test_times_are_kept_in_utc() -> None:
 def test_a_card_number_is_never_accepted_in_a_text(number: str) -> None:
     assert _code(Text, f"card {number}") == "card_number_refused"
     assert TypeAdapter(Identifier).validate_python(number) == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "4111111111111111 12/30", "4111 1111 1111 1111 12/27", "4111111111111111 123", "75001 4111111111111111",
+        "4111111111111111 - 4111111111111111", "1 4111-1111-1111-1111 2",
+    ],
+)  # fmt: skip
+def test_a_card_number_is_seen_beside_other_digits(text: str) -> None:
+    assert _code(Text, text) == "card_number_refused"
+
+
+@pytest.mark.parametrize(
+    "text", ["0033 631 573 042", "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15", "8a707051-8433-4690-8e11-57bf6b0446e1"]
+)
+def test_what_no_card_looks_like_is_none(text: str) -> None:
+    assert TypeAdapter(Text).validate_python(text) == text
 
 
 @given(st.text("0123456789", min_size=12, max_size=18))
