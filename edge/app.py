@@ -1,18 +1,23 @@
 """The HTTP edge: routes from the catalogue, each call a request message and its answer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import re
+import string
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agents.catalogue import Catalogue, Operation
@@ -20,7 +25,7 @@ from edge import keys, openapi, translate
 from edge.exchange import Exchange
 from edge.keys import Identity, Keys
 from edge.settings import HttpSettings
-from schemas.faults import Bug, Fault, Invalid, MethodNotAllowed, NoAnswer, NotFound, RateLimited, TooLarge
+from schemas.faults import Bug, Fault, Forbidden, Invalid, MethodNotAllowed, NoAnswer, NotFound, RateLimited, TooLarge
 from topics import json, names
 from topics.envelope import JSON, Head, ReplyTo
 from topics.kafka import KafkaSettings, Outgoing
@@ -32,7 +37,10 @@ SECONDS = Histogram("visitor_http_seconds", "From an HTTP call to its answer.", 
 
 KEY_HEADER = "Idempotency-Key"
 KEY_LIMIT = 128
-RETRY_AFTER = "1"
+BY_STATUS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
+"""Headers of every answer with this status, whoever gives it."""
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Edge:
@@ -49,19 +57,22 @@ class Edge:
     @property
     def asgi(self) -> ASGIApp:
         """The application to serve."""
-        return _RawPaths(self.app)
+        routed = _RawPaths(self.app)
+        return _LocalNames(routed) if self._settings.keys is None else routed
 
     def _application(self) -> FastAPI:
         app = FastAPIOffline(title="Visitor service", docs_url="/docs", redoc_url="/redoc", lifespan=self._lifespan)
         app.router.redirect_slashes = False
         described = openapi.describe(self._catalogue)
         app.openapi = lambda: described  # type: ignore[method-assign]
-        app.add_api_route("/health", self._health, methods=["GET"], include_in_schema=False)
-        app.add_api_route("/health/live", _live, methods=["GET"], include_in_schema=False)
-        app.add_api_route("/metrics", _metrics, methods=["GET"], include_in_schema=False)
+        paths: dict[str, dict[str, Endpoint]] = {
+            "/health": {"GET": self._health}, "/health/live": {"GET": _live}, "/metrics": {"GET": _metrics},
+        }  # fmt: skip
+        for operation in self._catalogue.operations:
+            paths.setdefault(operation.path, {})[operation.method] = self._endpoint(operation)
         # Static segments before places, so that /visitors/count is never taken for a visitor.
-        for operation in sorted(self._catalogue.operations, key=lambda found: found.path.replace("{", "~")):
-            app.add_api_route(operation.path, self._endpoint(operation), methods=[operation.method])
+        for path in sorted(paths, key=lambda found: found.replace("{", "~")):
+            app.router.routes.append(Route(path, _Resource(paths[path])))
         app.add_exception_handler(HTTPException, _not_routed)
         return app
 
@@ -71,19 +82,18 @@ class Edge:
         yield
         await self._exchange.stop()
 
-    async def _health(self) -> Response:
+    async def _health(self, _: Request) -> Response:
         if self._exchange.ready:
             return _json(200, {"status": "ready"})
-        return _json(503, {"status": "not ready", "reasons": {"kafka": "no connection"}}, {"Retry-After": RETRY_AFTER})
+        return _json(503, {"status": "not ready", "reasons": {"kafka": "no connection"}})
 
-    def _endpoint(self, operation: Operation) -> Callable[[Request], Awaitable[Response]]:
+    def _endpoint(self, operation: Operation) -> Endpoint:
         async def endpoint(request: Request) -> Response:
             with SECONDS.labels(operation.name).time():
                 response = await self._answered(operation, request)
             CALLS.labels(operation.name, response.status_code).inc()
             return response
 
-        endpoint.__name__ = operation.name
         return endpoint
 
     async def _answered(self, operation: Operation, request: Request) -> Response:
@@ -108,7 +118,9 @@ class Edge:
             request.headers.get("content-type"),
             await _read_body(request),
         )
-        request.state.key = key = _idempotency_key(request)
+        used = {} if operation.is_query else {KEY_HEADER: _idempotency_key(request)}
+        request.state.used = used
+        key = used.get(KEY_HEADER) or str(uuid4())
         head = Head(
             request_id=f"{identity.name}/{key}",
             operation=operation.name,
@@ -120,9 +132,9 @@ class Edge:
             if not operation.is_query and "respond-async" in request.headers.get("prefer", "").lower():
                 await self._exchange.send(self._message(operation, head, parts))
                 accepted = {"data": {"requestId": head.request_id}, "metadata": {"version": 1, "_links": {}}}
-                return _json(202, accepted, {KEY_HEADER: key, "Preference-Applied": "respond-async"})
+                return _json(202, accepted, used | {"Preference-Applied": "respond-async"})
             answer = await self._exchanged(operation, head, parts)
-        return _json(answer["status"], answer["body"], {} if operation.is_query else {KEY_HEADER: key})
+        return _json(answer["status"], answer["body"], used)
 
     @contextmanager
     def _waiting(self, identity: Identity) -> Iterator[None]:
@@ -145,9 +157,8 @@ class Edge:
                 await self._exchange.send(self._message(operation, addressed, parts))
                 return dict(await reply)
         except TimeoutError:
-            raise NoAnswer(
-                "no_answer", f"No answer came in time. Repeat the call with the same {KEY_HEADER} to get it."
-            ) from None
+            how = "Repeat the call" if operation.is_query else f"Repeat the call with the same {KEY_HEADER} to get it"
+            raise NoAnswer("no_answer", f"No answer came in time. {how}.") from None
         finally:
             reply.cancel()
 
@@ -177,9 +188,8 @@ def _idempotency_key(request: Request) -> str:
 
 
 def _key_used(request: Request) -> dict[str, str]:
-    """The key of a call that was sent on, so that it can be repeated after an answer that is none."""
-    key = getattr(request.state, "key", None)
-    return {} if key is None else {KEY_HEADER: key}
+    """The key of a write that was sent on, so that it can be repeated after an answer that is none."""
+    return getattr(request.state, "used", {})
 
 
 async def _read_body(request: Request) -> bytes:
@@ -192,39 +202,97 @@ async def _read_body(request: Request) -> bytes:
     return bytes(body)
 
 
-async def _live() -> Response:
+async def _live(_: Request) -> Response:
     return _json(200, {"status": "live"})
 
 
-async def _metrics() -> Response:
+async def _metrics(_: Request) -> Response:
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _not_routed(request: Request, error: Exception) -> Response:
+async def _not_routed(_: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.status_code == 405:
-        return _fault(MethodNotAllowed("method_not_allowed", "This path has no such method."), error.headers)
+        return _no_method((error.headers or {})["Allow"].split(", "))
     return _fault(NotFound("route_not_found", "There is no such path; see /docs."))
 
 
-def _fault(fault: Fault, headers: Any = None) -> Response:
-    waits = {"Retry-After": RETRY_AFTER} if fault.status in (429, 503) else {}
-    challenge = {"WWW-Authenticate": "Bearer"} if fault.status == 401 else {}
-    return _json(fault.status, fault.body(), {**waits, **challenge, **(headers or {})})
+def _no_method(known: Collection[str]) -> Response:
+    allowed = {*known, *({"HEAD"} if "GET" in known else ())}
+    fault = MethodNotAllowed("method_not_allowed", "This path has no such method.")
+    return _fault(fault, {"Allow": ", ".join(sorted(allowed))})
 
 
-def _json(status: int, body: Any, headers: dict[str, str] | None = None) -> Response:
+def _fault(fault: Fault, headers: Mapping[str, str] | None = None) -> Response:
+    return _json(fault.status, fault.body(), headers)
+
+
+def _json(status: int, body: Any, headers: Mapping[str, str] | None = None) -> Response:
+    headers = {**BY_STATUS.get(status, {}), **(headers or {})}
     if body is None:
         return Response(status_code=status, headers=headers)
     return Response(json.write(body), status, headers, media_type=JSON)
 
 
+class _Resource:
+    """All methods of one path. One route a path: were there one for each method, a method that `/visitors/partial` has
+    not would be looked for at `/visitors/{visitorId}`."""
+
+    def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
+        self._endpoints = endpoints
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        endpoint = self._endpoints.get(request.method)
+        answer = _no_method(self._endpoints) if endpoint is None else await endpoint(request)
+        await answer(scope, receive, send)
+
+
+_ENCODED = re.compile(r"%([0-9A-Fa-f]{2})?")
+_UNRESERVED = frozenset(string.ascii_letters + string.digits + "-._~")
+
+
 class _RawPaths:
-    """Routes by the path as it was sent, so that a place may hold an encoded slash; it is decoded once, later."""
+    """Routes by the path as it was sent, so that a place may hold an encoded slash; it is decoded once, later. HEAD is
+    the GET whose body the server leaves out."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope["path"] = scope["raw_path"].decode("ascii", "replace")
+            method = "GET" if scope["method"] == "HEAD" else scope["method"]
+            # A copy: the server has to know what it was asked.
+            scope = {**scope, "path": _normal(scope["raw_path"]), "method": method}
         await self._app(scope, receive, send)
+
+
+def _normal(raw: bytes) -> str:
+    """A path in which all but ASCII is encoded, and nothing that need not be (RFC 3986, 6.2.2.2): `/%63ount` is
+    `/count`. What it means stays the same."""
+    return _ENCODED.sub(_plain, quote(raw, safe=string.printable))
+
+
+def _plain(encoded: re.Match[str]) -> str:
+    if encoded[1] is None:
+        return "%25"  # a sign that encodes nothing stands for itself, and may encode nothing later either
+    character = chr(int(encoded[1], 16))
+    return character if character in _UNRESERVED else encoded[0]
+
+
+_LOCAL_NAME = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d*)?", re.IGNORECASE)
+
+
+class _LocalNames:
+    """Refuses calls by another name than this machine's own. An edge without keys serves loopback only, but a web page
+    could have its name resolved to loopback (DNS rebinding), and its visitor's browser would call us for it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if scope["type"] == "http" and not _LOCAL_NAME.fullmatch(Headers(scope=scope).get("host", "")):
+            app = _fault(
+                Forbidden("unknown_host", "Without keys this service answers to localhost, 127.0.0.1 and [::1].")
+            )
+        await app(scope, receive, send)

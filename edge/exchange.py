@@ -65,7 +65,8 @@ class Exchange:
         except (Undelivered, TimeoutError) as error:
             log.warning("request_not_sent", error=type(error).__name__)
             raise Unavailable(
-                "kafka_unavailable", "The request may not have been taken in; send it again with the same key."
+                "kafka_unavailable",
+                "The request may not have been taken in; send it again, a write with the same Idempotency-Key.",
             ) from error
 
     async def _listen(self) -> None:

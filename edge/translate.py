@@ -23,8 +23,7 @@ def parts_of(
     models = operation.request.parts()
     parts: dict[str, Any] = {}
     if "path" in models:
-        texts = {name: unquote(value, errors="replace") for name, value in places.items()}
-        parts["path"] = _typed(models["path"], texts)
+        parts["path"] = _typed(models["path"], {name: _decoded(name, value) for name, value in places.items()})
     if query:
         parts["query"] = _typed(models["query"], _query(query)) if "query" in models else _query(query)
     if "body" in models:
@@ -49,6 +48,13 @@ def _validate(operation: Operation, parts: dict[str, Any]) -> None:
     )
     if entries:
         raise Invalid.because(entries)
+
+
+def _decoded(name: str, value: str) -> str:
+    try:
+        return unquote(value, errors="strict")
+    except UnicodeDecodeError:
+        raise Invalid("not_utf8", "This part of the path is not percent-encoded UTF-8.", field=name) from None
 
 
 @cache

@@ -6,17 +6,23 @@ import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
 import pytest
 import pytest_asyncio
 
+from agents.catalogue import CATALOGUE
 from edge import keys
+from edge.app import Edge
+from edge.exchange import Exchange
+from edge.settings import HttpSettings
 from runtime.servers.processes import free_port
 from tests.support import data
 from tests.support.data import NOBODY
 from tests.support.stack import Stack, eventually
+from topics.kafka import KafkaSettings, Outgoing
 from topics.names import VALUE_LIMIT
 
 JSON_TYPE = {"content-type": "application/json"}
@@ -35,6 +41,8 @@ def _codes(answer: httpx.Response) -> set[tuple[str | None, str]]:
         ("GET", "/nowhere", None, {}, 404, (None, "route_not_found")),
         ("GET", "/centers/", None, {}, 404, (None, "route_not_found")),
         ("DELETE", "/centers", None, {}, 405, (None, "method_not_allowed")),
+        ("GET", "/visitors/partial", None, {}, 405, (None, "method_not_allowed")),
+        ("PATCH", "/visitors/count", "{}", JSON_TYPE, 405, (None, "method_not_allowed")),
         ("GET", f"/visitors/{NOBODY}", None, {}, 404, (None, "visitor_not_found")),
         ("GET", "/visitors/7", None, {}, 400, ("visitorId", "wrong_format")),
         ("GET", "/centers/FR-NO-ONE", None, {}, 404, (None, "center_not_found")),
@@ -50,6 +58,10 @@ def _codes(answer: httpx.Response) -> set[tuple[str | None, str]]:
         ("POST", "/centers", "{}", {"content-type": "text/plain"}, 415, (None, "unsupported_media_type")),
         ("POST", "/centers", "{}", {}, 415, (None, "unsupported_media_type")),
         ("POST", "/centers", "x" * (VALUE_LIMIT + 1), JSON_TYPE, 413, (None, "body_too_large")),
+        ("GET", "/centers", "x" * (VALUE_LIMIT + 1), {}, 413, (None, "body_too_large")),
+        ("GET", "/centers", "{}", JSON_TYPE, 400, (None, "body_refused")),
+        ("DELETE", "/centers/FR-NO-ONE/companies/1", "{}", JSON_TYPE, 400, (None, "body_refused")),
+        ("GET", "/centers?sort=%FF", None, {}, 400, (None, "unreadable_query")),
         ("GET", "/centers?limit=0", None, {}, 400, ("limit", "out_of_range")),
         ("GET", "/centers?limit=501", None, {}, 400, ("limit", "out_of_range")),
         ("GET", "/centers?limit=x", None, {}, 400, ("limit", "wrong_type")),
@@ -164,18 +176,57 @@ async def test_respond_async_answers_at_once_and_the_key_gets_the_answer(client:
     assert answer.json()["data"]["pcCode"] == body["pcCode"]
 
 
-async def test_no_answer_in_time_is_504_and_a_retry_with_the_key_gets_it(
-    stack: Stack, client: httpx.AsyncClient
-) -> None:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def impatient(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an edge that waits for no answer."""
     hasty, url = stack.edge(VISITOR_HTTP_TIMEOUT_SECONDS="0.001")
     await eventually("a ready edge", hasty.ready)
+    async with httpx.AsyncClient(base_url=url) as client:
+        yield client
+    hasty.kill()
+
+
+async def test_no_answer_in_time_is_504_and_a_retry_with_the_key_gets_it(
+    impatient: httpx.AsyncClient, client: httpx.AsyncClient
+) -> None:
     body = data.center()
-    async with httpx.AsyncClient(base_url=url) as impatient:
-        answer = await impatient.post("/centers", json=body)
+    answer = await impatient.post("/centers", json=body)
     assert (answer.status_code, _codes(answer)) == (504, {(None, "no_answer")})
     retried = await client.post("/centers", json=body, headers={"Idempotency-Key": answer.headers["Idempotency-Key"]})
     assert retried.status_code == 201
-    hasty.kill()
+
+
+async def test_a_read_without_an_answer_has_no_key(impatient: httpx.AsyncClient) -> None:
+    answer = await impatient.get("/centers", headers={"Idempotency-Key": "k"})
+    assert (answer.status_code, _codes(answer)) == (504, {(None, "no_answer")})
+    assert "Idempotency-Key" not in answer.headers
+    assert "Idempotency-Key" not in answer.text
+
+
+class _AtOnce(Exchange):
+    """An exchange without Kafka that has its answer already."""
+
+    reply: Any
+
+    def expect(self) -> tuple[int, str, "asyncio.Future[Any]"]:
+        future = asyncio.get_running_loop().create_future()
+        future.set_result(self.reply)
+        return 0, "correlation", future
+
+    async def send(self, message: Outgoing) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("status", "waits"), [(503, "1"), (429, "1"), (404, None)])
+async def test_what_a_worker_cannot_do_now_says_when_to_retry(
+    monkeypatch: pytest.MonkeyPatch, status: int, waits: str | None
+) -> None:
+    monkeypatch.setattr(_AtOnce, "reply", {"status": status, "body": {"errors": []}}, raising=False)
+    monkeypatch.setattr("edge.app.Exchange", _AtOnce)
+    edge = Edge(KafkaSettings(bootstrap="nowhere:1"), HttpSettings(), CATALOGUE)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(edge.asgi), base_url="http://localhost") as client:
+        answer = await client.get(f"/visitors/{NOBODY}/eventToken?companyId=1")
+    assert (answer.status_code, answer.headers.get("Retry-After")) == (status, waits)
 
 
 async def test_without_kafka_the_edge_says_503_and_when_to_retry(stack: Stack) -> None:
@@ -267,11 +318,82 @@ async def test_openapi_and_its_pages_work_offline(client: httpx.AsyncClient) -> 
             assert (await client.get(asset)).status_code == 200
 
 
+async def _raw(client: httpx.AsyncClient, target: bytes) -> httpx.Response:
+    """GET of exactly this."""
+    return await client.get("/", extensions={"target": target})
+
+
 async def test_a_path_value_is_decoded_once(client: httpx.AsyncClient) -> None:
     answer = await client.get("/centers/FR%2DNO%2DONE")
     assert _codes(answer) == {(None, "center_not_found")}
     twice = await client.get("/centers/FR%252DNO%252DONE")
     assert _codes(twice) == {("pcCode", "wrong_format")}
+
+
+@pytest.mark.parametrize("name", ["a/b", "100%", "%2D", "%2%35", "é", "~.-_", "\N{AUTOMOBILE}", "a b+c", ";?#"])
+async def test_a_path_value_may_hold_any_character(client: httpx.AsyncClient, name: str) -> None:
+    visitor_id, external_id = (await data.parker(client))["visitorId"], f"{name} {uuid4()}"
+    body = {"externalType": "partner", "externalId": external_id}
+    await data.create(client, f"/visitors/{visitor_id}/externalIds", body)
+    for sent in (quote(external_id, safe=""), "".join(f"%{byte:02x}" for byte in external_id.encode())):
+        found = await _raw(client, f"/externalIds/partner/{sent}".encode())
+        assert found.json()["data"]["externalId"] == external_id
+
+
+@pytest.mark.parametrize("path", ["/visitors/%63ount", "/%76isitors/count", "/visitors/%63%6F%75%6E%74"])
+async def test_a_letter_that_needs_no_encoding_is_the_same_encoded(client: httpx.AsyncClient, path: str) -> None:
+    assert (await _raw(client, path.encode())).json()["data"].keys() == {"count"}
+
+
+@pytest.mark.parametrize("sent", ["%FF", "a%C3", "%ED%A0%80"])
+async def test_what_is_no_utf8_in_a_path_is_named(client: httpx.AsyncClient, sent: str) -> None:
+    answer = await _raw(client, f"/externalIds/partner/{sent}".encode())
+    assert (answer.status_code, _codes(answer)) == (400, {("externalId", "not_utf8")})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("DELETE", "/visitors", "GET, HEAD, PATCH, POST"),
+        ("OPTIONS", "/visitors/count", "GET, HEAD"),
+        ("HEAD", "/visitors/partial", "POST"),
+        ("POST", "/health", "GET, HEAD"),
+        ("TRACE", f"/visitors/{NOBODY}/interests/1", "DELETE, GET, HEAD"),
+        ("POST", "/openapi.json", "GET, HEAD"),
+        ("POST", "/docs", "GET, HEAD"),
+    ],
+)
+async def test_a_405_tells_all_methods_of_the_path(
+    client: httpx.AsyncClient, method: str, path: str, allowed: str
+) -> None:
+    answer = await client.request(method, path)
+    assert (answer.status_code, answer.headers["Allow"]) == (405, allowed)
+    assert method == "HEAD" or _codes(answer) == {(None, "method_not_allowed")}
+
+
+@pytest.mark.parametrize("path", ["/centers?limit=3", "/centers/FR-NO-ONE", "/health", "/metrics", "/docs"])
+async def test_head_is_answered_as_get_without_the_body(client: httpx.AsyncClient, path: str) -> None:
+    whole, head = await client.get(path), await client.head(path)
+    assert (head.status_code, head.content) == (whole.status_code, b"")
+    assert head.headers["content-type"] == whole.headers["content-type"]
+
+
+@pytest.mark.parametrize("name", ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "[::1]", "[::1]:8080"])
+async def test_without_keys_the_edge_answers_to_names_of_its_own_machine(client: httpx.AsyncClient, name: str) -> None:
+    assert (await client.get("/centers", headers={"Host": name})).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["evil.example", "localhost.evil.example:8080", "127.0.0.1.evil.example", "[::2]", ""])
+@pytest.mark.parametrize("path", ["/centers", "/nowhere", "/openapi.json", "/metrics"])
+async def test_without_keys_the_edge_answers_to_no_other_name(client: httpx.AsyncClient, name: str, path: str) -> None:
+    answer = await client.get(path, headers={"Host": name})
+    assert (answer.status_code, _codes(answer)) == (403, {(None, "unknown_host")})
+
+
+async def test_with_keys_any_name_will_do(guarded: Guarded) -> None:
+    client, secret = guarded
+    answer = await client.get("/centers", headers={"Host": "api.example", "Authorization": f"Bearer {secret}"})
+    assert answer.status_code == 200
 
 
 async def test_metrics_are_there(client: httpx.AsyncClient) -> None:
