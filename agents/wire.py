@@ -7,11 +7,11 @@ from typing import Any
 from agents.answers import Answer
 from agents.operation import Catalogue, Operation
 from schemas.changes import Change
-from schemas.faults import Errors
+from schemas.faults import Errors, Invalid
 from schemas.replies import Metadata
 from storage.table import TABLES
 from storage.tx import EntityChange
-from topics import avro, json
+from topics import avro, json, names
 from topics.avro import Codec, Schema
 from topics.envelope import AVRO, JSON, Unreadable
 
@@ -73,6 +73,15 @@ class Wire:
         elif body is not None and ids.branch is not None:
             body = (ids.branch, body)
         return self._codec.write(ids.result, {"status": answer.status, "body": body})
+
+    def bounded_result(self, operation: Operation, content_type: str, answer: Answer) -> bytes:
+        """Raises Invalid where the answer is more than a message takes."""
+        result = self.write_result(operation, content_type, answer)
+        if len(result) <= names.REPLY_LIMIT:
+            return result
+        if "limit" in operation.request.model_fields["query"].annotation.model_fields:  # type: ignore[union-attr]
+            raise Invalid("reply_too_large", "The reply would be too large; ask for fewer.", field="limit")
+        raise Invalid("reply_too_large", f"The reply would be larger than {names.REPLY_LIMIT >> 20} MiB.")
 
     def native(self, operation: Operation, status: int, body: Any) -> Any:
         """A reply that was read from JSON, with times, UUIDs and decimals as Python has them."""

@@ -110,6 +110,7 @@ class _Dev:
         for number in _ENDING:
             signal.signal(number, signal.SIG_IGN)
         self._console.print("\nStopping …")
+        self._processes.close()
         for name in ("edge", "worker"):
             self._processes.stop(name, signal.SIGTERM)
         for server in (self._kafka, self._postgres):

@@ -116,6 +116,9 @@ class Bug(Fault):
     status = 500
 
 
+BUG = Bug("internal", "Something is wrong on our side; it was reported. Sending the request again may help.")
+
+
 class Unavailable(Fault):
     status = 503
     type = "unavailable"

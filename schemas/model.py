@@ -1,7 +1,7 @@
 """The base of everything that travels: camelCase on the wire, snake_case in Python, nothing unknown accepted."""
 
 from collections.abc import Collection
-from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar, Unpack, cast
+from typing import Annotated, Any, ClassVar, Generic, Self, Unpack, cast
 
 from pydantic import BaseModel, ConfigDict, RootModel
 from pydantic.alias_generators import to_camel

@@ -167,13 +167,20 @@ def _timezone(value: str) -> str:
     return value
 
 
-_TextBase = Annotated[str, Field(max_length=TEXT_LIMIT, coerce_numbers_to_str=True)]
+_NO_NUL: Any = {"pattern": r"^[^\x00]*$"}
+"""What JSON Schema can say of `_storable`."""
+
+_TextBase = Annotated[str, Field(max_length=TEXT_LIMIT, coerce_numbers_to_str=True, json_schema_extra=_NO_NUL)]
 
 Identifier = Annotated[_TextBase, AfterValidator(_storable)]
 """A text that another system gave (barcode, token, externalId …): any digits, so no look for card numbers."""
 
 Text = Annotated[_TextBase, AfterValidator(_clean)]
-LongText = Annotated[str, Field(max_length=LONG_TEXT_LIMIT, coerce_numbers_to_str=True), AfterValidator(_clean)]
+LongText = Annotated[
+    str,
+    Field(max_length=LONG_TEXT_LIMIT, coerce_numbers_to_str=True, json_schema_extra=_NO_NUL),
+    AfterValidator(_clean),
+]
 """A document, for example a legal text."""
 
 Flag = Annotated[bool, Strict()]
@@ -187,25 +194,59 @@ DayOrInstant = Annotated[
     Strict(),
     BeforeValidator(_day_or_instant),
     AfterValidator(_in_utc),
-    WithJsonSchema({"type": "string", "description": "A time of RFC 3339, or a date, whose start in UTC is meant."}),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "oneOf": [{"format": "date-time"}, {"format": "date"}],
+            "description": "A time of RFC 3339, or a date, whose start in UTC is meant.",
+        }
+    ),
 ]
-Email = Annotated[Text, AfterValidator(_email), WithJsonSchema({"type": "string", "format": "email"})]
+Email = Annotated[
+    Text, AfterValidator(_email), WithJsonSchema({"type": "string", "format": "email", "maxLength": TEXT_LIMIT})
+]
 CountryCode = Annotated[
-    str, Strict(), AfterValidator(_country), WithJsonSchema({"type": "string", "enum": sorted(_COUNTRIES)})
+    str,
+    Strict(),
+    AfterValidator(_country),
+    WithJsonSchema({"type": "string", "title": "CountryCode", "enum": sorted(_COUNTRIES)}),
 ]
 Amount = Annotated[
     Decimal,
     Strict(),
     Field(max_digits=29, decimal_places=9, allow_inf_nan=False),
     BeforeValidator(_amount),
-    WithJsonSchema({"type": "number"}),
+    WithJsonSchema(
+        {
+            "type": "number",
+            "exclusiveMinimum": -(10**20),
+            "exclusiveMaximum": 10**20,
+            "description": "An exact number with at most 9 digits after the point.",
+        }
+    ),
 ]
 """An exact number, on the wire a JSON number; up to 20 digits before the point and 9 after it."""
 
-LocaleCode = Annotated[str, Strict(), AfterValidator(_locale), WithJsonSchema({"type": "string"})]
+LocaleCode = Annotated[
+    str,
+    Strict(),
+    AfterValidator(_locale),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": "^[A-Za-z]{2,3}[-_][A-Za-z]{2}$",
+            "description": "A locale of /locales, in any case and with - or _; answered as fr-FR.",
+        }
+    ),
+]
 """`en_us`, `EN-us` and `en-US` are one locale, kept as the last."""
 
-Timezone = Annotated[str, Strict(), AfterValidator(_timezone), WithJsonSchema({"type": "string"})]
+Timezone = Annotated[
+    str,
+    Strict(),
+    AfterValidator(_timezone),
+    WithJsonSchema({"type": "string", "title": "Timezone", "enum": sorted(_TIMEZONES)}),
+]
 PcCode = Annotated[
     str, Strict(), Field(max_length=100, pattern=r"^[A-Z]{2}-[A-Z0-9]+-[A-Z0-9]+$"), AfterValidator(_clean)
 ]

@@ -1,6 +1,7 @@
 """The connection to PostgreSQL, and which of its errors pass by themselves."""
 
 import asyncpg
+import sqlalchemy as sa
 from pydantic import BaseModel, Field, SecretStr
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
@@ -9,6 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 STATEMENT_TIMEOUT = 15
 """Seconds for one statement; well under Kafka's rebalance timeout (60), during which begun batches must end."""
+
+READ_TIMEOUT = 7
+"""Seconds for one statement of a read; less than an edge waits for an answer, so that its caller is told."""
 
 IDLE_IN_TRANSACTION_TIMEOUT = 45
 """Seconds; longer than the publisher's wait for the broker (topics.kafka.SEND_LIMIT), during which it keeps its
@@ -21,21 +25,22 @@ class DatabaseSettings(BaseModel):
         description="SQLAlchemy URL with the asyncpg driver; TLS by ?ssl=require.",
     )
     connections: int = Field(2, ge=1, description="Connections of a worker that apply requests.")
-    query_connections: int = Field(2, ge=1, description="Connections of a worker that answer reads.")
+    query_connections: int = Field(4, ge=1, description="Connections of a worker that answer reads.")
 
 
 def connect(settings: DatabaseSettings, *, connections: int, read_only: bool = False) -> AsyncEngine:
     """A pool of connections; opens none yet."""
+    limit = READ_TIMEOUT if read_only else STATEMENT_TIMEOUT
     server_settings = {
         "application_name": "visitor",
         "timezone": "UTC",
         "jit": "off",
-        "statement_timeout": str(STATEMENT_TIMEOUT * 1000),
-        "lock_timeout": str(STATEMENT_TIMEOUT * 1000),
+        "statement_timeout": str(limit * 1000),
+        "lock_timeout": str(limit * 1000),
         "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_TIMEOUT * 1000),
         "default_transaction_read_only": "on" if read_only else "off",
     }
-    return create_async_engine(
+    engine = create_async_engine(
         make_url(settings.url.get_secret_value()),
         # What one read answers is of one moment, however many statements it takes.
         isolation_level="REPEATABLE READ" if read_only else "READ COMMITTED",
@@ -46,12 +51,18 @@ def connect(settings: DatabaseSettings, *, connections: int, read_only: bool = F
         connect_args={
             "server_settings": server_settings,
             "timeout": 5,
-            "command_timeout": STATEMENT_TIMEOUT + 5,
+            "command_timeout": limit + 5,
             "prepared_statement_cache_size": 500,
         },
     )
+    sa.event.listen(engine.sync_engine, "handle_error", _leave_a_standby)
+    return engine
 
 
+_TOO_SLOW = "57014"
+"""query_canceled, which is what statement_timeout raises."""
+_READ_ONLY = "25006"
+"""read_only_sql_transaction, which is what a write meets at a standby."""
 _PASSING = (
     "08",  # connection exceptions
     "40",  # serialization failure, deadlock
@@ -60,12 +71,9 @@ _PASSING = (
     "57",  # operator intervention: shutdown, statement timeout
     "58",  # system errors
     "25P03",  # idle in transaction session timeout
+    _READ_ONLY,
 )
 """SQLSTATE classes and codes (PostgreSQL manual, appendix A) after which the same work can succeed."""
-
-
-_TOO_SLOW = "57014"
-"""query_canceled, which is what statement_timeout raises."""
 
 
 class Repeat(Exception):
@@ -74,8 +82,8 @@ class Repeat(Exception):
 
 def is_too_slow(error: BaseException) -> bool:
     """Whether a statement took longer than it may."""
-    cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig is not None else error
-    return isinstance(cause, TimeoutError) or getattr(cause, "sqlstate", None) == _TOO_SLOW
+    cause = _cause(error)
+    return isinstance(cause, TimeoutError) or _sqlstate(cause) == _TOO_SLOW
 
 
 def is_transient(error: BaseException) -> bool:
@@ -86,7 +94,24 @@ def is_transient(error: BaseException) -> bool:
         return False
     if error.connection_invalidated:
         return True
-    cause = error.orig.__cause__ if error.orig is not None else None
+    cause = _cause(error)
     if isinstance(cause, asyncpg.PostgresError):
-        return str(cause.sqlstate).startswith(_PASSING)
+        return _sqlstate(cause).startswith(_PASSING)
     return isinstance(cause, (OSError, TimeoutError, asyncpg.InterfaceError))
+
+
+def _leave_a_standby(context: sa.engine.ExceptionContext) -> None:
+    """After a failover a connection may lead to what is a standby now; the next attempt makes a new one."""
+    if _sqlstate(_cause(context.sqlalchemy_exception)) == _READ_ONLY:
+        context.is_disconnect = True
+
+
+def _cause(error: BaseException | None) -> BaseException | None:
+    """The driver's own exception."""
+    if not isinstance(error, DBAPIError):
+        return error
+    return error.orig.__cause__ if error.orig is not None else None
+
+
+def _sqlstate(cause: BaseException | None) -> str:
+    return str(getattr(cause, "sqlstate", None) or "")

@@ -14,6 +14,8 @@ AVRO = "application/avro"
 
 PREFIX = "visitor."
 SOURCE = "visitor-service"
+HEADER_LIMIT = 1_000
+"""Characters of a header that is read; some are repeated with the result."""
 ID_LIMIT = 255
 
 
@@ -124,6 +126,8 @@ def _read(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
             found[name] = (value or b"").decode()
         except UnicodeDecodeError:
             raise Unreadable("unreadable_header", f"The header {name} is not UTF-8.") from None
+        if len(found[name]) > HEADER_LIMIT:
+            raise Unreadable("header_too_long", f"The header {name} holds at most {HEADER_LIMIT} characters.")
         if "\x00" in found[name]:
             raise Unreadable("unreadable_header", f"The header {name} holds a NUL character.")
     return found

@@ -10,12 +10,15 @@ from typing import Any, Literal
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed
 from aiokafka.helpers import create_ssl_context
 from aiokafka.partitioner import murmur2
 from pydantic import BaseModel, Field, SecretStr
 
+from topics import lenient
 from topics.envelope import Headers
+
+lenient.install()
 
 log = structlog.get_logger(__name__)
 
@@ -102,6 +105,7 @@ class Producer:
     async def send(self, messages: Sequence[Outgoing]) -> None:
         """Send in order and wait until the broker has all, within `SEND_LIMIT`. Raises Undelivered, then possibly after
         a part of them."""
+        client = self._client
         try:
             async with asyncio.timeout(SEND_LIMIT):
                 client = await self._connected()
@@ -112,8 +116,10 @@ class Producer:
                         partition = partition_of(message.partition_key, await self.partitions(message.topic))
                     placed.setdefault((message.topic, partition), []).append(message)
                 await asyncio.gather(*(_send_group(client, *place, group) for place, group in placed.items()))
+        except MessageSizeTooLargeError as error:
+            raise Undelivered(f"{type(error).__name__}: {error}") from error
         except (KafkaError, TimeoutError, OSError) as error:
-            await self._discard()
+            await self._discard(client)
             raise Undelivered(f"{type(error).__name__}: {error}") from error
 
     async def partitions(self, topic: str) -> int:
@@ -154,11 +160,11 @@ class Producer:
             raise Undelivered(f"no connection to {self._settings.bootstrap}: {error}") from error
         return client
 
-    async def _discard(self) -> None:
+    async def _discard(self, client: AIOKafkaProducer | None) -> None:
         """Whatever this client has still to send is dropped before a new one is made, so that nothing old is sent after
-        something new."""
-        client, self._client = self._client, None
-        if client is not None:
+        something new. One that another send has replaced already is left alone, and so is its replacement."""
+        if client is not None and client is self._client:
+            self._client = None
             await _abort(client)
 
 
@@ -195,6 +201,8 @@ async def _abort(client: AIOKafkaProducer) -> None:
         async with asyncio.timeout(5):
             await client._sender.close()
             await client.client.close()
+    # Others wait for what this client was to send; they would wait for all of SEND_LIMIT.
+    client._message_accumulator.fail_all(ProducerClosed())
 
 
 async def _close(client: AIOKafkaProducer) -> None:

@@ -17,6 +17,12 @@ REPLY_LIMIT = 8 * 2**20
 VALUE_LIMIT = 2**20
 """Bytes of one request's value; more is answered with 413."""
 
+KEY_LIMIT = 4 * 2**10
+"""Bytes of a request's key that its result repeats; a longer one is replaced by the request id."""
+
+HEADERS_LIMIT = 512 * 2**10
+"""Bytes of a message's headers that its dead letter repeats."""
+
 EVENT_FAMILIES = frozenset(("visits", "checkins"))
 """Families whose changes are events, kept by time; the changes of all others are compacted to the latest state."""
 

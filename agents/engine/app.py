@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 import faust
+from faust.transport.drivers import aiokafka
 from faust.types import TP
 from yarl import URL
 
@@ -59,16 +60,33 @@ def create(
         key_serializer="raw",
         web_enabled=False,
     )
+    app.transport = _Transport(app.conf.broker_consumer, app)
+    # There are no tables, and the working directory need not be ours to write to.
+    app._create_directories = lambda: None  # type: ignore[method-assign]
     for topic in topics:
         _agent(app, topic, receive)
     app.finalize()
     return app
 
 
-def fetch_often(app: Any) -> None:
-    """To be called once the app has started. While a fetch waits at the broker, none is sent for a partition that was
-    held back meanwhile; Faust has 1.5 s for that and no setting."""
-    app.consumer._thread._consumer._fetcher._fetch_max_wait_ms = 100
+class _ConsumerThread(aiokafka.AIOKafkaConsumerThread):
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        """With what Faust has no settings for."""
+        consumer = super()._create_worker_consumer(transport)
+        # While a fetch waits at the broker, none is sent for a partition that was held back meanwhile.
+        consumer._fetch_max_wait_ms = 100
+        # A producer that takes its messages back, by aborting its transaction, never sent them.
+        consumer._isolation_level = "read_committed"
+        return consumer
+
+
+class _Consumer(aiokafka.Consumer):
+    def _new_consumer_thread(self) -> Any:
+        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+
+class _Transport(aiokafka.Transport):
+    Consumer = _Consumer
 
 
 def _agent(app: Any, topic: str, receive: Callable[[Event], None]) -> None:

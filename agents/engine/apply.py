@@ -1,5 +1,6 @@
 """One transaction for a batch: what was answered before is answered again, the rest is applied in order."""
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -8,16 +9,16 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agents import answers
 from agents.answers import Answer
 from agents.engine.decode import Incoming
 from agents.wire import Wire
-from schemas.faults import Bug, Fault, Invalid, KeyReused
+from schemas.faults import BUG, Fault, Invalid, KeyReused, Unavailable
 from storage import inbox, outbox
-from storage.database import is_transient
+from storage.database import is_too_slow, is_transient
 from storage.table import fault_of
 from storage.tx import EntityChange, Tx
 from topics import json, names
@@ -27,29 +28,44 @@ log = structlog.get_logger(__name__)
 _KEY_REUSED = "This request id came before with another content; give a new request a new id."
 
 
+APPLY_SECONDS = 10.0
+"""How long one transaction goes on with a next request. A batch is bounded in number, not in time; this keeps it from
+holding locks that others wait for, and from being taken for one that does not move."""
+
+
 @dataclass
 class _Batch:
-    """What a batch leaves behind in the transaction."""
+    """What a batch leaves behind in the transaction. The `last_try` answers also what took too long each time."""
 
     wire: Wire
     now: datetime
+    last_try: bool
+    until: float
+    concluded: int = 0
     answered: list[Incoming] = field(default_factory=list)
     changes: list[outbox.Entry] = field(default_factory=list)
+    erased: set[UUID] = field(default_factory=set)
 
 
-async def apply(conn: AsyncConnection, requests: Sequence[Incoming], wire: Wire, now: datetime) -> set[str]:
-    """Set the answer of every request and keep it, with the changes; which change topics have news. The caller commits.
-    Raises only what `is_transient` knows; the batch is then to be done again."""
+async def apply(
+    conn: AsyncConnection, requests: Sequence[Incoming], wire: Wire, now: datetime, *, last_try: bool = False
+) -> set[str]:
+    """Set the answer of every request that there is time for, one at least, and keep it, with the changes; which change
+    topics have news. The caller commits. Raises only what `is_transient` knows; the batch is then to be done again."""
     fresh, repeated = await _sort_out(conn, requests, wire)
-    batch = _Batch(wire, now)
-    for run in _runs(fresh):
-        await _apply_run(conn, run, batch)
+    batch = _Batch(wire, now, last_try, time.monotonic() + APPLY_SECONDS)
+    await _apply_runs(conn, _runs(fresh), batch)
     for first, again in repeated:
-        again.answer = first.answer if again.fingerprint == first.fingerprint else _key_reused()
-        again.bug = first.bug
+        if first.answer is not None:
+            again.answer = first.answer if again.fingerprint == first.fingerprint else _key_reused()
+            again.bug = first.bug
     await inbox.insert(conn, [_entry(incoming) for incoming in batch.answered], now) if batch.answered else None
     if batch.changes:
         await outbox.insert(conn, batch.changes, now)
+    if batch.erased:
+        # Here, since what earlier requests of the batch left about them stands there only now.
+        await inbox.forget(conn, sorted(batch.erased))
+        await outbox.forget(conn, sorted(batch.erased))
     return {entry.topic for entry in batch.changes}
 
 
@@ -98,22 +114,34 @@ def _runs(fresh: Iterable[Incoming]) -> Iterator[list[Incoming]]:
             yield from ([member] for member in members)
 
 
+async def _apply_runs(conn: AsyncConnection, runs: Iterable[Sequence[Incoming]], batch: _Batch) -> None:
+    for run in runs:
+        if batch.concluded and time.monotonic() > batch.until:
+            return
+        await _apply_run(conn, run, batch)
+
+
 async def _apply_run(conn: AsyncConnection, run: Sequence[Incoming], batch: _Batch) -> None:
     transactions = [Tx(conn, incoming.cause(), batch.now) for incoming in run]
     try:
         async with conn.begin_nested():
             outcomes = await _call(run, transactions, batch.wire)
     except Exception as error:
-        if not isinstance(error, Fault) and is_transient(error):
+        if _is_to_be_repeated(error, batch):
             raise
         if len(run) > 1:
             # Something in one of them: each by itself, so that only that one fails.
-            for incoming in run:
-                await _apply_run(conn, [incoming], batch)
+            await _apply_runs(conn, ([incoming] for incoming in run), batch)
             return
         outcomes = [error if isinstance(error, Fault) else _fault_of(error, run[0])]
     for incoming, outcome in zip(run, outcomes, strict=True):
         _conclude(incoming, outcome, batch)
+
+
+def _is_to_be_repeated(error: Exception, batch: _Batch) -> bool:
+    if isinstance(error, Fault) or (batch.last_try and is_too_slow(error)):
+        return False
+    return is_transient(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +152,7 @@ class _Done:
     result: bytes
     changes: Sequence[outbox.Entry]
     visitors: Sequence[UUID]
+    erased: Sequence[UUID]
 
 
 async def _call(run: Sequence[Incoming], transactions: Sequence[Tx], wire: Wire) -> Sequence[_Done | Fault]:
@@ -147,28 +176,32 @@ def _done(incoming: Incoming, tx: Tx, value: Any, wire: Wire) -> _Done:
     assert incoming.request is not None
     assert incoming.head is not None
     answer = answers.of_value(incoming.operation, incoming.request, incoming.raw_query or {}, value)
-    result = wire.write_result(incoming.operation, incoming.head.content_type, answer)
+    result = wire.bounded_result(incoming.operation, incoming.head.content_type, answer)
     changes = [entry for change in tx.changes for entry in _outgoing(wire, tx, change)]
     # Once a visitor is deleted, the request that did it is no request of its own.
     visitors = {c.visitor_id for c in tx.changes if c.visitor_id is not None and c.action != "deleted"}
-    return _Done(answer, result, changes, sorted(visitors))
+    return _Done(answer, result, changes, sorted(visitors), tx.erased)
 
 
 def _fault_of(error: Exception, incoming: Incoming) -> Fault:
     assert incoming.request is not None
-    if isinstance(error, IntegrityError):
+    if isinstance(error, DBAPIError):
         wire_names = {field.serialization_alias or "" for field in type(incoming.request.path).model_fields.values()}
         fault = fault_of(error, wire_names)
         if fault is not None:
             return fault
     incoming.bug = error
-    return Bug("internal", "Something is wrong on our side; it was reported. Sending the request again may help.")
+    if is_too_slow(error):
+        return Unavailable("too_slow", "This took too long, each time that it was tried; ask for less at once.")
+    return BUG
 
 
 def _conclude(incoming: Incoming, outcome: _Done | Fault, batch: _Batch) -> None:
+    batch.concluded += 1
     if isinstance(outcome, _Done):
         incoming.answer, incoming.result, incoming.visitors = outcome.answer, outcome.result, outcome.visitors
         batch.changes.extend(outcome.changes)
+        batch.erased.update(outcome.erased)
         batch.answered.append(incoming)
         return
     incoming.answer = answers.of_fault(outcome)
@@ -188,7 +221,8 @@ def _entry(incoming: Incoming) -> inbox.Entry:
 
 
 def _outgoing(wire: Wire, tx: Tx, change: EntityChange) -> Iterator[outbox.Entry]:
-    """The change, and after the last one of an entity whose topic is compacted, a tombstone."""
+    """The change, and after the last one of an entity whose topic is compacted, a tombstone. Raises Invalid where the
+    entity is larger than a message may be."""
     key = f"{change.resource}:{change.id}"
     entry = outbox.Entry(
         topic=names.changes(change.family),
@@ -198,6 +232,8 @@ def _outgoing(wire: Wire, tx: Tx, change: EntityChange) -> Iterator[outbox.Entry
         change_type=f"{change.resource}.{change.action}",
         value=wire.write_change(change, occurred_at=tx.now, caused_by=tx.cause.request_id),
     )
+    if len(entry.value or b"") > names.REPLY_LIMIT:
+        raise Invalid("too_large", f"With this, the {change.resource} would be too large; shorten its texts.")
     yield entry
     if change.action == "deleted" and change.family not in names.EVENT_FAMILIES:
         yield replace(entry, change_id=f"{entry.change_id}:tombstone", value=None)

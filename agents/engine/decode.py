@@ -50,6 +50,11 @@ class Incoming:
     unreadable: Unreadable | None = None
     bug: BaseException | None = None
 
+    @property
+    def concluded(self) -> bool:
+        """Whether it is known what goes out."""
+        return self.answer is not None or self.unreadable is not None
+
     def cause(self) -> Cause:
         assert self.head is not None
         arrived = datetime.fromtimestamp(self.record.timestamp, UTC)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
+from faust.exceptions import ConsumerNotStarted
+from faust.types import TP
 
 from agents.engine import app as faust_app
 from agents.engine.lanes import Event, Lanes, TopicPartition, Work
@@ -50,7 +52,6 @@ class Intake:
     async def run(self) -> None:
         """Until it is ended. Raises what made Faust stop by itself."""
         await self._app.start()
-        faust_app.fetch_often(self._app)
         await self._app.wait_until_stopped()
         if not self._ending:
             raise self._app.crash_reason or RuntimeError("Faust stopped by itself")
@@ -68,10 +69,24 @@ class Intake:
             log.warning("group_not_left", intake=self._name, error=repr(error))
 
     def positions(self) -> Mapping[TopicPartition, int]:
-        """The assigned partitions, each with the next offset that is neither acknowledged nor committed."""
+        """The assigned partitions, each with the next offset that is neither acknowledged nor committed; none before
+        the consumer has started."""
         acknowledged, committed = self._lanes.acknowledged(), self._app.consumer._committed_offset
-        places = self._app.consumer.assignment()
+        try:
+            places = self._app.consumer.assignment()
+        except ConsumerNotStarted:
+            return {}
         return {tuple(place): max(acknowledged.get(place, 0), committed.get(place) or 0) for place in places}
+
+    async def waits(self, place: TopicPartition, position: int, end: int) -> bool:
+        """Whether a partition has messages from `position` on. Up to its end there may be none: the marker of a
+        transaction has an offset as well."""
+        if position >= end:
+            return False
+        if self._lanes.holds(place) or (self._app.consumer._read_offset[place] or 0) > position:
+            return True
+        fetched = await self._app.consumer.position(TP(*place))
+        return fetched is None or fetched < end
 
     def _receive(self, event: Event) -> None:
         self._lanes.put(event)

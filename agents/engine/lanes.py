@@ -75,7 +75,10 @@ class Batch:
     def __init__(self, lane: "Lane", feed: Feed) -> None:
         self.topic = lane.place[0]
         self.place = f"{lane.place[0]}:{lane.place[1]}"
-        self.judged = False
+        self.too_slow = 0
+        self.judged: set[int] = set()
+        self.answered: set[int] = set()
+        """Offsets of what was looked at for its failure, and of what was answered before the whole batch is."""
         self.events: list[Event] = list(lane.take(1))
         self._lane = lane
         self._feed = feed
@@ -87,6 +90,11 @@ class Batch:
             if not await self._feed.goes_on():
                 break
         return self.events
+
+    def leave(self, number: int) -> None:
+        """To the next batch: all but the first `number` events."""
+        self._lane.put_back(self.events[number:])
+        del self.events[number:]
 
 
 class Lane:
@@ -121,6 +129,15 @@ class Lane:
             self._source.go_on(self.place)
         return taken
 
+    def put_back(self, events: Sequence[Event]) -> None:
+        """Before all that waits."""
+        self._waiting.extendleft(reversed(events))
+        self._size += sum(map(_size, events))
+
+    @property
+    def idle(self) -> bool:
+        return not self._busy and not self._waiting
+
     async def _run(self) -> None:
         while not self._closing:
             while not self._waiting:
@@ -146,7 +163,9 @@ class Lane:
 
 
 def _size(event: Event) -> int:
-    return EVENT_BYTES + len(event.message.value or b"")
+    message = event.message
+    headers = sum(len(name) + len(value or b"") for name, value in message.headers or ())
+    return EVENT_BYTES + len(message.value or b"") + len(message.key or b"") + headers
 
 
 class Lanes:
@@ -188,6 +207,10 @@ class Lanes:
     async def close(self, patience: float) -> None:
         self._closed = True
         await self.drop(list(self._lanes), patience)
+
+    def holds(self, place: TopicPartition) -> bool:
+        """Whether something of a partition waits here or is being worked off."""
+        return place in self._lanes and not self._lanes[place].idle
 
     def acknowledged(self) -> dict[TopicPartition, int]:
         """The next offset of each lane that has acknowledged something."""

@@ -41,8 +41,11 @@ async def until_done(part: str, readiness: Readiness, attempt: Callable[[], Awai
     async def once() -> Result:
         return await attempt()
 
-    result: Result = await retrying(once)
-    readiness.ready(part)
+    try:
+        result: Result = await retrying(once)
+    finally:
+        # Also when it is given up: a lane that ends must not leave the worker not ready for ever.
+        readiness.ready(part)
     return result
 
 

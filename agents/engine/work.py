@@ -3,13 +3,13 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from agents import answers
-from agents.answers import Answer
 from agents.engine import apply
 from agents.engine.breaker import Breaker
 from agents.engine.decode import Decoder, Incoming
@@ -17,14 +17,17 @@ from agents.engine.lanes import Batch
 from agents.engine.retry import passes, until_done
 from agents.engine.telemetry import BATCH_SECONDS, BATCH_SIZE, DEAD_LETTERS, REQUESTS, Readiness
 from agents.wire import Wire
-from schemas.faults import Bug, Fault, Invalid, Unavailable
+from schemas.faults import BUG, Fault, Unavailable
 from storage.database import is_too_slow
 from storage.tx import Signing, Tx, clock
 from topics import names
-from topics.envelope import Headers
 from topics.kafka import Outgoing, Producer
 
 log = structlog.get_logger(__name__)
+
+SLOW_ATTEMPTS = 3
+"""Attempts that took too long, after which a request that does so again is answered so; before, the database may only
+be busy."""
 
 
 class Results:
@@ -54,18 +57,17 @@ class Results:
         return {topic: await self._producer.partitions(topic) for topic in topics}
 
     def _results(self, incoming: Incoming, counts: Mapping[str, int]) -> list[Outgoing]:
-        head, operation, answer = incoming.head, incoming.operation, incoming.answer
+        head, operation = incoming.head, incoming.operation
         assert head is not None
         assert operation is not None
-        assert answer is not None
-        value = incoming.result or self._wire.write_result(operation, head.content_type, answer)
-        headers = head.result_headers()
+        value, headers = incoming.result, head.result_headers()
         found = []
         if not operation.is_query or head.reply_to is None:
             topic = names.results(self._family_of[operation.name])
             # The request's partition, so that results of one partition keep the order of their requests.
             partition = incoming.record.partition % counts[topic]
-            key = incoming.record.key or head.request_id.encode()
+            given = incoming.record.key
+            key = given if given and len(given) <= names.KEY_LIMIT else head.request_id.encode()
             found.append(Outgoing(topic, value, key, headers, partition=partition))
         if head.reply_to is not None:
             if head.reply_to.partition < counts[names.REPLIES]:
@@ -94,12 +96,25 @@ def _dead_letter(incoming: Incoming, code: str, reason: str) -> Outgoing:
         "error-partition": str(record.partition),
         "error-offset": str(record.offset),
     }
-    headers: Headers = [*(record.headers or ()), *((name, value.encode()) for name, value in place.items())]
-    value = record.value
-    if value is not None and len(value) > names.LARGEST_RECORD:
-        value = value[: names.LARGEST_RECORD]
+    key, value, headers = record.key, record.value, list(_carried(record.headers or ()))
+    if len(key or b"") > names.KEY_LIMIT or len(value or b"") > names.LARGEST_RECORD:
+        key, value = key and key[: names.KEY_LIMIT], value and value[: names.LARGEST_RECORD]
         headers.append(("error-cut", b"true"))
-    return Outgoing(names.DEAD_LETTERS, value, record.key, headers)
+    if key is None and value is None:
+        # A message has one of them at least.
+        key = f"{record.topic}:{record.partition}:{record.offset}".encode()
+    headers += [(name, text.encode()) for name, text in place.items()]
+    return Outgoing(names.DEAD_LETTERS, value, key, headers)
+
+
+def _carried(headers: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+    """The first of a message's headers, as many as a dead letter takes."""
+    size = 0
+    for name, value in headers:
+        size += len(name.encode()) + len(value or b"")
+        if size > names.HEADERS_LIMIT:
+            return
+        yield name, value
 
 
 class Worker:
@@ -145,42 +160,79 @@ class Worker:
             requests = [incoming for incoming in decoded if incoming.request is not None]
             changed: set[str] = set()
             if requests:
-                async with conn.begin():
-                    changed = await apply.apply(conn, requests, self._wire, await clock(conn))
+                changed = await self._apply(conn, requests, batch)
         self._changed(changed)
-        await self._conclude(batch, decoded)
+        done = list(takewhile(lambda incoming: incoming.concluded, decoded))
+        batch.leave(len(done))
+        BATCH_SIZE.labels(batch.topic).observe(len(done))
+        await self._conclude(batch, done)
+
+    async def _apply(self, conn: AsyncConnection, requests: Sequence[Incoming], batch: Batch) -> set[str]:
+        last_try = batch.too_slow >= SLOW_ATTEMPTS
+        try:
+            async with conn.begin():
+                return await apply.apply(conn, requests, self._wire, await clock(conn), last_try=last_try)
+        except Exception as error:
+            batch.too_slow += is_too_slow(error)
+            raise
 
     async def _read(self, batch: Batch) -> None:
-        decoded = [self._decoder.decode(event.message) for event in await batch.drain()]
+        """Each is answered as soon as it can be, whatever the others take."""
+        events = [event for event in await batch.drain() if event.message.offset not in batch.answered]
+        decoded = [self._decoder.decode(event.message) for event in events]
+        ready = [incoming for incoming in decoded if incoming.concluded]
+        work = {asyncio.create_task(self._answer(found)): found for found in decoded if not found.concluded}
         try:
-            async with asyncio.TaskGroup() as group:
-                for incoming in decoded:
-                    if incoming.request is not None:
-                        group.create_task(self._answer(incoming))
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from failed
-        await self._conclude(batch, decoded)
+            while True:
+                await self._conclude(batch, ready)
+                batch.answered.update(incoming.record.offset for incoming in ready)
+                if not work:
+                    return
+                done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+                ready = [work.pop(task) for task in done if task.result() is None]
+        finally:
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
 
     async def _conclude(self, batch: Batch, decoded: Sequence[Incoming]) -> None:
-        if not batch.judged:
-            # Once, however often the batch is repeated since the broker is away.
-            batch.judged = True
-            self._breaker.note(_reason(incoming) is not None for incoming in decoded)
-        await self._results.publish(decoded)
-        BATCH_SIZE.labels(batch.topic).observe(len(decoded))
+        # Judged once, however often the batch is repeated since the broker is away.
+        self._breaker.note(_reason(new) is not None for new in decoded if new.record.offset not in batch.judged)
+        batch.judged.update(incoming.record.offset for incoming in decoded)
+        for incoming in decoded:
+            self._complete(incoming)
+        if decoded:
+            await self._results.publish(decoded)
         _tell(decoded)
+
+    def _complete(self, incoming: Incoming) -> None:
+        """With the answer as it goes out. What was answered by an older version may have fields that this one lacks."""
+        if incoming.result is not None or incoming.unreadable is not None:
+            return
+        operation, head, answer = incoming.operation, incoming.head, incoming.answer
+        assert operation is not None
+        assert head is not None
+        assert answer is not None
+        try:
+            incoming.result = self._wire.write_result(operation, head.content_type, answer)
+        except Exception as error:
+            incoming.bug, incoming.answer = error, answers.of_fault(BUG)
+            incoming.result = self._wire.write_result(operation, head.content_type, incoming.answer)
 
     async def _answer(self, incoming: Incoming) -> None:
         """Answer a read in a transaction of its own. Raises only what is transient."""
-        operation, request = incoming.operation, incoming.request
+        operation, request, head = incoming.operation, incoming.request, incoming.head
         assert operation is not None
         assert operation.handler is not None
+        assert head is not None
         assert request is not None
         try:
             async with self._reads.connect() as conn, conn.begin():
                 tx = Tx(conn, incoming.cause(), await clock(conn), signing=self._signing)
                 value = await operation.handler(tx, request)
-            self._encode(incoming, answers.of_value(operation, request, incoming.raw_query or {}, value))
+            answer = answers.of_value(operation, request, incoming.raw_query or {}, value)
+            incoming.result = self._wire.bounded_result(operation, head.content_type, answer)
+            incoming.answer = answer
         except Fault as fault:
             incoming.answer = answers.of_fault(fault)
         except Exception as error:
@@ -190,16 +242,7 @@ class Worker:
                 raise
             else:
                 incoming.bug = error
-                incoming.answer = answers.of_fault(Bug("internal", "Something is wrong on our side; it was reported."))
-
-    def _encode(self, incoming: Incoming, answer: Answer) -> None:
-        """Raises Invalid where the answer is more than a message takes."""
-        assert incoming.operation is not None
-        assert incoming.head is not None
-        result = self._wire.write_result(incoming.operation, incoming.head.content_type, answer)
-        if len(result) > names.REPLY_LIMIT:
-            raise Invalid("reply_too_large", "The reply would be too large; ask for fewer.", field="limit")
-        incoming.answer, incoming.result = answer, result
+                incoming.answer = answers.of_fault(BUG)
 
 
 def _tell(decoded: Sequence[Incoming]) -> None:

@@ -244,7 +244,7 @@ class Service:
     async def _waiting(self) -> dict[str, int]:
         """The assigned partitions with messages that are not acknowledged, and the next offset of each."""
         done = {
-            KafkaPartition(*place): next_offset
+            KafkaPartition(*place): (intake, next_offset)
             for intake in self._intakes
             for place, next_offset in intake.positions().items()
         }
@@ -255,13 +255,20 @@ class Service:
             # What was deleted for its age does not wait.
             starts = await observer.beginning_offsets(list(done))
             ends = await observer.end_offsets(list(done))
-        left = {place: ends[place] - max(next_offset, starts[place]) for place, next_offset in done.items()}
-        LAG.set(sum(max(count, 0) for count in left.values()))
-        return {f"{place.topic}:{place.partition}": done[place] for place, count in left.items() if count > 0}
+            left = {place: max(next_offset, starts[place]) for place, (_, next_offset) in done.items()}
+            waiting = {
+                place: ends[place] - left[place]
+                for place, (intake, _) in done.items()
+                if await intake.waits(tuple(place), left[place], ends[place])
+            }
+        LAG.set(sum(waiting.values()))
+        return {f"{place.topic}:{place.partition}": done[place][1] for place in waiting}
 
     async def _observer(self) -> AIOKafkaConsumer:
         if self._observing is None:
-            observer = AIOKafkaConsumer(**self._kafka.client(), enable_auto_commit=False)
+            observer = AIOKafkaConsumer(
+                **self._kafka.client(), enable_auto_commit=False, isolation_level="read_committed"
+            )
             await observer.start()
             self._observing = observer
         return self._observing

@@ -25,6 +25,8 @@ class Processes:
         home.mkdir(parents=True, exist_ok=True)
         self._record = home / "processes.json"
         self._writing = threading.Lock()
+        self._spawning = threading.Lock()
+        self._closed = False
         self._children: dict[str, psutil.Popen] = {}
 
     def spawn(
@@ -37,13 +39,21 @@ class Processes:
         user: int | None = None,
         cwd: Path | None = None,
     ) -> None:
-        with log.open("ab") as output:
+        """Raises ServerFailed after `close`."""
+        with self._spawning, log.open("ab") as output:
+            if self._closed:
+                raise ServerFailed(f"{name} was not started, since everything stops.")
             child = psutil.Popen(
                 list(argv), stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=cwd,
                 env=None if env is None else {**os.environ, **env}, start_new_session=True, user=user, group=user,
             )  # fmt: skip
-        self._children[name] = child
+            self._children[name] = child
         self._remember(name, child)
+
+    def close(self) -> None:
+        """Start nothing any more: a thread that was starting a server may still run when its starter is interrupted."""
+        with self._spawning:
+            self._closed = True
 
     def alive(self, name: str) -> bool:
         child = self._children.get(name)

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -75,6 +76,8 @@ async def test_everything_may_start_before_migrations_and_topics(bare: Stack) ->
     assert "created visitor.visits.requests" in created.stdout
     await eventually("a ready worker", worker.ready)
     await eventually("a ready edge", edge.ready)
+    # The image's working directory is not its user's.
+    assert list(Path.cwd().glob("*-data")) == []
 
 
 async def test_topics_shows_where_an_existing_topic_differs_and_changes_nothing(bare: Stack) -> None:

@@ -10,8 +10,8 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from agents.catalogue import CATALOGUE
-from tests.support import data
-from tests.support.stack import WIRE, Stack, decode, plain
+from tests.support import data, misnamed
+from tests.support.stack import WIRE, Stack, decode, eventually, plain
 from topics import names
 from topics.envelope import AVRO, JSON, Head, Headers, ReplyTo
 
@@ -43,6 +43,7 @@ UNREADABLE: dict[str, tuple[str, Bad]] = {
     "duplicate headers": ("duplicate_header", lambda i, k: (_value(k), [*_headers(i), ("ce_id", b"other")])),
     "invalid UTF-8": ("not_utf8", lambda i, k: (_value(k) + b"\xff", _headers(i))),
     "no value": ("no_value", lambda i, k: (None, _headers(i))),
+    "a long header": ("header_too_long", lambda i, k: (_value(k), [*_headers(i), ("traceparent", b"x" * 1_001)])),
     "lone surrogate": ("not_json", lambda i, k: (b'{"path": {"visitType": "\\ud8"}}', _headers(i))),
 }
 INVALID: dict[str, tuple[int, str, Bad]] = {
@@ -232,3 +233,60 @@ async def test_an_invalid_request_may_be_sent_again_under_its_id_once_it_is_vali
     await stack.await_record(
         names.results("visits"), lambda record: record.id == request_id and record.value["status"] == 201
     )
+
+
+async def test_a_header_whose_name_is_not_utf8_harms_nothing(stack: Stack, client: httpx.AsyncClient) -> None:
+    known = await data.parker(client)
+    request_id = str(uuid4())
+    batch = stack.producer.create_batch()
+    headers = [(misnamed.NAME, b"x"), *_headers(request_id)]
+    batch.append(key=None, value=_value(known), timestamp=None, headers=headers)
+    build = batch._build
+    batch._build = lambda: misnamed.misname(bytes(build()))
+    await (await stack.producer.send_batch(batch, TOPIC, partition=2))
+    assert (await stack.result("visits.create", request_id)).value["status"] == 201
+
+
+async def test_a_message_with_neither_key_nor_value_is_a_dead_letter(stack: Stack, client: httpx.AsyncClient) -> None:
+    request_id = str(uuid4())
+    # The client refuses to send one, the broker does not: as other clients send it.
+    batch = stack.producer.create_batch()
+    batch.append(key=None, value=None, timestamp=None, headers=_headers(request_id))
+    sent = await (await stack.producer.send_batch(batch, TOPIC, partition=2))
+    letter = await stack.await_record(names.DEAD_LETTERS, lambda record: record.headers.get("ce_id") == request_id)
+    assert (letter.headers["error-code"], letter.key) == ("no_value", f"{TOPIC}:2:{sent.offset}")
+
+
+async def test_a_key_too_long_to_be_repeated_is_the_request_id_in_the_result(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    known = await data.parker(client)
+    request_id = str(uuid4())
+    await stack.raw(TOPIC, _value(known), _headers(request_id), key="k" * (names.KEY_LIMIT + 1))
+    result = await stack.result("visits.create", request_id)
+    assert (result.value["status"], result.key) == (201, request_id)
+
+
+async def test_an_aborted_transaction_of_a_producer_was_never_sent_and_nothing_waits_behind_it(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    known = await data.parker(client)
+    worker = next(process for process in stack.processes if process.name == "worker")
+    sender = AIOKafkaProducer(bootstrap_servers=stack.servers.kafka, transactional_id=f"gateway-{uuid4()}")
+    await sender.start()
+    ids = {}
+    for outcome in ("aborted", "committed"):
+        await sender.begin_transaction()
+        ids[outcome] = str(uuid4())
+        await sender.send_and_wait(TOPIC, _value(known), headers=_headers(ids[outcome]), partition=3)
+        await (sender.abort_transaction() if outcome == "aborted" else sender.commit_transaction())
+    await sender.stop()
+    assert (await stack.result("visits.create", ids["committed"])).value["status"] == 201
+    visits = await stack.rows("select 1 from visits where visitor_id = :id", id=known["visitorId"])
+    assert len(visits) == 1
+
+    async def nothing_waits() -> bool:
+        told = (await client.get(worker.health.replace("/health/ready", "/metrics"))).text
+        return "visitor_lag_messages 0.0" in told
+
+    await eventually("no message that waits", nothing_waits)

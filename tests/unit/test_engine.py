@@ -8,7 +8,10 @@ import pytest
 
 from agents.engine.breaker import LEAST, Breaker, NearlyEverythingFails
 from agents.engine.lanes import BATCH_LIMIT, EVENT_BYTES, FULL, Batch, Event, Lanes, TopicPartition
+from agents.engine.retry import until_done
+from agents.engine.telemetry import Readiness
 from tests.support.stack import eventually
+from topics.kafka import Undelivered
 
 
 @dataclass
@@ -35,7 +38,7 @@ class _Source:
 
 
 def _event(offset: int, partition: int = 0) -> _Event:
-    return _Event(SimpleNamespace(topic="t", partition=partition, offset=offset, value=None))
+    return _Event(SimpleNamespace(topic="t", partition=partition, offset=offset, key=None, value=None, headers=()))
 
 
 class _Bench:
@@ -43,6 +46,7 @@ class _Bench:
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()
+        self.most = BATCH_LIMIT
         self.batches: list[list[int]] = []
         self.failures: list[BaseException] = []
         self.begun = asyncio.Event()
@@ -56,7 +60,9 @@ class _Bench:
     async def _work(self, batch: Batch) -> None:
         self.begun.set()
         await self.gate.wait()
-        self.batches.append([event.message.offset for event in await batch.drain()])
+        await batch.drain()
+        batch.leave(self.most)
+        self.batches.append([event.message.offset for event in batch.events])
 
 
 async def _settle(bench: _Bench, count: int) -> None:
@@ -99,6 +105,35 @@ async def test_a_lane_that_goes_drops_what_is_not_begun_and_ends_what_is() -> No
     await closing
     assert bench.batches == [[1]]
     assert bench.acknowledged == [1]
+
+
+async def test_what_a_batch_leaves_comes_first_in_the_next_one() -> None:
+    bench = _Bench()
+    bench.most = 2
+    for offset in range(5):
+        bench.lanes.put(_event(offset))
+    bench.gate.set()
+    await _settle(bench, 5)
+    assert bench.batches == [[0, 1], [2, 3], [4]]
+    assert bench.acknowledged == [0, 1, 2, 3, 4]
+    assert not bench.lanes.holds(("t", 0))
+
+
+async def test_a_part_that_is_given_up_leaves_nobody_not_ready() -> None:
+    readiness = Readiness()
+    again = asyncio.Event()
+
+    async def fail() -> None:
+        if readiness.reasons:
+            again.set()
+        raise Undelivered("away")
+
+    retrying = asyncio.create_task(until_done("lane", readiness, fail))
+    await again.wait()
+    assert readiness.reasons == {"lane": "Undelivered"}
+    retrying.cancel()
+    await asyncio.gather(retrying, return_exceptions=True)
+    assert readiness.reasons == {}
 
 
 async def test_what_ends_a_lane_is_told() -> None:

@@ -68,3 +68,11 @@ def test_a_pid_that_belongs_to_another_program_by_now_is_left_alone(tmp_path: Pa
         assert other.alive("other")
     finally:
         other.kill("other")
+
+
+def test_nothing_is_started_once_everything_stops(tmp_path: Path) -> None:
+    processes = Processes(tmp_path)
+    processes.close()
+    with pytest.raises(ServerFailed, match="everything stops"):
+        processes.spawn("worker", SLEEP, log=tmp_path / "log")
+    assert not (tmp_path / "processes.json").exists()

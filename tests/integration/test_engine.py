@@ -1,0 +1,134 @@
+"""Parts of the engine on real servers, where a whole worker would show the same only after minutes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+import sqlalchemy as sa
+from pydantic import SecretStr
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from agents.engine import apply
+from agents.engine.decode import Decoder, Incoming
+from agents.operation import Catalogue, operation
+from agents.wire import Wire
+from schemas.model import Model, NoFields
+from schemas.requests import Request
+from schemas.types import Int64
+from storage.database import DatabaseSettings, connect, is_too_slow, is_transient
+from storage.tx import Tx
+from tests.support.stack import Stack
+from topics import json, names
+from topics.envelope import JSON, Head
+from topics.kafka import Outgoing, Producer, Undelivered
+
+
+class Nap(Model):
+    seconds: Int64
+
+
+@operation("naps.create", "POST /naps", summary="Sleeps in the database", body=Nap, reply=Nap)
+async def nap(tx: Tx, request: Request[NoFields, NoFields, Nap]) -> Nap:
+    await tx.first(sa.select(sa.func.pg_sleep(request.body.seconds)))
+    return request.body
+
+
+CATALOGUE = Catalogue({"naps": (nap,)})
+WIRE = Wire(CATALOGUE)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def database(stack: Stack) -> AsyncIterator[AsyncEngine]:
+    engine = connect(DatabaseSettings(url=SecretStr(stack.servers.database)), connections=1)
+    yield engine
+    await engine.dispose()
+
+
+def _incoming(*seconds: int) -> list[Incoming]:
+    decoder = Decoder(CATALOGUE, WIRE)
+    return [
+        decoder.decode(
+            SimpleNamespace(
+                topic=names.requests("naps"), partition=0, offset=number, key=None, timestamp=0.0,
+                value=json.write({"body": {"seconds": each}}),
+                headers=Head(str(uuid4()), "naps.create", "test/naps", JSON).headers(),
+            )
+        )
+        for number, each in enumerate(seconds)
+    ]  # fmt: skip
+
+
+async def _apply(conn: AsyncConnection, requests: Sequence[Incoming], **how: Any) -> list[int | None]:
+    await conn.execute(sa.text("set local statement_timeout = 300"))
+    await apply.apply(conn, requests, WIRE, datetime.now(UTC), **how)
+    return [incoming.answer.status if incoming.answer else None for incoming in requests]
+
+
+async def test_a_write_that_takes_too_long_is_repeated_and_on_the_last_try_fails_by_itself(
+    database: AsyncEngine,
+) -> None:
+    requests = _incoming(0, 5, 0)
+    async with database.connect() as conn:
+        with pytest.raises(DBAPIError) as slow:
+            await _apply(conn, requests)
+        assert is_transient(slow.value)
+        assert is_too_slow(slow.value)
+    async with database.connect() as conn:
+        assert await _apply(conn, requests, last_try=True) == [201, 503, 201]
+        kept = (await conn.execute(sa.text("select request_id from inbox where operation = 'naps.create'"))).scalars()
+        assert set(kept) == {requests[0].head.request_id, requests[2].head.request_id}  # type: ignore[union-attr]
+
+
+async def test_a_transaction_goes_on_for_a_bounded_time_and_leaves_the_rest(
+    database: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apply, "APPLY_SECONDS", -1.0)
+    async with database.connect() as conn:
+        assert await _apply(conn, _incoming(0, 0, 0)) == [201, None, None]
+
+
+async def test_a_standby_behind_the_name_is_left_and_the_work_repeated(database: AsyncEngine) -> None:
+    async with database.connect() as conn:
+        await conn.execute(sa.text("set transaction read only"))
+        with pytest.raises(DBAPIError) as refused:
+            await conn.execute(sa.text("delete from inbox"))
+        assert is_transient(refused.value)
+        assert conn.invalidated
+
+
+async def test_what_is_too_large_for_the_broker_harms_no_other_send(stack: Stack) -> None:
+    producer = Producer(stack.kafka)
+    await producer.start()
+
+    def message(size: int) -> Outgoing:
+        return Outgoing(names.DEAD_LETTERS, b"x" * size, b"k", [], partition=0)
+
+    async def refused() -> None:
+        with pytest.raises(Undelivered, match="MessageSizeTooLarge"):
+            await producer.send([message(20 * 2**20)])
+
+    client = await producer._connected()
+    await asyncio.gather(refused(), *(producer.send([message(10)]) for _ in range(50)))
+    assert await producer._connected() is client
+    await producer.stop()
+
+
+async def test_sends_that_wait_for_a_client_that_is_replaced_fail_at_once_and_are_not_hindered_again(
+    stack: Stack,
+) -> None:
+    producer = Producer(stack.kafka)
+    await producer.start()
+    old = await producer._connected()
+    waiting = await old.send(names.DEAD_LETTERS, b"x", partition=0)
+    await producer._discard(old)
+    assert isinstance(await asyncio.wait_for(asyncio.gather(waiting, return_exceptions=True), 5), list)
+    new = await producer._connected()
+    await producer._discard(old)
+    assert await producer._connected() is new
+    await producer.stop()
