@@ -102,7 +102,12 @@ HISTORIES = Table(
     resource="parkingHistory",
     key="parking_history_id",
     parents={"visitor_id": VISITORS, "parking_id": PARKINGS, "card_id": CARDS, "pc_code": CENTERS},
-    hidden=[sa.Index("parking_histories_visitor_id_idx", "visitor_id", "parking_history_id")],
+    hidden=[
+        sa.Index("parking_histories_visitor_id_idx", "visitor_id", "parking_history_id"),
+        # Erasing a visitor removes parkings and cards, and each time PostgreSQL looks for who refers to them.
+        sa.Index("parking_histories_parking_id_idx", "parking_id"),
+        sa.Index("parking_histories_card_id_idx", "card_id"),
+    ],
 )
 
 _ALL = "/visitors/{visitorId}/parkingHistories"

@@ -1,5 +1,7 @@
 """The ids that parking partners know a visitor's vehicles by."""
 
+from uuid import UUID
+
 import sqlalchemy as sa
 
 from agents import crud
@@ -8,6 +10,7 @@ from agents.operation import Operations, operation
 from agents.parking.vehicles import VEHICLES
 from agents.profile.visitor_centers import VISITOR_CENTERS
 from agents.visitors.visitor import VISITORS
+from schemas.faults import Invalid
 from schemas.model import Model, NoFields
 from schemas.paths import VisitorPath
 from schemas.requests import Request
@@ -48,10 +51,14 @@ VEHICLE_PARTNERS = Table(
         "vehicle_partners_one": crud.taken("vehicle_partner", "The vehicle has an id of this partner and center.")
     },
     hidden=[
+        # The center that is meant, whether by its pcCode or by a center of the visitor.
+        sa.Column("center_key", sa.Text),
         sa.Index("vehicle_partners_visitor_id_idx", "visitor_id", "vehicle_partner_id"),
+        # Erasing a visitor removes visitorCenters, and each time PostgreSQL looks for who refers to them.
+        sa.Index("vehicle_partners_visitor_center_id_idx", "visitor_center_id"),
         sa.Index(
             "vehicle_partners_one",
-            "vehicle_id", "parking_partner", "pc_code",
+            "vehicle_id", "parking_partner", "center_key",
             unique=True, postgresql_nulls_not_distinct=True,
         ),
     ],
@@ -65,14 +72,25 @@ _ALL = "/visitors/{visitorId}/vehiclePartners"
     path=VisitorPath, body=VehiclePartnerNew, reply=VehiclePartner,
 )  # fmt: skip
 async def create(tx: Tx, request: Request[VisitorPath, NoFields, VehiclePartnerNew]) -> VehiclePartner:
-    """Raises NotFound for the visitor, Invalid for a vehicle or visitorCenter that is not the visitor's."""
+    """Raises NotFound for the visitor, Invalid for a vehicle or visitorCenter that is not the visitor's, and for two
+    centers that differ."""
     crud.agree(request)
     visitor_id, body = request.path.visitor_id, request.body
     await VISITORS.require(tx, visitor_id)
     await crud.own(tx, VEHICLES, body, "vehicle_id", visitor_id=visitor_id)
-    if body.visitor_center_id is not None:
-        await crud.own(tx, VISITOR_CENTERS, body, "visitor_center_id", visitor_id=visitor_id)
-    return await VEHICLE_PARTNERS.insert(tx, vars(body) | {"visitor_id": visitor_id})
+    center = await _center(tx, visitor_id, body)
+    return await VEHICLE_PARTNERS.insert(tx, vars(body) | {"visitor_id": visitor_id, "center_key": center})
+
+
+async def _center(tx: Tx, visitor_id: UUID, body: VehiclePartnerNew) -> str | None:
+    """The pcCode of the center that the body names, in one way or the other or both."""
+    if body.visitor_center_id is None:
+        return body.pc_code
+    await crud.own(tx, VISITOR_CENTERS, body, "visitor_center_id", visitor_id=visitor_id)
+    center = (await VISITOR_CENTERS.find(tx, visitor_center_id=body.visitor_center_id)).pc_code
+    if body.pc_code not in (None, center):
+        raise Invalid("centers_differ", "The visitorCenter is one of another center.", field="pcCode")
+    return center
 
 
 OPERATIONS: Operations = (

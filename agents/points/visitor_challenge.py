@@ -55,5 +55,12 @@ VISITOR_CHALLENGES = Table(
         sa.UniqueConstraint("visitor_id", "challenge_id"),
         sa.Index("visitor_challenges_challenge_id_idx", "challenge_id", "visitor_challenge_id"),
         sa.Index("visitor_challenges_standing_idx", "challenge_id", "points", "precedence"),
+        # The few winners among very many participants.
+        sa.Index(
+            "visitor_challenges_unlocked_idx",
+            "challenge_id",
+            "visitor_challenge_id",
+            postgresql_where="reward_unlocked",
+        ),
     ],
 )
