@@ -1,10 +1,11 @@
 """Sessions of a visitor in a center's operations (games, contests), with the segments and stores that came of them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from pydantic import ValidatorFunctionWrapHandler, WrapValidator
 
 from agents import crud
 from agents.centers.centers import CENTERS
@@ -14,7 +15,7 @@ from schemas.model import ListOf, Model, NoFields
 from schemas.paths import VisitorPath
 from schemas.replies import PageQuery
 from schemas.requests import Request
-from schemas.types import Flag, Identifier, Instant, Int64, Maybe, PcCode, Text, Uuid
+from schemas.types import TEXT_LIMIT, Flag, Identifier, Instant, Int64, LongText, Maybe, PcCode, Text, Uuid
 from storage.table import Table
 from storage.tx import Tx
 
@@ -22,7 +23,7 @@ from storage.tx import Tx
 class SessionNew(Model):
     pc_code: PcCode
     guid: Identifier
-    game_id: Identifier
+    game_id: Text
     game_name: Text
     optin: Maybe[Flag] = None
     is_contest: Maybe[Flag] = None
@@ -42,19 +43,36 @@ class SessionQuery(PageQuery):
     pc_code: Maybe[PcCode] = None
     creation_date_until: Maybe[Instant] = None
     creation_date_since: Maybe[Instant] = None
-    game_id: Maybe[Identifier] = None
+    game_id: Maybe[Text] = None
 
 
 class SessionPath(VisitorPath):
     guid: Identifier
 
 
+def _with_nul(value: Any, look: ValidatorFunctionWrapHandler) -> Any:
+    """Look at the text without NUL, which could part the digits of a card number, and let it pass with it."""
+    if not isinstance(value, str):
+        return look(value)
+    look(value.replace("\x00", ""))
+    return value
+
+
+AnyText = Annotated[LongText, WrapValidator(_with_nul)]
+"""A text that may be too long for its row, blank, or have a NUL in it."""
+
+
 class EntryNew(Model):
-    id: Identifier
+    """Texts that cannot be kept are no fault of the body: the entry is answered under `failed`. What has another shape
+    is, and so is a card number, which is not to be answered."""
+
+    id: AnyText
+    name: AnyText
+
+
+class Entry(Model):
+    id: Text
     name: Text
-
-
-class Entry(EntryNew):
     creation_date: Instant
     update_date: Instant
 
@@ -118,19 +136,26 @@ _SESSION = (
 
 
 async def _add(tx: Tx, table: Table[StoredEntry], path: SessionPath, entries: Sequence[EntryNew]) -> Added:
-    """Each entry by itself: what the session has already, and what has no name, fails. Raises NotFound."""
+    """Each entry by itself: what the session has already fails, and what cannot be kept. Raises NotFound."""
     session = await tx.first(_SESSION, {"visitor": path.visitor_id, "guid": path.guid})
     if session is None:
         raise SESSIONS.missing()
     known = {entry.id for entry in (await table.under(tx, "session_key", [session.session_key]))[session.session_key]}
-    added = Added(success=[], failed=[])
+    new: dict[str, EntryNew] = {}
+    failed = []
     for entry in entries:
-        if entry.id in known or not entry.id.strip() or not entry.name.strip():
-            added.failed.append(entry)
-            continue
-        known.add(entry.id)
-        added.success.append(await table.insert(tx, _row(entry, session.session_key, path.visitor_id)))
-    return added
+        if entry.id in known or entry.id in new or not _fits(entry.id) or not _fits(entry.name):
+            failed.append(entry)
+        else:
+            new[entry.id] = entry
+    rows = [(tx, _row(entry, session.session_key, path.visitor_id)) for entry in new.values()]
+    success: list[Entry] = [*await table.insert_many(rows)] if rows else []
+    return Added.model_construct(success=success, failed=failed)
+
+
+def _fits(text: str) -> bool:
+    """Whether a row can keep the text. NUL is what PostgreSQL has no place for."""
+    return bool(text.strip()) and len(text) <= TEXT_LIMIT and "\x00" not in text
 
 
 def _row(entry: EntryNew, session_key: int, visitor_id: UUID) -> dict[str, Any]:

@@ -77,8 +77,7 @@ _KNOWN = sa.select(VISITOR_CENTERS.sql).where(
 
 async def _favored(tx: Tx, visitor_id: UUID, pc_code: str, was: bool, values: dict[str, Any]) -> dict[str, Any]:
     """The values, with favoriteDate where they make this center the favourite; the former one is none then. The
-    visitor is locked, so that two favourites at once come one after the other. Raises NotFound."""
-    await VISITORS.lock(tx, visitor_id=visitor_id)
+    visitor was locked before, so that two favourites at once come one after the other."""
     await tx.after_waiting()
     if "is_favorite" not in values or values["is_favorite"] == was:
         return values
@@ -91,8 +90,17 @@ async def _favored(tx: Tx, visitor_id: UUID, pc_code: str, was: bool, values: di
     return values | {"favorite_date": tx.now}
 
 
+async def _own_company(tx: Tx, pc_code: str, body: VisitorCenterFields) -> None:
+    """Raises Invalid where the body names a company that is not in this center."""
+    if body.center_company_id is not None:
+        await crud.own(tx, COMPANIES, body, "center_company_id", pc_code=pc_code)
+
+
 async def add(tx: Tx, visitor_id: UUID, body: VisitorCenterNew) -> VisitorCenter:
-    """Raises NotFound for the visitor, and faults for an unknown center and one that the visitor has."""
+    """Raises NotFound for the visitor, and faults for an unknown center and one that the visitor has, and for a company
+    that is not in the center."""
+    await VISITORS.lock(tx, visitor_id=visitor_id)
+    await _own_company(tx, body.pc_code, body)
     values = await _favored(tx, visitor_id, body.pc_code, False, dict(vars(body)))
     return await VISITOR_CENTERS.insert(tx, values | {"visitor_id": visitor_id})
 
@@ -114,7 +122,7 @@ async def create(tx: Tx, request: Request[VisitorPath, NoFields, VisitorCenterNe
     path=VisitorPath, body=VisitorCenterPut, reply=VisitorCenter,
 )  # fmt: skip
 async def put(tx: Tx, request: Request[VisitorPath, NoFields, VisitorCenterPut]) -> VisitorCenter:
-    """Raises NotFound for the visitor, and faults for an unknown center."""
+    """Raises NotFound for the visitor, and faults for an unknown center and a company that is not in it."""
     visitor_id, body = request.path.visitor_id, request.body
     await VISITORS.lock(tx, visitor_id=visitor_id)
     given = {name: getattr(body, name) for name in VisitorCenterFields.model_fields}
@@ -122,6 +130,7 @@ async def put(tx: Tx, request: Request[VisitorPath, NoFields, VisitorCenterPut])
     known = await tx.first(_KNOWN, {"visitor": visitor_id, "center": body.pc_code})
     if known is None:
         return await add(tx, visitor_id, new)
+    await _own_company(tx, body.pc_code, new)
     values = await _favored(tx, visitor_id, body.pc_code, known.is_favorite, dict(vars(new)))
     return await VISITOR_CENTERS.update(tx, values, visitor_id=visitor_id, pc_code=body.pc_code)
 
@@ -131,10 +140,11 @@ async def put(tx: Tx, request: Request[VisitorPath, NoFields, VisitorCenterPut])
     path=VisitorCenterPath, body=VisitorCenterPatch, reply=None,
 )  # fmt: skip
 async def update(tx: Tx, request: Request[VisitorCenterPath, NoFields, VisitorCenterPatch]) -> None:
-    """Raises NotFound."""
+    """Raises NotFound, and Invalid for a company that is not in the center."""
     where = vars(request.path)
     await VISITORS.lock(tx, visitor_id=request.path.visitor_id)
     old = await VISITOR_CENTERS.lock(tx, **where)
+    await _own_company(tx, old.pc_code, request.body)
     values = await _favored(tx, old.visitor_id, old.pc_code, old.is_favorite, request.body.given())
     await VISITOR_CENTERS.update(tx, values, **where)
 
