@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.faults import ErrorEntry, Errors
 from storage.database import Repeat
-from storage.table import METADATA
+from storage.table import METADATA, any_of
 
 INBOX = sa.Table(
     "inbox",
@@ -71,8 +71,8 @@ _SEVERAL = (
 _FORGET = (
     sa.update(INBOX)
     .where(
-        (INBOX.c.visitor_id == sa.bindparam("visitor"))
-        | INBOX.c.visitor_ids.contains(sa.bindparam("visitors", type_=ARRAY(sa.Uuid)))
+        any_of(INBOX.c.visitor_id, "visitors")
+        | INBOX.c.visitor_ids.overlap(sa.bindparam("visitors", type_=ARRAY(sa.Uuid)))
     )
     .values(status=404, body=_ERASED.encode(), visitor_id=None, visitor_ids=None)
 )
@@ -103,9 +103,9 @@ async def insert(conn: AsyncConnection, entries: Sequence[Entry], now: datetime)
             await conn.execute(_SEVERAL, {"of_request": entry.request_id, "visitors": list(entry.visitors)})
 
 
-async def forget(conn: AsyncConnection, visitor_id: UUID) -> None:
-    """Keep of a visitor's requests only that they were answered."""
-    await conn.execute(_FORGET, {"visitor": visitor_id, "visitors": [visitor_id]})
+async def forget(conn: AsyncConnection, visitors: Sequence[UUID]) -> None:
+    """Keep of these visitors' requests only that they were answered."""
+    await conn.execute(_FORGET, {"visitors": list(visitors)})
 
 
 async def prune(conn: AsyncConnection, now: datetime, keep: timedelta) -> int:

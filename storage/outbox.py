@@ -7,12 +7,13 @@ commits.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from storage.table import METADATA
+from storage.table import METADATA, any_of
 
 OUTBOX = sa.Table(
     "outbox",
@@ -63,7 +64,9 @@ _TAKE = (
     )
     .returning(OUTBOX.c.id, *(OUTBOX.c[name] for name in _COLUMNS))
 )
-_FORGET = sa.delete(OUTBOX).where(OUTBOX.c.partition_key == sa.bindparam("of_key"))
+_FORGET = sa.delete(OUTBOX).where(
+    any_of(OUTBOX.c.partition_key, "keys"), OUTBOX.c.value.is_not(None), OUTBOX.c.change_type.not_like("%.deleted")
+)
 _LOCK = sa.select(sa.func.pg_try_advisory_xact_lock(sa.func.hashtextextended(sa.bindparam("name"), 0)))
 
 
@@ -72,9 +75,10 @@ async def insert(conn: AsyncConnection, entries: Sequence[Entry], now: datetime)
     await conn.execute(_INSERT, columns | {"created_at": now})
 
 
-async def forget(conn: AsyncConnection, partition_key: str) -> None:
-    """Delete the changes of a visitor that were not published yet."""
-    await conn.execute(_FORGET, {"of_key": partition_key})
+async def forget(conn: AsyncConnection, visitors: Sequence[UUID]) -> None:
+    """Delete what was not published yet about these visitors, but for deletions and tombstones, which hold nothing of
+    them: a consumer may know the entity already."""
+    await conn.execute(_FORGET, {"keys": [str(visitor) for visitor in visitors]})
 
 
 async def take(conn: AsyncConnection, topic: str) -> list[Entry]:

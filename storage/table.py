@@ -12,8 +12,8 @@ from uuid import UUID
 
 import sqlalchemy as sa
 from pydantic.alias_generators import to_camel, to_snake
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
+from sqlalchemy.exc import DBAPIError
 
 from schemas.changes import Action
 from schemas.faults import Conflict, Fault, Invalid, NotFound
@@ -146,6 +146,12 @@ class Table(Generic[Row]):
         statement = self._statements.remove if for_removal else self._statements.lock
         return self.to_row(await tx.first(statement(frozenset(where)), where))
 
+    async def lock_all(self, tx: Tx, keys: Iterable[Any], *, for_removal: bool = False) -> dict[Any, Row]:
+        """Like lock, the rows with these keys, with one statement; in one order everywhere."""
+        statement = self._statements.remove_all if for_removal else self._statements.lock_all
+        rows = await tx.all(statement, {"keys": sorted(set(keys))})
+        return {getattr(row, self.key): self.to_row(row) for row in rows}
+
     async def present(self, tx: Tx, keys: Iterable[Any]) -> set[Any]:
         """Which of the keys there are."""
         return {row[0] for row in await tx.all(self._statements.present, {"keys": sorted(set(keys))})}
@@ -171,6 +177,12 @@ class Table(Generic[Row]):
         """A new row, with creationDate and updateDate. Broken constraints are turned into faults by `fault_of`."""
         return self.changed(tx, await tx.first(self._statements.insert, self._new(tx, values)), "created")
 
+    async def insert_unless(self, tx: Tx, values: Mapping[str, Any], taken: str) -> Row | None:
+        """Like insert; None where another row has the same in the unique column `taken`. Who writes one at the same
+        time is waited for."""
+        found = await tx.first(self._statements.insert_unless(taken), self._new(tx, values))
+        return None if found is None else self.changed(tx, found, "created")
+
     async def insert_many(self, items: Sequence[tuple[Tx, Mapping[str, Any]]]) -> list[Row]:
         """New rows of several requests with one statement, in their order; for tables with an identity key."""
         rows = [self._new(tx, values) for tx, values in items]
@@ -185,8 +197,8 @@ class Table(Generic[Row]):
         return self._empty | stamps | self._full(values) | {"revision": 1}
 
     async def update(self, tx: Tx, values: Mapping[str, Any], **where: Any) -> Row:
-        """Write `values` over the one row that has those of `where`, which was locked before; updateDate and the
-        revision move. Raises NotFound."""
+        """Write `values` over the one row that has those of `where`, which was locked before; the revision moves, and
+        updateDate does, never back. Raises NotFound."""
         full = self._full(values) | {name: tx.now for name in _UPDATED if name in self._fields}
         statement = self._statements.update(frozenset(where), frozenset(full))
         old = {f"old_{name}": value for name, value in where.items()}
@@ -198,11 +210,12 @@ class Table(Generic[Row]):
         found: Any = await tx.first(self._statements.delete(frozenset(where)), where)
         self.record(tx, self.to_row(found), getattr(found, self.key), found.revision + 1, "deleted")
 
-    async def delete_all(self, tx: Tx, *, told: bool, **where: Any) -> None:
-        """Remove all rows that have these values, with their changes or without."""
-        for found in await tx.all(self._statements.delete(frozenset(where)), where):
-            if told:
-                self.record(tx, self.to_row(found), getattr(found, self.key), found.revision + 1, "deleted")
+    async def delete_under(self, tx: Tx, column: str, parents: Iterable[Any], *, told: bool) -> list[Row]:
+        """Remove the rows of these parents with one statement, with their changes or without; which it removed."""
+        removed = await tx.all(self._statements.delete_under(column), {"parents": list(parents)})
+        for found in removed if told else ():
+            self.record(tx, self.to_row(found), getattr(found, self.key), found.revision + 1, "deleted")
+        return [self.to_row(found) for found in removed]
 
     def _full(self, values: Mapping[str, Any]) -> dict[str, Any]:
         derived = {name: make(values[source]) for name, (source, make) in self._derived.items() if source in values}
@@ -236,12 +249,16 @@ class _Statements:
         self._table = table
         self.insert = sa.insert(table).values(self._parameters(_written(table))).returning(*table.c)
         self.present = sa.select(key).where(any_of(key, "keys"))
+        every = sa.select(table).where(any_of(key, "keys")).order_by(key)
+        self.lock_all, self.remove_all = every.with_for_update(key_share=True), every.with_for_update()
         self.find = cache(self._find)
         self.lock = cache(self._lock)
         self.remove = cache(self._remove)
         self.under = cache(self._under)
         self.update = cache(self._update)
         self.delete = cache(self._delete)
+        self.delete_under = cache(self._delete_under)
+        self.insert_unless = cache(self._insert_unless)
 
     @cached_property
     def insert_many(self) -> Any:
@@ -253,6 +270,10 @@ class _Statements:
         )
         rows = sa.select(*(given.c[name] for name in names)).order_by(given.c.place)
         return sa.insert(self._table).from_select(names, rows).returning(*self._table.c)
+
+    def _insert_unless(self, taken: str) -> Any:
+        row = insert(self._table).values(self._parameters(_written(self._table)))
+        return row.on_conflict_do_nothing(index_elements=[taken]).returning(*self._table.c)
 
     def _find(self, where: frozenset[str]) -> Any:
         return sa.select(self._table).where(*self._equal(where))
@@ -269,10 +290,15 @@ class _Statements:
 
     def _update(self, where: frozenset[str], values: frozenset[str]) -> Any:
         new = self._parameters(values, "new_") | {"revision": self._table.c.revision + 1}
+        # Who waited for the row's lock may have an older time than who had it.
+        new |= {name: sa.func.greatest(self._table.c[name], new[name]) for name in _UPDATED if name in new}
         return sa.update(self._table).where(*self._equal(where, "old_")).values(new).returning(*self._table.c)
 
     def _delete(self, where: frozenset[str]) -> Any:
         return sa.delete(self._table).where(*self._equal(where)).returning(*self._table.c)
+
+    def _delete_under(self, column: str) -> Any:
+        return sa.delete(self._table).where(any_of(self._table.c[column], "parents")).returning(*self._table.c)
 
     def _equal(self, where: Iterable[str], prefix: str = "") -> Iterator[sa.ColumnElement[bool]]:
         return (self._table.c[name] == value for name, value in self._parameters(where, prefix).items())
@@ -318,10 +344,20 @@ def _column_type(shape: Shape) -> Any:
     return _COLUMN_TYPES[shape.base]
 
 
-def fault_of(error: IntegrityError, in_path: Container[str]) -> Fault | None:
+_WHOSE = "visitorId"
+"""The field of whom a row is about."""
+
+_BEYOND_LIMITS = "54000"
+"""program_limit_exceeded: what a request can exceed is the size of an index's entry, about 2,700 bytes."""
+
+
+def fault_of(error: DBAPIError, in_path: Container[str]) -> Fault | None:
     """What breaking a constraint means to the caller; None where it is a bug. A missing parent is not found where the
-    path names it, and an invalid field where the body does."""
+    path names it, and an invalid field where the body does. A missing visitor is not found in any case: a request may
+    name it by a barcode or plate, and it was erased since."""
     cause = error.orig.__cause__ if error.orig else None
+    if getattr(cause, "sqlstate", None) == _BEYOND_LIMITS:
+        return Invalid("too_long", "A text by which this is found holds too many bytes; about 2,600 are possible.")
     name = getattr(cause, "constraint_name", None) or ""
     if name in CONFLICTS:
         return CONFLICTS[name]()
@@ -331,4 +367,6 @@ def fault_of(error: IntegrityError, in_path: Container[str]) -> Fault | None:
     if str(error.statement).startswith("DELETE"):
         return Conflict(f"{to_snake(parent.resource)}_in_use", f"Others still refer to this {parent.resource}.")
     missing = parent.missing()
-    return missing if field in in_path else Invalid(missing.code, f"There is no such {parent.resource}.", field=field)
+    if field in in_path or field == _WHOSE:
+        return missing
+    return Invalid(missing.code, f"There is no such {parent.resource}.", field=field)

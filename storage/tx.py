@@ -62,13 +62,15 @@ class Signing:
 @dataclass(slots=True)
 class Tx:
     """One request's view of the transaction. Handlers never commit; changes go out when the whole batch does. `now` is
-    when the batch began."""
+    when the batch began. `erased` are visitors of whom neither inbox nor outbox may keep anything, also not of earlier
+    requests of the batch."""
 
     conn: AsyncConnection
     cause: Cause
     now: datetime
     changes: list[EntityChange] = field(default_factory=list)
     signing: Signing | None = None
+    erased: list[UUID] = field(default_factory=list)
 
     async def alone(self, name: str) -> None:
         """Wait until no other transaction is alone with this name, and be it until this one ends."""

@@ -1,7 +1,7 @@
 """Checkins of visitors at services."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -62,6 +62,9 @@ CHECKINS = Table(
         sa.Index("checkins_visitor_id_idx", "visitor_id", "checkin_id"),
         sa.Index("checkins_service_id_idx", "service_id", "checkin_id"),
         sa.Index("checkins_pc_code_idx", "pc_code", "checkin_id"),
+        sa.Index("checkins_creation_date_idx", "creation_date"),
+        sa.Index("checkins_service_id_creation_date_idx", "service_id", "creation_date"),
+        sa.Index("checkins_pc_code_creation_date_idx", "pc_code", "creation_date"),
     ],
 )
 
@@ -105,11 +108,7 @@ class _Known:
         """The row of a checkin. Raises NotFound, Invalid, Conflict."""
         if visitor_id is None:
             raise VISITORS.missing()
-        if body.pc_code not in self._centers:
-            raise Invalid("center_not_found", "There is no such center.", field="pcCode")
-        service = self._services.get(body.service_id)
-        if service is None:
-            raise Invalid("service_not_found", "There is no such service.", field="serviceId")
+        service = self._service(body)
         if service.pc_code != body.pc_code:
             raise Invalid("service_of_another_center", "The service is one of another center.", field="serviceId")
         if not _available(service, tx.cause.arrived):
@@ -118,6 +117,18 @@ class _Known:
             "visitor_id": visitor_id, "pc_code": body.pc_code, "service_id": body.service_id, "origin": body.origin,
         }  # fmt: skip
 
+    def _service(self, body: CheckinNew) -> Service:
+        """Raises Invalid for all that is not there."""
+        absent = []
+        if body.pc_code not in self._centers:
+            absent.append(Invalid("center_not_found", "There is no such center.", field="pcCode"))
+        service = self._services.get(body.service_id)
+        if service is None:
+            absent.append(Invalid("service_not_found", "There is no such service.", field="serviceId"))
+        if absent or service is None:
+            raise Invalid.because([entry for fault in absent for entry in fault.entries])
+        return service
+
 
 def _available(service: Service, moment: datetime) -> bool:
     begun = service.start_date is None or service.start_date <= moment
@@ -125,8 +136,10 @@ def _available(service: Service, moment: datetime) -> bool:
 
 
 async def _store(accepted: Sequence[tuple[Tx, dict[str, Any]]]) -> list[Checkin]:
-    await _add(accepted[0][0], Counter(values["service_id"] for _, values in accepted))
-    return await CHECKINS.insert_many(accepted)
+    made = await CHECKINS.insert_many(accepted)
+    # Visitor, checkin, service: who erases or removes takes their locks in this order too.
+    await _add(accepted[0][0], _by_service(made))
+    return made
 
 
 @batch_operation(
@@ -163,18 +176,15 @@ async def create_by_barcode(calls: Sequence[tuple[Tx, Request[NoFields, NoFields
     return await apply_each(calls, values, _store)
 
 
-_OF_VISITOR = (
-    sa.select(CHECKINS.columns.service_id, sa.func.count().label("number"))
-    .where(CHECKINS.columns.visitor_id == sa.bindparam("visitor"))
-    .group_by(CHECKINS.columns.service_id)
-)
+async def forget(tx: Tx, visitors: Collection[UUID]) -> None:
+    """Remove the checkins of visitors who are being erased, and lower the counts by exactly these."""
+    removed = await CHECKINS.delete_under(tx, "visitor_id", visitors, told=False)
+    if removed:
+        await _add(tx, Counter({number: -count for number, count in _by_service(removed).items()}))
 
 
-async def forget(tx: Tx, visitor_id: UUID) -> None:
-    """Lower the counts by the checkins of a visitor who is being erased."""
-    found = await tx.all(_OF_VISITOR, {"visitor": visitor_id})
-    if found:
-        await _add(tx, Counter({row.service_id: -row.number for row in found}))
+def _by_service(checkins: Iterable[Checkin]) -> Counter[int]:
+    return Counter(checkin.service_id for checkin in checkins)
 
 
 async def _lower(tx: Tx, checkin: Checkin) -> None:

@@ -1,5 +1,8 @@
 """Erasing a visitor: every row that is about it goes, wherever it stands."""
 
+from collections.abc import Collection, Sequence
+from itertools import islice
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -9,12 +12,10 @@ from agents.operation import Operations, operation
 from agents.points import visitor_challenges
 from agents.visitors.external_ids import EXTERNAL_IDS
 from agents.visitors.visitor import VISITORS
-from schemas.faults import NotFound
 from schemas.model import ListOf, Model, NoFields
 from schemas.requests import Request
 from schemas.types import Identifier, Maybe, PcCode
-from storage import inbox, outbox
-from storage.table import with_children_first
+from storage.table import any_of, with_children_first
 from storage.tx import Tx
 from topics import names
 
@@ -32,11 +33,10 @@ class Erased(Model):
 
 
 _C = EXTERNAL_IDS.columns
-_CENTER = sa.bindparam("center", type_=sa.Text)
-_WHOSE = sa.select(_C.visitor_id).where(
-    _C.external_type == "analytics",
-    _C.external_id == sa.bindparam("id"),
-    _CENTER.is_(None) | _C.pc_code.is_(None) | (_C.pc_code == _CENTER),
+_WHOSE = (
+    sa.select(_C.external_id, _C.visitor_id, _C.pc_code)
+    .where(_C.external_type == "analytics", any_of(_C.external_id, "ids"))
+    .order_by(_C.pc_code.is_not(None), _C.pc_code)
 )
 
 
@@ -47,35 +47,41 @@ _WHOSE = sa.select(_C.visitor_id).where(
 async def erase(tx: Tx, request: Request[NoFields, NoFields, ListOf[Erasure]]) -> Erased:
     """Rows go, and tombstones follow on the compacted change topics. What the inbox keeps of the visitors' requests is
     only that they were answered. An id that nobody has, also since it was erased before, has failed."""
-    whose = {entry.analytics_id: await _whose(tx, entry) for entry in request.body.root}
-    erased = set()
-    for visitor_id in sorted({visitor_id for visitor_id in whose.values() if visitor_id is not None}):
-        if await _erase(tx, visitor_id):
-            erased.add(visitor_id)
+    whose = await _whose(tx, request.body.root)
+    erased = await _erase(tx, {visitor_id for visitors in whose.values() for visitor_id in visitors})
     return Erased(
-        success=[analytics_id for analytics_id, visitor_id in whose.items() if visitor_id in erased],
-        failed=[analytics_id for analytics_id, visitor_id in whose.items() if visitor_id not in erased],
+        success=[analytics_id for analytics_id, visitors in whose.items() if visitors & erased],
+        failed=[analytics_id for analytics_id, visitors in whose.items() if not visitors & erased],
     )
 
 
-async def _whose(tx: Tx, entry: Erasure) -> UUID | None:
-    found = await tx.first(_WHOSE, {"id": entry.analytics_id, "center": entry.pc_code})
-    return None if found is None else found.visitor_id
+async def _whose(tx: Tx, entries: Sequence[Erasure]) -> dict[str, set[UUID]]:
+    """The visitors that the entries with one id name; an id may stand in several entries, with another center."""
+    whose: dict[str, set[UUID]] = {entry.analytics_id: set() for entry in entries}
+    known = await tx.all(_WHOSE, {"ids": list(whose)})
+    for entry in entries:
+        # Without pcCode, the id that is for no center; else the first by pcCode.
+        named = (row.visitor_id for row in known if row.external_id == entry.analytics_id and _at(row, entry.pc_code))
+        whose[entry.analytics_id].update(islice(named, 1))
+    return whose
 
 
-async def _erase(tx: Tx, visitor_id: UUID) -> bool:
-    """False where another transaction erased the visitor meanwhile."""
-    try:
-        await VISITORS.lock(tx, for_removal=True, visitor_id=visitor_id)
-    except NotFound:
-        return False
-    await outbox.forget(tx.conn, str(visitor_id))
-    await checkins.forget(tx, visitor_id)
-    await visitor_challenges.forget(tx, visitor_id)
+def _at(row: Any, pc_code: str | None) -> bool:
+    return pc_code is None or row.pc_code in (None, pc_code)
+
+
+async def _erase(tx: Tx, visitors: Collection[UUID]) -> set[UUID]:
+    """Whom of them it erased: not whom another transaction did meanwhile."""
+    erased = sorted(await VISITORS.lock_all(tx, visitors, for_removal=True))
+    if not erased:
+        return set()
+    await checkins.forget(tx, erased)
+    for visitor_id in erased:
+        await visitor_challenges.forget(tx, visitor_id)
     for table in with_children_first("visitor_id"):
-        await table.delete_all(tx, told=table.family not in names.EVENT_FAMILIES, visitor_id=visitor_id)
-    await inbox.forget(tx.conn, visitor_id)
-    return True
+        await table.delete_under(tx, "visitor_id", erased, told=table.family not in names.EVENT_FAMILIES)
+    tx.erased.extend(erased)
+    return set(erased)
 
 
 OPERATIONS: Operations = (erase,)

@@ -1,13 +1,18 @@
 """Erasing visitors: nothing about them is left, and everybody is told."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import sqlalchemy as sa
 
+from agents.checkins import checkins
+from agents.visitors.visitor import VISITORS
+from storage import outbox
 from storage.table import METADATA, TABLES
+from storage.tx import Caller, Cause, Tx
 from tests.support import data, oracle
 from tests.support.stack import Stack, eventually
 from topics import names
@@ -152,3 +157,175 @@ async def test_requests_in_flight_and_repeated_ones_bring_nothing_back(stack: St
     again = await client.post("/visitors", json=body, headers=key)
     assert (again.status_code, again.json()["errors"][0]["code"]) == (404, "visitor_erased")
     assert (await client.get("/visitors", params={"email": visitor["email"]})).json()["data"] == []
+
+
+async def test_what_one_batch_created_and_erased_leaves_nothing(stack: Stack, client: httpx.AsyncClient) -> None:
+    """Also in the inbox and the outbox, where the earlier requests of the batch stand only after the erasing one."""
+    pc_code = (await data.create(client, "/centers", data.center()))["pcCode"]
+    partial = {
+        "firstName": "Zora", "email": data.new_email(), "countryCode": "FR", "preferredCenter": pc_code, "optins": [],
+    }  # fmt: skip
+    visitor = await data.create(client, "/visitors/partial", partial)
+    path = f"/visitors/{visitor['visitorId']}"
+    analytics = (await client.get(f"{path}/externalIds/analytics")).json()["data"]["externalId"]
+    mark = f"Quillfeather{uuid4().hex}".translate(str.maketrans("0123456789", "ghijklmnop"))
+    body = data.visitor(pc_code, email=partial["email"], lastName=mark)
+    await eventually("all changes published", lambda: oracle.outbox_empty(stack))
+
+    gate = await _gate(stack, client)
+    upgraded = await stack.send("visitors.create", {"body": body}, key=gate.key)
+    changed = {"path": {"visitorId": visitor["visitorId"]}, "body": {"addressCity": mark}}
+    await stack.send("visitors.update", changed, key=gate.key)
+    erased = await stack.send("visitors.eraseByAnalyticsId", {"body": [{"analyticsId": analytics}]}, key=gate.key)
+    await gate.open()
+
+    assert (await stack.result("visitors.create", upgraded)).value["body"]["data"]["visitorId"] == visitor["visitorId"]
+    assert (await stack.result("visitors.eraseByAnalyticsId", erased)).value["body"]["data"]["success"] == [analytics]
+    kept = await stack.rows("select xmin::text, status from inbox where request_id = any(:ids)", ids=[upgraded, erased])
+    assert len({row.xmin for row in kept}) == 1, "they were to be one batch"
+    assert sorted(row.status for row in kept) == [200, 404]
+    assert await _rows_with(stack, mark, partial["email"]) == []
+    await eventually("all changes published", lambda: oracle.outbox_empty(stack))
+    assert await _rows_with(stack, visitor["visitorId"]) == []
+    told = [record for record in await stack.read(names.changes("visitors")) if record.value and mark in str(record)]
+    assert told == []
+
+
+class _Gate:
+    """A lane that waits, so that all that is sent with the key meanwhile is one batch."""
+
+    def __init__(self, key: str, conn: Any) -> None:
+        self.key, self._conn = key, conn
+
+    async def open(self) -> None:
+        await asyncio.sleep(1)
+        await self._conn.rollback()
+        await self._conn.close()
+
+
+async def _gate(stack: Stack, client: httpx.AsyncClient) -> _Gate:
+    """Holds up a request that goes first."""
+    other = await data.parker(client)
+    gate = _Gate(str(uuid4()), await stack.engine.connect())
+    lock = sa.text("select 1 from visitors where visitor_id = :id for update")
+    await gate._conn.execute(lock, {"id": UUID(other["visitorId"])})
+    held = {"path": {"visitorId": other["visitorId"]}, "body": {"gender": "u"}}
+    await stack.send("visitors.update", held, key=gate.key)
+
+    async def waits() -> bool:
+        return bool(await _waiting(stack))
+
+    await eventually("a lane that waits", waits)
+    return gate
+
+
+async def _waiting(stack: Stack) -> list[Any]:
+    return await stack.rows("select pid from pg_stat_activity where wait_event_type = 'Lock'")
+
+
+async def test_deletions_that_wait_to_be_published_are_not_forgotten(stack: Stack) -> None:
+    """Consumers know the entities already; without the tombstone they would keep them."""
+    visitor, now = uuid4(), datetime.now(UTC)
+
+    def entry(kind: str, value: bytes | None) -> outbox.Entry:
+        return outbox.Entry("visitor.parking.changes", "vehicle:1", str(visitor), str(uuid4()), kind, value)
+
+    entries = [
+        entry("vehicle.created", b"personal"), entry("vehicle.updated", b"personal"),
+        entry("vehicle.deleted", b"deleted"), entry("vehicle.deleted", None),
+    ]  # fmt: skip
+    async with stack.engine.connect() as conn:
+        await outbox.insert(conn, entries, now)
+        await outbox.forget(conn, [visitor])
+        rows = sa.select(outbox.OUTBOX.c.value).where(outbox.OUTBOX.c.partition_key == str(visitor))
+        assert [row.value for row in await conn.execute(rows.order_by(outbox.OUTBOX.c.id))] == [b"deleted", None]
+        await conn.rollback()
+
+
+async def test_several_visitors_and_several_ids_of_one_in_one_request(stack: Stack, client: httpx.AsyncClient) -> None:
+    one, other = await data.parker(client), await data.parker(client)
+    ids = []
+    for known in (one, other):
+        found = await client.get(f"/visitors/{known['visitorId']}/externalIds/analytics")
+        ids.append(found.json()["data"]["externalId"])
+    second = str(uuid4())
+    async with stack.engine.begin() as conn:
+        await conn.execute(
+            sa.text(
+                "insert into external_ids (external_id, folded_id, visitor_id, external_type, pc_code, creation_date,"
+                " update_date, revision) values (:id, :id, :visitor, 'analytics', :center, now(), now(), 1)"
+            ),
+            {"id": second, "visitor": UUID(one["visitorId"]), "center": one["pcCode"]},
+        )
+    elsewhere = {"analyticsId": second, "pcCode": other["pcCode"]}
+    assert (await client.post("/visitors/erase", json=[elsewhere])).json()["data"]["failed"] == [second]
+    body = [{"analyticsId": ids[0]}, elsewhere, {"analyticsId": second, "pcCode": one["pcCode"]}]
+    body += [{"analyticsId": each} for each in ("of nobody", ids[1], ids[0])]
+    answer = await client.post("/visitors/erase", json=body)
+    assert answer.json()["data"] == {"success": [ids[0], second, ids[1]], "failed": ["of nobody"]}
+    for known in (one, other):
+        assert (await client.get(f"/visitors/{known['visitorId']}")).status_code == 404
+
+
+async def test_erasing_lowers_counts_by_exactly_what_it_removed(stack: Stack, client: httpx.AsyncClient) -> None:
+    """Not again by a checkin whose removal commits meanwhile."""
+    known = await data.parker(client)
+    service = await _created(client, "/services", data.service(known["pcCode"]))
+    path = f"/visitors/{known['visitorId']}/checkins"
+    body = {"pcCode": known["pcCode"], "serviceId": service["serviceId"], "origin": "partner"}
+    first, _ = [await _created(client, path, body) for _ in range(2)]
+    tx = await _tx(stack)
+    await checkins.CHECKINS.lock(tx, checkin_id=first["checkinId"])
+    await checkins.CHECKINS.delete(tx, checkin_id=first["checkinId"])
+    analytics = (await client.get(f"/visitors/{known['visitorId']}/externalIds/analytics")).json()["data"]["externalId"]
+    erasing = asyncio.create_task(_erase(client, analytics))
+
+    async def waits() -> bool:
+        return bool(await _waiting(stack))
+
+    await eventually("an erasure that waits", waits)
+    await tx.conn.execute(
+        sa.text("update services set checkin_count = checkin_count - 1 where service_id = :id"),
+        {"id": service["serviceId"]},
+    )
+    await tx.conn.commit()
+    await tx.conn.close()
+    assert (await erasing)["success"] == [analytics]
+    found = (await client.get(f"/services/{service['serviceId']}")).json()["data"]
+    assert found["checkinCount"] == 0
+
+
+async def test_a_visitor_that_is_erased_meanwhile_is_404_for_visits_and_checkins(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    """Found by its barcode or plate, and gone when the row is to be kept."""
+    known = await data.parker(client)
+    service = await _created(client, "/services", data.service(known["pcCode"]))
+    checkin = {"barcode": known["barcode"], "serviceId": service["serviceId"], "origin": "partner"}
+    calls = [
+        ("/visits/exit", {"barcode": known["barcode"]}),
+        ("/visits/entry", {"licensePlate": known["licensePlate"]}),
+        ("/checkins", checkin),
+    ]
+    tx = await _tx(stack)
+    await VISITORS.lock(tx, for_removal=True, visitor_id=UUID(known["visitorId"]))
+    work = [asyncio.create_task(client.post(path, json={**body, "pcCode": known["pcCode"]})) for path, body in calls]
+
+    async def all_wait() -> bool:
+        # The visits may be of one lane, or of one batch.
+        return len(await _waiting(stack)) >= 2
+
+    await eventually("visits and checkins that wait", all_wait)
+    for name in ("external_ids", "vehicles", "visitors"):
+        await tx.conn.execute(sa.text(f"delete from {name} where visitor_id = :id"), {"id": UUID(known["visitorId"])})
+    await tx.conn.commit()
+    await tx.conn.close()
+    for answer in await asyncio.gather(*work):
+        told = [(entry["field"], entry["code"]) for entry in answer.json()["errors"]]
+        assert (answer.status_code, told) == (404, [(None, "visitor_not_found")])
+
+
+async def _tx(stack: Stack) -> Tx:
+    """A transaction of the test's own."""
+    now = datetime.now(UTC)
+    return Tx(await stack.engine.connect(), Cause("test", Caller("test", "test"), now), now)
