@@ -13,7 +13,7 @@ from agents.operation import Operations
 from agents.visitors.visitor import VISITORS
 from schemas.model import Model
 from schemas.replies import PageQuery
-from schemas.types import Flag, Identifier, Instant, Int64, Maybe, Text, Uuid
+from schemas.types import Flag, Instant, Int64, Maybe, Text, Uuid
 from storage.lists import Filter
 from storage.table import Table
 
@@ -46,7 +46,7 @@ class CardNew(CardFields):
     card_type: Literal["american_express", "jcb", "visa", "master", "maestro", "discover"]
     first_six_digits: SixDigits
     last_four_digits: FourDigits
-    payment_method_token: Identifier
+    payment_method_token: Text
 
 
 class CardPatch(CardFields, partial=True):

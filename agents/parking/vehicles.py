@@ -7,14 +7,17 @@ import sqlalchemy as sa
 from pydantic import Field
 
 from agents import crud
-from agents.operation import Operations
+from agents.operation import Operations, operation
 from agents.visitors.visitor import VISITORS
-from schemas.model import Model
+from schemas.model import Model, NoFields
+from schemas.paths import VisitorPath
 from schemas.replies import PageQuery
+from schemas.requests import Request
 from schemas.types import CountryCode, Flag, Instant, Int64, Maybe, Text, Uuid
 from storage.folding import folded
 from storage.lists import Filter
 from storage.table import Table
+from storage.tx import Tx
 
 _SEPARATORS = re.compile(r"[\W_]+")
 
@@ -73,17 +76,40 @@ VEHICLES = Table(
 _ALL = "/visitors/{visitorId}/vehicles"
 _ONE = f"{_ALL}/{{vehicleId}}"
 
+
+class VehiclePath(VisitorPath):
+    vehicle_id: Int64
+
+
+async def _in_order(tx: Tx, old: Vehicle, patch: VehiclePatch) -> None:
+    """A plate names the vehicle that was updated last, so two of one batch may not have the batch's time."""
+    await tx.after_waiting()
+
+
+@operation(
+    "vehicles.create", f"POST {_ALL}", summary="Create a new vehicle",
+    path=VisitorPath, body=VehicleFields, reply=Vehicle,
+)  # fmt: skip
+async def create(tx: Tx, request: Request[VisitorPath, NoFields, VehicleFields]) -> Vehicle:
+    """Its time is its own, as that of an update is. Raises NotFound for the visitor."""
+    await tx.after_waiting()
+    return await VEHICLES.insert(tx, vars(request.body) | vars(request.path))
+
+
+@operation("vehicles.delete", f"DELETE {_ONE}", summary="Delete a vehicle", path=VehiclePath, reply=None)
+async def delete(tx: Tx, request: Request[VehiclePath, NoFields, NoFields]) -> None:
+    """Its time is never before that of an update. Raises NotFound, also for what is deleted already."""
+    where = vars(request.path)
+    if (await VEHICLES.lock(tx, **where)).deletion_date is not None:
+        raise VEHICLES.missing()
+    await tx.after_waiting()
+    await VEHICLES.update(tx, {"deletion_date": tx.now}, **where)
+
+
 OPERATIONS: Operations = (
-    crud.creates(VEHICLES, "vehicles.create", f"POST {_ALL}", "Create a new vehicle", VehicleFields),
+    create,
     crud.lists(VEHICLES, "vehicles.list", f"GET {_ALL}", "Retrieve the vehicles of a visitor", VehicleQuery),
-    crud.updates(VEHICLES, "vehicles.update", f"PATCH {_ONE}", "Update a vehicle", VehiclePatch),
+    crud.updates(VEHICLES, "vehicles.update", f"PATCH {_ONE}", "Update a vehicle", VehiclePatch, _in_order),
     crud.gets(VEHICLES, "vehicles.get", f"GET {_ONE}", "Read a vehicle"),
-    crud.ends(
-        VEHICLES,
-        "vehicles.delete",
-        f"DELETE {_ONE}",
-        "Delete a vehicle",
-        over=lambda vehicle: vehicle.deletion_date is not None,
-        values=lambda tx: {"deletion_date": tx.now},
-    ),
+    delete,
 )

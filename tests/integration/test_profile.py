@@ -2,6 +2,7 @@
 rule by rule."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable
 from operator import itemgetter
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support import data
-from tests.support.stack import PARTITIONS, Stack
+from tests.support import data, oracle
+from tests.support.stack import PARTITIONS, Stack, eventually
+from topics import names
 from topics.envelope import AVRO, JSON
 
+CARD_NUMBER = "4111111111111111"
 Known = dict[str, Any]
 Rows = list[dict[str, Any]]
 
@@ -165,6 +168,23 @@ async def test_null_clears_the_company_and_an_unknown_one_is_400(client: httpx.A
     assert (await _read(client, f"{path}/{pc_code}"))["centerCompanyId"] is None
 
 
+async def test_a_company_of_another_center_is_400(client: httpx.AsyncClient) -> None:
+    pc_code, path = await _visitor(client)
+    path, other = f"{path}/centers", await _center(client)
+    company = await data.create(client, f"/centers/{other}/companies", {"companyName": "Acme"})
+    elsewhere = {"centerCompanyId": company["centerCompanyId"]}
+    new = {"pcCode": pc_code, "isFavorite": False, **elsewhere}
+    for way in ("POST", "PUT"):
+        assert _fault(await client.request(way, path, json=new)) == (
+            400, "centerCompanyId", "center_company_not_found",
+        )  # fmt: skip
+    made = await _add(client, path, pc_code)
+    for way, url, body in (("PUT", path, new), ("PATCH", f"{path}/{pc_code}", elsewhere)):
+        answer = await client.request(way, url, json=body)
+        assert _fault(answer) == (400, "centerCompanyId", "center_company_not_found")
+    assert await _list(client, path) == [made]
+
+
 # companies of a center
 
 
@@ -286,6 +306,27 @@ async def test_registering_while_the_device_is_deleted_is_never_refused(client: 
         assert {answer.status_code for answer in answers} <= {200, 201}
 
 
+async def test_a_token_moves_also_while_its_former_visitor_is_erased(client: httpx.AsyncClient) -> None:
+    _, path = await _visitor(client)
+    for _ in range(15):
+        _, former = await _visitor(client)
+        analytics = (await _read(client, f"{former}/externalIds/analytics"))["externalId"]
+        body, stays = _device(), _device()
+        for app in ("one", "aupark", "ulis2"):
+            await client.post(f"{former}/devices", json={**body, "urwAppId": app})
+        await client.post(f"{former}/devices", json=stays)
+        erased, last, *moved = await asyncio.gather(
+            client.post("/visitors/erase", json=[{"analyticsId": analytics}]),
+            client.post(f"{former}/devices", json=stays),
+            *(client.post(f"{path}/devices", json=body) for _ in range(2)),
+        )
+        assert erased.json()["data"] == {"success": [analytics], "failed": []}
+        assert last.status_code == 200 or _fault(last) == (404, None, "visitor_not_found")
+        assert {answer.status_code for answer in moved} <= {200, 201}
+        left = [row for row in await _list(client, f"{path}/devices", limit=500) if row["token"] == body["token"]]
+        assert [await _apps(client, path, device) for device in left] == [[("one", "n1")]]
+
+
 # bookmarks
 
 
@@ -309,6 +350,21 @@ async def test_bookmarks_are_unique_by_visitor_type_external_id_and_center(clien
     assert (await client.get(f"{other}/{made['bookmarkId']}")).status_code == 404
     assert [(await client.delete(one)).status_code for _ in range(2)] == [204, 404]
     assert await _list(client, path) == rows[1:]
+
+
+@pytest.mark.parametrize(("operation", "body"), [
+    ("bookmarks.create", {"externalId": "x", "label": "A", "bookmarkType": "store", "source": "visitor"}),
+    ("interests.create", {"externalId": "x", "label": "A"}),
+    ("visitorLocales.create", {"localeCode": "fr-FR"}),
+    ("operationSessions.create", {"guid": "s1", "gameId": "g1", "gameName": "Game"}),
+])  # fmt: skip
+async def test_of_12_at_once_one_is_made(
+    stack: Stack, client: httpx.AsyncClient, operation: str, body: dict[str, Any]
+) -> None:
+    pc_code, path = await _visitor(client)
+    center = {"pcCode": pc_code} if operation in ("bookmarks.create", "operationSessions.create") else {}
+    parts = {"path": {"visitorId": path.split("/")[2]}, "body": {**center, **body}}
+    assert sorted(await _at_once(stack, [(operation, parts)] * 12)) == [201] + [409] * 11
 
 
 # interests
@@ -338,6 +394,28 @@ async def test_replacing_interests_leaves_exactly_those_sent(client: httpx.Async
     assert rows["c"] == {**made["c"], "label": "New", "updateDate": rows["c"]["updateDate"]}
     assert (await client.put(path, json=[])).status_code == 204
     assert await _list(client, path) == []
+
+
+async def test_replacing_interests_tells_each_change_whatever_their_number(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    _, path = await _visitor(client)
+    path = f"{path}/interests"
+    for label, first in (("old", 0), ("new", 30)):
+        sent = [{"externalId": str(number), "label": label} for number in range(first, first + 60)]
+        assert (await client.put(path, json=sent)).status_code == 204
+        rows = await _list(client, path, limit=500)
+        wanted = [(str(number), label) for number in range(first, first + 60)]
+        assert [(row["externalId"], row["label"]) for row in rows] == wanted
+    ids = {f"interest:{row['interestId']}": row for row in rows}
+    assert [row["updateDate"] > row["creationDate"] for row in rows] == [True] * 30 + [False] * 30
+    await eventually("all changes published", lambda: oracle.outbox_empty(stack))
+    records = [record for record in await stack.read(names.changes("profile")) if record.value is not None]
+    told = [record for record in records if str(record.value["visitorId"]) == path.split("/")[2]]
+    found = Counter((record.value["action"], record.value["revision"]) for record in told)
+    assert found == {("created", 1): 90, ("updated", 2): 30, ("deleted", 2): 30}
+    last = {record.key: record.value["after"] for record in told if record.key in ids}
+    assert {key: row["label"] for key, row in last.items()} == dict.fromkeys(ids, "new")
 
 
 async def test_replacing_interests_while_others_come_and_go_is_never_refused(
@@ -474,3 +552,81 @@ async def test_entries_of_a_session_are_added_each_on_its_own(client: httpx.Asyn
     assert found["failed"] == [entries[0], entries[2], entries[3]]
     assert (await _sent(client, f"{path}/s2/{kind}", entries[:1]))["failed"] == []
     assert _fault(await client.post(f"{path}/s3/{kind}", json=entries)) == (404, None, "operation_session_not_found")
+
+
+async def test_an_entry_that_cannot_be_kept_fails_by_itself(client: httpx.AsyncClient) -> None:
+    pc_code, path = await _visitor(client)
+    path = f"{path}/centerOperationSessions"
+    await data.create(client, path, _session(pc_code, "s1"))
+    wrong = [("x" * 1_001, "A"), ("1", "x" * 1_001), ("2", "a\0b"), ("3\0", "A"), (" ", "A"), ("4", "\t"), ("5", "")]
+    entries = [{"id": number, "name": name} for number, name in [*wrong, ("x" * 1_000, "y" * 1_000)]]
+    found = await _sent(client, f"{path}/s1/stores", entries)
+    assert found["failed"] == entries[:-1]
+    assert [{name: row[name] for name in ("id", "name")} for row in found["success"]] == entries[-1:]
+
+
+@pytest.mark.parametrize(("entry", "field", "code"), [
+    ({"id": "2"}, "[1].name", "required"),
+    ({"id": "2", "name": "A", "more": 1}, "[1].more", "unknown_field"),
+    ({"id": True, "name": "A"}, "[1].id", "wrong_type"),
+    ({"id": "2", "name": None}, "[1].name", "wrong_type"),
+    ("2", "[1]", "wrong_type"),
+    ({"id": "2", "name": CARD_NUMBER}, "[1].name", "card_number_refused"),
+    ({"id": CARD_NUMBER, "name": "A"}, "[1].id", "card_number_refused"),
+    ({"id": int(CARD_NUMBER), "name": "A"}, "[1].id", "card_number_refused"),
+    ({"id": "2", "name": f"4111\0{CARD_NUMBER[4:]}"}, "[1].name", "card_number_refused"),
+    ({"id": "2", "name": f"{'x' * 2_000} {CARD_NUMBER}"}, "[1].name", "card_number_refused"),
+])  # fmt: skip
+async def test_an_entry_of_another_shape_or_with_a_card_number_is_400_for_the_body(
+    client: httpx.AsyncClient, entry: Any, field: str, code: str
+) -> None:
+    pc_code, path = await _visitor(client)
+    path = f"{path}/centerOperationSessions"
+    await data.create(client, path, _session(pc_code, "s1"))
+    entries = [{"id": "1", "name": "A"}, entry]
+    refused = await client.post(f"{path}/s1/segments", json=entries)
+    assert _fault(refused) == (400, field, code)
+    assert CARD_NUMBER[4:] not in refused.text
+    assert (await _sent(client, f"{path}/s1/segments", entries[:1]))["failed"] == []
+
+
+async def test_all_entries_of_a_body_are_stored_with_one_statement(stack: Stack, client: httpx.AsyncClient) -> None:
+    pc_code, path = await _visitor(client)
+    path = f"{path}/centerOperationSessions"
+    await data.create(client, path, _session(pc_code, "s1"))
+    entries = [{"id": str(number), "name": f"Store {number}"} for number in range(500)]
+    found = await _sent(client, f"{path}/s1/stores", entries)
+    assert [row["id"] for row in found["success"]] == [entry["id"] for entry in entries]
+    # cmin is the number that its statement had in the transaction.
+    statement = "select count(*), count(distinct cmin::text) from operation_stores where visitor_id = :id"
+    assert tuple((await stack.rows(statement, id=path.split("/")[2]))[0]) == (500, 1)
+
+
+# card numbers
+
+
+async def test_identifiers_of_other_systems_may_look_like_a_card_number(client: httpx.AsyncClient) -> None:
+    pc_code, path = await _visitor(client)
+    bookmark = {"pcCode": pc_code, "label": "A", "bookmarkType": "store", "source": "visitor"}
+    for kind, body in (
+        ("bookmarks", {**bookmark, "externalId": CARD_NUMBER}),
+        ("interests", {"externalId": CARD_NUMBER, "label": "A"}),
+        ("devices", _device(token=CARD_NUMBER)),
+        ("centerOperationSessions", _session(pc_code, CARD_NUMBER)),
+    ):
+        answer = await client.post(f"{path}/{kind}", json=body)
+        assert answer.status_code in (200, 201), answer.text
+        assert CARD_NUMBER in answer.json()["data"].values()
+    nobody = await client.post("/visits/entry", json={"barcode": CARD_NUMBER, "pcCode": pc_code})
+    assert _fault(nobody) == (404, None, "visitor_not_found")
+
+
+async def test_other_ids_may_not_be_a_card_number(client: httpx.AsyncClient) -> None:
+    pc_code, path = await _visitor(client)
+    for kind, field, body in (
+        ("devices", "notificationToken", _device()),
+        ("centerOperationSessions", "gameId", _session(pc_code, "s1")),
+    ):
+        refused = await client.post(f"{path}/{kind}", json={**body, field: CARD_NUMBER})
+        assert _fault(refused) == (400, field, "card_number_refused")
+        assert CARD_NUMBER not in refused.text
