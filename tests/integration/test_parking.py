@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.support import data
-from tests.support.stack import Stack
+from tests.support.stack import Stack, eventually
 from topics import names
 
 LONG_AGO = "2001-02-03T04:05:06Z"
@@ -226,44 +226,48 @@ async def test_null_clears_no_field_of_a_card(client: httpx.AsyncClient) -> None
     assert await _data(client, path) == [made]
 
 
+async def _in_one_batch(stack: Stack, known: Known, *requests: tuple[str, Known]) -> list[Known]:
+    """What comes of requests that one partition takes in this order, all waiting for a first one that is held up."""
+    path = {"visitorId": known["visitorId"], "vehicleId": known["vehicleId"]}
+    async with stack.engine.begin() as conn:
+        await conn.exec_driver_sql(f"select from vehicles where vehicle_id = {known['vehicleId']} for update")
+        await stack.send("vehicles.update", {"path": path, "body": {"color": "blue"}}, partition=0)
+        await eventually("a batch that waits", lambda: stack.rows("select 1 from pg_locks where not granted"))
+        sent = [(name, await stack.send(name, parts, partition=0)) for name, parts in requests]
+        await asyncio.sleep(0.5)  # until the worker has fetched them
+    return [(await stack.result(name, request_id)).value for name, request_id in sent]
+
+
 async def test_of_one_plate_the_vehicle_updated_last_counts_also_within_a_batch(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
-    people, plate = [await _known(client) for _ in range(2)], data.new_plate()
-    visit = {"licensePlate": plate, "pcCode": people[0]["pcCode"]}
-
-    async def in_turn(operation: str, *parts: dict[str, Any]) -> list[dict[str, Any]]:
-        """What comes of messages that one partition takes in this order, as a rule in one batch."""
-        sent = [await stack.send(operation, each, partition=0) for each in parts]
-        found = [(await stack.result(operation, request_id)).value for request_id in sent]
-        assert {value["status"] for value in found} <= {201, 204}
-        return found
+    known, *people = [await _known(client) for _ in range(3)]
+    plate = data.new_plate()
 
     async def named() -> str:
-        answer = await client.post("/visits/entry", json=visit)
-        return str(answer.json()["visitorId"])
+        visit = {"licensePlate": plate, "pcCode": known["pcCode"]}
+        return str((await client.post("/visits/entry", json=visit)).json()["visitorId"])
 
     creating = [{"path": {"visitorId": each["visitorId"]}, "body": {"licensePlate": plate}} for each in people]
-    for _ in range(3):
-        made = [found["body"]["data"] for found in await in_turn("vehicles.create", *creating)]
-        assert await named() == people[1]["visitorId"]
-        paths = [{"visitorId": row["visitorId"], "vehicleId": row["vehicleId"]} for row in made]
-        await in_turn("vehicles.update", *({"path": path, "body": {"color": "red"}} for path in reversed(paths)))
-        assert await named() == people[0]["visitorId"]
-        await in_turn("vehicles.delete", {"path": paths[0]})
-        assert await named() == people[1]["visitorId"]
+    answers = await _in_one_batch(stack, known, *(("vehicles.create", parts) for parts in creating))
+    made = [answer["body"]["data"] for answer in answers]
+    assert await named() == people[1]["visitorId"]
+    paths = [{"visitorId": row["visitorId"], "vehicleId": row["vehicleId"]} for row in made]
+    changing = [{"path": path, "body": {"color": "red"}} for path in reversed(paths)]
+    await _in_one_batch(stack, known, *(("vehicles.update", parts) for parts in changing))
+    assert await named() == people[0]["visitorId"]
 
 
-async def test_a_vehicle_made_and_deleted_in_one_batch_is_deleted_after_it_was_made(
+async def test_a_vehicle_updated_and_deleted_in_one_batch_was_deleted_last(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
-    known = await _known(client)
-    path, vehicle = f"{known['path']}/vehicles/{known['vehicleId']}", {"vehicleId": known["vehicleId"]}
-    parts = {"path": {"visitorId": known["visitorId"], **vehicle}}
-    await stack.send("vehicles.update", {**parts, "body": {"color": "red"}}, partition=0)
-    await stack.result("vehicles.delete", await stack.send("vehicles.delete", parts, partition=0))
-    found = await _data(client, path)
-    assert found["creationDate"] < found["deletionDate"] == found["updateDate"]
+    known, other = await _known(client), await _known(client)
+    path = {"visitorId": other["visitorId"], "vehicleId": other["vehicleId"]}
+    update = ("vehicles.update", {"path": path, "body": {"color": "red"}})
+    answers = await _in_one_batch(stack, known, update, ("vehicles.delete", {"path": path}))
+    assert [answer["status"] for answer in answers] == [204, 204]
+    found = await _data(client, f"{other['path']}/vehicles/{other['vehicleId']}")
+    assert found["deletionDate"] == found["updateDate"] > found["creationDate"]
 
 
 async def test_what_is_another_visitors_is_not_found(client: httpx.AsyncClient) -> None:
