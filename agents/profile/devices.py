@@ -26,7 +26,7 @@ class DeviceFields(Model):
     platform: Literal["ios", "android"]
     timezone: Maybe[Text] = None
     mobile_carrier: Maybe[Text] = None
-    notification_token: Identifier
+    notification_token: Text
 
 
 class DeviceNew(DeviceFields):
@@ -44,7 +44,7 @@ class DeviceApp(Model):
     app_id: Int64
     device_id: Int64
     urw_app_id: UrwAppId
-    notification_token: Identifier
+    notification_token: Text
     creation_date: Instant
     update_date: Instant
 
@@ -77,6 +77,12 @@ APPS = Table(
     hidden=[sa.UniqueConstraint("device_id", "urw_app_id"), sa.Index("device_apps_visitor_id_idx", "visitor_id")],
 )
 
+# Its erasure comes before or after; nothing else waits for us.
+_PRESENT = (
+    sa.select(VISITORS.columns.visitor_id)
+    .where(VISITORS.columns.visitor_id == sa.bindparam("visitor"))
+    .with_for_update(read=True, key_share=True)
+)
 _BY_TOKEN = sa.select(DEVICES.sql).where(DEVICES.columns.token == sa.bindparam("token"))
 _APP = sa.select(APPS.sql).where(
     APPS.columns.device_id == sa.bindparam("device"), APPS.columns.urw_app_id == sa.bindparam("app")
@@ -91,20 +97,22 @@ _ONE = f"{_ALL}/{{deviceId}}"
     path=VisitorPath, body=DeviceNew, reply=Device, upserts=True,
 )  # fmt: skip
 async def register(tx: Tx, request: Request[VisitorPath, NoFields, DeviceNew]) -> Device | Found:
-    """A token that another visitor had leaves that one, with its apps. Raises NotFound."""
+    """A token that another visitor had leaves that one, with its apps; it is new where that one is erased meanwhile.
+    Raises NotFound."""
     visitor_id, body = request.path.visitor_id, request.body
     await _alone(tx, body.token)
+    if await tx.first(_PRESENT, {"visitor": visitor_id}) is None:
+        raise VISITORS.missing()
     fields = {name: getattr(body, name) for name in DeviceFields.model_fields} | {"visitor_id": visitor_id}
     known = await tx.first(_BY_TOKEN, {"token": body.token})
-    if known is not None and known.visitor_id != visitor_id:
-        await VISITORS.require(tx, visitor_id)
-        await _remove(tx, known.device_id)
-    if known is None or known.visitor_id != visitor_id:
-        device = await DEVICES.insert(tx, fields)
-    else:
+    if known is not None and known.visitor_id == visitor_id:
         device = await DEVICES.update(tx, fields, device_id=known.device_id)
+        await _add_app(tx, device, body)
+        return Found(device)
+    moved = known is not None and await _removed(tx, known.device_id)
+    device = await DEVICES.insert(tx, fields)
     await _add_app(tx, device, body)
-    return device if known is None else Found(device)
+    return Found(device) if moved else device
 
 
 async def _alone(tx: Tx, token: str) -> None:
@@ -123,10 +131,11 @@ async def _add_app(tx: Tx, device: Device, body: DeviceNew) -> None:
         await APPS.update(tx, token, app_id=known.app_id)
 
 
-async def _remove(tx: Tx, device_id: int) -> None:
-    for app in (await APPS.under(tx, "device_id", [device_id]))[device_id]:
-        await APPS.delete(tx, app_id=app.app_id)
-    await DEVICES.delete(tx, device_id=device_id)
+async def _removed(tx: Tx, device_id: int) -> bool:
+    """Whether the device was still there: it goes also when its visitor is erased, and in the same order, its apps
+    first, so that neither waits for the other."""
+    await APPS.delete_under(tx, "device_id", [device_id], told=True)
+    return bool(await DEVICES.delete_under(tx, "device_id", [device_id], told=True))
 
 
 @operation("devices.delete", f"DELETE {_ONE}", summary="Remove a device with its apps", path=DevicePath, reply=None)
@@ -134,8 +143,8 @@ async def delete(tx: Tx, request: Request[DevicePath, NoFields, NoFields]) -> No
     """Raises NotFound."""
     device = await DEVICES.find(tx, **vars(request.path))
     await _alone(tx, device.token)
-    await DEVICES.lock(tx, **vars(request.path))
-    await _remove(tx, device.device_id)
+    if not await _removed(tx, device.device_id):
+        raise DEVICES.missing()
 
 
 @operation(

@@ -1,5 +1,7 @@
 """What a visitor is interested in."""
 
+from collections.abc import Mapping
+
 import sqlalchemy as sa
 
 from agents import crud
@@ -9,7 +11,7 @@ from schemas.model import ListOf, Model, NoFields
 from schemas.paths import VisitorPath
 from schemas.requests import Request
 from schemas.types import Identifier, Instant, Int64, Text, Uuid
-from storage.table import Table
+from storage.table import Table, given
 from storage.tx import Tx
 
 
@@ -40,11 +42,23 @@ _ALL = "/visitors/{visitorId}/interests"
 _ONE = f"{_ALL}/{{interestId}}"
 
 
+_C = INTERESTS.columns
 _OF_VISITOR = (
     sa.select(INTERESTS.sql)
-    .where(INTERESTS.columns.visitor_id == sa.bindparam("visitor"))
-    .order_by(INTERESTS.columns.interest_id)
+    .where(_C.visitor_id == sa.bindparam("visitor"))
+    .order_by(_C.interest_id)
     .with_for_update(key_share=True)
+)
+_NEW = given(ids=_C.interest_id.type, labels=_C.label.type)
+_RENAME = (
+    sa.update(INTERESTS.sql)
+    .where(_C.interest_id == _NEW.c.ids)
+    .values(
+        label=_NEW.c.labels,
+        update_date=sa.func.greatest(_C.update_date, sa.bindparam("now", type_=_C.update_date.type)),
+        revision=_C.revision + 1,
+    )
+    .returning(*_C)
 )
 
 
@@ -67,12 +81,11 @@ async def replace(tx: Tx, request: Request[VisitorPath, NoFields, ListOf[Interes
     visitor_id = request.path.visitor_id
     await VISITORS.lock(tx, visitor_id=visitor_id)
     wanted = {interest.external_id: interest.label for interest in request.body.root}
-    known = {interest.external_id: interest for interest in await tx.all(_OF_VISITOR, {"visitor": visitor_id})}
-    for external_id, interest in known.items():
-        if external_id not in wanted:
-            await INTERESTS.delete(tx, interest_id=interest.interest_id)
-        elif interest.label != wanted[external_id]:
-            await INTERESTS.update(tx, {"label": wanted[external_id]}, interest_id=interest.interest_id)
+    known = {row.external_id: row for row in await tx.all(_OF_VISITOR, {"visitor": visitor_id})}
+    gone = [row.interest_id for key, row in known.items() if key not in wanted]
+    await INTERESTS.delete_under(tx, "interest_id", gone, told=True)
+    renamed = {row.interest_id: wanted[key] for key, row in known.items() if row.label != wanted.get(key, row.label)}
+    await _rename(tx, renamed)
     new = [
         (tx, {"visitor_id": visitor_id, "external_id": key, "label": label})
         for key, label in wanted.items()
@@ -80,6 +93,13 @@ async def replace(tx: Tx, request: Request[VisitorPath, NoFields, ListOf[Interes
     ]
     if new:
         await INTERESTS.insert_many(new)
+
+
+async def _rename(tx: Tx, labels: Mapping[int, str]) -> None:
+    """The interests with these ids, which are locked."""
+    parameters = {"ids": list(labels), "labels": list(labels.values()), "now": tx.now}
+    for row in await tx.all(_RENAME, parameters):
+        INTERESTS.changed(tx, row, "updated")
 
 
 OPERATIONS: Operations = (
