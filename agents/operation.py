@@ -1,9 +1,11 @@
 """An operation as a value: its name, its route, its models and its one handler. `agents.catalogue` lists them all."""
 
+import inspect
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from importlib import import_module
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, RootModel, TypeAdapter
@@ -12,6 +14,7 @@ from schemas.faults import Fault
 from schemas.model import Model, NoFields
 from schemas.replies import Listing, Record
 from schemas.requests import Request
+from schemas.shapes import shape_of
 from storage.tx import Tx
 
 
@@ -31,6 +34,7 @@ BatchHandler = Callable[[Sequence[tuple[Tx, Any]]], Awaitable[Sequence[Any]]]
 
 _ROUTE = re.compile(r"(GET|POST|PUT|PATCH|DELETE) (/\S+)")
 _PLACE = re.compile(r"{(\w+)}")
+_RAISES = re.compile(r"\s*\bRaises\b[^.]*\.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +45,16 @@ class Operation:
     method: str
     path: str
     summary: str
+    description: str
+    """What its handler's docstring says, for callers: Markdown, empty where the summary says all."""
     request: type[AnyRequest]
     item: type[Model] | None
     shape: ReplyShape
     status: int
     upserts: bool
     """Also answers 200, see Found."""
+    sorts: Sequence[str]
+    """The reply fields by which `sort` can sort; empty where there is no `sort`."""
     dump: Callable[[Any], Any]
     """A row as the plain data of its reply: exactly the fields of `item`, whatever else the row has."""
     handler: Handler | None = None
@@ -90,11 +98,13 @@ def declare(
     shape: ReplyShape = "record",
     status: int | None = None,
     upserts: bool = False,
+    sorts: Sequence[str] | None = None,
     handler: Handler | None = None,
     batch: BatchHandler | None = None,
 ) -> Operation:
-    """An operation from its parts; its status is that of its method unless `status` says another. Raises ValueError, at
-    import, where the route and the path model differ."""
+    """An operation from its parts; its status is that of its method unless `status` says another, and it sorts by all
+    single values of its reply unless `sorts` says others. Raises ValueError, at import, where the route and the path
+    model differ."""
     found = _ROUTE.fullmatch(route)
     if found is None:
         raise ValueError(f"{name}: {route!r} is not METHOD /path")
@@ -107,12 +117,14 @@ def declare(
         method=found[1],
         path=found[2],
         summary=summary,
+        description=_for_callers((handler or batch).__doc__),
         request=Request[path, query, body],  # type: ignore[valid-type]
         item=reply,
         shape=shape if reply else "empty",
         dump=TypeAdapter(reply or NoFields).dump_python,
         status=status or _status(found[1], reply is not None),
         upserts=upserts,
+        sorts=_sorts(query, reply, sorts),
         handler=handler,
         batch=batch,
     )
@@ -122,6 +134,24 @@ def _status(method: str, has_reply: bool) -> int:
     if not has_reply:
         return HTTPStatus.NO_CONTENT
     return HTTPStatus.CREATED if method == "POST" else HTTPStatus.OK
+
+
+def _for_callers(docstring: str | None) -> str:
+    """Without what it says of exceptions, which callers never see."""
+    return _RAISES.sub("", inspect.cleandoc(docstring or "")).strip()
+
+
+def _sorts(query: type[Model], reply: type[Model] | None, given: Sequence[str] | None) -> Sequence[str]:
+    if reply is None or "sort" not in query.model_fields:
+        return ()
+    return tuple(_single_values(reply)) if given is None else given
+
+
+def _single_values(model: type[Model]) -> Iterator[str]:
+    for field in model.model_fields.values():
+        base = shape_of(field.annotation).base
+        if base not in (list, dict) and not issubclass(base, BaseModel):
+            yield str(field.serialization_alias)
 
 
 def operation(name: str, route: str, **parts: Any) -> Callable[[Handler], Operation]:
@@ -177,6 +207,11 @@ class Catalogue:
         self.family_of = {operation.name: family for family, group in families.items() for operation in group}
         _unique("name", [operation.name for operation in self.operations])
         _unique("route", [f"{operation.method} {operation.path}" for operation in self.operations])
+
+    @staticmethod
+    def rules_of(family: str) -> str:
+        """What the family's package says of it, for those who use it: Markdown."""
+        return inspect.cleandoc(import_module(f"agents.{family}").__doc__ or "")
 
 
 def _unique(kind: str, names: Iterable[str]) -> None:

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agents.catalogue import Catalogue, Operation
-from edge import keys, openapi, translate
+from edge import headers, keys, openapi, translate
 from edge.exchange import Exchange
 from edge.keys import Identity, Keys
 from edge.settings import HttpSettings
@@ -34,11 +34,6 @@ log = structlog.get_logger(__name__)
 
 CALLS = Counter("visitor_http_calls_total", "HTTP calls, by operation and status.", ["operation", "status"])
 SECONDS = Histogram("visitor_http_seconds", "From an HTTP call to its answer.", ["operation"])
-
-KEY_HEADER = "Idempotency-Key"
-KEY_LIMIT = 128
-BY_STATUS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
-"""Headers of every answer with this status, whoever gives it."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -118,9 +113,9 @@ class Edge:
             request.headers.get("content-type"),
             await _read_body(request),
         )
-        used = {} if operation.is_query else {KEY_HEADER: _idempotency_key(request)}
+        used = {} if operation.is_query else {headers.KEY: _idempotency_key(request)}
         request.state.used = used
-        key = used.get(KEY_HEADER) or str(uuid4())
+        key = used.get(headers.KEY) or str(uuid4())
         head = Head(
             request_id=f"{identity.name}/{key}",
             operation=operation.name,
@@ -157,7 +152,7 @@ class Edge:
                 await self._exchange.send(self._message(operation, addressed, parts))
                 return dict(await reply)
         except TimeoutError:
-            how = "Repeat the call" if operation.is_query else f"Repeat the call with the same {KEY_HEADER} to get it"
+            how = "Repeat the call" if operation.is_query else f"Repeat the call with the same {headers.KEY} to get it"
             raise NoAnswer("no_answer", f"No answer came in time. {how}.") from None
         finally:
             reply.cancel()
@@ -176,14 +171,16 @@ def _partition_key(parts: dict[str, Any], head: Head) -> bytes:
     return next((str(value) for value in (*places, *named) if value), head.request_id).encode()
 
 
+_KEY = re.compile(headers.KEY_PATTERN)
+
+
 def _idempotency_key(request: Request) -> str:
-    given = request.headers.get(KEY_HEADER)
+    given = request.headers.get(headers.KEY)
     if given is None:
         return str(uuid4())
-    if not (0 < len(given) <= KEY_LIMIT and given.isascii() and given.isprintable()):
-        raise Invalid(
-            "wrong_idempotency_key", f"{KEY_HEADER} is 1 to {KEY_LIMIT} printable ASCII characters.", field=KEY_HEADER
-        )
+    if len(given) > headers.KEY_LIMIT or not _KEY.fullmatch(given):
+        message = f"{headers.KEY} is 1 to {headers.KEY_LIMIT} printable ASCII characters."
+        raise Invalid("wrong_idempotency_key", message, field=headers.KEY)
     return given
 
 
@@ -222,15 +219,15 @@ def _no_method(known: Collection[str]) -> Response:
     return _fault(fault, {"Allow": ", ".join(sorted(allowed))})
 
 
-def _fault(fault: Fault, headers: Mapping[str, str] | None = None) -> Response:
-    return _json(fault.status, fault.body(), headers)
+def _fault(fault: Fault, more: Mapping[str, str] | None = None) -> Response:
+    return _json(fault.status, fault.body(), more)
 
 
-def _json(status: int, body: Any, headers: Mapping[str, str] | None = None) -> Response:
-    headers = {**BY_STATUS.get(status, {}), **(headers or {})}
+def _json(status: int, body: Any, more: Mapping[str, str] | None = None) -> Response:
+    answered = {**headers.BY_STATUS.get(status, {}), **(more or {})}
     if body is None:
-        return Response(status_code=status, headers=headers)
-    return Response(json.write(body), status, headers, media_type=JSON)
+        return Response(status_code=status, headers=answered)
+    return Response(json.write(body), status, answered, media_type=JSON)
 
 
 class _Resource:

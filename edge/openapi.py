@@ -1,128 +1,127 @@
 """OpenAPI 3.1 of all operations, from the catalogue."""
 
-from collections.abc import Iterator, Mapping
-from http import HTTPStatus
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from agents.catalogue import Catalogue, Operation
+from edge import headers, responses
+from edge.about import ABOUT
 from edge.translate import message_only
 from schemas.faults import Errors
+from topics.envelope import JSON
 
 REF = "#/components/schemas/{model}"
 Document = dict[str, Any]
-_Models = Mapping[Any, Mapping[str, Any]]
 
-_ANY = (400, 401, 403, 429, 500, 503, 504)
-_WRITES = (409, 413, 415, 422)
+LONG_ENUM = 100
+"""Values; a longer enumeration is a component of its own."""
+
+AT_LEAST_ONE: Mapping[str, Sequence[str]] = {"visits.create": ("visitorId", "barcode", "licensePlate")}
+"""Fields of a body of which one has to be there."""
+
+
+@dataclass
+class _Known:
+    """The models of all operations as JSON schemas; `schemas` become components."""
+
+    models: Mapping[Any, Document]
+    schemas: Document
+
+    def request(self, model: type[BaseModel]) -> Document:
+        return self.models[model, "validation"]
+
+    def reply(self, model: Any) -> Document:
+        return self.models[model, "serialization"]
+
+    def resolved(self, reference: Document) -> Document:
+        found: Document = self.schemas[_name(reference)]
+        return found
 
 
 def describe(catalogue: Catalogue) -> Document:
     models, definitions = models_json_schema(list(dict.fromkeys(_models(catalogue))), ref_template=REF)
-    schemas = definitions.get("$defs", {})
-    for operation in catalogue.operations:
-        _hide_message_only(operation, models, schemas)
+    known = _Known(models, definitions["$defs"])
     paths: dict[str, Document] = {}
     for operation in catalogue.operations:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(
-            catalogue, operation, models, schemas
-        )
+        _narrow(operation, known)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(catalogue, operation, known)
+    shared: Document = {}
+    described = _tidy({"paths": paths, "responses": responses.shared(known.reply(Errors))}, shared)
+    schemas = _tidy(known.schemas, shared) | shared
     return {
         "openapi": "3.1.0",
-        "info": {
-            "title": "Visitor service",
-            "version": "1",
-            "description": "Visitors of shopping centers. Each call is also a message; see the README.",
-        },
-        "paths": _tidy(paths),
+        "info": {"title": "Visitor service", "version": "1", "description": ABOUT},
+        "paths": described["paths"],
         "components": {
-            "schemas": _tidy(schemas),
+            "schemas": _used(schemas, described),
+            "parameters": headers.PARAMETERS,
+            "responses": described["responses"],
+            "headers": headers.ANSWERED,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "An API key."}},
         },
         "security": [{}, {"key": []}],
-        "tags": [{"name": family} for family in catalogue.families],
+        "tags": [{"name": family, "description": catalogue.rules_of(family)} for family in catalogue.families],
     }
 
 
-def _tidy(value: Any) -> Any:
-    """Without pydantic's titles, and without the null that stands for "left out" in Python only."""
-    if isinstance(value, list):
-        return [_tidy(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    noise = {name for name in ("title", "default") if name in value and (name == "default") == (value[name] is None)}
-    return {name: _tidy(item) for name, item in value.items() if name not in noise or isinstance(item, dict)}
-
-
-def _models(catalogue: Catalogue) -> Iterator[tuple[type[BaseModel], JsonSchemaMode]]:
+def _models(catalogue: Catalogue) -> Iterator[tuple[Any, JsonSchemaMode]]:
     yield Errors, "serialization"
+    yield responses.ACCEPTED, "serialization"
     for operation in catalogue.operations:
         for model in operation.request.parts().values():
             yield model, "validation"
         if operation.reply is not None:
+            yield operation.item, "serialization"
             yield operation.reply, "serialization"
 
 
-def _hide_message_only(operation: Operation, models: _Models, schemas: Document) -> None:
-    hidden = message_only(operation)
-    if not hidden:
+def _narrow(operation: Operation, known: _Known) -> None:
+    """Make the schema of a body what is taken over HTTP, where the model cannot say it."""
+    body = operation.request.parts().get("body")
+    if body is None:
         return
-    schema = _resolved(models[operation.request.parts()["body"], "validation"], schemas)
-    for name in hidden:
-        schema["properties"].pop(name, None)
+    schema = known.resolved(known.request(body))
+    hidden = message_only(operation)
+    if hidden:
+        schema.pop("description", None)  # it is about them
+        for name in hidden:
+            schema["properties"].pop(name, None)
+    if operation.name in AT_LEAST_ONE:
+        schema["anyOf"] = [{"required": [name]} for name in AT_LEAST_ONE[operation.name]]
 
 
-def _resolved(reference: Mapping[str, Any], schemas: Document) -> Document:
-    found: Document = schemas[reference["$ref"].rpartition("/")[2]]
-    return found
-
-
-def _operation(catalogue: Catalogue, operation: Operation, models: _Models, schemas: Document) -> Document:
-    parts = operation.request.parts()
+def _operation(catalogue: Catalogue, operation: Operation, known: _Known) -> Document:
     found: Document = {
         "operationId": operation.name,
         "summary": operation.summary,
         "tags": [catalogue.family_of[operation.name]],
-        "parameters": list(_parameters(operation, parts, models, schemas)),
-        "responses": _responses(operation, models),
+        "parameters": list(_parameters(operation, known)),
+        "responses": responses.of(operation, _reply(operation, known), known.reply(responses.ACCEPTED)),
     }
-    if "body" in parts:
-        schema = models[parts["body"], "validation"]
-        found["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    if operation.description:
+        found["description"] = operation.description
+    body = operation.request.parts().get("body")
+    if body is not None:
+        found["requestBody"] = {"required": True, "content": {JSON: {"schema": known.request(body)}}}
     return found
 
 
-def _parameters(
-    operation: Operation, parts: Mapping[str, type[BaseModel]], models: _Models, schemas: Document
-) -> Iterator[Document]:
+def _parameters(operation: Operation, known: _Known) -> Iterator[Document]:
+    parts = operation.request.parts()
     for place in ("path", "query"):
-        if place not in parts:
-            continue
-        schema = _resolved(models[parts[place], "validation"], schemas)
-        for name, described in schema.get("properties", {}).items():
-            yield {
-                "name": name,
-                "in": place,
-                "required": name in schema.get("required", ()),
-                "schema": _without_null(described),
-            }
+        if place in parts:
+            schema = known.resolved(known.request(parts[place]))
+            required = schema.get("required", ())
+            for name, described in schema.get("properties", {}).items():
+                found = _without_null(described) | _names_of(operation, name)
+                text = {"description": found.pop("description")} if "description" in found else {}
+                yield {"name": name, "in": place, "required": name in required, **text, "schema": found}
     if not operation.is_query:
-        yield {
-            "name": "Idempotency-Key",
-            "in": "header",
-            "required": False,
-            "schema": {"type": "string", "maxLength": 128},
-            "description": "A repeated call with the same key and body gets the first one's answer.",
-        }
-        yield {
-            "name": "Prefer",
-            "in": "header",
-            "required": False,
-            "schema": {"type": "string"},
-            "description": "`respond-async`: 202 at once with the request id, without waiting for the answer.",
-        }
+        yield from ({"$ref": f"#/components/parameters/{name}"} for name in headers.PARAMETERS)
 
 
 def _without_null(schema: Document) -> Document:
@@ -135,27 +134,92 @@ def _without_null(schema: Document) -> Document:
     return found
 
 
-def _responses(operation: Operation, models: _Models) -> Document:
-    described: Document = {"description": HTTPStatus(operation.status).phrase}
-    if operation.reply is not None:
-        described["content"] = {"application/json": {"schema": models[operation.reply, "serialization"]}}
-    found = {str(operation.status): described}
-    if operation.upserts:
-        found["200"] = described | {"description": HTTPStatus.OK.phrase}
-    faults = [*_ANY, *(() if operation.is_query else _WRITES), *((404,) if _may_miss(operation) else ())]
-    errors = models[Errors, "serialization"]
-    for status in sorted(faults):
-        found[str(status)] = {
-            "description": HTTPStatus(status).phrase,
-            "content": {"application/json": {"schema": errors}},
-        }
-    if operation.name == "visits.list":
-        found["409"] = found["400"] | {"description": "visitorId, barcode and licensePlate name different visitors"}
-    if not operation.is_query:
-        found["202"] = {"description": "Accepted, with `Prefer: respond-async`"}
+def _names_of(operation: Operation, parameter: str) -> Document:
+    """What `fields` and `sort` may name."""
+    if parameter == "fields":
+        names = _members(operation)
+        return {"description": f"Comma list of the fields to answer: {_listed(names)}.", "pattern": _list_of(names)}
+    if parameter == "sort" and operation.sorts:
+        what = "Comma list of fields to sort by, `-` before one for descending"
+        return {"description": f"{what}: {_listed(operation.sorts)}.", "pattern": _list_of(operation.sorts, "-?")}
+    return {}
+
+
+def _members(operation: Operation) -> list[str]:
+    assert operation.item is not None
+    return [str(field.serialization_alias) for field in operation.item.model_fields.values()]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _list_of(names: Iterable[str], sign: str = "") -> str:
+    one = f" *{sign}({'|'.join(names)}) *"
+    return f"^({one}(,{one})*)?$"
+
+
+def _reply(operation: Operation, known: _Known) -> Document | None:
+    """The schema of the reply. Where `fields` is taken its record may have some of the members only."""
+    if operation.reply is None:
+        return None
+    query = operation.request.parts().get("query")
+    if query is None or "fields" not in query.model_fields:
+        return known.reply(operation.reply)
+    whole = known.reply(operation.item)
+    selection = {name: value for name, value in known.resolved(whole).items() if name != "required"}
+    selection["description"] = "All members, or with `fields` those that it names."
+    known.schemas[f"{_name(whole)}Selection"] = selection
+    found: Document = _replaced(
+        known.resolved(known.reply(operation.reply)), whole, {"$ref": f"{whole['$ref']}Selection"}
+    )
     return found
 
 
-def _may_miss(operation: Operation) -> bool:
-    """Where something outside the body has to be there, or a barcode or plate names a visitor."""
-    return "{" in operation.path or operation.path in ("/visits", "/checkins")
+def _replaced(value: Any, old: Any, new: Any) -> Any:
+    if value == old:
+        return new
+    if isinstance(value, list):
+        return [_replaced(item, old, new) for item in value]
+    return {name: _replaced(item, old, new) for name, item in value.items()} if isinstance(value, dict) else value
+
+
+def _name(reference: Document) -> str:
+    return str(reference["$ref"].rpartition("/")[2])
+
+
+def _tidy(value: Any, shared: Document) -> Any:
+    """Without pydantic's titles, and without the null that stands for "left out" in Python only. Long enumerations move
+    to `shared`, by the titles that the vocabulary gives them."""
+    if isinstance(value, list):
+        return [_tidy(item, shared) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value.get("enum", ())) > LONG_ENUM:
+        shared[value["title"]] = {"type": value["type"], "enum": value["enum"]}
+        value = {name: item for name, item in value.items() if name not in ("type", "enum")}
+        value["$ref"] = REF.format(model=value["title"])
+    noise = {name for name in ("title", "default") if name in value and (name == "default") == (value[name] is None)}
+    return {name: _tidy(item, shared) for name, item in value.items() if name not in noise or isinstance(item, dict)}
+
+
+def _used(schemas: Document, by: Document) -> Document:
+    """The schemas that something refers to; those of paths and queries were written out as parameters."""
+    found: Document = {}
+    left = set(_references(by))
+    while left:
+        name = left.pop()
+        found[name] = schemas[name]
+        left |= set(_references(schemas[name])) - found.keys()
+    return {name: schemas[name] for name in schemas if name in found}
+
+
+def _references(value: Any) -> Iterator[str]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _references(item)
+    elif isinstance(value, dict):
+        if str(value.get("$ref")).startswith(REF.format(model="")):
+            yield _name(value)
+        for item in value.values():
+            yield from _references(item)

@@ -219,8 +219,8 @@ Amount = Annotated[
     WithJsonSchema(
         {
             "type": "number",
-            "exclusiveMinimum": -(10**20),
-            "exclusiveMaximum": 10**20,
+            "exclusiveMinimum": -1e20,
+            "exclusiveMaximum": 1e20,
             "description": "An exact number with at most 9 digits after the point.",
         }
     ),

@@ -32,10 +32,17 @@ DOCUMENT = openapi.describe(CATALOGUE)
 def _validator(operation: str, status: int) -> Any:
     found = CATALOGUE.by_name[operation]
     response = DOCUMENT["paths"][found.path][found.method.lower()]["responses"][str(status)]
+    if "$ref" in response:
+        response = DOCUMENT["components"]["responses"][response["$ref"].rpartition("/")[2]]
     schema = response.get("content", {}).get("application/json", {}).get("schema")
-    return schema and jsonschema_rs.Draft202012Validator(
-        {**schema, "components": DOCUMENT["components"]}, validate_formats=True
-    )
+    # Records of which `fields` may ask for some members only; here all of them are answered.
+    whole = {
+        name: {**described, "required": list(described["properties"])}
+        for name, described in DOCUMENT["components"]["schemas"].items()
+        if name.endswith("Selection")
+    }
+    components = {"schemas": {**DOCUMENT["components"]["schemas"], **whole}}
+    return schema and jsonschema_rs.Draft202012Validator({**schema, "components": components}, validate_formats=True)
 
 
 def _conforms(operation: str, status: int, body: Any) -> None:

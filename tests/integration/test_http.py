@@ -170,7 +170,9 @@ async def test_respond_async_answers_at_once_and_the_key_gets_the_answer(client:
     accepted = await client.post("/centers", json=body, headers={"Prefer": "respond-async"})
     assert accepted.status_code == 202
     key = accepted.headers["Idempotency-Key"]
-    assert accepted.json()["data"]["requestId"].endswith(key)
+    envelope = {"metadata": {"version": 1, "_links": {}}}
+    assert accepted.json() == {"data": {"requestId": f"local/{key}"}, **envelope}
+    assert accepted.headers["Preference-Applied"] == "respond-async"
     answer = await client.post("/centers", json=body, headers={"Idempotency-Key": key})
     assert answer.status_code == 201
     assert answer.json()["data"]["pcCode"] == body["pcCode"]
