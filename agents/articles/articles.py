@@ -65,8 +65,9 @@ _TEXTS = ("title", "content")
 
 @operation("articles.create", "POST /articles", summary="Add an article", body=ArticleNew, reply=Article)
 async def create(tx: Tx, request: Request[NoFields, NoFields, ArticleNew]) -> Article:
+    """Raises Invalid for too many texts."""
     body = request.body
-    texts = {name: translated(tx, Translation, [], getattr(body, name) or []) for name in _TEXTS}
+    texts = {name: translated(tx, Translation, [], getattr(body, name) or [], field=name) for name in _TEXTS}
     return await ARTICLES.insert(tx, {name: getattr(body, name) for name in ArticleFields.model_fields} | texts)
 
 
@@ -75,10 +76,15 @@ async def create(tx: Tx, request: Request[NoFields, NoFields, ArticleNew]) -> Ar
     path=ArticlePath, body=ArticlePatch, reply=None,
 )  # fmt: skip
 async def update(tx: Tx, request: Request[ArticlePath, NoFields, ArticlePatch]) -> None:
-    """Texts are replaced by locale; locales that are not sent keep theirs. Raises NotFound."""
+    """Texts are replaced by locale; locales that are not sent keep theirs. Raises NotFound, and Invalid for too many
+    texts."""
     where, values = vars(request.path), request.body.given()
     old = await ARTICLES.lock(tx, **where)
-    texts = {name: translated(tx, Translation, getattr(old, name), values[name]) for name in _TEXTS if name in values}
+    texts = {
+        name: translated(tx, Translation, getattr(old, name), values[name], field=name)
+        for name in _TEXTS
+        if name in values
+    }
     await ARTICLES.update(tx, values | texts, **where)
 
 

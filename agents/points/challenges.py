@@ -1,6 +1,6 @@
 """Challenges: their dates and texts, their participants, and their end."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import sqlalchemy as sa
 
@@ -27,6 +27,9 @@ from storage.lists import Filter
 from storage.table import locked
 from storage.tx import Tx
 
+AT_ONCE = 1_000
+"""Winners unlocked with one statement, so that none takes long whatever winnerNumber is."""
+
 
 class ChallengePath(Model):
     challenge_id: Int64
@@ -52,13 +55,17 @@ class ParticipantQuery(PageQuery):
 
 
 _TEXTS = {"display_name": "displayName", "description": "description", "reward_detail": "rewardDetail"}
+"""The wire names of the lists of texts, which their texts have as their type."""
 
 
 @operation("challenges.create", "POST /challenges", summary="Add a challenge", body=ChallengeNew, reply=Challenge)
 async def create(tx: Tx, request: Request[NoFields, NoFields, ChallengeNew]) -> Challenge:
     """Raises Invalid for an unknown center."""
     body = request.body
-    texts = {name: translated(tx, ChallengeText, [], getattr(body, name), type=kind) for name, kind in _TEXTS.items()}
+    texts = {
+        name: translated(tx, ChallengeText, [], getattr(body, name), field=kind, type=kind)
+        for name, kind in _TEXTS.items()
+    }
     return await CHALLENGES.insert(tx, {name: getattr(body, name) for name in ChallengeFields.model_fields} | texts)
 
 
@@ -67,11 +74,12 @@ async def create(tx: Tx, request: Request[NoFields, NoFields, ChallengeNew]) -> 
     path=ChallengePath, body=ChallengePatch, reply=None,
 )  # fmt: skip
 async def update(tx: Tx, request: Request[ChallengePath, NoFields, ChallengePatch]) -> None:
-    """Texts are replaced by locale; locales that are not sent keep theirs. Raises NotFound."""
+    """Texts are replaced by locale; locales that are not sent keep theirs. Raises NotFound, and Invalid for an unknown
+    center and too many texts."""
     where, values = vars(request.path), request.body.given()
     old = await CHALLENGES.lock(tx, **where)
     texts = {
-        name: translated(tx, ChallengeText, getattr(old, name), values[name], type=kind)
+        name: translated(tx, ChallengeText, getattr(old, name), values[name], field=kind, type=kind)
         for name, kind in _TEXTS.items()
         if name in values
     }
@@ -97,7 +105,7 @@ _UNLOCK = (
     .where(_V.visitor_challenge_id == _IN_ORDER.c.visitor_challenge_id, ~_V.reward_unlocked)
     .values(
         reward_unlocked=True,
-        update_date=sa.bindparam("now", type_=sa.TIMESTAMP(timezone=True)),
+        update_date=sa.func.greatest(_V.update_date, sa.bindparam("now", type_=_V.update_date.type)),
         revision=_V.revision + 1,
     )
     .returning(*_V)
@@ -123,10 +131,12 @@ async def terminate(tx: Tx, request: Request[ChallengePath, NoFields, Terminatio
 
 async def _unlock(tx: Tx, challenge: Challenge) -> None:
     count = max(challenge.winner_number, 0)
-    winners = await tx.all(_WINNERS, {"challenge": challenge.challenge_id, "count": count})
-    parameters: dict[str, Any] = {"ids": [row.visitor_challenge_id for row in winners], "now": tx.now}
-    for row in await tx.all(_UNLOCK, parameters):
-        VISITOR_CHALLENGES.changed(tx, row, "updated")
+    found = await tx.all(_WINNERS, {"challenge": challenge.challenge_id, "count": count})
+    # In one order over all statements, as each of them locks its rows.
+    winners = sorted(row.visitor_challenge_id for row in found)
+    for first in range(0, len(winners), AT_ONCE):
+        for row in await tx.all(_UNLOCK, {"ids": winners[first : first + AT_ONCE], "now": tx.now}):
+            VISITOR_CHALLENGES.changed(tx, row, "updated")
 
 
 _ONE = "/challenges/{challengeId}"

@@ -18,6 +18,7 @@ from agents.points.visitor_challenge import (
     VisitorChallengeNew,
     VisitorChallengePatch,
 )
+from agents.visitors.visitor import VISITORS
 from schemas.faults import Conflict, Invalid
 from schemas.model import Model, NoFields
 from schemas.paths import VisitorPath
@@ -59,17 +60,27 @@ def _running(challenge: Challenge, tx: Tx) -> None:
         raise Conflict("challenge_not_running", "The challenge is not active, or this is not between its dates.")
 
 
+# Not ended while one joins or points are added: challenges.terminate waits for us, or we see that it has ended.
+_CHALLENGE = (
+    sa.select(CHALLENGES.sql)
+    .where(CHALLENGES.columns.challenge_id == sa.bindparam("challenge"))
+    .with_for_update(read=True)
+)
+
+
 @operation(
     "visitorChallenges.create", "POST /visitors/{visitorId}/visitorChallenges", summary="Join a challenge",
     path=VisitorPath, body=VisitorChallengeNew, reply=VisitorChallenge,
 )  # fmt: skip
 async def create(tx: Tx, request: Request[VisitorPath, NoFields, VisitorChallengeNew]) -> VisitorChallenge:
-    """Raises Invalid for an unknown challenge, Conflict where it does not run or the visitor has joined already."""
+    """Raises NotFound for the visitor, Invalid for an unknown challenge, Conflict where it does not run or the visitor
+    has joined already."""
     body = request.body
-    challenge = (await CHALLENGES.by_key(tx, [body.challenge_id])).get(body.challenge_id)
+    await VISITORS.require(tx, request.path.visitor_id)
+    challenge = await tx.first(_CHALLENGE, {"challenge": body.challenge_id})
     if challenge is None:
         raise Invalid("challenge_not_found", "There is no such challenge.", field="challengeId")
-    _running(challenge, tx)
+    _running(CHALLENGES.to_row(challenge), tx)
     arrival = (await standings.arrivals(tx, 1))[0]
     values = {
         "visitor_id": request.path.visitor_id,
@@ -127,7 +138,7 @@ class _Participant:
         changed = {
             "points": total, "total_entry_count": entries,
             "last_entry_date": max(tx.cause.arrived, self.row.last_entry_date or tx.cause.arrived),
-            "update_date": tx.now,
+            "update_date": max(tx.now, self.row.update_date),
         }  # fmt: skip
         self.row = self.row.model_copy(update=changed)
         self.revision += 1
@@ -139,7 +150,6 @@ _CHALLENGES = (
     sa.select(CHALLENGES.sql)
     .where(CHALLENGES.columns.challenge_id.in_(_ITS_CHALLENGES))
     .order_by(CHALLENGES.columns.challenge_id)
-    # Not ended while points are added: challenges.terminate waits for us, or we see that it has ended.
     .with_for_update(read=True)
 )
 _PARTICIPANTS = (
@@ -148,15 +158,14 @@ _PARTICIPANTS = (
     .order_by(_V.visitor_challenge_id)
     .with_for_update(key_share=True)
 )
-_MOVED = ("visitor_challenge_id", "points", "total_entry_count", "last_entry_date", "precedence", "revision")
+_MOVED = (
+    "visitor_challenge_id", "points", "total_entry_count", "last_entry_date", "update_date", "precedence", "revision",
+)  # fmt: skip
 _NEW = given(**{f"new_{name}": _V[name].type for name in _MOVED})
 _WRITE = (
     sa.update(VISITOR_CHALLENGES.sql)
     .where(_V.visitor_challenge_id == _NEW.c.new_visitor_challenge_id)
-    .values(
-        {name: _NEW.c[f"new_{name}"] for name in _MOVED[1:]}
-        | {"update_date": sa.bindparam("now", type_=sa.TIMESTAMP(timezone=True))}
-    )
+    .values({name: _NEW.c[f"new_{name}"] for name in _MOVED[1:]})
 )
 _Step = tuple[VisitorChallenge, int, int]
 
@@ -204,13 +213,22 @@ async def _write(tx: Tx, changed: Sequence[_Participant]) -> None:
     columns = {f"new_{name}": [getattr(each.row, name, None) for each in changed] for name in _MOVED}
     columns["new_precedence"] = [each.precedence for each in changed]
     columns["new_revision"] = [each.revision for each in changed]
-    await tx.conn.execute(_WRITE, columns | {"now": tx.now})
+    await tx.conn.execute(_WRITE, columns)
     await standings.move(tx, [(each.row.challenge_id, each.before, each.row.points) for each in changed])
 
 
+_OF_VISITOR = (
+    sa.select(_V.challenge_id, _V.points)
+    .where(_V.visitor_id == sa.bindparam("visitor"))
+    .order_by(_V.visitor_challenge_id)
+    .with_for_update()
+)
+
+
 async def forget(tx: Tx, visitor_id: UUID) -> None:
-    """Take a visitor who is being erased out of the standings."""
-    parts = (await VISITOR_CHALLENGES.under(tx, "visitor_id", [visitor_id]))[visitor_id]
+    """Take a visitor who is being erased out of the standings. What is left or gets points at the same time is waited
+    for, so that exactly what the erasure removes is taken away."""
+    parts = await tx.all(_OF_VISITOR, {"visitor": visitor_id})
     await standings.move(tx, [(part.challenge_id, part.points, 0) for part in parts])
 
 

@@ -255,6 +255,23 @@ async def test_unknown_locales_timezones_and_centers_are_400(client: httpx.Async
     assert await _get(client, f"/challenges/{made['challengeId']}") == made
 
 
+async def test_the_texts_of_a_list_are_limited_together(client: httpx.AsyncClient) -> None:
+    made = await _challenge(client)
+    path = f"/challenges/{made['challengeId']}"
+    for code in ("fr_FR", "en_GB", "de_DE", "nl_NL", "it_IT"):
+        await _patch(client, path, displayName=_texts(**{code: "x" * 200_000}))
+    refused = await client.patch(path, json={"displayName": _texts(es_ES="x")})
+    assert (refused.status_code, _codes(refused)) == (400, [("displayName", "too_long")])
+    await _patch(client, path, displayName=_texts(fr_FR="x" * 199_999, es_ES="x"), description=_texts(fr_FR="Long"))
+    whole = data.challenge(made["pcCode"], rewardDetail=[
+        {"localeCode": code, "value": "x" * 200_000} for code in ("fr-FR", "en-GB", "de-DE", "nl-NL", "it-IT")
+    ])  # fmt: skip
+    await data.create(client, "/challenges", whole)
+    whole["rewardDetail"].append({"localeCode": "es-ES", "value": "x"})
+    refused = await client.post("/challenges", json=whole)
+    assert (refused.status_code, _codes(refused)) == (400, [("rewardDetail", "too_long")])
+
+
 async def test_an_unknown_challenge_is_404(client: httpx.AsyncClient) -> None:
     path = f"/challenges/{2**62}"
     for answer in (
@@ -345,9 +362,21 @@ async def test_an_unknown_challenge_is_400_and_an_unknown_visitor_404(client: ht
     person = await data.create(client, "/visitors", data.visitor(challenge["pcCode"]))
     answer = await client.post(f"/visitors/{person['visitorId']}/visitorChallenges", json={"challengeId": 2**62})
     assert (answer.status_code, _codes(answer)) == (400, [("challengeId", "challenge_not_found")])
-    body = {"challengeId": challenge["challengeId"]}
-    answer = await client.post(f"/visitors/{data.NOBODY}/visitorChallenges", json=body)
-    assert (answer.status_code, _codes(answer)) == (404, [(None, "visitor_not_found")])
+    for challenge_id in (challenge["challengeId"], 2**62):
+        answer = await client.post(f"/visitors/{data.NOBODY}/visitorChallenges", json={"challengeId": challenge_id})
+        assert (answer.status_code, _codes(answer)) == (404, [(None, "visitor_not_found")])
+
+
+async def test_nobody_joins_a_challenge_that_is_just_ending(stack: Stack, client: httpx.AsyncClient) -> None:
+    challenge = await _challenge(client)
+    person = await data.create(client, "/visitors", data.visitor(challenge["pcCode"]))
+    parts = {"path": {"visitorId": person["visitorId"]}, "body": {"challengeId": challenge["challengeId"]}}
+    async with stack.engine.begin() as conn:
+        ending = f"update challenges set status = 'ended' where challenge_id = {challenge['challengeId']}"
+        await conn.exec_driver_sql(ending)
+        request_id = await stack.send("visitorChallenges.create", parts)
+        await eventually("a join that waits", lambda: stack.rows("select 1 from pg_locks where not granted"))
+    assert (await stack.result("visitorChallenges.create", request_id)).value["status"] == 409
 
 
 async def test_a_visitors_challenges_are_filtered_by_center_type_and_date(client: httpx.AsyncClient) -> None:
@@ -500,6 +529,32 @@ async def test_who_leaves_takes_the_histories_along_and_the_others_move_up(
         "select level, bucket, participants from ranking_counts where challenge_id = :id", id=challenge["challengeId"]
     )
     assert [tuple(row) for row in counts] == [(0, 50, 1)]
+
+
+async def test_who_leaves_while_being_erased_is_taken_from_the_counts_once(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    challenges = [await _challenge(client) for _ in range(3)]
+    for number in range(15):
+        first = await _join(client, challenges[0])
+        visitor, parts = f"/visitors/{first['visitorId']}", [first]
+        analytics = (await _get(client, f"{visitor}/externalIds/analytics"))["externalId"]
+        for challenge in challenges[1:]:
+            body = {"challengeId": challenge["challengeId"]}
+            made = await data.create(client, f"{visitor}/visitorChallenges", body)
+            parts.append({**made, "path": f"{visitor}/visitorChallenges/{made['visitorChallengeId']}"})
+        assert [(await _add(client, part, 1 + number)).status_code for part in parts] == [204] * 3
+        erased, *others = await asyncio.gather(
+            client.post("/visitors/erase", json=[{"analyticsId": analytics}]),
+            *(client.delete(part["path"]) for part in parts),
+            *(_add(client, part, 70) for part in parts),
+        )
+        assert erased.json()["data"] == {"success": [analytics], "failed": []}
+        assert {answer.status_code for answer in others} <= {204, 404}
+    await _join(client, challenges[0])
+    assert await stack.rows(
+        "select * from ranking_counts where challenge_id = any(:ids)", ids=[row["challengeId"] for row in challenges]
+    ) == []  # fmt: skip
 
 
 async def test_who_has_left_may_join_again_from_nothing(client: httpx.AsyncClient) -> None:
