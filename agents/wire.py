@@ -36,6 +36,7 @@ class Wire:
             op.name: _Ids(avro.schema_id(self.requests[op.name]), avro.schema_id(self.results[op.name]), _branch(op))
             for op in catalogue.operations
         }
+        self._after = {table.resource: f"{avro.NAMESPACE}.{table.row.__name__}" for table in TABLES}
         self.change_ids = {resource: avro.schema_id(schema) for resource, schema in self.changes.items()}
 
     def ids(self, operation: str) -> dict[str, int]:
@@ -104,7 +105,8 @@ class Wire:
             "visitorId": change.visitor_id,
             "occurredAt": occurred_at,
             "causedBy": caused_by,
-            "after": None if change.after is None else change.after.model_dump(),
+            # With the name of its record, or fastavro would look through all of it to find that it is no null.
+            "after": None if change.after is None else (self._after[change.resource], change.after.model_dump()),
         }
         return self._codec.write(self.change_ids[change.resource], record)
 
