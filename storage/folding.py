@@ -4,17 +4,35 @@ Such columns have the collation "C", in which all texts with a prefix lie side b
 """
 
 import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
+_WHOLE = str.maketrans(
+    {
+        "ł": "l", "ø": "o", "đ": "d", "æ": "ae", "œ": "oe", "\N{LATIN SMALL LETTER DOTLESS I}": "i",
+        "ð": "d", "þ": "th", "ħ": "h", "ŧ": "t",
+    }
+)  # fmt: skip
+"""Letters that Unicode does not take apart into a plain one and an accent, and what people without them write."""
+
+_PAGE = 5_000
+"""Rows of a table that are made anew at once."""
+
 
 def fold(text: str | None) -> str | None:
-    """`Éloïse ` and `ELOISE` as `eloise`."""
+    """`Éloïse ` and `ELOISE` as `eloise`, `Łódź` as `lodz`."""
     if text is None:
         return None
     plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    return " ".join(plain.casefold().split())
+    return " ".join(plain.casefold().translate(_WHOLE).split())
+
+
+def fold_beyond_case(text: str) -> str | None:
+    """The folded text where it is another than in lower case, which a column beside holds; else None."""
+    found = fold(text)
+    return None if found == text.casefold() else found
 
 
 def folded(name: str, *, nullable: bool = False) -> sa.Column[str]:
@@ -25,3 +43,38 @@ def folded(name: str, *, nullable: bool = False) -> sa.Column[str]:
 def starts_with(column: Any, prefix: str) -> sa.ColumnElement[bool]:
     """A range rather than LIKE, which an index serves only where the pattern is known when the plan is made."""
     return sa.and_(column >= prefix, column < prefix + "\U0010ffff")
+
+
+Columns = Mapping[str, tuple[str, Callable[[Any], str | None]]]
+
+
+def fill(connection: sa.Connection, name: str, key: str, columns: Columns) -> None:
+    """Make derived columns anew, `{column: (source, how)}`, for what a table holds already; for migrations, since
+    PostgreSQL without extensions cannot. In pages, so that memory holds them whatever the size of the table."""
+    sources = {source for source, _ in columns.values()}
+    table = sa.table(name, *map(sa.column, {key, *columns, *sources}))
+    update = (
+        sa.update(table)
+        .where(table.c[key] == sa.bindparam("of"))
+        .values({column: sa.bindparam(f"new_{column}") for column in columns})
+    )
+    for page in _pages(connection, table, key):
+        changed = [
+            {"of": row[key]} | {f"new_{column}": value for column, value in made.items()}
+            for row in page
+            if (made := _made(row, columns)) != {column: row[column] for column in columns}
+        ]
+        if changed:
+            connection.execute(update, changed)
+
+
+def _made(row: sa.RowMapping, columns: Columns) -> dict[str, str | None]:
+    return {column: how(row[source]) for column, (source, how) in columns.items()}
+
+
+def _pages(connection: sa.Connection, table: sa.TableClause, key: str) -> Iterator[Sequence[sa.RowMapping]]:
+    rows = sa.select(table).order_by(table.c[key]).limit(_PAGE)
+    page = connection.execute(rows).mappings().all()
+    while page:
+        yield page
+        page = connection.execute(rows.where(table.c[key] > page[-1][key])).mappings().all()

@@ -3,6 +3,7 @@
 An optin is never overwritten: a new one for the same key supersedes the older, so the table is the history of consents.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -12,11 +13,12 @@ from agents import crud
 from agents.operation import Operations, operation
 from agents.optins.legal_texts import LEGAL_TEXTS
 from agents.visitors.visitor import VISITORS
+from schemas.faults import Invalid
 from schemas.model import Model, NoFields
 from schemas.paths import VisitorPath
 from schemas.replies import PageQuery
 from schemas.requests import Request
-from schemas.types import Flag, Identifier, Instant, Int64, Maybe, Uuid
+from schemas.types import Flag, Instant, Int64, Maybe, Text, Uuid
 from storage.lists import Filter
 from storage.table import Table
 from storage.tx import Tx
@@ -26,8 +28,8 @@ OptinType = Literal["commercial", "loyalty", "center", "privacy", "wallet", "ter
 
 
 class OptinSender(Model):
-    client_id: Maybe[Identifier] = None
-    send_id: Maybe[Identifier] = None
+    client_id: Maybe[Text] = None
+    send_id: Maybe[Text] = None
 
 
 class OptinPatch(OptinSender, partial=True):
@@ -61,7 +63,8 @@ class OptinKind(Model):
     optin_channel: OptinChannel
 
 
-_KEY = ("visitor_id", "optin_type", "optin_channel", "context_id")
+_CONTEXT = "context_id"
+_KEY = ("visitor_id", "optin_type", "optin_channel", _CONTEXT)
 
 OPTINS = Table(
     "optins",
@@ -86,7 +89,9 @@ def _newest(columns: Any, wanted: bool) -> sa.ColumnElement[bool]:
     if not wanted:
         return sa.true()
     newer = OPTINS.sql.alias("newer")
-    same = (newer.c[name].is_not_distinct_from(columns[name]) for name in _KEY)
+    # Only the context may be null; of the others, an index serves equality and nothing else.
+    same = [newer.c[name] == columns[name] for name in _KEY if name != _CONTEXT]
+    same.append(newer.c[_CONTEXT].is_not_distinct_from(columns[_CONTEXT]))
     return ~sa.exists(sa.select(sa.literal(1)).where(*same, newer.c.optin_id > columns.optin_id))
 
 
@@ -98,6 +103,9 @@ class OptinQuery(PageQuery):
     optin_channel: Maybe[OptinChannel] = None
 
 
+_NOW = sa.bindparam("now", type_=sa.TIMESTAMP(timezone=True))
+
+
 def _active(*conditions: sa.ColumnElement[bool]) -> Any:
     """The active optins of a visitor, set to out."""
     return (
@@ -105,8 +113,8 @@ def _active(*conditions: sa.ColumnElement[bool]) -> Any:
         .where(_C.visitor_id == sa.bindparam("of_visitor"), _C.is_active, *conditions)
         .values(
             is_active=False,
-            optout_date=sa.bindparam("now", type_=sa.TIMESTAMP(timezone=True)),
-            update_date=sa.bindparam("now", type_=sa.TIMESTAMP(timezone=True)),
+            optout_date=_NOW,
+            update_date=sa.func.greatest(_C.update_date, _NOW),
             revision=_C.revision + 1,
         )
         .returning(*_C)
@@ -135,12 +143,29 @@ async def _one_at_a_time(tx: Tx, visitor_id: UUID) -> None:
     await tx.after_waiting()
 
 
-async def store(tx: Tx, visitor_id: UUID, optin: OptinNew) -> Optin:
-    """Keep what a visitor agreed to or refused now; the older one of the same key goes out. Raises NotFound."""
-    await _one_at_a_time(tx, visitor_id)
+async def _store(tx: Tx, visitor_id: UUID, optin: OptinNew) -> Optin:
+    """The older one of the same key goes out."""
     await _end(tx, _SUPERSEDE, visitor_id, type=optin.optin_type, channel=optin.optin_channel, context=optin.context_id)
     moment = {"optin_date": tx.now} if optin.is_active else {"optout_date": tx.now}
     return await OPTINS.insert(tx, vars(optin) | moment | {"visitor_id": visitor_id})
+
+
+async def add(tx: Tx, visitor_id: UUID, optins: Iterable[OptinNew]) -> None:
+    """What a visitor agreed to or refused on being created. The caller has locked it and then taken the time, or made
+    it itself."""
+    for optin in optins:
+        await _store(tx, visitor_id, optin)
+
+
+async def absent_texts(tx: Tx, optins: Sequence[OptinNew]) -> list[Invalid]:
+    """A fault for each of these optins of a body that names a legal text which is not there."""
+    named = {place: optin.legal_text_id for place, optin in enumerate(optins) if optin.legal_text_id is not None}
+    known = await LEGAL_TEXTS.present(tx, named.values()) if named else set()
+    return [
+        Invalid("legal_text_not_found", "There is no such legalText.", field=f"optins[{place}].legalTextId")
+        for place, key in named.items()
+        if key not in known
+    ]
 
 
 @operation(
@@ -148,7 +173,9 @@ async def store(tx: Tx, visitor_id: UUID, optin: OptinNew) -> Optin:
     path=VisitorPath, body=OptinNew, reply=Optin,
 )  # fmt: skip
 async def create(tx: Tx, request: Request[VisitorPath, NoFields, OptinNew]) -> Optin:
-    return await store(tx, request.path.visitor_id, request.body)
+    """What holds now; the older one of the same key goes out. Raises NotFound."""
+    await _one_at_a_time(tx, request.path.visitor_id)
+    return await _store(tx, request.path.visitor_id, request.body)
 
 
 @operation(

@@ -1,9 +1,10 @@
 """Finding visitors by what is known of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
+from pydantic import TypeAdapter, ValidationError
 
 from agents.operation import Operations, operation
 from agents.parking.parkings import PARKINGS
@@ -22,6 +23,7 @@ from storage.tx import Tx
 QueryBy = Literal["email", "firstName", "lastName", "licensePlate", "externalId", "fullname"]
 
 _C = VISITORS.columns
+_TEXT = TypeAdapter[str](Text)
 
 
 def _parks(columns: Any, yes: bool) -> sa.ColumnElement[bool]:
@@ -32,24 +34,30 @@ def _parks(columns: Any, yes: bool) -> sa.ColumnElement[bool]:
 
 
 class VisitorQuery(PageQuery):
-    """`query` is a prefix of what `queryBy` names, without regard to case and accents."""
+    """`query` is a prefix of what `queryBy` names, without regard to case and accents. Only an externalId may have the
+    digits of a card number."""
 
     country_code: Maybe[CountryCode] = None
     barcode: Maybe[Identifier] = None
     email: Annotated[Maybe[Email], Filter(lambda c, email: c.email_key == email.casefold())] = None
     acquisition_pc_code: Maybe[PcCode] = None
     account_type: Maybe[AccountType] = None
-    origin_type: Maybe[Identifier] = None
+    origin_type: Maybe[Text] = None
     is_smartparker: Annotated[Maybe[Flag], Filter(_parks)] = None
     updated_since: Annotated[Maybe[Instant], Filter(lambda c, moment: c.update_date >= moment)] = None
     created_since: Annotated[Maybe[Instant], Filter(lambda c, moment: c.creation_date >= moment)] = None
-    query: Maybe[Text] = None
+    query: Maybe[Identifier] = None
     query_by: Maybe[QueryBy] = None
 
 
 def _of_children(found: Any) -> sa.ColumnElement[bool]:
     condition: sa.ColumnElement[bool] = _C.visitor_id.in_(found)
     return condition
+
+
+def _by_email(text: str) -> sa.ColumnElement[bool]:
+    folded = fold(text) or ""
+    return starts_with(_C.email_key, folded) | starts_with(_C.folded_email, folded)
 
 
 def _by_plate(text: str) -> sa.ColumnElement[bool]:
@@ -76,7 +84,7 @@ def _by_full_name(text: str) -> sa.ColumnElement[bool]:
 
 
 SEARCHES: Mapping[QueryBy, Callable[[str], sa.ColumnElement[bool]]] = {
-    "email": lambda text: starts_with(_C.email_key, text.strip().casefold()),
+    "email": _by_email,
     "firstName": lambda text: starts_with(_C.first_name_key, fold(text) or ""),
     "lastName": lambda text: starts_with(_C.last_name_key, fold(text) or ""),
     "licensePlate": _by_plate,
@@ -87,13 +95,27 @@ SEARCHES: Mapping[QueryBy, Callable[[str], sa.ColumnElement[bool]]] = {
 
 @operation("visitors.list", "GET /visitors", summary="List visitors", query=VisitorQuery, reply=Visitor, shape="page")
 async def list_visitors(tx: Tx, request: Request[NoFields, VisitorQuery, NoFields]) -> Page[Visitor]:
-    """Raises Invalid where only one of query and queryBy is there."""
-    query = request.query
-    if (query.query is None) != (query.query_by is None):
-        missing = "query" if query.query is None else "queryBy"
+    """Raises Invalid where only one of query and queryBy is there, or the query is a card number."""
+    return await page(tx, VISITORS, request.query, *_searched(request.query), skip=("query", "query_by"))
+
+
+def _searched(query: VisitorQuery) -> Iterator[sa.ColumnElement[bool]]:
+    text, by = query.query, query.query_by
+    if text is None and by is None:
+        return
+    if text is None or by is None:
+        missing = "query" if text is None else "queryBy"
         raise Invalid("required", "query and queryBy need each other.", field=missing)
-    where = [] if query.query is None or query.query_by is None else [SEARCHES[query.query_by](query.query)]
-    return await page(tx, VISITORS, query, *where, skip=("query", "query_by"))
+    if by != "externalId":
+        _refuse_card_number(text)
+    yield SEARCHES[by](text)
+
+
+def _refuse_card_number(text: str) -> None:
+    try:
+        _TEXT.validate_python(text)
+    except ValidationError:
+        raise Invalid("card_number_refused", "A card number is never accepted here.", field="query") from None
 
 
 OPERATIONS: Operations = (list_visitors,)

@@ -10,7 +10,7 @@ from agents.centers.centers import CENTERS
 from schemas.faults import Conflict
 from schemas.model import Model
 from schemas.types import CountryCode, Email, Flag, Identifier, Instant, Int64, Maybe, PcCode, Text, Uuid
-from storage.folding import fold, folded
+from storage.folding import fold, fold_beyond_case, folded
 from storage.table import Table
 
 Gender = Literal["m", "f", "u"]
@@ -91,15 +91,23 @@ VISITORS = Table(
         "email_key": ("email", str.casefold),
         "first_name_key": ("first_name", fold),
         "last_name_key": ("last_name", fold),
+        "folded_email": ("email", fold_beyond_case),
     },
     conflicts={"visitors_email_key_key": email_taken},
     hidden=[
         folded("email_key"),
         folded("first_name_key"),
         folded("last_name_key", nullable=True),
+        # Of the few emails that have accents; the others are searched for in email_key.
+        folded("folded_email", nullable=True),
         sa.UniqueConstraint("email_key"),
         sa.UniqueConstraint("barcode"),
         sa.Index("visitors_first_name_idx", "first_name_key", "last_name_key"),
         sa.Index("visitors_last_name_idx", "last_name_key", "first_name_key"),
+        sa.Index("visitors_folded_email_idx", "folded_email", postgresql_where="folded_email is not null"),
+        sa.Index("visitors_update_date_idx", "update_date"),
+        sa.Index("visitors_creation_date_idx", "creation_date"),
+        sa.Index("visitors_registration_date_idx", "registration_date"),
+        sa.Index("visitors_acquisition_pc_code_idx", "acquisition_pc_code", "visitor_id"),
     ],
 )

@@ -1,9 +1,11 @@
 """Creating, reading and changing visitors."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import sqlalchemy as sa
+from pydantic.alias_generators import to_camel
 
 from agents import crud
 from agents.centers.centers import CENTERS
@@ -26,13 +28,14 @@ from schemas.faults import Invalid
 from schemas.model import ListOf, Model, NoFields
 from schemas.replies import Page
 from schemas.requests import Request
-from schemas.types import CountryCode, Email, Flag, Identifier, Instant, Int64, Maybe, PcCode, Text, Uuid
+from schemas.types import CountryCode, Email, Flag, Instant, Int64, Maybe, PcCode, Several, Text, Uuid
 from storage.lists import Filter, filters
+from storage.table import given
 from storage.tx import Tx
 
 
 class VisitorNew(VisitorFields):
-    optins: list[OptinNew]
+    optins: Several[OptinNew]
 
 
 class PartialFields(Model):
@@ -48,7 +51,7 @@ class PartialFields(Model):
 
 class PartialVisitorNew(PartialFields):
     preferred_center: PcCode
-    optins: list[OptinNew]
+    optins: Several[OptinNew]
 
 
 class ContactFlags(Model):
@@ -69,18 +72,28 @@ class CountQuery(Model):
     registered_until: Annotated[Maybe[Instant], Filter(lambda c, moment: c.registration_date < moment)] = None
     acquisition_pc_code: Maybe[PcCode] = None
     account_type: Maybe[AccountType] = None
-    origin_type: Maybe[Identifier] = None
+    origin_type: Maybe[Text] = None
 
 
 class VisitorCount(Model):
     count: Int64
 
 
-_WITH_EMAIL = (
-    sa.select(VISITORS.sql)
-    .where(VISITORS.columns.email_key == sa.bindparam("email_key"))
-    .with_for_update(key_share=True)
+_C = VISITORS.columns
+_NEW = given(**{f"new_{name}": _C[name].type for name in VisitorContact.model_fields})
+_FLAG = (
+    sa.update(VISITORS.sql)
+    .where(_C.visitor_id == _NEW.c.new_visitor_id)
+    .values(
+        {name: sa.func.coalesce(_NEW.c[f"new_{name}"], _C[name]) for name in ContactFlags.model_fields}
+        | {
+            "update_date": sa.func.greatest(_C.update_date, sa.bindparam("now", type_=sa.TIMESTAMP(timezone=True))),
+            "revision": _C.revision + 1,
+        }
+    )
+    .returning(*_C)
 )
+_WITH_EMAIL = sa.select(VISITORS.sql).where(_C.email_key == sa.bindparam("email_key")).with_for_update(key_share=True)
 
 
 @operation("visitors.create", "POST /visitors", summary="Add a new visitor", body=VisitorNew, reply=Visitor)
@@ -88,33 +101,61 @@ async def create(tx: Tx, request: Request[NoFields, NoFields, VisitorNew]) -> Vi
     """A new full visitor. Where the email is a partial visitor's, that visitor is upgraded instead and keeps its
     visitorId and barcode. Raises Conflict where it is a full visitor's."""
     body = request.body
-    fields = {name: getattr(body, name) for name in VisitorFields.model_fields}
-    fields |= {"account_type": "full", "registration_date": tx.now}
-    known = await tx.first(_WITH_EMAIL, {"email_key": body.email.casefold()})
-    visitor = await (_add(tx, fields) if known is None else _upgrade(tx, known, fields))
-    for optin in body.optins:
-        await optins.store(tx, visitor.visitor_id, optin)
+    await _require_references(tx, body, "acquisition_pc_code")
+    visitor = await _add_or_upgrade(tx, {name: getattr(body, name) for name in VisitorFields.model_fields})
+    await optins.add(tx, visitor.visitor_id, body.optins)
     return visitor
 
 
-async def _add(tx: Tx, fields: dict[str, Any]) -> Visitor:
+async def _require_references(tx: Tx, body: VisitorNew | PartialVisitorNew, center: str) -> None:
+    """Raises Invalid for all that the body names and that is not there."""
+    absent = await optins.absent_texts(tx, body.optins)
+    if not await CENTERS.present(tx, [getattr(body, center)]):
+        absent.append(Invalid("center_not_found", "There is no such center.", field=to_camel(center)))
+    _refuse(absent)
+
+
+def _refuse(faults: Iterable[Invalid]) -> None:
+    """Raises Invalid with all of them, where there is one."""
+    entries = [entry for fault in faults for entry in fault.entries]
+    if entries:
+        raise Invalid.because(entries)
+
+
+async def _add_or_upgrade(tx: Tx, fields: dict[str, Any]) -> Visitor:
+    """Raises Conflict for the email of a full visitor."""
+    while True:
+        known = await tx.first(_WITH_EMAIL, {"email_key": fields["email"].casefold()})
+        if known is not None:
+            await tx.after_waiting()
+            return await _upgrade(tx, known, fields)
+        made = await _add(tx, fields | {"account_type": "full", "registration_date": tx.now})
+        if made is not None:
+            return made
+        # Another transaction added one with this email, and committed, after we had looked: there is one now.
+
+
+async def _add(tx: Tx, fields: dict[str, Any]) -> Visitor | None:
+    """None where a visitor has the email."""
     identity = {
         "visitor_id": uuid4(),
         "barcode": str(uuid4()),
         "origin_type": tx.cause.caller.origin_type,
         "origin": tx.cause.caller.origin,
     }
-    visitor = await VISITORS.insert(tx, fields | identity)
-    await add_analytics(tx, visitor.visitor_id)
+    visitor = await VISITORS.insert_unless(tx, fields | identity, "email_key")
+    if visitor is not None:
+        await add_analytics(tx, visitor.visitor_id)
     return visitor
 
 
 async def _upgrade(tx: Tx, known: Any, fields: dict[str, Any]) -> Visitor:
     if known.account_type != "partial":
         raise email_taken()
-    given = {name: value for name, value in fields.items() if value is not None}
-    given["upgrade_pc_code"] = given.pop("acquisition_pc_code")
-    return await VISITORS.update(tx, given, visitor_id=known.visitor_id)
+    values = {name: value for name, value in fields.items() if value is not None}
+    values["upgrade_pc_code"] = values.pop("acquisition_pc_code")
+    values |= {"account_type": "full", "registration_date": tx.now}
+    return await VISITORS.update(tx, values, visitor_id=known.visitor_id)
 
 
 @operation(
@@ -123,16 +164,16 @@ async def _upgrade(tx: Tx, known: Any, fields: dict[str, Any]) -> Visitor:
 )  # fmt: skip
 async def create_partial(tx: Tx, request: Request[NoFields, NoFields, PartialVisitorNew]) -> Visitor:
     """The preferredCenter becomes its favourite center. Raises Conflict for an email that a visitor has, and Invalid
-    for an unknown center."""
+    for an unknown center or legal text."""
     body = request.body
-    if not await CENTERS.present(tx, [body.preferred_center]):
-        raise Invalid("center_not_found", "There is no such center.", field="preferredCenter")
+    await _require_references(tx, body, "preferred_center")
     fields = {name: getattr(body, name) for name in PartialFields.model_fields}
     visitor = await _add(tx, fields | {"account_type": "partial"})
+    if visitor is None:
+        raise email_taken()
     favorite = VisitorCenterNew.model_construct(pc_code=body.preferred_center, is_favorite=True)
     await visitor_centers.add(tx, visitor.visitor_id, favorite)
-    for optin in body.optins:
-        await optins.store(tx, visitor.visitor_id, optin)
+    await optins.add(tx, visitor.visitor_id, body.optins)
     return visitor
 
 
@@ -141,20 +182,22 @@ async def create_partial(tx: Tx, request: Request[NoFields, NoFields, PartialVis
     body=ListOf[ContactFlagsPatch], reply=VisitorContact, shape="page", status=200,
 )  # fmt: skip
 async def flag_contacts(tx: Tx, request: Request[NoFields, NoFields, ListOf[ContactFlagsPatch]]) -> Page[Visitor]:
-    """All or none. Raises Invalid for a visitor that is not there."""
+    """All or none. Of several entries about one visitor, the later one counts where both set a flag; each is answered
+    with what holds in the end. Raises Invalid for all visitors that are not there."""
     flags = request.body.root
-    known = await VISITORS.present(tx, (flag.visitor_id for flag in flags))
-    for place, flag in enumerate(flags):
-        if flag.visitor_id not in known:
-            raise Invalid("visitor_not_found", "There is no such visitor.", field=f"[{place}].visitorId")
-    # Locked in the order of their ids, as everywhere.
-    for visitor_id in sorted(known):
-        await VISITORS.lock(tx, visitor_id=visitor_id)
-    changed = []
+    known = await VISITORS.lock_all(tx, (flag.visitor_id for flag in flags))
+    _refuse(
+        Invalid("visitor_not_found", "There is no such visitor.", field=f"[{place}].visitorId")
+        for place, flag in enumerate(flags)
+        if flag.visitor_id not in known
+    )
+    new: dict[UUID, dict[str, Any]] = {flag.visitor_id: {} for flag in flags}
     for flag in flags:
-        values = {name: value for name, value in flag.given().items() if name != "visitor_id"}
-        changed.append(await VISITORS.update(tx, values, visitor_id=flag.visitor_id))
-    return Page(changed, more=False)
+        new[flag.visitor_id] |= flag.given()
+    columns = {f"new_{name}": [values.get(name) for values in new.values()] for name in VisitorContact.model_fields}
+    found = await tx.all(_FLAG, columns | {"now": tx.now})
+    changed = {row.visitor_id: VISITORS.changed(tx, row, "updated") for row in found}
+    return Page([changed[flag.visitor_id] for flag in flags], more=False)
 
 
 @operation("visitors.count", "GET /visitors/count", summary="Count visitors", query=CountQuery, reply=VisitorCount)

@@ -1,4 +1,4 @@
-"""Reads that stay bounded: prefix search among 200,000 visitors, and statements that do not grow with a page."""
+"""What stays bounded: prefix search and filters among 200,000 visitors, statements whatever the page or the body."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -11,8 +11,13 @@ import pytest_asyncio
 import sqlalchemy as sa
 
 from agents.catalogue import CATALOGUE
+from agents.checkins.checkins import CHECKINS
+from agents.optins.optins import OPTINS, OptinQuery
 from agents.visitors import search
 from agents.visitors.visitor import VISITORS
+from storage import folding
+from storage.folding import fold
+from storage.lists import filters
 from storage.tx import Caller, Cause, Tx
 from tests.support import data
 from tests.support.plans import plan_of
@@ -21,18 +26,25 @@ from tests.support.stack import Stack
 MANY = 200_000
 FILL = (
     "insert into visitors (visitor_id, first_name, first_name_key, last_name, last_name_key, email, email_key, barcode,"
-    " country_code, account_type, origin_type, origin, creation_date, update_date, revision)"
+    " country_code, account_type, origin_type, origin, creation_date, update_date, registration_date, revision)"
     " select gen_random_uuid(), md5('f' || n), md5('f' || n), md5('l' || n), md5('l' || n), md5('e' || n),"
-    " md5('e' || n), 'search ' || n, 'FR', 'full', 'api', 'search', now(), now(), 1"
-    f" from generate_series(1, {MANY}) as n",
+    " md5('e' || n), 'search ' || n, 'FR', 'full', 'api', 'search', moment, moment, moment, 1"
+    f" from generate_series(1, {MANY}) as n, lateral (select now() - n * interval '1 minute' as moment) as at",
     "insert into external_ids (external_id, folded_id, visitor_id, external_type, creation_date, update_date, revision)"
     " select barcode, barcode, visitor_id, 'partner', now(), now(), 1 from visitors where origin = 'search'",
     "insert into vehicles (license_plate, plate_key, visitor_id, creation_date, update_date, revision)"
     " select barcode, upper(md5(barcode)), visitor_id, now(), now(), 1 from visitors where origin = 'search'",
+    "insert into optins (visitor_id, optin_type, optin_channel, context_id, is_active, creation_date, update_date,"
+    " revision) select visitor_id, 'loyalty', 'none', n % 7, false, now(), now(), 1"
+    " from (select visitor_id from visitors where origin = 'search' limit 20) as few, generate_series(1, 500) as n",
+    "insert into checkins (visitor_id, pc_code, service_id, origin, creation_date, update_date, revision)"
+    " select visitor_id, pc_code, service_id, 'partner', visitors.creation_date, now(), 1"
+    " from (select * from visitors where origin = 'search' limit 20000) as visitors,"
+    " (select * from services order by service_id desc limit 1) as services",
 )
 EMPTY = tuple(
     f"delete from {table} where visitor_id in (select visitor_id from visitors where origin = 'search')"
-    for table in ("external_ids", "vehicles", "visitors")
+    for table in ("optins", "checkins", "external_ids", "vehicles", "visitors")
 )
 
 
@@ -42,11 +54,13 @@ async def _all(stack: Stack, statements: tuple[str, ...]) -> None:
             await conn.exec_driver_sql(statement)
     async with stack.engine.connect() as conn:
         await conn.execution_options(isolation_level="AUTOCOMMIT")
-        await conn.exec_driver_sql("vacuum analyze visitors, external_ids, vehicles")
+        await conn.exec_driver_sql("vacuum analyze visitors, external_ids, vehicles, optins, checkins")
 
 
 @pytest_asyncio.fixture(scope="module")
-async def many(stack: Stack) -> AsyncIterator[None]:
+async def many(stack: Stack, client: httpx.AsyncClient) -> AsyncIterator[None]:
+    center = (await data.parker(client))["pcCode"]
+    await data.create(client, "/services", data.service(center))
     try:
         await _all(stack, FILL)
         yield
@@ -59,9 +73,59 @@ async def many(stack: Stack) -> AsyncIterator[None]:
 async def test_a_prefix_search_among_200_000_uses_an_index(stack: Stack, by: search.QueryBy) -> None:
     text = {"externalId": "search 1234", "fullname": "abcd efgh", "licensePlate": "abcd"}.get(by, "abcd")
     found = sa.select(VISITORS.sql).where(search.SEARCHES[by](text)).order_by(VISITORS.columns.visitor_id).limit(26)
-    nodes = await plan_of(stack, found, {}, "auto")
+    _by_index(await plan_of(stack, found, {}, "auto"))
+
+
+def _by_index(nodes: list[dict[str, Any]]) -> None:
     assert [node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"] == []
     assert any("Index Name" in node for node in nodes)
+
+
+_V, _C, _O = VISITORS.columns, CHECKINS.columns, OPTINS.columns
+_MOMENT = sa.bindparam("moment", type_=sa.TIMESTAMP(timezone=True))
+LISTS = {
+    "visitors updated since": sa.select(VISITORS.sql).where(_V.update_date >= _MOMENT),
+    "visitors created since": sa.select(VISITORS.sql).where(_V.creation_date >= _MOMENT),
+    "visitors registered since": sa.select(sa.func.count()).where(_V.registration_date >= _MOMENT),
+    "visitors of a center": sa.select(VISITORS.sql)
+    .where(_V.acquisition_pc_code == sa.bindparam("center", type_=sa.Text))
+    .order_by(_V.visitor_id),
+    "checkins since": sa.select(CHECKINS.sql).where(_C.creation_date >= _MOMENT),
+    "checkins of a center since": sa.select(CHECKINS.sql).where(
+        _C.pc_code == sa.bindparam("center", type_=sa.Text), _C.creation_date >= _MOMENT
+    ),
+    "checkins of a service since": sa.select(CHECKINS.sql).where(_C.service_id == 1, _C.creation_date >= _MOMENT),
+    "latest optins": sa.select(OPTINS.sql)
+    .where(_O.visitor_id == sa.bindparam("visitor", type_=sa.Uuid), *filters(OPTINS, OptinQuery(latest=True)))
+    .order_by(_O.optin_id),
+}
+
+
+@pytest.mark.usefixtures("many")
+@pytest.mark.parametrize("listed", LISTS)
+async def test_what_is_listed_of_many_is_found_by_an_index(stack: Stack, listed: str) -> None:
+    row = (await stack.rows("select visitor_id from optins where optin_type = 'loyalty' limit 1"))[0]
+    recently = (await stack.rows("select (now() - interval '1 hour')::text"))[0][0]
+    given = {"moment": recently, "center": "FR-NO-ONE", "visitor": str(row.visitor_id)}
+    _by_index(await plan_of(stack, LISTS[listed].limit(26), given, "auto"))
+
+
+async def test_derived_columns_are_made_anew_in_pages(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folding, "_PAGE", 2)
+    columns = {"name_key": ("name", fold), "apart": ("email", folding.fold_beyond_case)}
+    async with stack.engine.connect() as conn:
+        columns_of = "id uuid, name text, name_key text, email text, apart text"
+        await conn.exec_driver_sql(f"create temporary table filled ({columns_of}) on commit drop")
+        await conn.exec_driver_sql(
+            "insert into filled select gen_random_uuid(), nullif('É' || n, 'É3'), 'old', 'é' || n, null"
+            " from generate_series(1, 5) as n"
+        )
+        await conn.run_sync(lambda each: folding.fill(each, "filled", "id", columns))
+        found = await conn.exec_driver_sql("select name_key, apart from filled order by email")
+        assert [tuple(row) for row in found] == [
+            ("e1", "e1"), ("e2", "e2"), (None, "e3"), ("e4", "e4"), ("e5", "e5")
+        ]  # fmt: skip
+        await conn.rollback()
 
 
 @contextmanager
@@ -107,3 +171,40 @@ async def test_the_number_of_statements_does_not_grow_with_the_page(stack: Stack
         more = await _statements(stack, operation, {**parts, "query": {**parts["query"], "limit": 3}})
         assert (one[0], more[0]) == (1, 3), operation
         assert one[1] == more[1], operation
+
+
+async def _statements_of_write(stack: Stack, operation: str, body: Any) -> int:
+    """With how many statements a request is applied; nothing of it stays."""
+    found = CATALOGUE.by_name[operation]
+    assert found.handler is not None
+    cause = Cause("test", Caller("test", "test"), datetime.now(UTC))
+    with _counted(stack) as statements:
+        async with stack.engine.connect() as conn:
+            await found.handler(Tx(conn, cause, datetime.now(UTC)), found.request.model_validate({"body": body}))
+            await conn.rollback()
+    return len(statements)
+
+
+async def test_the_number_of_statements_does_not_grow_with_the_body(stack: Stack, client: httpx.AsyncClient) -> None:
+    visitors = [(await data.parker(client))["visitorId"] for _ in range(3)]
+    flags = [{"visitorId": each, "emailInvalid": True} for each in visitors]
+    one = await _statements_of_write(stack, "visitors.flagContacts", flags[:1])
+    assert await _statements_of_write(stack, "visitors.flagContacts", flags) == one == 2
+
+    analytics = [
+        {"analyticsId": (await client.get(f"/visitors/{each}/externalIds/analytics")).json()["data"]["externalId"]}
+        for each in visitors
+    ]
+    one = await _statements_of_write(stack, "visitors.eraseByAnalyticsId", analytics[:1])
+    # Of the standings each visitor is taken out by itself.
+    assert await _statements_of_write(stack, "visitors.eraseByAnalyticsId", analytics) == one + 2
+
+    center = (await data.create(client, "/centers", data.center()))["pcCode"]
+    optin = {"optinType": "loyalty", "optinChannel": "none", "isActive": True}
+
+    async def creating(count: int) -> int:
+        optins = [{**optin, "contextId": number} for number in range(count)]
+        return await _statements_of_write(stack, "visitors.create", data.visitor(center, optins=optins))
+
+    # Each optin ends the older one of its key and is kept.
+    assert await creating(3) == await creating(1) + 4
