@@ -23,8 +23,8 @@ from storage.tx import Tx
 
 AROUND = 2
 """Neighbours shown above and below a visitor."""
-TOP_LIMIT = 500
-"""Entries of topRanking at most, whatever winnerNumber says, as many as a page may have."""
+TOP_LIMIT = 10_000
+"""Entries of topRanking at most, whatever winnerNumber says. Who is in the top does not depend on it."""
 
 
 class Standing(Model):
@@ -65,9 +65,14 @@ _PLACE = sa.tuple_(*_UP)
 _CHALLENGE = given(challenge=_BIG, count=_BIG)
 _OWN = given(participant=_BIG, challenge=_BIG, own_points=_BIG, own_precedence=_BIG)
 _OWN_PLACE = sa.tuple_(_OWN.c.own_points, _OWN.c.own_precedence)
+_EQUAL = given(participant=_BIG, challenge=_BIG, own_points=_BIG, own_precedence=_BIG, most=_BIG)
 TOP = _nearest(_CHALLENGE, _DOWN, _CHALLENGE.c.count)
 FROM_OWN_UP = _nearest(_OWN, _UP, AROUND + 1, _PLACE >= _OWN_PLACE)
 BELOW_OWN = _nearest(_OWN, _DOWN, AROUND, _PLACE < _OWN_PLACE)
+_BEFORE = _nearest(
+    _EQUAL, (_V.precedence,), _EQUAL.c.most, _V.points == _EQUAL.c.own_points, _V.precedence > _EQUAL.c.own_precedence
+).subquery()
+BEFORE_OWN = sa.select(_BEFORE.c.participant, sa.func.count().label("number")).group_by(_BEFORE.c.participant)
 _PLACES = sa.select(_V.visitor_challenge_id, _V.challenge_id, _V.points, _V.precedence).where(
     any_of(_V.visitor_challenge_id, "participants")
 )
@@ -90,18 +95,21 @@ async def _rankings(tx: Tx, rows: Sequence[VisitorChallenge]) -> Sequence[Rankin
     challenges = await CHALLENGES.by_key(tx, (row.challenge_id for row in rows))
     counts = [min(max(challenge.winner_number, 0), TOP_LIMIT) for challenge in challenges.values()]
     tops = _sorted(await tx.all(TOP, {"challenge": list(challenges), "count": counts}), "challenge")
-    around = await _around(tx, rows)
+    places = await tx.all(_PLACES, {"participants": [row.visitor_challenge_id for row in rows]})
+    around = await _around(tx, places)
     wanted = ((row.challenge_id, found.points) for row in rows for found in around[row.visitor_challenge_id])
     positions = await standings.positions(tx, wanted)
     shown = {found.visitor_id for group in (*tops.values(), *around.values()) for found in group}
     names = {row.visitor_id: _name(row) for row in await tx.all(_NAMES, {"visitors": sorted(shown)})}
     bonus = await _bonus_today(tx, rows, challenges)
+    winners = await _winners(tx, places, challenges, positions)
+    neighbours = {key: found for key, found in around.items() if key not in winners}
     return [
         Ranking.model_construct(
             challenge=challenges[row.challenge_id],
             visitor_challenge=row,
             top_ranking=_top(tops[row.challenge_id], row, names),
-            other_ranking=_others(tops[row.challenge_id], around[row.visitor_challenge_id], row, names, positions),
+            other_ranking=_others(neighbours.get(row.visitor_challenge_id, ()), row, names, positions),
             bonus_activated_today=row.visitor_challenge_id in bonus,
             visitor_ranking_position=positions[row.challenge_id, row.points],
             can_log_points=challenges[row.challenge_id].runs(tx.now),
@@ -111,6 +119,8 @@ async def _rankings(tx: Tx, rows: Sequence[VisitorChallenge]) -> Sequence[Rankin
 
 
 _Names = Mapping[UUID, str]
+_Positions = Mapping[tuple[int, int], int]
+"""By challenge and points."""
 
 
 def _top(top: Sequence[Any], row: VisitorChallenge, names: _Names) -> list[Standing]:
@@ -119,16 +129,8 @@ def _top(top: Sequence[Any], row: VisitorChallenge, names: _Names) -> list[Stand
     ]
 
 
-def _others(
-    top: Sequence[Any],
-    around: Sequence[Any],
-    row: VisitorChallenge,
-    names: _Names,
-    positions: Mapping[tuple[int, int], int],
-) -> list[Standing]:
-    """The visitor with its neighbours, and nobody where the visitor is in the top."""
-    if any(found.visitor_id == row.visitor_id for found in top):
-        return []
+def _others(around: Sequence[Any], row: VisitorChallenge, names: _Names, positions: _Positions) -> list[Standing]:
+    """The visitor with its neighbours."""
     return [_standing(found, row, names, positions[row.challenge_id, found.points]) for found in around]
 
 
@@ -163,16 +165,35 @@ def _sorted(found: Iterable[Any], name: str) -> Mapping[int, list[Any]]:
     return groups
 
 
-async def _around(tx: Tx, rows: Sequence[VisitorChallenge]) -> Mapping[int, list[Any]]:
-    """Each participant and its neighbours."""
-    places = await tx.all(_PLACES, {"participants": [row.visitor_challenge_id for row in rows]})
-    own = {
+def _own(places: Sequence[Any]) -> dict[str, list[int]]:
+    return {
         "participant": [place.visitor_challenge_id for place in places],
         "challenge": [place.challenge_id for place in places],
         "own_points": [place.points for place in places],
         "own_precedence": [place.precedence for place in places],
     }
+
+
+async def _around(tx: Tx, places: Sequence[Any]) -> Mapping[int, list[Any]]:
+    """Each participant and its neighbours."""
+    own = _own(places)
     return _sorted([*await tx.all(FROM_OWN_UP, own), *await tx.all(BELOW_OWN, own)], "participant")
+
+
+async def _winners(
+    tx: Tx, places: Sequence[Any], challenges: Mapping[int, Challenge], positions: _Positions
+) -> set[int]:
+    """Who of them is among the first winnerNumber. Equal points share a position, so who of the equals was earlier
+    counts too, as far as there is room for."""
+    room = {
+        place.visitor_challenge_id: challenges[place.challenge_id].winner_number
+        - positions[place.challenge_id, place.points]
+        for place in places
+    }
+    near = [place for place in places if room[place.visitor_challenge_id] >= 0]
+    most = [room[place.visitor_challenge_id] + 1 for place in near]
+    earlier = {row.participant: row.number for row in await tx.all(BEFORE_OWN, _own(near) | {"most": most})}
+    return {key for key, number in room.items() if earlier.get(key, 0) <= number}
 
 
 async def _bonus_today(tx: Tx, rows: Sequence[VisitorChallenge], challenges: Mapping[int, Challenge]) -> set[int]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,7 +17,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from agents.points import rankings, standings
+from agents.points.challenges import ParticipantQuery
+from agents.points.visitor_challenge import VISITOR_CHALLENGES
 from schemas.types import INT64
+from storage import lists
+from storage.tx import Caller, Cause, Tx
 from tests.support import data
 from tests.support.plans import plan_of
 from tests.support.stack import Stack, eventually
@@ -147,6 +152,37 @@ async def test_the_neighbourhood_is_two_above_and_two_below_where_the_visitor_is
     assert found["visitorRankingPosition"] == own + 1
 
 
+async def test_who_is_in_the_top_does_not_depend_on_how_much_of_it_is_shown(
+    stack: Stack, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rankings, "TOP_LIMIT", 2)
+    challenge = await _challenge(client, winnerNumber=4)
+    people = [await _join(client, challenge, points) for points in (30, 20, 20, 20, 20, 10)]
+
+    async def shown(participant: Known) -> tuple[int, int, int]:
+        """The position, and the lengths of the two lists."""
+        handler, parts = rankings.OPERATIONS[0].handler, {"path": {"visitorId": participant["visitorId"]}}
+        assert handler is not None
+        request = rankings.OPERATIONS[0].request.model_validate(parts)
+        cause = Cause("test", Caller("test", "test"), datetime.now(UTC))
+        async with stack.engine.connect() as conn:
+            found = (await handler(Tx(conn, cause, cause.arrived), request)).items[0]
+        return found.visitor_ranking_position, len(found.top_ranking), len(found.other_ranking)
+
+    assert [await shown(person) for person in people] == [
+        (1, 2, 0), (2, 2, 0), (2, 2, 0), (2, 2, 0), (2, 2, 4), (6, 2, 3),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("winners", [INT64, -INT64 - 1])
+async def test_any_number_of_winners_makes_a_ranking(client: httpx.AsyncClient, winners: int) -> None:
+    challenge = await _challenge(client, winnerNumber=winners)
+    people = [await _join(client, challenge, points) for points in (2, 1, 1)]
+    found = [await _ranking(client, person) for person in people]
+    all_of_them = [3, 0] if winners > 0 else [0, 3]
+    assert [[len(row["topRanking"]), len(row["otherRanking"])] for row in found] == [all_of_them] * 3
+
+
 async def test_a_name_is_the_first_name_and_an_initial(client: httpx.AsyncClient) -> None:
     challenge = await _challenge(client, winnerNumber=9)
     for first, last in (("Anne Marie", "de la Tour"), ("Élodie", "Østergård"), ("Bo", "")):
@@ -189,12 +225,15 @@ async def test_a_raised_bonus_is_activated_today(client: httpx.AsyncClient) -> N
     assert (await _ranking(client, other))["bonusActivatedToday"] is False
 
 
-async def test_today_is_the_day_of_the_challenges_time_zone(stack: Stack, client: httpx.AsyncClient) -> None:
+@pytest.mark.parametrize("named", [True, False])
+async def test_today_is_the_day_of_the_challenges_time_zone_or_of_utc(
+    stack: Stack, client: httpx.AsyncClient, named: bool
+) -> None:
     # A zone where it is noon now, or where it is 6 o'clock while it is noon in UTC: its day is not the one of UTC.
     zone = f"Etc/GMT{datetime.now(UTC).hour - 12 or 6:+d}"
-    participant = await _join(client, await _challenge(client, timezone=zone))
+    participant = await _join(client, await _challenge(client, **{"timezone": zone} if named else {}))
     await _patch(client, participant["path"], bonusEntryCount=1)
-    midnight = datetime.now(ZoneInfo(zone)).replace(hour=0, minute=0, second=0, microsecond=0)
+    midnight = datetime.now(ZoneInfo(zone if named else "UTC")).replace(hour=0, minute=0, second=0, microsecond=0)
     for moment, today in ((midnight, True), (midnight - timedelta(microseconds=1), False)):
         async with stack.engine.begin() as conn:
             await conn.exec_driver_sql(
@@ -415,13 +454,36 @@ async def _all(stack: Stack, statements: Sequence[str], parameters: Known) -> No
         await conn.exec_driver_sql("vacuum analyze visitors, visitor_challenges, ranking_counts, challenge_histories")
 
 
+@asynccontextmanager
+async def _filled(stack: Stack, challenge_id: int, count: int) -> AsyncIterator[None]:
+    """A challenge with so many participants, for a while."""
+    parameters = {"challenge": challenge_id, "count": count, "mark": f"many-{challenge_id}-"}
+    try:
+        await _all(stack, FILL, parameters)
+        yield
+    finally:
+        await _all(stack, EMPTY, parameters)
+
+
+async def test_an_end_unlocks_each_of_thousands_of_winners_once(stack: Stack, client: httpx.AsyncClient) -> None:
+    challenge_id = (await _challenge(client, winnerNumber=2_300))["challengeId"]
+    order = (
+        "select reward_unlocked, revision from visitor_challenges where challenge_id = :id"
+        " order by points desc, precedence desc"
+    )
+    async with _filled(stack, challenge_id, 2_500):
+        for _ in range(2):
+            ended = await client.post(f"/challenges/{challenge_id}/terminate", json={"ignoreEndDate": True})
+            assert ended.status_code == 204
+            rows = [tuple(row) for row in await stack.rows(order, id=challenge_id)]
+            assert rows == [(True, 2)] * 2_300 + [(False, 1)] * 200
+
+
 @pytest_asyncio.fixture(scope="module")
 async def many(stack: Stack, client: httpx.AsyncClient) -> AsyncIterator[Known]:
     """A challenge with very many participants, of which one in the middle: its part, and the `path` of that."""
     challenge_id = (await _challenge(client, winnerNumber=10))["challengeId"]
-    parameters = {"challenge": challenge_id, "count": MANY, "mark": f"many-{challenge_id}-"}
-    try:
-        await _all(stack, FILL, parameters)
+    async with _filled(stack, challenge_id, MANY):
         row = (
             await stack.rows(
                 "select * from visitor_challenges where challenge_id = :id order by points offset :half limit 1",
@@ -431,8 +493,6 @@ async def many(stack: Stack, client: httpx.AsyncClient) -> AsyncIterator[Known]:
         )[0]
         path = f"/visitors/{row.visitor_id}/visitorChallenges/{row.visitor_challenge_id}"
         yield {**row._mapping, "path": path}
-    finally:
-        await _all(stack, EMPTY, parameters)
 
 
 def _rows_read(node: Known) -> float:
@@ -442,7 +502,7 @@ def _rows_read(node: Known) -> float:
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
-@pytest.mark.parametrize("name", ["ABOVE", "TOP", "FROM_OWN_UP", "BELOW_OWN"])
+@pytest.mark.parametrize("name", ["ABOVE", "TOP", "FROM_OWN_UP", "BELOW_OWN", "BEFORE_OWN"])
 async def test_no_statement_of_a_ranking_reads_more_rows_among_100_000(
     stack: Stack, many: Known, name: str, mode: str
 ) -> None:
@@ -456,11 +516,28 @@ async def test_no_statement_of_a_ranking_reads_more_rows_among_100_000(
         "TOP": (rankings.TOP, {"challenge": [many["challenge_id"]], "count": [10]}),
         "FROM_OWN_UP": (rankings.FROM_OWN_UP, own),
         "BELOW_OWN": (rankings.BELOW_OWN, own),
+        # As the last one of its equals.
+        "BEFORE_OWN": (rankings.BEFORE_OWN, own | {"own_precedence": [-INT64], "most": [11]}),
     }[name]
     nodes = await plan_of(stack, statement, parameters, mode)
     assert any(_rows_read(node) for node in nodes if "Relation Name" in node), "nothing was read at all"
     assert [node for node in nodes if _rows_read(node) > MOST_ROWS] == []
     assert [node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"] == []
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+async def test_the_few_unlocked_of_100_000_are_found_along_an_index(stack: Stack, many: Known, mode: str) -> None:
+    unlocked = lists.filters(VISITOR_CHALLENGES, ParticipantQuery.model_validate({"rewardUnlocked": True}))
+    columns = VISITOR_CHALLENGES.columns
+    found = (
+        sa.select(VISITOR_CHALLENGES.sql)
+        .where(columns.challenge_id == sa.bindparam("challenge"), *unlocked)
+        .order_by(columns.visitor_challenge_id)
+        .limit(26)
+    )
+    nodes = await plan_of(stack, found, {"challenge": many["challenge_id"]}, mode)
+    assert [node["Index Name"] for node in nodes if "Index Name" in node] == ["visitor_challenges_unlocked_idx"]
+    assert [node for node in nodes if _rows_read(node) > MOST_ROWS] == []
 
 
 async def test_the_position_in_the_middle_of_100_000_is_the_counted_one(
