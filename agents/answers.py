@@ -1,9 +1,8 @@
 """From what a handler returned to the status and body that travel."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from agents.operation import Found, Operation
@@ -13,8 +12,7 @@ from schemas.replies import Page, PagingQuery, page_links
 from schemas.requests import Request
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """`body` is the reply as plain data with times, UUIDs and decimals as such; None for an empty one."""
 
     status: int
@@ -28,7 +26,7 @@ def of_fault(fault: Fault) -> Answer:
 def of_value(operation: Operation, request: Request[Any, Any, Any], raw_query: dict[str, Any], value: Any) -> Answer:
     """Raises Invalid where `fields` names one that the reply does not have. `raw_query` is what the caller wrote."""
     if isinstance(value, Found):
-        return replace(of_value(operation, request, raw_query, value.value), status=HTTPStatus.OK)
+        return of_value(operation, request, raw_query, value.value)._replace(status=HTTPStatus.OK)
     match operation.shape:
         case "empty":
             return Answer(operation.status)

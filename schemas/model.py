@@ -11,6 +11,8 @@ from schemas.marks import NotNull
 from schemas.shapes import allows_none
 from schemas.types import Item, Several
 
+_set = object.__setattr__
+
 
 class Model(BaseModel):
     """A record of the contract. Unknown fields are refused; messages about faults never repeat the input.
@@ -47,6 +49,17 @@ class Model(BaseModel):
             if name not in required:
                 _make_optional(field)
         cls.model_rebuild(force=True)
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Self:
+        """A record with these values, one for each field, which are right already. What `model_construct` does for any
+        values takes four times as long."""
+        found = cls.__new__(cls)
+        _set(found, "__dict__", values)
+        _set(found, "__pydantic_fields_set__", set(values))
+        _set(found, "__pydantic_extra__", None)
+        _set(found, "__pydantic_private__", None)
+        return found
 
     @classmethod
     def widened(cls, row: "Model", **more: Any) -> Self:

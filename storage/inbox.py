@@ -5,8 +5,8 @@ later one waits, sees `Repeat`, and finds the answer when it starts again.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -37,8 +37,7 @@ INBOX = sa.Table(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """An answered request. `fingerprint` is a digest of its content, `body` the JSON that was answered."""
 
     request_id: str

@@ -5,8 +5,8 @@ commits.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -18,22 +18,21 @@ from storage.table import METADATA, any_of
 OUTBOX = sa.Table(
     "outbox",
     METADATA,
+    sa.Column("topic", sa.Text, primary_key=True),
     sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
-    sa.Column("topic", sa.Text, nullable=False),
     sa.Column("key", sa.Text, nullable=False),
     sa.Column("partition_key", sa.Text, nullable=False),
     sa.Column("change_id", sa.Text, nullable=False),
     sa.Column("change_type", sa.Text, nullable=False),
     sa.Column("value", sa.LargeBinary),
     sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
-    sa.Index("outbox_topic_id_idx", "topic", "id"),
-    sa.Index("outbox_partition_key_idx", "partition_key"),
 )
+TAKEN, TAKEN_BYTES = 500, 8 * 2**20
+"""How many changes, and how much of them, are published at once; one at least, whatever its size."""
 _COLUMNS = ("topic", "key", "partition_key", "change_id", "change_type", "value")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One message of a change topic, ready to send; a value of None is a tombstone."""
 
     topic: str
@@ -55,15 +54,20 @@ _INSERT = sa.insert(OUTBOX).from_select(
         *(_GIVEN.c[name] for name in _COLUMNS), sa.bindparam("created_at", type_=sa.TIMESTAMP(timezone=True))
     ).order_by(_GIVEN.c.place),
 )
-_TAKE = (
-    sa.delete(OUTBOX)
-    .where(
-        OUTBOX.c.id.in_(
-            sa.select(OUTBOX.c.id).where(OUTBOX.c.topic == sa.bindparam("of_topic")).order_by(OUTBOX.c.id).limit(500)
-        )
-    )
-    .returning(OUTBOX.c.id, *(OUTBOX.c[name] for name in _COLUMNS))
-)
+
+
+def _take() -> Any:
+    """The oldest of a topic, as many as go out at once. The sum runs along the index and ends with the limit."""
+    of_topic = OUTBOX.c.topic == sa.bindparam("of_topic")
+    size = sa.func.coalesce(sa.func.octet_length(OUTBOX.c.value), 0)
+    before = (sa.func.sum(size).over(order_by=OUTBOX.c.id) - size).label("before")
+    oldest = sa.select(OUTBOX.c.id, before).where(of_topic).order_by(OUTBOX.c.id).limit(TAKEN).subquery()
+    some = sa.select(oldest.c.id).where(oldest.c.before < TAKEN_BYTES)
+    taken = sa.delete(OUTBOX).where(of_topic, OUTBOX.c.id.in_(some))
+    return taken.returning(OUTBOX.c.id, *(OUTBOX.c[name] for name in _COLUMNS))
+
+
+_TAKE = _take()
 _FORGET = sa.delete(OUTBOX).where(
     any_of(OUTBOX.c.partition_key, "keys"), OUTBOX.c.value.is_not(None), OUTBOX.c.change_type.not_like("%.deleted")
 )

@@ -7,7 +7,8 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from datetime import datetime
 from decimal import Decimal
 from functools import cache, cached_property
-from typing import Any, Generic, TypeVar, cast
+from operator import attrgetter
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -114,6 +115,7 @@ class Table(Generic[Row]):
         )
         self.columns = self.sql.c
         self._fields = tuple(row.model_fields)
+        self._values = attrgetter(*self._fields)
         self._empty = dict.fromkeys(_written(self.sql)) | dict(defaults or {})
         self._statements = _Statements(self.sql, self.sql.c[key])
         _ALL.append(self)
@@ -225,7 +227,7 @@ class Table(Generic[Row]):
         """A database row as its model. Raises NotFound for none."""
         if found is None:
             raise self.missing()
-        return cast(Row, self.row.model_construct(**{name: getattr(found, name) for name in self._fields}))
+        return self.row.of(dict(zip(self._fields, self._values(found), strict=True)))
 
     def record(self, tx: Tx, row: Row, key: Any, revision: int, action: Action) -> None:
         """Keep a change of a row that was written by a statement of one's own."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -12,16 +12,14 @@ from schemas.changes import Action
 from schemas.model import Model
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """Who asks: `origin_type` is the kind of caller, `origin` its name (of the API key or the message's source)."""
 
     origin_type: str
     origin: str
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
+class Cause(NamedTuple):
     """The request that something is done for. `arrived` is when the broker took it in."""
 
     request_id: str
@@ -29,8 +27,7 @@ class Cause:
     arrived: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class EntityChange:
+class EntityChange(NamedTuple):
     """A row before it is encoded for its change topic. `after` is the row as the API answers it; None once deleted."""
 
     family: str

@@ -4,9 +4,8 @@ import asyncio
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -68,8 +67,7 @@ class KafkaSettings(BaseModel):
         return given
 
 
-@dataclass(frozen=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """A message to send. `partition_key` decides the partition and `key` is what compaction sees; where both are None
     and no partition is given, the broker's partitions take turns."""
 

@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import structlog
@@ -144,8 +144,7 @@ def _is_to_be_repeated(error: Exception, batch: _Batch) -> bool:
     return is_transient(error)
 
 
-@dataclass(frozen=True, slots=True)
-class _Done:
+class _Done(NamedTuple):
     """A request that was applied, with all that goes out encoded, so that what cannot be encoded fails by itself."""
 
     answer: Answer
@@ -236,4 +235,4 @@ def _outgoing(wire: Wire, tx: Tx, change: EntityChange) -> Iterator[outbox.Entry
         raise Invalid("too_large", f"With this, the {change.resource} would be too large; shorten its texts.")
     yield entry
     if change.action == "deleted" and change.family not in names.EVENT_FAMILIES:
-        yield replace(entry, change_id=f"{entry.change_id}:tombstone", value=None)
+        yield entry._replace(change_id=f"{entry.change_id}:tombstone", value=None)

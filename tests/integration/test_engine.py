@@ -21,6 +21,7 @@ from agents.wire import Wire
 from schemas.model import Model, NoFields
 from schemas.requests import Request
 from schemas.types import Int64
+from storage import outbox
 from storage.database import DatabaseSettings, connect, is_too_slow, is_transient
 from storage.tx import Tx
 from tests.support.stack import Stack
@@ -100,6 +101,24 @@ async def test_a_standby_behind_the_name_is_left_and_the_work_repeated(database:
             await conn.execute(sa.text("delete from inbox"))
         assert is_transient(refused.value)
         assert conn.invalidated
+
+
+async def test_changes_go_out_in_order_and_in_portions_of_a_bounded_size(database: AsyncEngine) -> None:
+    sizes = (5, 5, 5, 20, 1)
+    entries = [
+        outbox.Entry("a topic of the test", f"k:{number}", "k", f"k:{number}:1", "k.created", b"x" * (size * 2**20))
+        for number, size in enumerate(sizes)
+    ]
+    async with database.connect() as conn:
+        await outbox.insert(conn, entries, datetime.now(UTC))
+        portions = [await outbox.take(conn, "a topic of the test") for _ in range(5)]
+    assert [[entry.key for entry in portion] for portion in portions] == [
+        ["k:0", "k:1"],
+        ["k:2", "k:3"],
+        ["k:4"],
+        [],
+        [],
+    ]
 
 
 async def test_what_is_too_large_for_the_broker_harms_no_other_send(stack: Stack) -> None:

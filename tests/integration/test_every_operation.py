@@ -156,12 +156,12 @@ def _mutants(operation: str) -> Iterator[Mutant]:
     fact = FACTS[operation]
     base = _syntactic(fact)
     yield Mutant("an unknown parameter", "colour", {**base, "query": {**base.get("query", {}), "colour": "red"}})
-    for field in fact["query"]:
-        for what, value in _wrong_parameters(field):
-            yield Mutant(what, field["name"], {**base, "query": {**base.get("query", {}), field["name"]: value}})
-        if field["required"]:
-            rest = {name: value for name, value in base["query"].items() if name != field["name"]}
-            yield Mutant("a missing parameter", field["name"], {**base, "query": rest})
+    for asked in fact["query"]:
+        for what, value in _wrong_parameters(asked):
+            yield Mutant(what, asked["name"], {**base, "query": {**base.get("query", {}), asked["name"]: value}})
+        if asked["required"]:
+            rest = {name: value for name, value in base["query"].items() if name != asked["name"]}
+            yield Mutant("a missing parameter", asked["name"], {**base, "query": rest})
     for place in fact["path_params"]:
         for what, value in _wrong_parameters(place):
             yield Mutant(what, place["name"], {**base, "path": {**base["path"], place["name"]: value}})
@@ -233,13 +233,13 @@ def _wrong_bodies(facts: list[Fact], body: Any, path: str = "") -> Iterator[tupl
         return
     dot = f"{path}." if path else ""
     yield "an unknown field", f"{dot}colour", {**body, "colour": "red"}
-    for field in facts:
-        name = field["name"]
-        if field["required"]:
+    for fact in facts:
+        name = fact["name"]
+        if fact["required"]:
             yield "a missing field", f"{dot}{name}", {key: value for key, value in body.items() if key != name}
-        for what, value in _wrong_values(field):
+        for what, value in _wrong_values(fact):
             yield what, f"{dot}{name}", {**body, name: value}
-        items = field.get("items", {})
+        items = fact.get("items", {})
         if "fields" in items and body.get(name):
             for what, where, wrong in _wrong_bodies(items["fields"], body[name][:1], f"{dot}{name}"):
                 yield what, where, {**body, name: wrong}
