@@ -100,6 +100,7 @@ async def add(tx: Tx, visitor_id: UUID, body: VisitorCenterNew) -> VisitorCenter
     """Raises NotFound for the visitor, and faults for an unknown center and one that the visitor has, and for a company
     that is not in the center."""
     await VISITORS.lock(tx, visitor_id=visitor_id)
+    await crud.own(tx, CENTERS, body, "pc_code")
     await _own_company(tx, body.pc_code, body)
     values = await _favored(tx, visitor_id, body.pc_code, False, dict(vars(body)))
     return await VISITOR_CENTERS.insert(tx, values | {"visitor_id": visitor_id})

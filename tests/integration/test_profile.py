@@ -175,9 +175,10 @@ async def test_a_company_of_another_center_is_400(client: httpx.AsyncClient) -> 
     elsewhere = {"centerCompanyId": company["centerCompanyId"]}
     new = {"pcCode": pc_code, "isFavorite": False, **elsewhere}
     for way in ("POST", "PUT"):
-        assert _fault(await client.request(way, path, json=new)) == (
-            400, "centerCompanyId", "center_company_not_found",
-        )  # fmt: skip
+        answer = await client.request(way, path, json=new)
+        assert _fault(answer) == (400, "centerCompanyId", "center_company_not_found")
+        answer = await client.request(way, path, json={**new, "pcCode": "FR-NO-ONE"})
+        assert _fault(answer) == (400, "pcCode", "center_not_found")
     made = await _add(client, path, pc_code)
     for way, url, body in (("PUT", path, new), ("PATCH", f"{path}/{pc_code}", elsewhere)):
         answer = await client.request(way, url, json=body)
