@@ -9,6 +9,7 @@
   with `accessDevice` and `exitAccessDevice`. Amounts are exact decimals.
 - **The summary** groups by calendar month and currency. A session counts in the month of its `parkingSessionStart`
   (`creationDate` where there is none) in the given time zone. Payments that failed or are pending are left out.
-- **Partners of vehicles** are there once for each vehicle, partner and center (409). The map of partners has the active
-  centers only, by country and `pcCode`.
+- **Partners of vehicles** are there once for each vehicle, partner and center (409), whether `pcCode` or
+  `visitorCenterId` names the center; where both do, it is one center (400). The map of partners has the active centers
+  only, by country and `pcCode`.
 """
