@@ -98,6 +98,17 @@ async def test_texts_are_replaced_by_locale_and_the_others_stay(client: httpx.As
     assert found == {**made, "status": "ready", "title": found["title"], "updateDate": updated}
 
 
+async def test_texts_of_one_field_have_a_limit_together(client: httpx.AsyncClient) -> None:
+    made = await data.create(client, "/articles", _article())
+    path, long = f"/articles/{made['articleId']}", "x" * 200_000
+    first = {"content": _texts(fr_FR=long, fr_BE=long, fr_CH=long, fr_CA=long)}
+    assert (await client.patch(path, json=first)).status_code == 204
+    more = {"content": _texts(en_GB=long, en_US="x")}
+    refused = await client.patch(path, json=more)
+    assert (refused.status_code, _codes(refused)) == (400, [("content", "too_long")])
+    assert len((await _read(client, made))["content"]) == 4
+
+
 async def test_null_texts_are_refused_and_an_empty_list_changes_none(client: httpx.AsyncClient) -> None:
     made = await data.create(client, "/articles", _article(title=_texts(en_US="Sales")))
     for name in ("title", "content", "status"):
