@@ -10,12 +10,12 @@ from schemas.faults import Unavailable
 from schemas.model import Model, NoFields
 from schemas.paths import VisitorPath
 from schemas.requests import Request
-from schemas.types import Identifier, Instant, Text
+from schemas.types import Instant, Text
 from storage.tx import Tx
 
 
 class TokenQuery(Model):
-    company_id: Identifier
+    company_id: Text
 
 
 class EventToken(Model):

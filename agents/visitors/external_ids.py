@@ -1,10 +1,11 @@
 """The ids that other systems know a visitor by."""
 
-from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID, uuid4
 
 import sqlalchemy as sa
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from agents import crud
 from agents.centers.centers import CENTERS
@@ -15,7 +16,7 @@ from schemas.model import Model, NoFields
 from schemas.paths import VisitorPath
 from schemas.replies import FieldsQuery, Page, PageQuery
 from schemas.requests import Request
-from schemas.types import Identifier, Instant, Maybe, PcCode, Text, Uuid
+from schemas.types import Identifier, Instant, Maybe, PcCode, Uuid
 from storage.folding import fold, folded
 from storage.table import Table, any_of
 from storage.tx import Tx
@@ -74,12 +75,39 @@ class ExternalIdQuery(PageQuery):
     pc_code: Maybe[PcCode] = None
 
 
+def _parts(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _each(kind: Any, code: str, what: str) -> AfterValidator:
+    """Each part of a comma list is of this type."""
+    part = TypeAdapter[Any](kind)
+
+    def checked(text: str) -> str:
+        try:
+            for each in _parts(text):
+                part.validate_python(each)
+        except ValidationError:
+            raise PydanticCustomError(code, f"Input should be a comma list of {what}.") from None
+        return text
+
+    return AfterValidator(checked)
+
+
+_List = Annotated[str, Field(max_length=BATCH_LIMIT * len(f"{UUID(int=0)}, "), coerce_numbers_to_str=True)]
+"""Not Text: the digits of several UUIDs in a row are no card number, and 500 of them are more than a text holds."""
+
+Visitors = Annotated[_List, _each(Uuid, "wrong_format", "UUIDs")]
+ExternalTypes = Annotated[_List, _each(ExternalType, "not_allowed", "types of external ids")]
+PcCodes = Annotated[_List, _each(PcCode, "wrong_format", "pcCodes")]
+
+
 class BatchQuery(Model):
     """Comma lists."""
 
-    visitor_id: Text
-    external_type: Maybe[Text] = None
-    pc_code: Maybe[Text] = None
+    visitor_id: Visitors
+    external_type: Maybe[ExternalTypes] = None
+    pc_code: Maybe[PcCodes] = None
 
 
 EXTERNAL_IDS = Table(
@@ -181,7 +209,7 @@ async def resolve(tx: Tx, request: Request[ResolvePath, CenterQuery, NoFields]) 
 async def batch(tx: Tx, request: Request[NoFields, BatchQuery, NoFields]) -> Page[ExternalId]:
     """All of them; ids that are no visitor's are left out. Raises Invalid."""
     query = request.query
-    visitors = [_uuid(part) for part in _parts(query.visitor_id)]
+    visitors = [UUID(part) for part in _parts(query.visitor_id)]
     if len(visitors) > BATCH_LIMIT:
         raise Invalid("too_many", f"At most {BATCH_LIMIT} visitors at once.", field="visitorId")
     kinds, centers = set(_parts(query.external_type)), set(_parts(query.pc_code))
@@ -191,17 +219,6 @@ async def batch(tx: Tx, request: Request[NoFields, BatchQuery, NoFields]) -> Pag
         if (not kinds or row.external_type in kinds) and (not centers or row.pc_code in centers)
     ]  # fmt: skip
     return Page(wanted, more=False)
-
-
-def _parts(text: str | None) -> Iterable[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-
-def _uuid(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise Invalid("wrong_format", "Input should be a comma list of UUIDs.", field="visitorId") from None
 
 
 _ALL = "/visitors/{visitorId}/externalIds"

@@ -109,10 +109,9 @@ async def create(tx: Tx, request: Request[NoFields, NoFields, VisitorNew]) -> Vi
 
 async def _require_references(tx: Tx, body: VisitorNew | PartialVisitorNew, center: str) -> None:
     """Raises Invalid for all that the body names and that is not there."""
-    absent = await optins.absent_texts(tx, body.optins)
-    if not await CENTERS.present(tx, [getattr(body, center)]):
-        absent.append(Invalid("center_not_found", "There is no such center.", field=to_camel(center)))
-    _refuse(absent)
+    known = await CENTERS.present(tx, [getattr(body, center)])
+    nowhere = [] if known else [Invalid("center_not_found", "There is no such center.", field=to_camel(center))]
+    _refuse([*nowhere, *await optins.absent_texts(tx, body.optins)])
 
 
 def _refuse(faults: Iterable[Invalid]) -> None:

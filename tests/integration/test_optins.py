@@ -165,6 +165,13 @@ async def test_an_optin_may_name_a_legal_text_that_exists_or_none(client: httpx.
     assert [row["isActive"] for row in await _history(client, path)] == [False, True]
 
 
+async def test_who_sent_an_optin_is_no_card_number(client: httpx.AsyncClient) -> None:
+    path, number = await _path(client), "4111 1111 1111 1111"
+    answer = await client.post(f"{path}/optins", json=_optin(clientId=number, sendId=number))
+    assert answer.status_code == 400
+    assert sorted(_codes(answer)) == [("clientId", "card_number_refused"), ("sendId", "card_number_refused")]
+
+
 async def test_an_optin_of_another_visitor_or_of_nobody_is_404(client: httpx.AsyncClient) -> None:
     optin = await _opted(client, await _path(client))
     url = f"{await _path(client)}/optins/{optin['optinId']}"

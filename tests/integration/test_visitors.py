@@ -1,17 +1,22 @@
 """Finding, counting and flagging visitors, partial ones, and the ids that others know them by, rule by rule."""
 
 import asyncio
-from datetime import datetime
+import random
+from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import jwt
 import pytest
 
+from agents.catalogue import CATALOGUE
+from agents.visitors.visitor import VISITORS
+from schemas.faults import Unavailable
+from storage.tx import Caller, Cause, Tx
 from tests.support import data
 from tests.support.data import NOBODY
-from tests.support.stack import EVENT_TOKEN_SECRET, Stack
+from tests.support.stack import EVENT_TOKEN_SECRET, Stack, eventually
 from topics.envelope import AVRO
 
 
@@ -55,6 +60,61 @@ async def test_a_full_visitor_upgrades_the_partial_one_with_its_email(client: ht
     assert full["registrationDate"] is not None
 
 
+async def test_an_upgrade_keeps_where_a_visitor_came_from_and_its_external_ids(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    first, second = [(await data.create(client, "/centers", data.center()))["pcCode"] for _ in range(2)]
+    request_id = await stack.send("visitors.createPartial", {"body": _partial(first)}, source="kiosk/hall-1")
+    partial = (await stack.result("visitors.createPartial", request_id)).value["body"]["data"]
+    path = f"/visitors/{partial['visitorId']}"
+    await data.create(client, f"{path}/externalIds", {"externalType": "crm_id", "externalId": str(uuid4())})
+    known = (await client.get(f"{path}/externalIds")).json()["data"]
+    async with stack.engine.begin() as conn:
+        acquired = f"update visitors set acquisition_pc_code = '{first}' where visitor_id = '{partial['visitorId']}'"
+        await conn.exec_driver_sql(acquired)
+    full = await data.create(client, "/visitors", data.visitor(second, email=partial["email"]))
+    assert (full["acquisitionPcCode"], full["upgradePcCode"]) == (first, second)
+    assert (full["originType"], full["origin"]) == ("kiosk", "hall-1")
+    assert full["creationDate"] == partial["creationDate"]
+    assert (await client.get(f"{path}/externalIds")).json()["data"] == known
+
+
+@pytest.mark.parametrize("path", ["/visitors", "/visitors/partial"])
+async def test_all_that_a_new_visitor_names_and_that_is_not_there_is_told_at_once(
+    client: httpx.AsyncClient, path: str
+) -> None:
+    optins = [{"optinType": "terms", "optinChannel": "none", "isActive": True}] * 2
+    optins[1] = {**optins[1], "legalTextId": 2**62}
+    nowhere = "FR-NO-ONE"
+    body, field = (
+        (data.visitor(nowhere), "acquisitionPcCode") if path == "/visitors" else (_partial(nowhere), "preferredCenter")
+    )
+    answer = await client.post(path, json={**body, "optins": optins})
+    assert answer.status_code == 400
+    assert _codes(answer) == [(field, "center_not_found"), ("optins[1].legalTextId", "legal_text_not_found")]
+
+
+async def test_an_upgrade_with_an_unknown_center_names_the_field_that_was_sent(client: httpx.AsyncClient) -> None:
+    center = (await data.create(client, "/centers", data.center()))["pcCode"]
+    partial = await data.create(client, "/visitors/partial", _partial(center))
+    answer = await client.post("/visitors", json=data.visitor("FR-NO-ONE", email=partial["email"]))
+    assert (answer.status_code, _codes(answer)) == (400, [("acquisitionPcCode", "center_not_found")])
+
+
+async def test_the_optins_of_an_upgrade_supersede_and_have_one_time(client: httpx.AsyncClient) -> None:
+    center = (await data.create(client, "/centers", data.center()))["pcCode"]
+    optin = {"optinType": "commercial", "optinChannel": "email", "isActive": True}
+    partial = await data.create(
+        client, "/visitors/partial", _partial(center, optins=[optin, {**optin, "contextId": 1}])
+    )
+    again = [optin, {**optin, "optinChannel": "sms"}, {**optin, "isActive": False}]
+    await data.create(client, "/visitors", data.visitor(center, email=partial["email"], optins=again))
+    rows = (await client.get(f"/visitors/{partial['visitorId']}/optins")).json()["data"]
+    assert [row["isActive"] for row in rows] == [False, True, False, True, False]
+    assert len({row["creationDate"] for row in rows[2:]}) == 1
+    assert rows[0]["optoutDate"] == rows[2]["optoutDate"] == rows[2]["creationDate"]
+
+
 async def test_one_email_by_two_creates_at_once_is_one_visitor(client: httpx.AsyncClient) -> None:
     center = (await data.create(client, "/centers", data.center()))["pcCode"]
     email = data.new_email()
@@ -65,6 +125,49 @@ async def test_one_email_by_two_creates_at_once_is_one_visitor(client: httpx.Asy
     statuses = sorted(answer.status_code for answer in answers)
     assert set(statuses) == {201, 409}
     assert len({answer.json()["data"]["visitorId"] for answer in answers if answer.status_code == 201}) == 1
+
+
+async def test_a_partial_and_a_full_visitor_at_once_end_as_one_full_visitor(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    """Whoever comes first: the full one is never told that the email is taken by a partial visitor."""
+    center = (await data.create(client, "/centers", data.center()))["pcCode"]
+    emails = [data.new_email() for _ in range(40)]
+    pairs = []
+    for email in emails:
+        # In different lanes, so that their transactions run side by side.
+        body = _partial(center, email=email)
+        partial = await stack.send("visitors.createPartial", {"body": body}, partition=0)
+        full = await stack.send("visitors.create", {"body": data.visitor(center, email=email)}, partition=1)
+        pairs.append((partial, full))
+    for partial, full in pairs:
+        assert (await stack.result("visitors.createPartial", partial)).value["status"] in (201, 409)
+        assert (await stack.result("visitors.create", full)).value["status"] == 201
+    rows = await stack.rows("select account_type from visitors where email = any(:emails)", emails=emails)
+    assert [row.account_type for row in rows] == ["full"] * 40
+
+
+async def test_a_full_visitor_waits_for_the_partial_one_that_is_being_added(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    center = (await data.create(client, "/centers", data.center()))["pcCode"]
+    email = data.new_email()
+    async with stack.engine.connect() as conn:
+        await conn.exec_driver_sql(
+            "insert into visitors (visitor_id, first_name, first_name_key, email, email_key, barcode, country_code,"
+            " account_type, origin_type, origin, creation_date, update_date, revision) values"
+            f" ('{uuid4()}', 'A', 'a', '{email}', '{email}', '{uuid4()}', 'FR', 'partial', 'a', 'b', now(), now(), 1)"
+        )
+        creating = asyncio.create_task(data.create(client, "/visitors", data.visitor(center, email=email)))
+
+        async def waits() -> bool:
+            waiting = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like '%visitors%'"
+            return bool(await stack.rows(waiting))
+
+        await eventually("a create that waits", waits)
+        await conn.commit()
+    made = await creating
+    assert (made["accountType"], made["upgradePcCode"], made["origin"]) == ("full", center, "b")
 
 
 # finding
@@ -112,6 +215,57 @@ async def test_a_query_by_email_plate_and_external_id(client: httpx.AsyncClient)
     assert await _found(client, query=known["licensePlate"], queryBy="licensePlate") == []
 
 
+@pytest.mark.parametrize("text", ["jose", "JOSÉ", "josé.łu", "jose.lu"])
+async def test_an_email_is_found_without_its_accents(client: httpx.AsyncClient, text: str) -> None:
+    made = await _visitor(client, email=f"José.Łukasz.{data.new_email()}")
+    mine = {"acquisitionPcCode": made["acquisitionPcCode"]}
+    assert await _found(client, query=text, queryBy="email", **mine) == [made["visitorId"]]
+    assert await _found(client, email=made["email"].upper()) == [made["visitorId"]]
+    await client.patch(f"/visitors/{made['visitorId']}", json={"email": data.new_email()})
+    assert await _found(client, query=text, queryBy="email", **mine) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("Łukasz", "lu"), ("Søren", "SOREN"), ("Œdipe", "oed"), ("Strauß", "strauss")]
+)
+async def test_letters_without_a_plain_form_are_found_by_what_people_write(
+    client: httpx.AsyncClient, name: str, text: str
+) -> None:
+    made = await _visitor(client, firstName=name)
+    assert await _found(client, query=text, queryBy="firstName", acquisitionPcCode=made["acquisitionPcCode"]) == [
+        made["visitorId"]
+    ]
+
+
+async def test_only_an_external_id_may_be_searched_by_the_digits_of_a_card(client: httpx.AsyncClient) -> None:
+    made = await _visitor(client)
+    number = "4111111111111111"
+    external = {"externalType": "partner", "externalId": f"{number}{uuid4()}"}
+    await data.create(client, f"/visitors/{made['visitorId']}/externalIds", external)
+    assert await _found(client, query=number, queryBy="externalId") == [made["visitorId"]]
+    for by in ("email", "firstName", "lastName", "licensePlate", "fullname"):
+        answer = await client.get("/visitors", params={"query": number, "queryBy": by})
+        assert (answer.status_code, _codes(answer)) == (400, [("query", "card_number_refused")]), by
+    for path, field in (("/visitors", "originType"), ("/visitors/count", "originType")):
+        answer = await client.get(path, params={field: number})
+        assert (answer.status_code, _codes(answer)) == (400, [(field, "card_number_refused")])
+    answer = await client.get(f"/visitors/{made['visitorId']}/eventToken", params={"companyId": number})
+    assert (answer.status_code, _codes(answer)) == (400, [("companyId", "card_number_refused")])
+
+
+async def test_texts_that_no_index_holds_are_too_long(client: httpx.AsyncClient) -> None:
+    made = await _visitor(client)
+    long = "".join(random.SystemRandom().choices([chr(number) for number in range(0x4E00, 0x9FA5)], k=1000))
+    answer = await client.patch(f"/visitors/{made['visitorId']}", json={"firstName": long})
+    assert (answer.status_code, _codes(answer)) == (400, [(None, "too_long")])
+    external = {"externalType": "partner", "externalId": long}
+    answer = await client.post(f"/visitors/{made['visitorId']}/externalIds", json=external)
+    assert (answer.status_code, _codes(answer)) == (400, [(None, "too_long")])
+    answer = await client.post("/visitors", json=data.visitor(made["acquisitionPcCode"], lastName=long))
+    assert (answer.status_code, _codes(answer)) == (400, [(None, "too_long")])
+    assert (await client.get(f"/visitors/{made['visitorId']}")).json()["data"] == made
+
+
 async def test_query_and_query_by_need_each_other(client: httpx.AsyncClient) -> None:
     for query, field in (({"query": "a"}, "queryBy"), ({"queryBy": "email"}, "query")):
         answer = await client.get("/visitors", params=query)
@@ -134,8 +288,12 @@ async def test_visitors_are_filtered(client: httpx.AsyncClient) -> None:
         assert await _found(client, **query) == [made["visitorId"]], query
     for query in ({"barcode": "of nobody"}, {"accountType": "partial", **mine}, {"isSmartparker": "true", **mine}):
         assert await _found(client, **query) == [], query
-    await data.create(client, f"/visitors/{made['visitorId']}/parkings", {"parkingPartner": "designa"})
+    path = f"/visitors/{made['visitorId']}/parkings"
+    parking = await data.create(client, path, {"parkingPartner": "designa"})
     assert await _found(client, isSmartparker="true", **mine) == [made["visitorId"]]
+    assert (await client.delete(f"{path}/{parking['parkingId']}")).status_code == 204
+    assert await _found(client, isSmartparker="true", **mine) == []
+    assert await _found(client, isSmartparker="false", **mine) == [made["visitorId"]]
 
 
 async def test_visitors_are_counted(client: httpx.AsyncClient) -> None:
@@ -166,13 +324,46 @@ async def test_contacts_of_several_visitors_are_flagged_all_or_none(stack: Stack
         {"visitorId": one["visitorId"], "emailInvalid": True, "phoneInvalid": None},
         {"visitorId": other["visitorId"], "emailInvalid": None, "phoneInvalid": False},
     ]
-    wrong = await client.patch("/visitors", json=[{**flags[0], "emailInvalid": False}, {"visitorId": NOBODY}])
-    assert (wrong.status_code, _codes(wrong)) == (400, [("[1].visitorId", "visitor_not_found")])
+    nobodies = [{"visitorId": NOBODY}, {"visitorId": str(uuid4())}]
+    wrong = await client.patch("/visitors", json=[nobodies[0], {**flags[0], "emailInvalid": False}, nobodies[1]])
+    assert wrong.status_code == 400
+    assert _codes(wrong) == [(f"[{place}].visitorId", "visitor_not_found") for place in (0, 2)]
     assert (await client.get(f"/visitors/{one['visitorId']}")).json()["data"]["emailInvalid"] is True
     faulty = await client.patch("/visitors", json=[{"emailInvalid": 1}])
     assert sorted(_codes(faulty)) == [("[0].emailInvalid", "wrong_type"), ("[0].visitorId", "required")]
     request_id = await stack.send("visitors.flagContacts", {"body": flags}, content_type=AVRO)
     assert (await stack.result("visitors.flagContacts", request_id)).value["status"] == 200
+
+
+async def test_of_two_entries_about_one_visitor_the_later_flag_counts(stack: Stack, client: httpx.AsyncClient) -> None:
+    made = await _visitor(client)
+    mine = {"visitorId": made["visitorId"]}
+    flags = [{**mine, "emailInvalid": True, "phoneInvalid": True}, {**mine, "emailInvalid": False}]
+    answer = await client.patch("/visitors", json=flags)
+    assert answer.json()["data"] == [{**mine, "emailInvalid": False, "phoneInvalid": True}] * 2
+    found = (await client.get(f"/visitors/{made['visitorId']}")).json()["data"]
+    assert (found["emailInvalid"], found["phoneInvalid"]) == (False, True)
+    revisions = await stack.rows("select revision from visitors where visitor_id = :id", id=UUID(made["visitorId"]))
+    assert [row.revision for row in revisions] == [2]
+
+
+async def test_the_update_date_never_goes_back(stack: Stack, client: httpx.AsyncClient) -> None:
+    """Whoever waited for a visitor's lock may have begun before who had it."""
+    made = await _visitor(client)
+    visitor_id, then = UUID(made["visitorId"]), datetime.now(UTC) - timedelta(hours=1)
+    async with stack.engine.connect() as conn:
+        tx = Tx(conn, Cause("test", Caller("test", "test"), then), then)
+        updated = await VISITORS.update(tx, {"gender": "u"}, visitor_id=visitor_id)
+        assert updated.update_date.isoformat().replace("+00:00", "Z") == made["updateDate"]
+        flagged = CATALOGUE.by_name["visitors.flagContacts"]
+        assert flagged.handler is not None
+        body = {"body": [{"visitorId": made["visitorId"], "emailInvalid": True}]}
+        page = await flagged.handler(tx, flagged.request.model_validate(body))
+        assert page.items[0].update_date == updated.update_date
+        later = datetime.now(UTC)
+        after = Tx(conn, tx.cause, later)
+        assert (await VISITORS.update(after, {"gender": "f"}, visitor_id=visitor_id)).update_date == later
+        await conn.rollback()
 
 
 # external ids
@@ -228,8 +419,31 @@ async def test_external_ids_of_several_visitors(client: httpx.AsyncClient) -> No
     ]  # fmt: skip
     query = {"visitorId": ids, "externalType": "google,designa"}
     assert (await client.get("/externalIds", params=query)).json()["data"] == []
-    wrong = await client.get("/externalIds", params={"visitorId": "x"})
-    assert (wrong.status_code, _codes(wrong)) == (400, [("visitorId", "wrong_format")])
+
+
+async def test_500_visitors_whatever_the_digits_of_their_ids(client: httpx.AsyncClient) -> None:
+    made = await _visitor(client)
+    digits = "41111111-1111-1111-a000-000000000000"  # of a test card
+    ids = [made["visitorId"], digits, *(str(uuid4()) for _ in range(498))]
+    found = await client.get("/externalIds", params={"visitorId": ",".join(ids)})
+    assert found.status_code == 200, found.text
+    assert [row["visitorId"] for row in found.json()["data"]] == [made["visitorId"]]
+    many = await client.get("/externalIds", params={"visitorId": ",".join([*ids, NOBODY])})
+    assert (many.status_code, _codes(many)) == (400, [("visitorId", "too_many")])
+
+
+@pytest.mark.parametrize("wrong", ["x", NOBODY.replace("-", ""), f"{{{NOBODY}}}", f"urn:uuid:{NOBODY}", f"{NOBODY} 1"])
+async def test_each_part_of_a_list_is_checked(client: httpx.AsyncClient, wrong: str) -> None:
+    query = {"visitorId": f"{NOBODY},{wrong}", "externalType": "google,nothing", "pcCode": "FR-A-1,fr"}
+    answer = await client.get("/externalIds", params=query)
+    assert answer.status_code == 400
+    assert sorted(_codes(answer)) == [
+        ("externalType", "not_allowed"), ("pcCode", "wrong_format"), ("visitorId", "wrong_format"),
+    ]  # fmt: skip
+    spaced = await client.get(
+        "/externalIds", params={"visitorId": f" {NOBODY} , ,{NOBODY}", "externalType": "google, fid"}
+    )
+    assert (spaced.status_code, spaced.json()["data"]) == (200, [])
 
 
 # details
@@ -276,3 +490,11 @@ async def test_an_event_token_is_signed_and_says_when_it_expires(stack: Stack, c
     assert (await client.get(path)).status_code == 400
     nobody = await client.get(f"/visitors/{NOBODY}/eventToken", params={"companyId": "acme"})
     assert (nobody.status_code, _codes(nobody)) == (404, [(None, "visitor_not_found")])
+    operation = CATALOGUE.by_name["visitors.eventToken"]
+    assert operation.handler is not None
+    asked = {"path": {"visitorId": visitor["visitorId"]}, "query": {"companyId": "acme"}}
+    now = datetime.now(UTC)
+    async with stack.engine.connect() as conn:
+        without_secret = Tx(conn, Cause("test", Caller("test", "test"), now), now)
+        with pytest.raises(Unavailable, match="not_configured"):
+            await operation.handler(without_secret, operation.request.model_validate(asked))
