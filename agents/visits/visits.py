@@ -20,7 +20,7 @@ from schemas.marks import MessageOnly
 from schemas.model import Model, NoFields
 from schemas.replies import Page, PageQuery
 from schemas.requests import Request
-from schemas.types import Identifier, Instant, Int64, Maybe, PcCode, Text, Uuid
+from schemas.types import Identifier, Instant, Int64, Maybe, PcCode, Text, Uuid, uuid_of
 from storage.lists import Filter, page
 from storage.table import Table, any_of, given, locked
 from storage.tx import Tx
@@ -34,7 +34,7 @@ AHEAD = timedelta(minutes=5)
 class Identification(Model):
     """Who it is: at least one of the three; where several are given, all name one visitor."""
 
-    visitor_id: Maybe[Identifier] = None
+    visitor_id: Maybe[Text] = None
     barcode: Maybe[Identifier] = None
     license_plate: Maybe[Text] = None
 
@@ -114,7 +114,7 @@ _PLATES = (
 
 async def _resolve(tx: Tx, identifications: Iterable[Identification], codes: set[str]) -> _Known:
     given = list(identifications)
-    ids = {item.visitor_id: UUID(item.visitor_id) for item in given if item.visitor_id and _is_uuid(item.visitor_id)}
+    ids = _uuids(item.visitor_id for item in given)
     barcodes = {item.barcode for item in given if item.barcode is not None}
     plates = {plate_key(item.license_plate) for item in given if item.license_plate is not None}
     known = _Known(await CENTERS.present(tx, codes))
@@ -129,11 +129,10 @@ async def _resolve(tx: Tx, identifications: Iterable[Identification], codes: set
     return known
 
 
-def _is_uuid(text: str) -> bool:
-    try:
-        return len(text) == 36 and UUID(text) is not None
-    except ValueError:
-        return False
+def _uuids(texts: Iterable[str | None]) -> dict[str, UUID]:
+    """Of these texts those that are UUIDs."""
+    found = {text: uuid_of(text) for text in texts if text is not None}
+    return {text: visitor for text, visitor in found.items() if visitor is not None}
 
 
 def _identify(known: _Known, given: Identification) -> tuple[UUID, int | None]:
@@ -236,8 +235,8 @@ async def list_visits(tx: Tx, request: Request[NoFields, VisitQuery, NoFields]) 
     if query.pc_code not in known.centers:
         raise Invalid("center_not_found", "There is no such center.", field="pcCode")
     visitor, _ = _identify(known, query)
-    named = Identification.model_fields
-    return await page(tx, VISITS, query, within={"visitor_id": visitor}, skip=named, default_sort="visitDate")
+    within, named = {"visitor_id": visitor}, Identification.model_fields
+    return await page(tx, VISITS, query, within=within, skip=named, default_sort="visitDate", shown=Visit)
 
 
 OPERATIONS: Operations = (create, list_visits)

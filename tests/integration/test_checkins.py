@@ -139,8 +139,13 @@ async def test_visitor_center_and_service_must_exist_and_the_service_be_the_cent
         ({"serviceId": 0}, "serviceId", "service_not_found"),
         ({"serviceId": other["serviceId"]}, "serviceId", "service_of_another_center"),
     ):
-        answer = await client.post(known["path"], json=_body(known, **fields))
-        assert (answer.status_code, _codes(answer)) == (400, [(field, code)])
+        for path, named in ((known["path"], {}), ("/checkins", {"barcode": known["barcode"]})):
+            answer = await client.post(path, json=_body(known, **named, **fields))
+            assert (answer.status_code, _codes(answer)) == (400, [(field, code)])
+    both = await client.post(known["path"], json=_body(known, pcCode="FR-NO-ONE", serviceId=0))
+    assert (both.status_code, _codes(both)) == (
+        400, [("pcCode", "center_not_found"), ("serviceId", "service_not_found")]
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("dates", "status"), [
@@ -148,10 +153,11 @@ async def test_visitor_center_and_service_must_exist_and_the_service_be_the_cent
 ])  # fmt: skip
 async def test_outside_the_services_dates_is_409(client: httpx.AsyncClient, dates: dict[str, str], status: int) -> None:
     known = await _known(client, **dates)
-    answer = await client.post(known["path"], json=_body(known))
-    assert answer.status_code == status
-    if status == 409:
-        assert _codes(answer) == [("serviceId", "service_not_available")]
+    for path, named in ((known["path"], {}), ("/checkins", {"barcode": known["barcode"]})):
+        answer = await client.post(path, json=_body(known, **named))
+        assert answer.status_code == status
+        if status == 409:
+            assert _codes(answer) == [("serviceId", "service_not_available")]
 
 
 async def test_by_barcode_it_is_the_visitor_with_that_barcode(client: httpx.AsyncClient) -> None:

@@ -277,6 +277,10 @@ async def test_erasing_lowers_counts_by_exactly_what_it_removed(stack: Stack, cl
     tx = await _tx(stack)
     await checkins.CHECKINS.lock(tx, checkin_id=first["checkinId"])
     await checkins.CHECKINS.delete(tx, checkin_id=first["checkinId"])
+    await tx.conn.execute(
+        sa.text("update services set checkin_count = checkin_count - 1 where service_id = :id"),
+        {"id": service["serviceId"]},
+    )
     analytics = (await client.get(f"/visitors/{known['visitorId']}/externalIds/analytics")).json()["data"]["externalId"]
     erasing = asyncio.create_task(_erase(client, analytics))
 
@@ -284,10 +288,6 @@ async def test_erasing_lowers_counts_by_exactly_what_it_removed(stack: Stack, cl
         return bool(await _waiting(stack))
 
     await eventually("an erasure that waits", waits)
-    await tx.conn.execute(
-        sa.text("update services set checkin_count = checkin_count - 1 where service_id = :id"),
-        {"id": service["serviceId"]},
-    )
     await tx.conn.commit()
     await tx.conn.close()
     assert (await erasing)["success"] == [analytics]

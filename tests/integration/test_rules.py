@@ -120,7 +120,14 @@ async def test_ids_of_different_visitors_are_409_and_of_none_404(client: httpx.A
     both = {"visitorId": one["visitorId"], "barcode": other["barcode"], "pcCode": one["pcCode"]}
     answer = await client.post("/visits/entry", json=both)
     assert (answer.status_code, _codes(answer)) == (409, [(None, "ids_mismatch")])
-    for nobody in ({"visitorId": str(uuid4())}, {"visitorId": "no uuid"}, {"barcode": "x"}, {"licensePlate": "x"}):
+    both = {"visitorId": one["visitorId"], "licensePlate": other["licensePlate"], "pcCode": one["pcCode"]}
+    answer = await client.post("/visits/entry", json=both)
+    assert (answer.status_code, _codes(answer)) == (409, [(None, "ids_mismatch")])
+    bare = one["visitorId"].replace("-", "")
+    for nobody in (
+        *({"visitorId": each} for each in (str(uuid4()), "no uuid", bare, f"{bare[:8]}----{bare[8:]}")),
+        *({"barcode": "x"}, {"licensePlate": "x"}),
+    ):
         answer = await client.post("/visits/entry", json={**nobody, "pcCode": one["pcCode"]})
         assert (answer.status_code, _codes(answer)) == (404, [(None, "visitor_not_found")])
 
@@ -199,6 +206,35 @@ async def test_visits_list_is_a_bare_array_of_one_visitor_with_both_ends_inclusi
     assert await listed(limit="1", offset="2") == [dates[2]]
     needed = await client.get("/visits", params={"barcode": known["barcode"]})
     assert ("pcCode", "required") in _codes(needed)
+    # Fields of the change, which the reply has not.
+    for hidden in ("visitId", "vehicleId"):
+        answer = await client.get("/visits", params={**body, "sort": hidden})
+        assert (answer.status_code, _codes(answer)) == (400, [("sort", "unknown_sort_field")])
+
+
+async def test_visits_list_finds_the_visitor_by_the_rules_of_a_visit(client: httpx.AsyncClient) -> None:
+    known, other = await data.parker(client), await data.parker(client)
+    made = (await client.post("/visits/entry", json={"barcode": known["barcode"], "pcCode": known["pcCode"]})).json()
+
+    async def listed(**query: str) -> httpx.Response:
+        return await client.get("/visits", params={"pcCode": known["pcCode"], **query})
+
+    for query in (
+        {"visitorId": known["visitorId"]},
+        {"licensePlate": known["licensePlate"].lower()},
+        {"visitorId": known["visitorId"], "barcode": known["barcode"], "licensePlate": known["licensePlate"]},
+    ):
+        assert (await listed(**query)).json() == [made], query
+    assert (await listed(barcode=other["barcode"])).json() == []
+    mixed = await listed(visitorId=known["visitorId"], licensePlate=other["licensePlate"])
+    assert (mixed.status_code, _codes(mixed)) == (409, [(None, "ids_mismatch")])
+    for nobody in ({"visitorId": str(uuid4())}, {"barcode": "x"}, {"licensePlate": "x"}):
+        answer = await listed(**nobody)
+        assert (answer.status_code, _codes(answer)) == (404, [(None, "visitor_not_found")])
+    nowhere = await listed(barcode=known["barcode"], pcCode="FR-NO-ONE")
+    assert (nowhere.status_code, _codes(nowhere)) == (400, [("pcCode", "center_not_found")])
+    nameless = await listed()
+    assert (nameless.status_code, _codes(nameless)) == (400, [(None, "identification_required")])
 
 
 # visitors
