@@ -66,7 +66,7 @@ class Wire:
 
     def write_result(self, operation: Operation, content_type: str, answer: Answer) -> bytes:
         if content_type == JSON:
-            return json.write({"status": answer.status, "body": answer.body})
+            return json.write_result(answer.status, answer.body)
         ids = self._ids[operation.name]
         body = answer.body
         if isinstance(body, dict) and answer.status >= 400:

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agents.catalogue import Catalogue, Operation
 from edge import headers, keys, openapi, translate
-from edge.exchange import Exchange
+from edge.exchange import Exchange, Reply
 from edge.keys import Identity, Keys
 from edge.settings import HttpSettings
 from schemas.faults import Bug, Fault, Forbidden, Invalid, MethodNotAllowed, NoAnswer, NotFound, RateLimited, TooLarge
@@ -128,8 +128,8 @@ class Edge:
                 await self._exchange.send(self._message(operation, head, parts))
                 accepted = {"data": {"requestId": head.request_id}, "metadata": {"version": 1, "_links": {}}}
                 return _json(202, accepted, used | {"Preference-Applied": "respond-async"})
-            answer = await self._exchanged(operation, head, parts)
-        return _json(answer["status"], answer["body"], used)
+            status, body = await self._exchanged(operation, head, parts)
+        return _response(status, None if body == b"null" else body, used)
 
     @contextmanager
     def _waiting(self, identity: Identity) -> Iterator[None]:
@@ -143,14 +143,14 @@ class Edge:
         finally:
             self._in_flight[identity.name] -= 1
 
-    async def _exchanged(self, operation: Operation, head: Head, parts: dict[str, Any]) -> dict[str, Any]:
-        """Raises NoAnswer, Unavailable."""
+    async def _exchanged(self, operation: Operation, head: Head, parts: dict[str, Any]) -> Reply:
+        """The status and the body's JSON. Raises NoAnswer, Unavailable."""
         partition, correlation, reply = self._exchange.expect()
         try:
             async with asyncio.timeout(self._settings.timeout_seconds):
                 addressed = replace(head, reply_to=ReplyTo(partition, correlation))
                 await self._exchange.send(self._message(operation, addressed, parts))
-                return dict(await reply)
+                return await reply
         except TimeoutError:
             how = "Repeat the call" if operation.is_query else f"Repeat the call with the same {headers.KEY} to get it"
             raise NoAnswer("no_answer", f"No answer came in time. {how}.") from None
@@ -224,10 +224,12 @@ def _fault(fault: Fault, more: Mapping[str, str] | None = None) -> Response:
 
 
 def _json(status: int, body: Any, more: Mapping[str, str] | None = None) -> Response:
+    return _response(status, json.write(body), more)
+
+
+def _response(status: int, body: bytes | None, more: Mapping[str, str] | None = None) -> Response:
     answered = {**headers.BY_STATUS.get(status, {}), **(more or {})}
-    if body is None:
-        return Response(status_code=status, headers=answered)
-    return Response(json.write(body), status, answered, media_type=JSON)
+    return Response(body, status, answered, media_type=None if body is None else JSON)
 
 
 class _Resource:

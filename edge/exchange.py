@@ -5,7 +5,6 @@ import itertools
 import random
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer
@@ -16,6 +15,8 @@ from topics.kafka import KafkaSettings, Outgoing, Producer, Undelivered, tail
 
 log = structlog.get_logger(__name__)
 
+Reply = tuple[int, bytes]
+"""A status and the JSON of a body."""
 SEND_SECONDS = 5.0
 """How long a call waits until the broker has its request."""
 
@@ -27,7 +28,7 @@ class Exchange:
         self._kafka = kafka
         self._partition = partition
         self._producer = Producer(kafka)
-        self._waiting: dict[str, asyncio.Future[Any]] = {}
+        self._waiting: dict[str, asyncio.Future[Reply]] = {}
         self._correlations = (f"{random.getrandbits(64):016x}-{n}" for n in itertools.count())
         self._task: asyncio.Task[None] | None = None
         self._listening = asyncio.Event()
@@ -47,12 +48,12 @@ class Exchange:
                 await self._task
         await self._producer.stop()
 
-    def expect(self) -> tuple[int, str, "asyncio.Future[Any]"]:
+    def expect(self) -> tuple[int, str, "asyncio.Future[Reply]"]:
         """Where to reply to, and the reply to come. Raises Unavailable."""
         if not self.ready or self._partition is None:
             raise Unavailable("not_ready", "The service has no connection to Kafka; try again in a moment.")
         correlation = next(self._correlations)
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[correlation] = future
         future.add_done_callback(lambda _: self._waiting.pop(correlation, None))
         return self._partition, correlation, future
@@ -114,4 +115,4 @@ class Exchange:
         correlation = next((found for name, found in headers if name == "correlation-id"), None)
         future = self._waiting.get((correlation or b"").decode(errors="replace"))
         if future is not None and not future.done():
-            future.set_result(json.read(value))
+            future.set_result(json.split_result(value))

@@ -13,16 +13,11 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from agents.catalogue import CATALOGUE
 from edge import keys
-from edge.app import Edge
-from edge.exchange import Exchange
-from edge.settings import HttpSettings
 from runtime.servers.processes import free_port
 from tests.support import data
 from tests.support.data import NOBODY
 from tests.support.stack import Stack, eventually
-from topics.kafka import KafkaSettings, Outgoing
 from topics.names import VALUE_LIMIT
 
 JSON_TYPE = {"content-type": "application/json"}
@@ -203,32 +198,6 @@ async def test_a_read_without_an_answer_has_no_key(impatient: httpx.AsyncClient)
     assert (answer.status_code, _codes(answer)) == (504, {(None, "no_answer")})
     assert "Idempotency-Key" not in answer.headers
     assert "Idempotency-Key" not in answer.text
-
-
-class _AtOnce(Exchange):
-    """An exchange without Kafka that has its answer already."""
-
-    reply: Any
-
-    def expect(self) -> tuple[int, str, "asyncio.Future[Any]"]:
-        future = asyncio.get_running_loop().create_future()
-        future.set_result(self.reply)
-        return 0, "correlation", future
-
-    async def send(self, message: Outgoing) -> None:
-        pass
-
-
-@pytest.mark.parametrize(("status", "waits"), [(503, "1"), (429, "1"), (404, None)])
-async def test_what_a_worker_cannot_do_now_says_when_to_retry(
-    monkeypatch: pytest.MonkeyPatch, status: int, waits: str | None
-) -> None:
-    monkeypatch.setattr(_AtOnce, "reply", {"status": status, "body": {"errors": []}}, raising=False)
-    monkeypatch.setattr("edge.app.Exchange", _AtOnce)
-    edge = Edge(KafkaSettings(bootstrap="nowhere:1"), HttpSettings(), CATALOGUE)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(edge.asgi), base_url="http://localhost") as client:
-        answer = await client.get(f"/visitors/{NOBODY}/eventToken?companyId=1")
-    assert (answer.status_code, answer.headers.get("Retry-After")) == (status, waits)
 
 
 async def test_without_kafka_the_edge_says_503_and_when_to_retry(stack: Stack) -> None:
