@@ -36,7 +36,7 @@ FILL = (
     " select barcode, upper(md5(barcode)), visitor_id, now(), now(), 1 from visitors where origin = 'search'",
     "insert into optins (visitor_id, optin_type, optin_channel, context_id, is_active, creation_date, update_date,"
     " revision) select visitor_id, 'loyalty', 'none', n % 7, false, now(), now(), 1"
-    " from (select visitor_id from visitors where origin = 'search' limit 20) as few, generate_series(1, 500) as n",
+    " from (select visitor_id from visitors where origin = 'search' limit 500) as few, generate_series(1, 40) as n",
     "insert into checkins (visitor_id, pc_code, service_id, origin, creation_date, update_date, revision)"
     " select visitor_id, pc_code, service_id, 'partner', visitors.creation_date, now(), 1"
     " from (select * from visitors where origin = 'search' limit 20000) as visitors,"
