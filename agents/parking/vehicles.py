@@ -14,7 +14,7 @@ from schemas.paths import VisitorPath
 from schemas.replies import PageQuery
 from schemas.requests import Request
 from schemas.types import CountryCode, Flag, Instant, Int64, Maybe, Text, Uuid
-from storage.folding import folded
+from storage.folding import fold, folded
 from storage.lists import Filter
 from storage.table import Table
 from storage.tx import Tx
@@ -25,6 +25,17 @@ _SEPARATORS = re.compile(r"[\W_]+")
 def plate_key(plate: str) -> str:
     """What two spellings of one licence plate share: upper-case letters and digits."""
     return _SEPARATORS.sub("", plate.upper())
+
+
+def plain_plate(plate: str) -> str:
+    """The key without accents, which a search does not regard; two plates that differ in them are two."""
+    return (fold(plate_key(plate)) or "").upper()
+
+
+def _accented(plate: str) -> str | None:
+    """The key without accents, where it has any."""
+    plain = plain_plate(plate)
+    return None if plain == plate_key(plate) else plain
 
 
 class VehicleFields(Model):
@@ -63,9 +74,11 @@ VEHICLES = Table(
     resource="vehicle",
     key="vehicle_id",
     parents={"visitor_id": VISITORS},
-    derived={"plate_key": ("license_plate", plate_key)},
+    derived={"plate_key": ("license_plate", plate_key), "plain_plate": ("license_plate", _accented)},
     hidden=[
         folded("plate_key"),
+        folded("plain_plate", nullable=True),
+        sa.Index("vehicles_plain_plate_idx", "plain_plate", postgresql_where="plain_plate is not null"),
         sa.Index(
             "vehicles_plate_key_idx", "plate_key", sa.text("update_date desc"), postgresql_where="deletion_date is null"
         ),

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from agents.operation import Operations, operation
 from agents.parking.parkings import PARKINGS
-from agents.parking.vehicles import VEHICLES, plate_key
+from agents.parking.vehicles import VEHICLES, plain_plate
 from agents.visitors.external_ids import EXTERNAL_IDS
 from agents.visitors.visitor import VISITORS, AccountType, Visitor
 from schemas.faults import Invalid
@@ -61,9 +61,9 @@ def _by_email(text: str) -> sa.ColumnElement[bool]:
 
 
 def _by_plate(text: str) -> sa.ColumnElement[bool]:
-    columns = VEHICLES.columns
-    matching = starts_with(columns.plate_key, plate_key(text)) & columns.deletion_date.is_(None)
-    return _of_children(sa.select(columns.visitor_id).where(matching))
+    columns, plain = VEHICLES.columns, plain_plate(text)
+    matching = starts_with(columns.plate_key, plain) | starts_with(columns.plain_plate, plain)
+    return _of_children(sa.select(columns.visitor_id).where(matching, columns.deletion_date.is_(None)))
 
 
 def _by_external_id(text: str) -> sa.ColumnElement[bool]:

@@ -519,7 +519,8 @@ async def test_no_statement_of_a_ranking_reads_more_rows_among_100_000(
         # As the last one of its equals.
         "BEFORE_OWN": (rankings.BEFORE_OWN, own | {"own_precedence": [-INT64], "most": [11]}),
     }[name]
-    nodes = await plan_of(stack, statement, parameters, mode)
+    async with stack.engine.connect() as conn:
+        nodes = await plan_of(conn, statement, parameters, mode)
     assert any(_rows_read(node) for node in nodes if "Relation Name" in node), "nothing was read at all"
     assert [node for node in nodes if _rows_read(node) > MOST_ROWS] == []
     assert [node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"] == []
@@ -535,7 +536,8 @@ async def test_the_few_unlocked_of_100_000_are_found_along_an_index(stack: Stack
         .order_by(columns.visitor_challenge_id)
         .limit(26)
     )
-    nodes = await plan_of(stack, found, {"challenge": many["challenge_id"]}, mode)
+    async with stack.engine.connect() as conn:
+        nodes = await plan_of(conn, found, {"challenge": many["challenge_id"]}, mode)
     assert [node["Index Name"] for node in nodes if "Index Name" in node] == ["visitor_challenges_unlocked_idx"]
     assert [node for node in nodes if _rows_read(node) > MOST_ROWS] == []
 

@@ -225,6 +225,16 @@ async def test_an_email_is_found_without_its_accents(client: httpx.AsyncClient, 
     assert await _found(client, query=text, queryBy="email", **mine) == []
 
 
+@pytest.mark.parametrize("text", ["mü", "MU ", "mu-ab"])
+async def test_a_plate_is_found_without_its_accents(client: httpx.AsyncClient, text: str) -> None:
+    made = await _visitor(client)
+    path, mine = f"/visitors/{made['visitorId']}/vehicles", {"acquisitionPcCode": made["acquisitionPcCode"]}
+    car = await data.create(client, path, data.vehicle(licensePlate="MÜ-AB 1"))
+    assert await _found(client, query=text, queryBy="licensePlate", **mine) == [made["visitorId"]]
+    await client.patch(f"{path}/{car['vehicleId']}", json={"licensePlate": "OS-AB 1"})
+    assert await _found(client, query=text, queryBy="licensePlate", **mine) == []
+
+
 @pytest.mark.parametrize(
     ("name", "text"), [("Łukasz", "lu"), ("Søren", "SOREN"), ("Œdipe", "oed"), ("Strauß", "strauss")]
 )

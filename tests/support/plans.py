@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from tests.support.stack import Stack
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 
 def nodes_of(plan: dict[str, Any]) -> list[dict[str, Any]]:
@@ -16,15 +16,14 @@ def _literal(value: Any) -> str:
     return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else str(value)
 
 
-async def plan_of(stack: Stack, statement: Any, parameters: dict[str, Any], mode: str) -> list[dict[str, Any]]:
+async def plan_of(conn: AsyncConnection, statement: Any, parameters: dict[str, Any], mode: str) -> list[dict[str, Any]]:
     """The nodes of the plan by which a statement of the code was run, prepared as the code's are."""
-    compiled = statement.compile(dialect=stack.engine.dialect)
+    compiled = statement.compile(dialect=conn.dialect)
     values = compiled.params | parameters
     literals = ", ".join(_literal(values[name]) for name in compiled.positiontup)
-    async with stack.engine.connect() as conn:
-        await conn.exec_driver_sql(f"set local plan_cache_mode = {mode}")
-        await conn.exec_driver_sql(f"prepare looked_at as {compiled}")
-        found = await conn.exec_driver_sql(f"explain (analyze, format json) execute looked_at({literals})")
-        plan = found.scalar_one()
-        await conn.exec_driver_sql("deallocate looked_at")
+    await conn.exec_driver_sql(f"set local plan_cache_mode = {mode}")
+    await conn.exec_driver_sql(f"prepare looked_at as {compiled}")
+    found = await conn.exec_driver_sql(f"explain (analyze, format json) execute looked_at({literals})")
+    plan = found.scalar_one()
+    await conn.exec_driver_sql("deallocate looked_at")
     return nodes_of((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"])
