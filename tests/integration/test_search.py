@@ -32,9 +32,11 @@ FILL = (
     " md5('e' || n), 'search ' || n, 'FR', 'full', 'api', 'search', moment, moment, moment, 1"
     f" from generate_series(1, {MANY}) as n, lateral (select now() - n * interval '1 minute' as moment) as at",
     "insert into external_ids (external_id, folded_id, visitor_id, external_type, creation_date, update_date, revision)"
-    f" select barcode, barcode, visitor_id, 'partner', now(), now(), 1 from visitors where origin = 'search' limit {FEWER}",
+    " select barcode, barcode, visitor_id, 'partner', now(), now(), 1 from visitors where origin = 'search'"
+    f" limit {FEWER}",
     "insert into vehicles (license_plate, plate_key, visitor_id, creation_date, update_date, revision)"
-    f" select barcode, upper(md5(barcode)), visitor_id, now(), now(), 1 from visitors where origin = 'search' limit {FEWER}",
+    " select barcode, upper(md5(barcode)), visitor_id, now(), now(), 1 from visitors where origin = 'search'"
+    f" limit {FEWER}",
     "insert into optins (visitor_id, optin_type, optin_channel, context_id, is_active, creation_date, update_date,"
     " revision) select visitor_id, 'loyalty', 'none', n % 7, false, now(), now(), 1"
     " from (select visitor_id from visitors where origin = 'search' limit 500) as few, generate_series(1, 40) as n",
