@@ -98,12 +98,12 @@ def declare(
     shape: ReplyShape = "record",
     status: int | None = None,
     upserts: bool = False,
-    sorts: Sequence[str] | None = None,
+    sorted_by: type[Model] | None = None,
     handler: Handler | None = None,
     batch: BatchHandler | None = None,
 ) -> Operation:
-    """An operation from its parts; its status is that of its method unless `status` says another, and it sorts by all
-    single values of its reply unless `sorts` says others. Raises ValueError, at import, where the route and the path
+    """An operation from its parts; its status is that of its method unless `status` says another, and it sorts by the
+    single values of its reply unless `sorted_by` has others. Raises ValueError, at import, where the route and the path
     model differ."""
     found = _ROUTE.fullmatch(route)
     if found is None:
@@ -124,7 +124,7 @@ def declare(
         dump=TypeAdapter(reply or NoFields).dump_python,
         status=status or _status(found[1], reply is not None),
         upserts=upserts,
-        sorts=_sorts(query, reply, sorts),
+        sorts=tuple(_single_values(sorted_by or reply or NoFields)) if "sort" in query.model_fields else (),
         handler=handler,
         batch=batch,
     )
@@ -139,12 +139,6 @@ def _status(method: str, has_reply: bool) -> int:
 def _for_callers(docstring: str | None) -> str:
     """Without what it says of exceptions, which callers never see."""
     return _RAISES.sub("", inspect.cleandoc(docstring or "")).strip()
-
-
-def _sorts(query: type[Model], reply: type[Model] | None, given: Sequence[str] | None) -> Sequence[str]:
-    if reply is None or "sort" not in query.model_fields:
-        return ()
-    return tuple(_single_values(reply)) if given is None else given
 
 
 def _single_values(model: type[Model]) -> Iterator[str]:
