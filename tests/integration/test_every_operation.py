@@ -494,22 +494,13 @@ async def _is_paged(lister: Lister, rows: list[dict[str, Any]]) -> None:
     assert (last, "next" in links) == (rows[-1:], False)
 
 
-UNSORTED = {
-    "legalTexts.list": {"optinDisplayText", "optinHeaderText", "documentText"},  # those of the locale asked for
-    "rankings.list": {"bonusActivatedToday", "canLogPoints", "visitorRankingPosition"},
-}
-"""Reply fields that are no columns, and are refused as sort fields."""
-
-
 async def _is_sorted(lister: Lister, rows: list[dict[str, Any]]) -> None:
     await lister.refused("unknown_sort_field", sort="colour")
     whole = len(rows) <= 50
     limit = 50 if whole else 10
-    refused = UNSORTED.get(lister.operation, set())
-    for name in refused:
-        await lister.refused("unknown_sort_field", sort=name)
     for name, kind in _scalars(lister.operation).items():
-        if name in refused:
+        if name not in CATALOGUE.by_name[lister.operation].sorts:
+            await lister.refused("unknown_sort_field", sort=name)
             continue
         up, _ = await lister.page(sort=name, limit=limit)
         down, _ = await lister.page(sort=f"-{name}", limit=limit)
