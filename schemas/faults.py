@@ -1,6 +1,6 @@
 """What can be wrong with a request, in one hierarchy; the mapping to statuses stands here and nowhere else."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -59,6 +59,13 @@ class Invalid(Fault):
         fault = cls("invalid", "")
         fault.entries = entries
         return fault
+
+
+def refuse(faults: Iterable[Invalid]) -> None:
+    """Raises Invalid with all of them, where there is one."""
+    entries = [entry for fault in faults for entry in fault.entries]
+    if entries:
+        raise Invalid.because(entries)
 
 
 class Unauthorized(Fault):

@@ -13,7 +13,7 @@ from agents.centers.centers import CENTERS
 from agents.operation import Operations, apply_each, batch_operation
 from agents.services.service import SERVICES, Service
 from agents.visitors.visitor import VISITORS
-from schemas.faults import Conflict, Invalid
+from schemas.faults import Conflict, Invalid, refuse
 from schemas.model import Model, NoFields
 from schemas.paths import VisitorPath
 from schemas.replies import PageQuery
@@ -122,12 +122,10 @@ class _Known:
         absent = []
         if body.pc_code not in self._centers:
             absent.append(Invalid("center_not_found", "There is no such center.", field="pcCode"))
-        service = self._services.get(body.service_id)
-        if service is None:
+        if body.service_id not in self._services:
             absent.append(Invalid("service_not_found", "There is no such service.", field="serviceId"))
-        if absent or service is None:
-            raise Invalid.because([entry for fault in absent for entry in fault.entries])
-        return service
+        refuse(absent)
+        return self._services[body.service_id]
 
 
 def _available(service: Service, moment: datetime) -> bool:

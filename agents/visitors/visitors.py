@@ -1,6 +1,5 @@
 """Creating, reading and changing visitors."""
 
-from collections.abc import Iterable
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
@@ -24,7 +23,7 @@ from agents.visitors.visitor import (
     VisitorPatch,
     email_taken,
 )
-from schemas.faults import Invalid
+from schemas.faults import Invalid, refuse
 from schemas.model import ListOf, Model, NoFields
 from schemas.replies import Page
 from schemas.requests import Request
@@ -111,14 +110,7 @@ async def _require_references(tx: Tx, body: VisitorNew | PartialVisitorNew, cent
     """Raises Invalid for all that the body names and that is not there."""
     known = await CENTERS.present(tx, [getattr(body, center)])
     nowhere = [] if known else [Invalid("center_not_found", "There is no such center.", field=to_camel(center))]
-    _refuse([*nowhere, *await optins.absent_texts(tx, body.optins)])
-
-
-def _refuse(faults: Iterable[Invalid]) -> None:
-    """Raises Invalid with all of them, where there is one."""
-    entries = [entry for fault in faults for entry in fault.entries]
-    if entries:
-        raise Invalid.because(entries)
+    refuse([*nowhere, *await optins.absent_texts(tx, body.optins)])
 
 
 async def _add_or_upgrade(tx: Tx, fields: dict[str, Any]) -> Visitor:
@@ -185,7 +177,7 @@ async def flag_contacts(tx: Tx, request: Request[NoFields, NoFields, ListOf[Cont
     with what holds in the end. Raises Invalid for all visitors that are not there."""
     flags = request.body.root
     known = await VISITORS.lock_all(tx, (flag.visitor_id for flag in flags))
-    _refuse(
+    refuse(
         Invalid("visitor_not_found", "There is no such visitor.", field=f"[{place}].visitorId")
         for place, flag in enumerate(flags)
         if flag.visitor_id not in known
