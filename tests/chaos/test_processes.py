@@ -33,11 +33,7 @@ async def bare(killable: Killable, tmp_path_factory: pytest.TempPathFactory) -> 
     await producer.start()
     stack = Stack(Servers(kafka.bootstrap, postgres.url), tmp_path_factory.mktemp("stack"), engine, producer)
     yield stack
-    for process in stack.processes:
-        if process.child.poll() is None:
-            process.kill()
-    await producer.stop()
-    await engine.dispose()
+    await stack.close()
 
 
 def _visitor(stack: Stack, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":

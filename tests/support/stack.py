@@ -111,6 +111,16 @@ class Stack:
     url: str = ""
     _results: "Results | None" = None
 
+    async def close(self) -> None:
+        """End whatever was started here."""
+        for process in self.processes:
+            if process.child.poll() is None:
+                process.kill()
+        if self._results is not None:
+            await self._results.stop()
+        await self.producer.stop()
+        await self.engine.dispose()
+
     @property
     def kafka(self) -> KafkaSettings:
         return KafkaSettings(bootstrap=self.servers.kafka, partitions=PARTITIONS, replication=1, min_insync=1)
@@ -318,13 +328,7 @@ async def stack_on(servers: Servers, home: Path) -> AsyncIterator[Stack]:
         await producer.start()
         yield stack
     finally:
-        if stack._results is not None:
-            await stack._results.stop()
-        for process in stack.processes:
-            if process.child.poll() is None:
-                process.kill()
-        await producer.stop()
-        await engine.dispose()
+        await stack.close()
     for process in stack.processes:
         said = process.log.read_text()
         assert [text for text in PERSONAL if text in said] == [], f"personal data in {process.log}"
