@@ -34,7 +34,8 @@ are inclusive.
   its text.
 - PATCH changes the fields that are there. `null` clears a field that may be null and is refused for others.
 - Times are RFC 3339 with an offset, from the year 2 to 9998, and are answered in UTC with `Z`.
-- A text holds at most 1,000 characters (documents 200,000) and no NUL, a list at most 500 entries, a body 1 MiB.
+- A text holds at most 1,000 characters (documents 200,000) and no NUL, a list at most 500 entries, a body 1 MiB, a URL
+  64 KiB.
 - A payment card number is never accepted: 13 to 19 digits that pass the Luhn check, also with blanks or dashes, are 400
   `card_number_refused`. Identifiers given by other systems (`externalId`, `barcode`, `token` …) are exempt.
 - What the path names and is not there is 404, what the body names 400 with its field. A child is found only under its

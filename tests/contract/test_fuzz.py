@@ -35,7 +35,7 @@ CHECKS = (
 """Not negative_data_rejection: a number is taken for a string. Not positive_data_acceptance: rules refuse more than a
 schema can say. Not use_after_free: what is deleted softly can still be read."""
 
-SCENES = 3
+SCENES = 2
 URL_TEXT = 1_000
 """Characters of a parameter; the server reads no URL beyond 64 KiB, and says so in words of its own."""
 
