@@ -70,7 +70,10 @@ def lists(
     path, reply = path_of(table, name, route), view.reply if view else table.row
     # A reply made of other records is sorted by the row's fields.
     sortable = reply if issubclass(table.row, reply) or issubclass(reply, table.row) else table.row
-    return declare(name, route, summary=summary, path=path, query=query, reply=reply, shape="page", handler=list_page)
+    return declare(
+        name, route, summary=summary, path=path, query=query, reply=reply, sorted_by=sortable, shape="page",
+        handler=list_page,
+    )  # fmt: skip
 
 
 def creates(

@@ -167,7 +167,7 @@ def health_command(
     found = settings.load()
     if role is Role.edge:
         host = health.LOOPBACK if found.http.host in ("0.0.0.0", "::") else found.http.host
-        url = f"http://{host}:{found.http.port}/health{'/live' if live else ''}"
+        url = f"http://{f'[{host}]' if ':' in host else host}:{found.http.port}/health{'/live' if live else ''}"
     else:
         url = f"http://{health.LOOPBACK}:{found.worker.health_port}/health/{'live' if live else 'ready'}"
     well, said = health.ask(url, timeout=5)

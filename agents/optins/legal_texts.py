@@ -122,7 +122,7 @@ def newest_released(now: Any) -> sa.ColumnElement[bool]:
 
 @operation(
     "legalTexts.list", "GET /legalTexts", summary="List legal texts",
-    query=LegalTextQuery, reply=LegalTextReply, shape="page",
+    query=LegalTextQuery, reply=LegalTextReply, sorted_by=LegalText, shape="page",
 )  # fmt: skip
 async def list_texts(tx: Tx, request: Request[NoFields, LegalTextQuery, NoFields]) -> Page[LegalTextReply]:
     """`latest` is the newest released version of each type."""

@@ -104,14 +104,14 @@ async def _in_order(tx: Tx, old: Vehicle, patch: VehiclePatch) -> None:
     path=VisitorPath, body=VehicleFields, reply=Vehicle,
 )  # fmt: skip
 async def create(tx: Tx, request: Request[VisitorPath, NoFields, VehicleFields]) -> Vehicle:
-    """Its time is its own, as that of an update is. Raises NotFound for the visitor."""
-    await tx.after_waiting()
+    """Raises NotFound for the visitor."""
+    await tx.after_waiting()  # see _in_order
     return await VEHICLES.insert(tx, vars(request.body) | vars(request.path))
 
 
 @operation("vehicles.delete", f"DELETE {_ONE}", summary="Delete a vehicle", path=VehiclePath, reply=None)
 async def delete(tx: Tx, request: Request[VehiclePath, NoFields, NoFields]) -> None:
-    """Its time is never before that of an update. Raises NotFound, also for what is deleted already."""
+    """What is deleted already is not found. Raises NotFound."""
     where = vars(request.path)
     if (await VEHICLES.lock(tx, **where)).deletion_date is not None:
         raise VEHICLES.missing()

@@ -67,7 +67,8 @@ _RENAME = (
     path=VisitorPath, body=InterestNew, reply=Interest,
 )  # fmt: skip
 async def create(tx: Tx, request: Request[VisitorPath, NoFields, InterestNew]) -> Interest:
-    """The visitor is locked, so that a replacement at the same time comes before or after. Raises NotFound."""
+    """Raises NotFound."""
+    # A replacement at the same time comes before or after.
     await VISITORS.lock(tx, visitor_id=request.path.visitor_id)
     return await INTERESTS.insert(tx, vars(request.body) | vars(request.path))
 

@@ -10,7 +10,7 @@ from schemas.faults import Unavailable
 from schemas.model import Model, NoFields
 from schemas.paths import VisitorPath
 from schemas.requests import Request
-from schemas.types import Instant, Text
+from schemas.types import Instant, LongText, Text
 from storage.tx import Tx
 
 
@@ -19,7 +19,7 @@ class TokenQuery(Model):
 
 
 class EventToken(Model):
-    token: Text
+    token: LongText
     expires_at: Instant
 
 
