@@ -48,6 +48,7 @@ class Known:
     visitor_id: str
     barcode: str
     plate: str
+    vehicle_id: int
     pc_code: str
 
 
@@ -65,6 +66,7 @@ async def create(url: str) -> list[Known]:
     async with httpx.AsyncClient(base_url=url, timeout=30) as client:
         for center in CENTERS:
             await _create(client, "/centers", {**center, "isWestfield": True, "isActive": True, "hasLoyalty": True})
+            await _create(client, f"/centers/{center['pcCode']}/companies", {"companyName": "Westfield Services"})
         people = [await _person(client, number, *person) for number, person in enumerate(PEOPLE)]
         await _consents(client)
         await _services(client, people)
@@ -95,8 +97,8 @@ async def _person(client: httpx.AsyncClient, number: int, first: str, last: str,
     maker, model = MAKERS[number % len(MAKERS)]
     plate = f"{'ABCDEFGHJKLM'[number]}X-{100 + number * 7}-{country}"
     vehicle = {"licensePlate": plate, "licensePlateCountry": country, "maker": maker, "model": model}
-    await _create(client, f"/visitors/{visitor['visitorId']}/vehicles", vehicle)
-    return Known(visitor["visitorId"], visitor["barcode"], plate, str(center["pcCode"]))
+    car = await _create(client, f"/visitors/{visitor['visitorId']}/vehicles", vehicle)
+    return Known(visitor["visitorId"], visitor["barcode"], plate, car["vehicleId"], str(center["pcCode"]))
 
 
 async def _consents(client: httpx.AsyncClient) -> None:
@@ -108,13 +110,19 @@ async def _consents(client: httpx.AsyncClient) -> None:
 
 async def _services(client: httpx.AsyncClient, people: Sequence[Known]) -> None:
     """One in each center, with a checkin of each of its visitors."""
+    theme = await _create(client, "/serviceThemes", {"value": "Comfort", "category": "service"})
+    target = await _create(client, "/serviceTargets", {"value": "Families"})
     for center in CENTERS:
         service = {
             "pcCode": center["pcCode"], "name": "Cloakroom", "category": "comfort", "useRate": "free",
             "daysOfUse": [1, 2, 3, 4, 5, 6], "colorCode": "#336699",
         }  # fmt: skip
         known = await _create(client, "/services", service)
-        await _create(client, f"/services/{known['serviceId']}/stores", {"storeId": 1, "storeName": "La Bonne Excuse"})
+        path = f"/services/{known['serviceId']}"
+        await _create(client, f"{path}/stores", {"storeId": 1, "storeName": "La Bonne Excuse"})
+        await _create(client, f"{path}/segments", {"segmentId": 1, "segmentName": "Fashion"})
+        await _create(client, f"{path}/themes", {"serviceThemeId": theme["serviceThemeId"]})
+        await _create(client, f"{path}/targets", {"serviceTargetId": target["serviceTargetId"]})
         for person in people:
             if person.pc_code == center["pcCode"]:
                 checkin = {"pcCode": person.pc_code, "serviceId": known["serviceId"], "origin": "dashboard"}
@@ -163,6 +171,9 @@ async def _profile(client: httpx.AsyncClient, person: Known) -> None:
     await _create(client, f"{path}/devices", {**device, "notificationToken": f"push to {person.barcode}"})
     game = {**center, "guid": f"game of {person.barcode}", "gameId": "spring", "gameName": "Spring game"}
     await _create(client, f"{path}/centerOperationSessions", game)
+    card = {"externalType": "designa", "externalId": f"card of {person.barcode}", "pcCode": person.pc_code}
+    await _create(client, f"{path}/externalIds", card)
+    await _create(client, "/visits/entry", {"barcode": person.barcode, "pcCode": person.pc_code})
 
 
 async def _parking(client: httpx.AsyncClient, person: Known) -> None:
@@ -173,6 +184,8 @@ async def _parking(client: httpx.AsyncClient, person: Known) -> None:
         "firstSixDigits": "411111", "lastFourDigits": "1111", "paymentMethodToken": f"token of {person.barcode}",
     }  # fmt: skip
     known = await _create(client, f"{path}/creditCards", card)
+    partner = {"vehicleId": person.vehicle_id, "partnerId": f"car of {person.barcode}", "parkingPartner": "designa"}
+    await _create(client, f"{path}/vehiclePartners", {**partner, "pcCode": person.pc_code})
     history = {
         "parkingId": parking["parkingId"], "cardId": known["cardId"], "pcCode": person.pc_code, "currency": "EUR",
         "accessDevice": person.plate, "amount": 12, "paymentStatus": "succeeded",
@@ -183,10 +196,12 @@ async def _parking(client: httpx.AsyncClient, person: Known) -> None:
 
 async def _create(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> dict[str, Any]:
     """What lies there from an interrupted start is met with the same key, and answered the same."""
-    key = f"sample {path} {body.get('pcCode') or body.get('email') or body.get('licensePlate')}"
+    which = next((body[name] for name in ("barcode", "pcCode", "email", "licensePlate") if name in body), "")
+    key = f"sample {path} {which}".strip()
     answer = await client.post(path, json=body, headers={"Idempotency-Key": key[:128]})
     answer.raise_for_status()
-    found: dict[str, Any] = answer.json()["data"] if answer.content else {}
+    answered: dict[str, Any] = answer.json() if answer.content else {}
+    found: dict[str, Any] = answered.get("data", answered)
     return found
 
 

@@ -457,7 +457,7 @@ async def test_a_list_is_paged_sorted_filtered_and_cut_to_fields_both_ways(
 ) -> None:
     adding = adds_to(operation)
     for _ in range(3 if adding else 0):
-        await scene.again(adding)
+        await scene.again(str(adding), operation)
     lister = Lister(stack, client, operation, await scene.parts(operation))
     takes = {fact["name"]: fact for fact in FACTS[operation]["query"]}
     rows = await lister.rows(**({"limit": 500} if "limit" in takes else {}))

@@ -117,6 +117,17 @@ NEW: dict[str, Callable[[int], Any]] = {
 }
 """Fields that differ from one call to the next, since two may not be the same."""
 
+_CENTER = frozenset(("pcCode", "centerCompanyId", "visitorCenterId"))
+ONCE = {
+    "visitorChallenges.create": frozenset(("challengeId", "visitorId")),
+    "serviceThemeLinks.add": frozenset(("serviceThemeId",)),
+    "serviceTargetLinks.add": frozenset(("serviceTargetId",)),
+    "visitorCenters.create": _CENTER,
+    "externalIds.create": _CENTER,
+    "vehiclePartners.create": _CENTER | {"vehicleId"},
+}
+"""What a body may name once only under the same parent."""
+
 LIVELY: dict[str, Parts] = {
     "services.create": {"endDate": "2101-01-01T00:00:00Z"},
     "challenges.create": {"endDate": "2101-01-01T00:00:00Z", "status": "active"},
@@ -172,14 +183,11 @@ class Scene:
             self.known["legalTextId"] = found["id"]
         return found
 
-    async def again(self, operation: str) -> dict[str, Any]:
-        """The same with another center, challenge and so on in the body, since some may be named once only."""
-        places = {place["name"] for place in FACTS[operation]["path_params"]}
-        renewed = {"challengeId", "serviceThemeId", "serviceTargetId", "vehicleId", "pcCode"} - places
-        if operation in ("visitorChallenges.create", "visitorCenters.create", "externalIds.create",
-                         "serviceThemeLinks.add", "serviceTargetLinks.add", "vehiclePartners.create"):  # fmt: skip
-            for name in renewed | {"centerCompanyId", "visitorCenterId"}:
-                self.known.pop(name, None)
+    async def again(self, operation: str, listing: str) -> dict[str, Any]:
+        """One more for a list, with another center, challenge and so on, since some may be named once only."""
+        kept = {place["name"] for place in FACTS[listing]["path_params"]}
+        for name in ONCE.get(operation, frozenset()) - kept:
+            self.known.pop(name, None)
         return await self.make(operation)
 
     async def call(self, operation: str, parts: Parts, **headers: str) -> httpx.Response:
