@@ -34,6 +34,7 @@ INT64 = 2**63 - 1
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_UUID_WITHIN = re.compile(rf"\b{_UUID.pattern}\b")
 _DIGIT_RUN = re.compile(r"\d(?:[ -]*\d){12,}", re.ASCII)
 _CARD_DIGITS = range(13, 20)
 _CARD_GROUP = 3
@@ -69,10 +70,10 @@ def _clean(value: str) -> str:
 
 def _holds_card_number(text: str) -> bool:
     """Whether some run of digits, spaces and dashes between them aside, may be the number of a card: the whole run, or
-    groups in it, since a date or another number may stand beside. A UUID is none, whatever its digits."""
-    if _UUID.fullmatch(text):
-        return False
-    return any(_is_card(candidate) for run in _DIGIT_RUN.findall(text) for candidate in _candidates(run))
+    groups in it, since a date or another number may stand beside. UUIDs in the text are none, whatever their digits:
+    one in 500 would pass."""
+    runs = _DIGIT_RUN.findall(_UUID_WITHIN.sub("|", text))
+    return any(_is_card(candidate) for run in runs for candidate in _candidates(run))
 
 
 def _candidates(run: str) -> Iterator[str]:

@@ -117,6 +117,7 @@ def test_a_card_number_is_never_accepted_in_a_text(number: str) -> None:
     [
         "4111111111111111 12/30", "4111 1111 1111 1111 12/27", "4111111111111111 123", "75001 4111111111111111",
         "4111111111111111 - 4111111111111111", "1 4111-1111-1111-1111 2",
+        "8a707051-8433-4690-8e11-57bf6b0446e1 4111111111111111",
     ],
 )  # fmt: skip
 def test_a_card_number_is_seen_beside_other_digits(text: str) -> None:
@@ -124,8 +125,12 @@ def test_a_card_number_is_seen_beside_other_digits(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["0033 631 573 042", "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15", "8a707051-8433-4690-8e11-57bf6b0446e1"]
-)
+    "text",
+    [
+        "0033 631 573 042", "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15", "8a707051-8433-4690-8e11-57bf6b0446e1",
+        "push to 8a707051-8433-4690-8e11-57bf6b0446e1 of Company 3",
+    ],
+)  # fmt: skip
 def test_what_no_card_looks_like_is_none(text: str) -> None:
     assert TypeAdapter(Text).validate_python(text) == text
 
