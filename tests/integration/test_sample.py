@@ -16,7 +16,7 @@ READS = sorted(name for name in FACTS if CATALOGUE.by_name[name].is_query)
 LISTED_AT = {
     "serviceId": "/services?pcCode={pcCode}",
     "centerCompanyId": "/centers/{pcCode}/companies",
-    "legalTextId": "/legalTexts",
+    "legalTextId": "/legalTexts?legalType=commercial_email&sort=-version",
     "challengeId": "/challenges?pcCode={pcCode}",
     "articleId": "/articles",
     **{
