@@ -102,7 +102,8 @@ class Wire:
             "id": change.id,
             "revision": change.revision,
             "action": change.action,
-            "visitorId": change.visitor_id,
+            # As text, which fastavro knows to be of the union sooner.
+            "visitorId": change.visitor_id and str(change.visitor_id),
             "occurredAt": occurred_at,
             "causedBy": caused_by,
             # With the name of its record, or fastavro would look through all of it to find that it is no null.

@@ -15,7 +15,6 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from agents.catalogue import CATALOGUE
-from agents.engine.worker import families
 from runtime import sample
 from storage import migrate
 from storage.database import DatabaseSettings
@@ -51,7 +50,7 @@ class Bench:
     async def prepare(self) -> None:
         """Tables, topics and visitors with a vehicle each."""
         await migrate.upgrade(DatabaseSettings(url=self._url))  # type: ignore[arg-type]
-        wanted = names.specs(families(CATALOGUE), partitions=PARTITIONS, replication=1, min_insync=1)
+        wanted = names.specs(CATALOGUE.families, self._kafka)
         await admin.ensure(self._kafka, wanted)
         worker = self._worker("runtime.cli")
         try:

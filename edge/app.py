@@ -5,7 +5,6 @@ import re
 import string
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
@@ -148,7 +147,7 @@ class Edge:
         partition, correlation, reply = self._exchange.expect()
         try:
             async with asyncio.timeout(self._settings.timeout_seconds):
-                addressed = replace(head, reply_to=ReplyTo(partition, correlation))
+                addressed = head._replace(reply_to=ReplyTo(partition, correlation))
                 await self._exchange.send(self._message(operation, addressed, parts))
                 return await reply
         except TimeoutError:

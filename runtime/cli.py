@@ -1,9 +1,10 @@
-"""The command line: `visitor …`."""
+"""The command line: `visitor …`.
+
+What takes long to load is imported by the command that needs it: probes run `visitor health` all day.
+"""
 
 import asyncio
-import gc
 import json
-import signal
 import sys
 from collections.abc import Coroutine
 from enum import StrEnum
@@ -12,21 +13,14 @@ from typing import Annotated, Any
 
 import structlog
 import typer
-import uvicorn
 import uvloop
 from aiokafka.errors import KafkaError
 
-from agents.catalogue import CATALOGUE, Catalogue
 from agents.engine.retry import passes
-from agents.engine.worker import Service
-from agents.wire import Wire
 from edge import keys as edge_keys
-from edge.app import Edge
 from edge.keys import WrongKeyFile
-from runtime import consume, health, logs, ports, settings
+from runtime import health, logs, ports, settings
 from runtime.settings import Settings, WrongSetting
-from storage import migrate as storage_migrate
-from topics import admin
 
 log = structlog.get_logger(__name__)
 
@@ -79,44 +73,22 @@ def worker() -> None:
     """Run a worker: takes requests from Kafka, applies them to PostgreSQL, publishes results and changes.
 
     Waits for `visitor migrate` and `visitor topics`. Ends with status 1 where it cannot go on."""
+    from agents.catalogue import CATALOGUE
+    from runtime import worker as process
+
     found = _start()
     ports.ensure_free(health.LOOPBACK, found.worker.health_port, "VISITOR_WORKER_HEALTH_PORT")
-    sys.exit(_run(run_worker(found, CATALOGUE)))
-
-
-async def run_worker(found: Settings, catalogue: Catalogue) -> int:
-    """A worker until SIGTERM or SIGINT; the exit status."""
-    _collect_rarely()
-    service = Service(found.kafka, found.database, found.worker, catalogue)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, service.stop)
-    server = health.worker_server(service.readiness, found.worker.health_port) if found.worker.health_port else None
-    serving = asyncio.create_task(server.serve()) if server else None
-    try:
-        await service.run()
-    except Exception as error:
-        log.critical("worker_ended", error=type(error).__name__, exc_info=error)
-        return 1
-    finally:
-        if server is not None and serving is not None:
-            server.should_exit = True
-            await serving
-    log.info("stopped")
-    return 0
-
-
-def _collect_rarely() -> None:
-    """A batch allocates some ten thousand objects that reference counting frees again. By default the collector would
-    look through all that lives some hundred times a second, which took a third of the worker's pace."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(200_000, 20, 20)
+    sys.exit(_run(process.run(found, CATALOGUE)))
 
 
 @app.command()
 def edge() -> None:
     """Run an HTTP edge: translates calls to messages and waits for their results. Docs are under /docs."""
+    import uvicorn
+
+    from agents.catalogue import CATALOGUE
+    from edge.app import Edge
+
     found = _start()
     http = found.http
     if http.keys is None and http.host not in ("127.0.0.1", "::1", "localhost"):
@@ -137,6 +109,8 @@ def edge() -> None:
 @app.command()
 def migrate() -> None:
     """Bring the database's schema to what this version needs. Safe to run twice at once."""
+    from storage import migrate as storage_migrate
+
     found = _start()
     before, after = _run(_patiently(lambda: storage_migrate.upgrade(found.database)))
     typer.echo(f"The database is at {after}" + ("." if before == after else f"; it was at {before or 'nothing'}."))
@@ -145,8 +119,11 @@ def migrate() -> None:
 @app.command()
 def topics() -> None:
     """Create the topics that are missing, and show where an existing one differs; status 1 where one does."""
+    from agents.catalogue import CATALOGUE
+    from topics import admin, names
+
     found = _start()
-    report = _run(_patiently(lambda: admin.ensure(found.kafka, found.wanted_topics())))
+    report = _run(_patiently(lambda: admin.ensure(found.kafka, names.specs(CATALOGUE.families, found.kafka))))
     for name in report.created:
         typer.echo(f"created {name}")
     for item in report.differences:
@@ -178,6 +155,9 @@ def health_command(
 @app.command()
 def schemas(folder: Annotated[Path, typer.Argument(help="Where to write; made if missing.")]) -> None:
     """Write the Avro schemas of all requests, results and changes, one file each, with their ids."""
+    from agents.catalogue import CATALOGUE
+    from agents.wire import Wire
+
     wire = Wire(CATALOGUE)
     for kind, group in (("requests", wire.requests), ("results", wire.results), ("changes", wire.changes)):
         place = folder / kind
@@ -195,6 +175,8 @@ def consume_command(
     from_beginning: Annotated[bool, typer.Option("--from-beginning", help="Start with the oldest message.")] = False,
 ) -> None:
     """Print the messages of a topic as JSON lines, Avro decoded, until Ctrl-C."""
+    from runtime import consume
+
     found = _start()
     try:
         _run(consume.follow(found.kafka, topic, from_beginning=from_beginning))

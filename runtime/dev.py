@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from rich.console import Console
 from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixed
 
+from agents.catalogue import CATALOGUE
 from runtime import logs, ports, sample
 from runtime.health import LOOPBACK
 from runtime.servers import Kafka, Postgres, Processes, ServerFailed, fetch_kafka
@@ -144,7 +145,8 @@ class _Dev:
         for name in ("worker", "edge"):
             argv = [sys.executable, "-m", "runtime.cli", name]
             self._processes.spawn(name, argv, log=self._home / f"{name}.log", env=environment)
-        await asyncio.gather(migrate.upgrade(reached.database), admin.ensure(reached.kafka, reached.wanted_topics()))
+        wanted = names.specs(CATALOGUE.families, reached.kafka)
+        await asyncio.gather(migrate.upgrade(reached.database), admin.ensure(reached.kafka, wanted))
         await self._until_well()
         people = await self._sample()
         self._greet(kafka, people[0], time.monotonic() - began)

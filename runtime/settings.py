@@ -9,12 +9,10 @@ from typing import Literal
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from agents.catalogue import CATALOGUE
-from agents.engine.worker import WorkerSettings, families
+from agents.engine.settings import WorkerSettings
 from edge.settings import HttpSettings
 from storage.database import DatabaseSettings
 from topics.kafka import KafkaSettings
-from topics.names import TopicSpec, specs
 
 PREFIX = "VISITOR_"
 
@@ -39,13 +37,6 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     dev: DevSettings = DevSettings()
     log: LogSettings = LogSettings()
-
-    def wanted_topics(self) -> list[TopicSpec]:
-        """All topics, as these settings want them."""
-        kafka = self.kafka
-        return specs(
-            families(CATALOGUE), partitions=kafka.partitions, replication=kafka.replication, min_insync=kafka.min_insync
-        )
 
 
 class WrongSetting(Exception):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from datetime import datetime
 from decimal import Decimal
 from functools import cache, cached_property
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
@@ -115,7 +115,7 @@ class Table(Generic[Row]):
         )
         self.columns = self.sql.c
         self._fields = tuple(row.model_fields)
-        self._values = attrgetter(*self._fields)
+        self._stamps = tuple(name for name in _CREATED + _UPDATED if name in row.model_fields)
         self._empty = dict.fromkeys(_written(self.sql)) | dict(defaults or {})
         self._statements = _Statements(self.sql, self.sql.c[key])
         _ALL.append(self)
@@ -191,12 +191,18 @@ class Table(Generic[Row]):
         columns = {name: [row[name] for row in rows] for name in _written(self.sql)}
         found = await items[0][0].all(self._statements.insert_many, columns)
         # Identity values follow the order of the select (PostgreSQL manual, INSERT), RETURNING promises none.
-        found.sort(key=lambda row: getattr(row, self.key))
-        return [self.changed(tx, row, "created") for (tx, _), row in zip(items, found, strict=True)]
+        found.sort(key=itemgetter(0))
+        return [self._created(tx, row, made) for (tx, _), row, made in zip(items, rows, found, strict=True)]
+
+    def _created(self, tx: Tx, written: dict[str, Any], made: Any) -> Row:
+        """A row from what was written and what the database made of it, its key first."""
+        whole = written | made._asdict()
+        row = self.row.of({name: whole[name] for name in self._fields})
+        self.record(tx, row, made[0], written["revision"], "created")
+        return row
 
     def _new(self, tx: Tx, values: Mapping[str, Any]) -> dict[str, Any]:
-        stamps = {name: tx.now for name in _CREATED + _UPDATED if name in self._fields}
-        return self._empty | stamps | self._full(values) | {"revision": 1}
+        return self._empty | dict.fromkeys(self._stamps, tx.now) | self._full(values) | {"revision": 1}
 
     async def update(self, tx: Tx, values: Mapping[str, Any], **where: Any) -> Row:
         """Write `values` over the one row that has those of `where`, which was locked before; the revision moves, and
@@ -220,14 +226,16 @@ class Table(Generic[Row]):
         return [self.to_row(found) for found in removed]
 
     def _full(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        if not self._derived:
+            return dict(values)
         derived = {name: make(values[source]) for name, (source, make) in self._derived.items() if source in values}
         return dict(values) | derived
 
     def to_row(self, found: Any) -> Row:
-        """A database row as its model. Raises NotFound for none."""
+        """A database row, which begins with the table's columns, as its model. Raises NotFound for none."""
         if found is None:
             raise self.missing()
-        return self.row.of(dict(zip(self._fields, self._values(found), strict=True)))
+        return self.row.of(dict(zip(self._fields, found, strict=False)))
 
     def record(self, tx: Tx, row: Row, key: Any, revision: int, action: Action) -> None:
         """Keep a change of a row that was written by a statement of one's own."""
@@ -271,7 +279,8 @@ class _Statements:
             .render_derived()
         )
         rows = sa.select(*(given.c[name] for name in names)).order_by(given.c.place)
-        return sa.insert(self._table).from_select(names, rows).returning(*self._table.c)
+        made = [column for column in self._table.c if column.computed is not None]
+        return sa.insert(self._table).from_select(names, rows).returning(*self._table.primary_key, *made)
 
     def _insert_unless(self, taken: str) -> Any:
         row = insert(self._table).values(self._parameters(_written(self._table)))

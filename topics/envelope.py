@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 Headers = list[tuple[str, bytes]]
 
@@ -27,16 +27,14 @@ class Unreadable(Exception):
         self.code = code
 
 
-@dataclass(frozen=True)
-class ReplyTo:
+class ReplyTo(NamedTuple):
     """The partition of `visitor.replies` that waits for the answer, and what the waiter calls this call."""
 
     partition: int
     correlation: str | None
 
 
-@dataclass(frozen=True)
-class Head:
+class Head(NamedTuple):
     """What the headers of a request say. `request_id` is the idempotency key of the request."""
 
     request_id: str

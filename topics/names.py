@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from topics.kafka import KafkaSettings
+
 QUERIES = "visitor.queries"
 REPLIES = "visitor.replies"
 DEAD_LETTERS = "visitor.dead-letters"
@@ -49,13 +51,15 @@ class TopicSpec:
     config: dict[str, str]
 
 
-def specs(families: Iterable[str], *, partitions: int, replication: int, min_insync: int) -> list[TopicSpec]:
-    """All topics. Arrival times of requests are the broker's, so that a producer's wrong clock moves nothing."""
+def specs(families: Iterable[str], kafka: KafkaSettings) -> list[TopicSpec]:
+    """All topics, as these settings want them. Arrival times of requests are the broker's, so that a producer's wrong
+    clock moves nothing."""
 
-    def topic(name: str, keep: timedelta, **config: str) -> TopicSpec:
+    def topic(full_name: str, keep: timedelta, **config: str) -> TopicSpec:
         kept = {"retention.ms": str(int(keep.total_seconds() * 1000)), "cleanup.policy": "delete"}
-        kept |= {"min.insync.replicas": str(min_insync), "max.message.bytes": str(LARGEST_RECORD)}
-        return TopicSpec(name, partitions, replication, kept | {k.replace("_", "."): v for k, v in config.items()})
+        kept |= {"min.insync.replicas": str(kafka.min_insync), "max.message.bytes": str(LARGEST_RECORD)}
+        kept |= {name.replace("_", "."): value for name, value in config.items()}
+        return TopicSpec(full_name, kafka.partitions, kafka.replication, kept)
 
     def for_family(family: str) -> list[TopicSpec]:
         compacted = {} if family in EVENT_FAMILIES else {"cleanup_policy": "compact", "retention_ms": "-1"}

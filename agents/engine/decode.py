@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -61,6 +62,7 @@ class Incoming:
         return Cause(self.head.request_id, caller_of(self.head.source), arrived)
 
 
+@lru_cache(4_096)
 def caller_of(source: str | None) -> Caller:
     """`ce_source` as a caller: `gateway/paris-12` is the gateway paris-12, any other text a message source's name."""
     kind, _, name = (source or "unknown").partition("/")
@@ -69,7 +71,11 @@ def caller_of(source: str | None) -> Caller:
 
 class Decoder:
     def __init__(self, catalogue: Catalogue, wire: Wire) -> None:
-        self._catalogue = catalogue
+        self._operations = catalogue.by_name
+        self._topics = {
+            operation.name: names.QUERIES if operation.is_query else names.requests(catalogue.family_of[operation.name])
+            for operation in catalogue.operations
+        }
         self._wire = wire
 
     def decode(self, record: Record) -> Incoming:
@@ -89,7 +95,7 @@ class Decoder:
         record = found.record
         position = f"{record.topic}:{record.partition}:{record.offset}"
         found.head = head = read_head(record.headers or (), position)
-        operation = self._catalogue.by_name.get(head.operation)
+        operation = self._operations.get(head.operation)
         if operation is None:
             raise Unreadable("unknown_operation", f"There is no operation {head.operation[:100]!r}.")
         found.operation = operation
@@ -105,12 +111,12 @@ class Decoder:
         found.fingerprint = fingerprint(operation, found.request)
 
     def _check_topic(self, operation: Operation, topic: str) -> None:
-        right = names.QUERIES if operation.is_query else names.requests(self._catalogue.family_of[operation.name])
+        right = self._topics[operation.name]
         if topic != right:
             raise Invalid("wrong_topic", f"Requests of {operation.name} are taken from {right}.")
 
 
 def fingerprint(operation: Operation, request: AnyRequest) -> bytes:
     """A digest of what is asked, the same for the same content in JSON and in Avro."""
-    content = f"{operation.name}\0{request.model_dump_json(exclude_unset=True)}"
-    return hashlib.blake2b(content.encode(), digest_size=16).digest()
+    content = request.__pydantic_serializer__.to_json(request, exclude_unset=True)
+    return hashlib.blake2b(b"%s\0%s" % (operation.name.encode(), content), digest_size=16).digest()

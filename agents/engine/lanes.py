@@ -101,7 +101,8 @@ class Lane:
     def __init__(self, place: TopicPartition, work: Work, source: Source, feed: Feed) -> None:
         self.place = place
         self.acknowledged = 0
-        self._waiting: deque[Event] = deque()
+        self._waiting: deque[tuple[Event, int]] = deque()
+        """With their sizes."""
         self._size = 0
         self._something = asyncio.Event()
         self._work = work
@@ -113,8 +114,9 @@ class Lane:
         self.task = asyncio.create_task(self._run(), name=f"lane {place[0]}:{place[1]}")
 
     def put(self, event: Event) -> None:
-        self._waiting.append(event)
-        self._size += _size(event)
+        size = _size(event)
+        self._waiting.append((event, size))
+        self._size += size
         self._something.set()
         if self._size >= FULL and not self._held_back:
             self._held_back = True
@@ -123,16 +125,17 @@ class Lane:
     def take(self, limit: int) -> Sequence[Event]:
         """The oldest that wait."""
         taken = [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
-        self._size -= sum(map(_size, taken))
+        self._size -= sum(size for _, size in taken)
         if self._held_back and self._size < FULL / 2:
             self._held_back = False
             self._source.go_on(self.place)
-        return taken
+        return [event for event, _ in taken]
 
     def put_back(self, events: Sequence[Event]) -> None:
         """Before all that waits."""
-        self._waiting.extendleft(reversed(events))
-        self._size += sum(map(_size, events))
+        sized = [(event, _size(event)) for event in events]
+        self._waiting.extendleft(reversed(sized))
+        self._size += sum(size for _, size in sized)
 
     @property
     def idle(self) -> bool:

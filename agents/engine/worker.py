@@ -11,7 +11,6 @@ import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.errors import KafkaError
-from pydantic import BaseModel, Field, SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from agents.engine.breaker import Breaker, NearlyEverythingFails
@@ -21,14 +20,13 @@ from agents.engine.lanes import Work
 from agents.engine.progress import Progress
 from agents.engine.publisher import Publisher
 from agents.engine.retry import until_done
+from agents.engine.settings import WorkerSettings
 from agents.engine.telemetry import LAG, Readiness
 from agents.engine.work import Results, Worker
 from agents.operation import Catalogue
 from agents.wire import Wire
 from storage import inbox, migrate
 from storage.database import DatabaseSettings, connect
-from storage.table import TABLES
-from storage.tx import Signing
 from topics import admin, names
 from topics.kafka import KafkaSettings, Producer, Undelivered
 
@@ -37,28 +35,6 @@ log = structlog.get_logger(__name__)
 SHUTDOWN_LIMIT = 20.0
 """Seconds after which a stopping worker ends, whatever it waits for."""
 WATCH_SECONDS = 5.0
-
-
-class WorkerSettings(BaseModel):
-    group: str = Field(
-        "visitor-worker",
-        description="Workers of one group share the work; Kafka's groups are it with .requests and .queries.",
-    )
-    session_seconds: float = Field(10.0, ge=1, le=30, description="A silent worker loses its partitions after so long.")
-    health_port: int = Field(8081, ge=0, le=65535, description="Loopback port of health and metrics; 0 for none.")
-    stall_seconds: float = Field(120.0, gt=0, description="A worker that makes no progress for so long ends itself.")
-    failure_limit: float = Field(
-        0.9, gt=0, le=1, description="The worker stops where more than this share of requests fails; 1: never."
-    )
-    inbox_days: float = Field(7.0, gt=0, description="How long answers are kept to recognize a repeated request.")
-    event_token_secret: SecretStr | None = Field(
-        None, min_length=32, description="What event tokens are signed with; without one there are none."
-    )
-    event_token_seconds: int = Field(3600, ge=1, description="How long an event token holds.")
-
-    def signing(self) -> Signing | None:
-        secret = self.event_token_secret
-        return None if secret is None else Signing(secret.get_secret_value(), self.event_token_seconds)
 
 
 class Stalled(Exception):
@@ -76,7 +52,7 @@ class Service:
         self._kafka = kafka
         self._settings = settings
         self._catalogue = catalogue
-        self._families = families(catalogue)
+        self._families = sorted(catalogue.families)
         self._writes = connect(database, connections=database.connections)
         self._reads = connect(database, connections=database.query_connections, read_only=True)
         self._background = connect(database, connections=2)
@@ -150,7 +126,7 @@ class Service:
         return None if found == migrate.newest() else f"run `visitor migrate`; the database is at {found}"
 
     async def _topics_exist(self) -> str | None:
-        wanted = names.specs(self._families, partitions=1, replication=1, min_insync=1)
+        wanted = names.specs(self._families, self._kafka)
         try:
             missing = await admin.missing_topics(self._kafka, wanted)
         except KafkaError as error:
@@ -286,8 +262,3 @@ async def _dispose(engine: AsyncEngine) -> None:
     with suppress(TimeoutError, OSError):
         async with asyncio.timeout(3):
             await engine.dispose()
-
-
-def families(catalogue: Catalogue) -> list[str]:
-    """Those with operations, and those that only have changes so far."""
-    return sorted({*catalogue.families, *(table.family for table in TABLES)})

@@ -1,5 +1,7 @@
 """The locales there are, and those of a visitor."""
 
+from functools import cache
+
 import sqlalchemy as sa
 
 from agents import crud
@@ -47,14 +49,18 @@ VISITOR_LOCALES = Table(
     ],
 )
 
-_KNOWN = [Locale.model_construct(locale_code=code, locale_label=locales.label(code)) for code in locales.CODES]
+
+@cache
+def _known() -> list[Locale]:
+    """All there are; made when first asked for, since Babel needs a second to read its files."""
+    return [Locale.model_construct(locale_code=code, locale_label=locales.label(code)) for code in locales.CODES]
 
 
 @operation("locales.list", "GET /locales", summary="List all locales", query=PageQuery, reply=Locale, shape="page")
 async def list_locales(tx: Tx, request: Request[NoFields, PageQuery, NoFields]) -> Page[Locale]:
     """Raises Invalid for an unknown sort field."""
     query = request.query
-    first, rows = query.offset or 0, list(_KNOWN)
+    first, rows = query.offset or 0, list(_known())
     for part in reversed((query.sort or "localeCode").split(",")):
         name = part.strip().removeprefix("-")
         if name not in ("localeCode", "localeLabel"):

@@ -20,7 +20,6 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from agents.catalogue import CATALOGUE
-from agents.engine.worker import families
 from agents.wire import Wire
 from runtime.servers.processes import free_port
 from storage import migrate
@@ -165,8 +164,7 @@ class Stack:
     async def prepare(self) -> None:
         """Migrations and topics."""
         await migrate.upgrade(DatabaseSettings(url=self.servers.database))  # type: ignore[arg-type]
-        wanted = names.specs(families(CATALOGUE), partitions=PARTITIONS, replication=1, min_insync=1)
-        await admin.ensure(self.kafka, wanted)
+        await admin.ensure(self.kafka, names.specs(CATALOGUE.families, self.kafka))
 
     async def rows(self, statement: str, **parameters: Any) -> list[Any]:
         """What a SELECT in SQL finds."""

@@ -13,7 +13,7 @@ from agents.catalogue import CATALOGUE
 from agents.wire import Wire
 from topics import avro, json, names
 from topics.envelope import AVRO, JSON, Head, ReplyTo, Unreadable, read_head
-from topics.kafka import partition_of
+from topics.kafka import KafkaSettings, partition_of
 
 WIRE = Wire(CATALOGUE)
 
@@ -120,7 +120,8 @@ def test_partitions_are_those_of_kafkas_default_partitioner(key: bytes) -> None:
 
 
 def test_changes_of_entities_are_compacted_and_events_kept_by_time() -> None:
-    found = {spec.name: spec for spec in names.specs(["visits", "visitors"], partitions=3, replication=2, min_insync=2)}
+    specs = names.specs(["visits", "visitors"], KafkaSettings(partitions=3, replication=2))
+    found = {spec.name: spec for spec in specs}
     assert found["visitor.visitors.changes"].config["cleanup.policy"] == "compact"
     assert found["visitor.visits.changes"].config["cleanup.policy"] == "delete"
     assert found["visitor.visits.requests"].config["message.timestamp.type"] == "LogAppendTime"
