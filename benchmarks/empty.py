@@ -6,6 +6,7 @@ import sys
 import time
 from typing import Any
 
+import faust
 import uvloop
 from faust.transport.drivers.aiokafka import Transport
 
@@ -27,7 +28,7 @@ async def main(bootstrap: str) -> None:
 
     topic = os.environ["BENCH_TOPIC"]
     app = faust_app.create(KafkaSettings(bootstrap=bootstrap), f"group-{topic}", 10.0, [topic], receive)
-    app.transport = Transport(app.conf.broker_consumer, app)
+    app.transport, app.monitor = Transport(app.conf.broker_consumer, app), faust.Monitor()
     await app.start()
     await done.wait()
     sys.stdout.write(f"{count / (time.perf_counter() - began)}\n")

@@ -23,7 +23,7 @@ from topics.envelope import JSON, Head
 from topics.kafka import KafkaSettings
 
 PARTITIONS = 4
-VISITS = 60_000
+VISITS = 30_000
 QUICK_VISITS = 15_000
 SINGLES = 4_000
 VISITORS = 500

@@ -6,7 +6,7 @@ later one waits, sees `Repeat`, and finds the answer when it starts again.
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -91,7 +91,7 @@ async def insert(conn: AsyncConnection, entries: Sequence[Entry], now: datetime)
     """Keep the answers of new requests. Raises Repeat where another transaction answered one of them meanwhile."""
     # In one order everywhere, so that two batches with the same requests cannot wait for each other.
     ordered = sorted(entries, key=lambda entry: entry.request_id)
-    columns = {name: [getattr(entry, name) for entry in ordered] for name in _COLUMNS[:-1]}
+    columns: dict[str, Any] = dict(zip(Entry._fields[:-1], map(list, zip(*ordered, strict=True)), strict=False))
     columns["visitor_id"] = [entry.visitors[0] if len(entry.visitors) == 1 else None for entry in ordered]
     try:
         await conn.execute(_INSERT, columns | {"received_at": now})

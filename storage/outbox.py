@@ -6,6 +6,7 @@ commits.
 
 from collections.abc import Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -29,7 +30,6 @@ OUTBOX = sa.Table(
 )
 TAKEN, TAKEN_BYTES = 500, 8 * 2**20
 """How many changes, and how much of them, are published at once; one at least, whatever its size."""
-_COLUMNS = ("topic", "key", "partition_key", "change_id", "change_type", "value")
 
 
 class Entry(NamedTuple):
@@ -41,6 +41,9 @@ class Entry(NamedTuple):
     change_id: str
     change_type: str
     value: bytes | None
+
+
+_COLUMNS = Entry._fields
 
 
 def _arrays() -> list[sa.ColumnElement[object]]:
@@ -75,7 +78,7 @@ _LOCK = sa.select(sa.func.pg_try_advisory_xact_lock(sa.func.hashtextextended(sa.
 
 
 async def insert(conn: AsyncConnection, entries: Sequence[Entry], now: datetime) -> None:
-    columns = {name: [getattr(entry, name) for entry in entries] for name in _COLUMNS}
+    columns: dict[str, Any] = dict(zip(_COLUMNS, map(list, zip(*entries, strict=True)), strict=True))
     await conn.execute(_INSERT, columns | {"created_at": now})
 
 
@@ -90,5 +93,5 @@ async def take(conn: AsyncConnection, topic: str) -> list[Entry]:
     whatever process, holds the topic; it is held until the transaction ends."""
     if not await conn.scalar(_LOCK, {"name": topic}):
         return []
-    found = sorted(await conn.execute(_TAKE, {"of_topic": topic}), key=lambda row: int(row.id))
+    found = sorted(await conn.execute(_TAKE, {"of_topic": topic}), key=itemgetter(0))
     return [Entry(*row[1:]) for row in found]

@@ -115,9 +115,11 @@ class Table(Generic[Row]):
         )
         self.columns = self.sql.c
         self._fields = tuple(row.model_fields)
+        self._values = itemgetter(*self._fields)
+        self._made = (key, *(column.name for column in self.sql.c if column.computed is not None))
         self._stamps = tuple(name for name in _CREATED + _UPDATED if name in row.model_fields)
         self._empty = dict.fromkeys(_written(self.sql)) | dict(defaults or {})
-        self._statements = _Statements(self.sql, self.sql.c[key])
+        self._statements = _Statements(self.sql, self.sql.c[key], self._made)
         _ALL.append(self)
         if told:
             TABLES.append(self)
@@ -196,8 +198,8 @@ class Table(Generic[Row]):
 
     def _created(self, tx: Tx, written: dict[str, Any], made: Any) -> Row:
         """A row from what was written and what the database made of it, its key first."""
-        whole = written | made._asdict()
-        row = self.row.of({name: whole[name] for name in self._fields})
+        written.update(zip(self._made, made, strict=True))
+        row = self.row.of(dict(zip(self._fields, self._values(written), strict=True)))
         self.record(tx, row, made[0], written["revision"], "created")
         return row
 
@@ -255,8 +257,9 @@ class _Statements:
     """The statements of a table, each made once, so that SQLAlchemy compiles and PostgreSQL plans it once. `where` and
     `values` are names of columns, and so are the parameters; an update has `old_` and `new_` before them."""
 
-    def __init__(self, table: sa.Table, key: sa.Column[Any]) -> None:
+    def __init__(self, table: sa.Table, key: sa.Column[Any], made: Sequence[str]) -> None:
         self._table = table
+        self._made = made
         self.insert = sa.insert(table).values(self._parameters(_written(table))).returning(*table.c)
         self.present = sa.select(key).where(any_of(key, "keys"))
         every = sa.select(table).where(any_of(key, "keys")).order_by(key)
@@ -279,8 +282,7 @@ class _Statements:
             .render_derived()
         )
         rows = sa.select(*(given.c[name] for name in names)).order_by(given.c.place)
-        made = [column for column in self._table.c if column.computed is not None]
-        return sa.insert(self._table).from_select(names, rows).returning(*self._table.primary_key, *made)
+        return sa.insert(self._table).from_select(names, rows).returning(*(self._table.c[name] for name in self._made))
 
     def _insert_unless(self, taken: str) -> Any:
         row = insert(self._table).values(self._parameters(_written(self._table)))

@@ -89,6 +89,8 @@ def _optional(name: str, value: str | None) -> Headers:
 _KNOWN = frozenset(
     ("ce_id", "ce_type", "ce_source", "content-type", "reply-to", "correlation-id", "traceparent", "ce_specversion")
 )
+_DIFFERENT = frozenset(("ce_id", "correlation-id", "traceparent"))
+"""Those that hardly any two messages share."""
 
 
 def read_head(headers: Iterable[tuple[str, bytes | None]], position: str) -> Head:
@@ -120,15 +122,24 @@ def _read(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
             continue
         if name in found:
             raise Unreadable("duplicate_header", f"The header {name} stands twice.")
-        try:
-            found[name] = (value or b"").decode()
-        except UnicodeDecodeError:
-            raise Unreadable("unreadable_header", f"The header {name} is not UTF-8.") from None
-        if len(found[name]) > HEADER_LIMIT:
-            raise Unreadable("header_too_long", f"The header {name} holds at most {HEADER_LIMIT} characters.")
-        if "\x00" in found[name]:
-            raise Unreadable("unreadable_header", f"The header {name} holds a NUL character.")
+        found[name] = _text(name, value or b"") if name in _DIFFERENT else _same_text(name, value or b"")
     return found
+
+
+def _text(name: str, value: bytes) -> str:
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        raise Unreadable("unreadable_header", f"The header {name} is not UTF-8.") from None
+    if len(text) > HEADER_LIMIT:
+        raise Unreadable("header_too_long", f"The header {name} holds at most {HEADER_LIMIT} characters.")
+    if "\x00" in text:
+        raise Unreadable("unreadable_header", f"The header {name} holds a NUL character.")
+    return text
+
+
+_same_text = lru_cache(1_024)(_text)
+"""For headers that are the same in many messages."""
 
 
 def _content_type(value: str | None) -> str:
