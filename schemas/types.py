@@ -187,7 +187,13 @@ LongText = Annotated[
 Flag = Annotated[bool, Strict()]
 Int64 = Annotated[int, Strict(), Field(ge=-INT64 - 1, le=INT64)]
 Uuid = Annotated[UUID, Strict(), BeforeValidator(_uuid)]
-Instant = Annotated[datetime, Strict(), BeforeValidator(_instant), AfterValidator(_in_utc)]
+Instant = Annotated[
+    datetime,
+    Strict(),
+    Field(examples=["2026-11-24T08:30:00Z"]),
+    BeforeValidator(_instant),
+    AfterValidator(_in_utc),
+]
 """A moment: RFC 3339 with an offset on the wire, UTC in Python, kept to the microsecond."""
 
 DayOrInstant = Annotated[
@@ -199,18 +205,23 @@ DayOrInstant = Annotated[
         {
             "type": "string",
             "oneOf": [{"format": "date-time"}, {"format": "date"}],
+            "examples": ["1990-05-17"],
             "description": "A time of RFC 3339, or a date, whose start in UTC is meant.",
         }
     ),
 ]
 Email = Annotated[
-    Text, AfterValidator(_email), WithJsonSchema({"type": "string", "format": "email", "maxLength": TEXT_LIMIT})
+    Text,
+    AfterValidator(_email),
+    WithJsonSchema(
+        {"type": "string", "format": "email", "maxLength": TEXT_LIMIT, "examples": ["camille.martin@example.com"]}
+    ),
 ]
 CountryCode = Annotated[
     str,
     Strict(),
     AfterValidator(_country),
-    WithJsonSchema({"type": "string", "title": "CountryCode", "enum": sorted(_COUNTRIES)}),
+    WithJsonSchema({"type": "string", "title": "CountryCode", "enum": sorted(_COUNTRIES), "examples": ["FR"]}),
 ]
 Amount = Annotated[
     Decimal,
@@ -236,6 +247,7 @@ LocaleCode = Annotated[
         {
             "type": "string",
             "pattern": "^[A-Za-z]{2,3}[-_][A-Za-z]{2}$",
+            "examples": ["fr-FR"],
             "description": "A locale of /locales, in any case and with - or _; answered as fr-FR.",
         }
     ),
@@ -246,10 +258,13 @@ Timezone = Annotated[
     str,
     Strict(),
     AfterValidator(_timezone),
-    WithJsonSchema({"type": "string", "title": "Timezone", "enum": sorted(_TIMEZONES)}),
+    WithJsonSchema({"type": "string", "title": "Timezone", "enum": sorted(_TIMEZONES), "examples": ["Europe/Paris"]}),
 ]
 PcCode = Annotated[
-    str, Strict(), Field(max_length=100, pattern=r"^[A-Z]{2}-[A-Z0-9]+-[A-Z0-9]+$"), AfterValidator(_clean)
+    str,
+    Strict(),
+    Field(max_length=100, pattern=r"^[A-Z]{2}-[A-Z0-9]+-[A-Z0-9]+$", examples=["FR-SC-123"]),
+    AfterValidator(_clean),
 ]
 """The key of a center, for example FR-SC-123."""
 

@@ -25,8 +25,9 @@ SECONDS = int(os.environ.get("VISITOR_FUZZ_SECONDS", "60"))
 SHORT = SECONDS < 900
 """Too short for the boundary values of all operations; an eighth of them has to do."""
 SEED = "1"
-PHASES = ("coverage", "fuzzing", "stateful")
-"""Boundary values one by one; values by chance; chains of calls, each with ids that another one answered."""
+PHASES = ("examples", "coverage", "fuzzing", "stateful")
+"""The examples of the document; boundary values one by one; values by chance; chains of calls, each with ids that
+another one answered."""
 
 CHECKS = (
     "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance",

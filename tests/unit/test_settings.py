@@ -1,6 +1,8 @@
 """Settings, keys and ports: what is wrong is named with what it should be."""
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,8 @@ def test_a_key_is_known_by_its_hash_and_has_its_scopes(tmp_path: Path) -> None:
 def test_a_wrong_file_of_keys_is_named(tmp_path: Path, text: str) -> None:
     with pytest.raises(keys.WrongKeyFile, match="VISITOR_HTTP_KEYS"):
         _keys(tmp_path, text)
+
+
+def test_a_probe_does_not_load_the_operations() -> None:
+    code = "import runtime.cli, sys; sys.exit('agents.catalogue' in sys.modules or 'fastapi' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
