@@ -14,12 +14,12 @@ FAMILIES = ("visits", "visitors", "parking", "centers", "checkins", "optins", "p
 
 
 async def _load(stack: Stack, sent: Sent, rng: random.Random, population: Population, ended: asyncio.Event) -> None:
-    """Some hundred messages a second, until `ended`; one in ten is sent again somewhere else."""
+    """Two hundred messages a second, until `ended`; one in ten is sent again somewhere else."""
     while not ended.is_set():
         messages = [visit(rng, population) for _ in range(30)] + [update(rng, population) for _ in range(10)]
         messages += [contest(rng, population) for _ in range(20)]
         await send_all(stack, sent, rng, messages + rng.sample(messages, 4))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.3)
 
 
 async def _kill_now_and_then(stack: Stack, rng: random.Random) -> Process:
