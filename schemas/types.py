@@ -221,7 +221,7 @@ CountryCode = Annotated[
     str,
     Strict(),
     AfterValidator(_country),
-    WithJsonSchema({"type": "string", "title": "CountryCode", "enum": sorted(_COUNTRIES), "examples": ["FR"]}),
+    WithJsonSchema({"type": "string", "title": "CountryCode", "enum": sorted(_COUNTRIES)}),
 ]
 Amount = Annotated[
     Decimal,
@@ -258,7 +258,7 @@ Timezone = Annotated[
     str,
     Strict(),
     AfterValidator(_timezone),
-    WithJsonSchema({"type": "string", "title": "Timezone", "enum": sorted(_TIMEZONES), "examples": ["Europe/Paris"]}),
+    WithJsonSchema({"type": "string", "title": "Timezone", "enum": sorted(_TIMEZONES)}),
 ]
 PcCode = Annotated[
     str,
