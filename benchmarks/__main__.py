@@ -73,11 +73,9 @@ async def _in_turn(
     """The medians of both and of the ratios of each round, since the machine's speed drifts; who goes first changes."""
     pairs = []
     for number in range(rounds):
-        if number % 2:
-            second = await theirs()
-            pairs.append((await ours(), second))
-        else:
-            pairs.append((await ours(), await theirs()))
+        order = (theirs, ours) if number % 2 else (ours, theirs)
+        paces = {run: await run() for run in order}
+        pairs.append((paces[ours], paces[theirs]))
     return (
         statistics.median(first for first, _ in pairs),
         statistics.median(second for _, second in pairs),

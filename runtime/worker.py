@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 async def run(found: Settings, catalogue: Catalogue) -> int:
     """A worker until SIGTERM or SIGINT; the exit status."""
+    # What is loaded by now stays; the collector need not look through it.
     gc.collect()
     gc.freeze()
     service = Service(found.kafka, found.database, found.worker, catalogue)

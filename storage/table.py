@@ -228,8 +228,6 @@ class Table(Generic[Row]):
         return [self.to_row(found) for found in removed]
 
     def _full(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        if not self._derived:
-            return dict(values)
         derived = {name: make(values[source]) for name, (source, make) in self._derived.items() if source in values}
         return dict(values) | derived
 

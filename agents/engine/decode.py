@@ -118,5 +118,6 @@ class Decoder:
 
 def fingerprint(operation: Operation, request: AnyRequest) -> bytes:
     """A digest of what is asked, the same for the same content in JSON and in Avro."""
+    # The bytes that `model_dump_json` would make a text of.
     content = request.__pydantic_serializer__.to_json(request, exclude_unset=True)
     return hashlib.blake2b(b"%s\0%s" % (operation.name.encode(), content), digest_size=16).digest()

@@ -47,7 +47,7 @@ class Source(Protocol):
 
 
 class Feed:
-    """Counts what is handed over to all lanes. Faust takes several turns of the event loop for each event; a lane that
+    """Counts what is handed over to all lanes. Faust takes a turn of the event loop or two for each event; a lane that
     began with the first of them would work in batches of a few, and keep the loop from bringing more."""
 
     TURNS = 8
