@@ -9,8 +9,8 @@ ARGS ?=
 run: $(VENV)/installed ## Everything on this machine, with sample data and a simulated gateway
 	@$(BIN)/visitor dev $(ARGS)
 
-test: check ## All checks and tests
-	$(BIN)/python -m pytest $(ARGS)
+test: check ## All checks and tests; the tests in two processes side by side
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -32,7 +32,7 @@ $(VENV)/installed: requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; name it with: make PYTHON=python3.12 …")'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing the locked requirements into $(VENV) (a minute or two, once)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements-dev.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -10,6 +10,16 @@ import pytest_asyncio
 from tests.support.servers import Servers, any_servers
 from tests.support.stack import Stack, eventually, stack_on
 
+CHAOS = Path(__file__).parent / "chaos"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The two groups that `make test` runs side by side, in a process each: tests with servers of their own, which
+    mostly wait for what was killed, and those that share one installation, which mostly compute."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("chaos" if CHAOS in item.path.parents else "shared"))
+
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -36,24 +36,9 @@ async def bare(killable: Killable, tmp_path_factory: pytest.TempPathFactory) -> 
     await stack.close()
 
 
-def _visitor(stack: Stack, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
-    topic_settings = {
-        "VISITOR_KAFKA_PARTITIONS": str(PARTITIONS),
-        "VISITOR_KAFKA_REPLICATION": "1",
-        "VISITOR_KAFKA_MIN_INSYNC": "1",
-        **settings,
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "runtime.cli", *arguments],
-        capture_output=True, text=True, check=False, timeout=60, env=stack.environment(**topic_settings),
-    )  # fmt: skip
-
-
-async def _run(stack: Stack, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
-    return await asyncio.to_thread(_visitor, stack, *arguments, **settings)
-
-
-async def test_everything_may_start_before_migrations_and_topics(bare: Stack) -> None:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def installed(bare: Stack) -> Stack:
+    """A worker and an edge that were started before there was anything for them."""
     worker = bare.worker()
     edge, bare.url = bare.edge()
 
@@ -72,22 +57,44 @@ async def test_everything_may_start_before_migrations_and_topics(bare: Stack) ->
     assert "created visitor.visits.requests" in created.stdout
     await eventually("a ready worker", worker.ready)
     await eventually("a ready edge", edge.ready)
+    return bare
+
+
+def _visitor(stack: Stack, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+    topic_settings = {
+        "VISITOR_KAFKA_PARTITIONS": str(PARTITIONS),
+        "VISITOR_KAFKA_REPLICATION": "1",
+        "VISITOR_KAFKA_MIN_INSYNC": "1",
+        **settings,
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "runtime.cli", *arguments],
+        capture_output=True, text=True, check=False, timeout=60, env=stack.environment(**topic_settings),
+    )  # fmt: skip
+
+
+async def _run(stack: Stack, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+    return await asyncio.to_thread(_visitor, stack, *arguments, **settings)
+
+
+async def test_everything_may_start_before_migrations_and_topics(installed: Stack) -> None:
+    assert [await process.ready() for process in installed.processes] == [True, True]
     # The image's working directory is not its user's.
     assert list(Path.cwd().glob("*-data")) == []
 
 
-async def test_topics_shows_where_an_existing_topic_differs_and_changes_nothing(bare: Stack) -> None:
-    clean = await _run(bare, "topics")
+async def test_topics_shows_where_an_existing_topic_differs_and_changes_nothing(installed: Stack) -> None:
+    clean = await _run(installed, "topics")
     assert (clean.returncode, clean.stdout) == (0, "All topics are there and as they should be.\n")
-    wanting_more = await _run(bare, "topics", VISITOR_KAFKA_PARTITIONS=str(PARTITIONS + 1))
+    wanting_more = await _run(installed, "topics", VISITOR_KAFKA_PARTITIONS=str(PARTITIONS + 1))
     assert wanting_more.returncode == 1
     told = f"differs visitor.visits.requests: partitions is {PARTITIONS}, the service needs {PARTITIONS + 1}"
     assert told in wanting_more.stdout
-    assert len(await bare.producer.partitions_for("visitor.visits.requests")) == PARTITIONS
+    assert len(await installed.producer.partitions_for("visitor.visits.requests")) == PARTITIONS
 
 
-async def test_topics_shows_another_policy_and_retention(bare: Stack) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bare.servers.kafka)
+async def test_topics_shows_another_policy_and_retention(installed: Stack) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=installed.servers.kafka)
     await admin.start()
     topic = names.changes("visitors")
     await admin.delete_topics([topic])
@@ -99,19 +106,19 @@ async def test_topics_shows_another_policy_and_retention(bare: Stack) -> None:
     wrong = {"cleanup.policy": "delete", "retention.ms": "1000", "min.insync.replicas": "1"}
     await admin.create_topics([NewTopic(topic, PARTITIONS, 1, topic_configs=wrong)])
     await admin.close()
-    found = await _run(bare, "topics")
+    found = await _run(installed, "topics")
     assert found.returncode == 1
     assert f"differs {topic}: cleanup.policy is delete, the service needs compact" in found.stdout
     assert f"differs {topic}: retention.ms is 1000, the service needs -1" in found.stdout
 
 
-async def test_health_tells_by_its_status(bare: Stack) -> None:
-    worker = next(process for process in bare.processes if process.name == "worker")
+async def test_health_tells_by_its_status(installed: Stack) -> None:
+    worker = next(process for process in installed.processes if process.name == "worker")
     port = worker.health.split(":")[2].split("/")[0]
-    settings = {"VISITOR_WORKER_HEALTH_PORT": port, "VISITOR_HTTP_PORT": bare.url.rpartition(":")[2]}
+    settings = {"VISITOR_WORKER_HEALTH_PORT": port, "VISITOR_HTTP_PORT": installed.url.rpartition(":")[2]}
     for arguments in (("worker",), ("worker", "--live"), ("edge",), ("edge", "--live")):
-        assert (await _run(bare, "health", *arguments, **settings)).returncode == 0
-    nobody = await _run(bare, "health", "worker", VISITOR_WORKER_HEALTH_PORT="1")
+        assert (await _run(installed, "health", *arguments, **settings)).returncode == 0
+    nobody = await _run(installed, "health", "worker", VISITOR_WORKER_HEALTH_PORT="1")
     assert nobody.returncode == 1
     assert "does not answer" in nobody.stdout
 
@@ -137,21 +144,21 @@ async def test_an_edge_for_the_world_needs_keys(bare: Stack) -> None:
     assert "VISITOR_HTTP_KEYS" in found.stderr
 
 
-async def test_sigterm_under_load_ends_well_and_a_second_start_picks_up(bare: Stack) -> None:
-    worker = next(process for process in bare.processes if process.name == "worker")
+async def test_sigterm_under_load_ends_well_and_a_second_start_picks_up(installed: Stack) -> None:
+    worker = next(process for process in installed.processes if process.name == "worker")
     rng, sent = random.Random(5), Sent()
-    population = await populate(bare, sent, 5)
-    await send_all(bare, sent, rng, [visit(rng, population) for _ in range(4_000)])
+    population = await populate(installed, sent, 5)
+    await send_all(installed, sent, rng, [visit(rng, population) for _ in range(4_000)])
     assert await asyncio.to_thread(worker.terminate, SHUTDOWN_SECONDS) == 0
-    assert not await oracle.all_answered(bare, sent, ["visits"]), "the load was over before the end; send more"
+    assert not await oracle.all_answered(installed, sent, ["visits"]), "the load was over before the end; send more"
 
-    before = len(await bare.read(names.results("visits")))
-    second = bare.worker()
+    before = len(await installed.read(names.results("visits")))
+    second = installed.worker()
     await eventually("a ready worker", second.ready)
     families = ("visits", "visitors", "parking", "centers")
-    await eventually("a result for every request", lambda: oracle.all_answered(bare, sent, families))
-    await eventually("all changes published", lambda: oracle.outbox_empty(bare))
-    await oracle.verify(bare, sent, families)
-    results = len(await bare.read(names.results("visits")))
+    await eventually("a result for every request", lambda: oracle.all_answered(installed, sent, families))
+    await eventually("all changes published", lambda: oracle.outbox_empty(installed))
+    await oracle.verify(installed, sent, families)
+    results = len(await installed.read(names.results("visits")))
     assert results == 4_000, f"{before} before the end; what was acknowledged was answered again"
     assert await asyncio.to_thread(second.terminate) == 0

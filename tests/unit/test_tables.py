@@ -31,7 +31,7 @@ def _about_a_visitor(table: sa.Table) -> bool:
 REFERENCES = [
     pytest.param(table, key.column_keys, id=str(key.name))
     for table in METADATA.sorted_tables
-    for key in table.foreign_key_constraints
+    for key in sorted(table.foreign_key_constraints, key=lambda key: str(key.name))
     if _about_a_visitor(key.referred_table)
 ]
 
