@@ -10,7 +10,7 @@ run: $(VENV)/installed ## Everything on this machine, with sample data and a sim
 	@$(BIN)/visitor dev $(ARGS)
 
 test: check ## All checks and tests; the tests in two processes side by side
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -6,19 +6,24 @@ from pathlib import Path
 import httpx
 import pytest
 import pytest_asyncio
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.servers import Servers, any_servers
 from tests.support.stack import Stack, eventually, stack_on
 
-CHAOS = Path(__file__).parent / "chaos"
+
+class SideBySide(LoadScopeScheduling):
+    """What `make test` runs at once, in a process each: tests with servers of their own, which mostly wait for what was
+    killed, and those that share one installation, which mostly compute."""
+
+    # Not by marks: pytest-xdist 3.8 loses them under pytest 9.2.
+    def _split_scope(self, nodeid: str) -> str:
+        return "chaos" if nodeid.startswith("tests/chaos/") else "shared"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The two groups that `make test` runs side by side, in a process each: tests with servers of their own, which
-    mostly wait for what was killed, and those that share one installation, which mostly compute."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("chaos" if CHAOS in item.path.parents else "shared"))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SideBySide:
+    return SideBySide(config, log)
 
 
 @pytest.fixture(scope="session")
