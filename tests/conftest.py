@@ -12,14 +12,17 @@ from xdist.scheduler import LoadScopeScheduling
 from tests.support.servers import Servers, any_servers
 from tests.support.stack import Stack, eventually, stack_on
 
+OWN_INSTALLATIONS = ("tests/chaos/", "tests/contract/test_fuzz.py")
+
 
 class SideBySide(LoadScopeScheduling):
-    """What `make test` runs at once, in a process each: tests with servers of their own, which mostly wait for what was
-    killed, and those that share one installation, which mostly compute."""
+    """How `make test` divides the tests among its processes: all that share one installation go to the same one; each
+    file with an installation of its own goes to whichever is free."""
 
     # Not by marks: pytest-xdist 3.8 loses them under pytest 9.2.
     def _split_scope(self, nodeid: str) -> str:
-        return "chaos" if nodeid.startswith("tests/chaos/") else "shared"
+        file = nodeid.partition("::")[0]
+        return file if file.startswith(OWN_INSTALLATIONS) else "shared"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SideBySide:

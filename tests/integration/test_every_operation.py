@@ -497,21 +497,22 @@ async def _is_paged(lister: Lister, rows: list[dict[str, Any]]) -> None:
 
 
 async def _is_sorted(lister: Lister, rows: list[dict[str, Any]]) -> None:
-    await lister.refused("unknown_sort_field", sort="colour")
     whole = len(rows) <= 50
     limit = 50 if whole else 10
-    for name, kind in _scalars(lister.operation).items():
-        if name not in CATALOGUE.by_name[lister.operation].sorts:
-            await lister.refused("unknown_sort_field", sort=name)
-            continue
-        up, _ = await lister.page(sort=name, limit=limit)
-        down, _ = await lister.page(sort=f"-{name}", limit=limit)
+    scalars = _scalars(lister.operation)
+    sorts = CATALOGUE.by_name[lister.operation].sorts
+
+    async def is_sorted_by(name: str) -> None:
+        (up, _), (down, _) = await asyncio.gather(*(lister.page(sort=sort, limit=limit) for sort in (name, f"-{name}")))
         for found, descending in ((up, False), (down, True)):
             values = [row[name] for row in found if row[name] is not None]
-            if kind is not str:  # the order of texts is the database's
+            if scalars[name] is not str:  # the order of texts is the database's
                 assert values == sorted(values, reverse=descending), name
         if whole:
             assert sorted(map(repr, up)) == sorted(map(repr, down)) == sorted(map(repr, rows))
+
+    refused = [lister.refused("unknown_sort_field", sort=name) for name in ("colour", *(scalars.keys() - sorts))]
+    await asyncio.gather(*refused, *(is_sorted_by(name) for name in scalars.keys() & sorts))
 
 
 def _scalars(operation: str) -> dict[str, type]:
@@ -526,13 +527,14 @@ def _scalars(operation: str) -> dict[str, type]:
 
 
 async def _is_cut(lister: Lister, rows: list[dict[str, Any]]) -> None:
-    await lister.refused("unknown_reply_field", fields="colour")
     every = list(rows[0])
-    for name in every:
-        found, _ = await lister.page(fields=name, limit=3)
-        assert found == [{name: row[name]} for row in rows[:3]]
-    found, _ = await lister.page(fields=",".join(every), limit=3)
-    assert found == rows[:3]
+
+    async def is_cut_to(*names: str) -> None:
+        found, _ = await lister.page(fields=",".join(names), limit=3)
+        assert found == [{name: row[name] for name in names} for row in rows[:3]]
+
+    refused = lister.refused("unknown_reply_field", fields="colour")
+    await asyncio.gather(refused, is_cut_to(*every), *(is_cut_to(name) for name in every))
 
 
 async def _is_filtered(lister: Lister, rows: list[dict[str, Any]], fact: Fact) -> None:
@@ -542,13 +544,10 @@ async def _is_filtered(lister: Lister, rows: list[dict[str, Any]], fact: Fact) -
         raise AssertionError(f"{lister.operation}: which field does {name} compare?")
     values = {json.write(row[field_name]): row[field_name] for row in rows[-3:] if row[field_name] is not None}
     values |= {json.write(value): value for value in _others(fact, rows, field_name)}
-    for value in values.values():
-        found = await lister.rows(**{name: value}, **({"limit": 500} if "limit" in PAGING & _taken(lister) else {}))
+    limit = {"limit": 500} if any(taken["name"] == "limit" for taken in FACTS[lister.operation]["query"]) else {}
+    every = await asyncio.gather(*(lister.rows(**{name: value}, **limit) for value in values.values()))
+    for value, found in zip(values.values(), every, strict=True):
         assert found == [row for row in rows if keeps(row[field_name], value)], (name, value)
-
-
-def _taken(lister: Lister) -> set[str]:
-    return {fact["name"] for fact in FACTS[lister.operation]["query"]}
 
 
 def _others(fact: Fact, rows: list[dict[str, Any]], field_name: str) -> Iterator[Any]:
