@@ -24,6 +24,10 @@ from runtime.settings import Settings, WrongSetting
 
 log = structlog.get_logger(__name__)
 
+IDLE_SECONDS = 75
+"""How long the edge keeps a connection that nobody uses. As nginx does, and longer than the 60 of most load balancers:
+a call on a connection that is just being closed fails."""
+
 app = typer.Typer(
     help="All data about the visitors of a group of shopping centers: Kafka messages in, results and changes out.",
     epilog="Settings come from the environment; `visitor settings` lists them.",
@@ -102,6 +106,7 @@ def edge() -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=int(http.timeout_seconds) + 2,
     )
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -365,6 +366,19 @@ async def test_with_keys_any_name_will_do(guarded: Guarded) -> None:
     client, secret = guarded
     answer = await client.get("/centers", headers={"Host": "api.example", "Authorization": f"Bearer {secret}"})
     assert answer.status_code == 200
+
+
+async def test_an_idle_connection_outlives_those_of_a_clients_pool(client: httpx.AsyncClient) -> None:
+    """The client's end goes first, or its next call meets a connection that is being closed."""
+    pools_seconds = httpx.Limits().keepalive_expiry
+    assert pools_seconds is not None
+    reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+    with closing(writer):
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n")).split()[1] == b"200"
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(pools_seconds + 1):
+                await reader.read(-1)  # what is left of the answer, and then the end
 
 
 async def test_metrics_are_there(client: httpx.AsyncClient) -> None:
