@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import product
 from typing import Any
 from uuid import uuid4
 
@@ -64,10 +65,10 @@ def _told(body: Any) -> set[tuple[str | None, str]]:
 class Caller:
     """Either way of asking: a call of the API, or a message whose result is read from its topic."""
 
-    client: httpx.AsyncClient
-    stack: Stack
+    client: httpx.AsyncClient = field(repr=False)
+    stack: Stack = field(repr=False)
     by_message: bool
-    times: Counter[str] = field(default_factory=Counter)
+    times: Counter[str] = field(default_factory=Counter, repr=False)
 
     async def ask(self, operation: str, parts: Parts, key: str | None = None) -> tuple[int, Any]:
         key = key or str(uuid4())
@@ -83,6 +84,12 @@ class Caller:
 @pytest.fixture(params=[False, True], ids=["http", "message"])
 def caller(request: pytest.FixtureRequest, client: httpx.AsyncClient, stack: Stack) -> Caller:
     return Caller(client, stack, by_message=request.param)
+
+
+@pytest.fixture
+def callers(client: httpx.AsyncClient, stack: Stack) -> list[Caller]:
+    """Both ways, for what changes nothing and may be asked twice of the same scene."""
+    return [Caller(client, stack, by_message=by_message) for by_message in (False, True)]
 
 
 @pytest.fixture
@@ -309,14 +316,14 @@ def _with_place(parts: Parts, name: str, value: Any) -> Parts:
 
 
 @pytest.mark.parametrize("operation", WITH_PLACES)
-async def test_a_missing_one_in_the_path_is_404(caller: Caller, scene: Scene, operation: str) -> None:
+async def test_a_missing_one_in_the_path_is_404(callers: list[Caller], scene: Scene, operation: str) -> None:
     parts = await scene.parts(operation)
-    for place in FACTS[operation]["path_params"]:
+    for place, caller in product(FACTS[operation]["path_params"], callers):
         absent = _absent(place)
         if absent is None:
             continue
         status, body = await caller.ask(operation, _with_place(parts, place["name"], absent))
-        assert status == 404, (place["name"], body)
+        assert status == 404, (place["name"], caller, body)
         assert _told(body).pop()[1].endswith("_not_found")
 
 
@@ -355,15 +362,16 @@ REFERRING = [
 
 @pytest.mark.parametrize(("operation", "field"), REFERRING)
 async def test_an_absent_reference_of_a_body_is_a_400_that_names_it(
-    caller: Caller, scene: Scene, operation: str, field: str
+    callers: list[Caller], scene: Scene, operation: str, field: str
 ) -> None:
     parts = await scene.parts(operation)
     name = BODY_NAMES.get(field, field)
     absent = {"visitorId": NOBODY, "pcCode": "FR-NO-ONE"}.get(name, 2**62)
     prefix = "[0]." if isinstance(parts["body"], list) else ""
     parts["body"] = _mapped(parts["body"], lambda item: {**item, field: absent})
-    status, body = await caller.ask(operation, parts)
-    assert (status, {found for found, _ in _told(body)}) == (400, {f"{prefix}{field}"}), body
+    for caller in callers:
+        status, body = await caller.ask(operation, parts)
+        assert (status, {found for found, _ in _told(body)}) == (400, {f"{prefix}{field}"}), (caller, body)
 
 
 # Lists
