@@ -10,7 +10,7 @@ from tests.support.oracle import Sent
 from tests.support.stack import Stack, eventually
 from topics import names
 
-VISITS = 20_000
+VISITS = 30_000
 
 
 async def test_reads_do_not_wait_behind_a_gateways_backlog(lonely: Stack) -> None:
