@@ -123,7 +123,7 @@ class Bug(Fault):
     status = 500
 
 
-BUG = Bug("internal", "Something is wrong on our side; it was reported. Sending the request again may help.")
+BUG = Bug("internal", "Something is wrong on our side; it was reported. To try again, send a new request.")
 
 
 class Unavailable(Fault):

@@ -1,7 +1,8 @@
-"""The inbox: what each request was answered, so that the same request is never applied twice.
+"""The inbox: the answer to each request, so that no request is applied twice or answered twice in different ways.
 
-Looked up before a batch is applied and filled at its end. Two batches with one request meet at the primary key: the
-later one waits, sees `Repeat`, and finds the answer when it starts again.
+The engine looks requests up before it applies a batch and stores their answers in the same transaction. Where two
+batches hold the same request, the primary key makes the later one wait; it raises `Repeat`, and finds the answer when
+it starts over.
 """
 
 from collections.abc import Sequence
@@ -16,11 +17,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.faults import ErrorEntry, Errors
 from storage.database import Repeat
-from storage.table import METADATA, any_of
+from storage.table import METADATA, any_of, given
 
 INBOX = sa.Table(
     "inbox",
     METADATA,
+    sa.Column("topic", sa.Text, primary_key=True),
+    sa.Column("source", sa.Text, primary_key=True),
     sa.Column("request_id", sa.Text, primary_key=True),
     sa.Column("operation", sa.Text, nullable=False),
     sa.Column("fingerprint", sa.LargeBinary, nullable=False),
@@ -37,9 +40,26 @@ INBOX = sa.Table(
 )
 
 
-class Entry(NamedTuple):
-    """An answered request. `fingerprint` is a digest of its content, `body` the JSON that was answered."""
+class RequestKey(NamedTuple):
+    """The identity of a request: CloudEvents makes source and id unique, and the topic is what ACLs protect, so that
+    nobody can occupy the ids of a sender on a topic that they may not write."""
 
+    topic: str
+    source: str
+    request_id: str
+
+    @classmethod
+    def before_sources(cls, request_id: str) -> "RequestKey":
+        """The key of an entry that release 0.1.0 wrote, which knew requests by their id alone. Migration 0010 gives
+        these entries an empty topic, which no request has."""
+        return cls("", "", request_id)
+
+
+class Entry(NamedTuple):
+    """An answered request. `fingerprint` is a digest of its content, `body` the JSON of the answer."""
+
+    topic: str
+    source: str
     request_id: str
     operation: str
     fingerprint: bytes
@@ -47,14 +67,20 @@ class Entry(NamedTuple):
     body: bytes | None
     visitors: Sequence[UUID] = ()
 
+    @property
+    def key(self) -> RequestKey:
+        return RequestKey(self.topic, self.source, self.request_id)
+
 
 _ERASED = Errors(
     errors=[ErrorEntry(code="visitor_erased", type="not_found", field=None, message="The visitor was erased.")]
 ).model_dump_json()
 """What requests of an erased visitor are answered when they come again; they are not applied again."""
 
-_LOOK_UP = sa.select(INBOX).where(INBOX.c.request_id == sa.any_(sa.bindparam("ids", type_=ARRAY(sa.Text))))
-_COLUMNS = ("request_id", "operation", "fingerprint", "status", "body", "visitor_id")
+_KEY = tuple(INBOX.c[name] for name in RequestKey._fields)
+_KEYS = given(**{column.name: column.type for column in _KEY})
+_LOOK_UP = sa.select(INBOX).join(_KEYS, sa.and_(*(column == _KEYS.c[column.name] for column in _KEY)))
+_COLUMNS = (*Entry._fields[:-1], "visitor_id")
 _INSERT = sa.insert(INBOX).from_select(
     (*_COLUMNS, "received_at"),
     sa.select(
@@ -64,7 +90,7 @@ _INSERT = sa.insert(INBOX).from_select(
 )
 _SEVERAL = (
     sa.update(INBOX)
-    .where(INBOX.c.request_id == sa.bindparam("of_request"))
+    .where(*(column == sa.bindparam(f"of_{column.name}") for column in _KEY))
     .values(visitor_ids=sa.bindparam("visitors", type_=ARRAY(sa.Uuid)))
 )
 _FORGET = (
@@ -76,21 +102,21 @@ _FORGET = (
     .values(status=404, body=_ERASED.encode(), visitor_id=None, visitor_ids=None)
 )
 _PRUNE = sa.delete(INBOX).where(
-    INBOX.c.request_id.in_(
-        sa.select(INBOX.c.request_id).where(INBOX.c.received_at < sa.bindparam("before")).limit(1_000)
-    )
+    sa.tuple_(*_KEY).in_(sa.select(*_KEY).where(INBOX.c.received_at < sa.bindparam("before")).limit(1_000))
 )
 
 
-async def look_up(conn: AsyncConnection, request_ids: Sequence[str]) -> dict[str, Entry]:
-    found = await conn.execute(_LOOK_UP, {"ids": list(request_ids)})
-    return {row.request_id: Entry(*row[:5]) for row in found}
+async def look_up(conn: AsyncConnection, keys: Sequence[RequestKey]) -> dict[RequestKey, Entry]:
+    """The entries of those requests that were answered before."""
+    columns = dict(zip(RequestKey._fields, map(list, zip(*keys, strict=True)), strict=True))
+    entries = (Entry(*row[: len(Entry._fields) - 1]) for row in await conn.execute(_LOOK_UP, columns))
+    return {entry.key: entry for entry in entries}
 
 
 async def insert(conn: AsyncConnection, entries: Sequence[Entry], now: datetime) -> None:
-    """Keep the answers of new requests. Raises Repeat where another transaction answered one of them meanwhile."""
+    """Store the answers of new requests. Raises Repeat where another transaction has answered one of them."""
     # In one order everywhere, so that two batches with the same requests cannot wait for each other.
-    ordered = sorted(entries, key=lambda entry: entry.request_id)
+    ordered = sorted(entries, key=lambda entry: entry.key)
     columns: dict[str, Any] = dict(zip(Entry._fields[:-1], map(list, zip(*ordered, strict=True)), strict=False))
     columns["visitor_id"] = [entry.visitors[0] if len(entry.visitors) == 1 else None for entry in ordered]
     try:
@@ -99,7 +125,8 @@ async def insert(conn: AsyncConnection, entries: Sequence[Entry], now: datetime)
         raise Repeat("a request was answered by another batch") from error
     for entry in ordered:
         if len(entry.visitors) > 1:
-            await conn.execute(_SEVERAL, {"of_request": entry.request_id, "visitors": list(entry.visitors)})
+            parameters = {f"of_{name}": value for name, value in entry.key._asdict().items()}
+            await conn.execute(_SEVERAL, parameters | {"visitors": list(entry.visitors)})
 
 
 async def forget(conn: AsyncConnection, visitors: Sequence[UUID]) -> None:

@@ -6,17 +6,22 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
 
+from topics import traceparent
+
 Headers = list[tuple[str, bytes]]
 
 JSON = "application/json"
 AVRO = "application/avro"
 """The content type of Confluent's wire format; also what a request without a content type is taken as."""
 
+TRACEPARENT = "traceparent"
 PREFIX = "visitor."
 SOURCE = "visitor-service"
 HEADER_LIMIT = 1_000
 """Characters of a header that is read; some are repeated with the result."""
 ID_LIMIT = 255
+"""Characters of ce_id and of ce_source, which together are a key of the inbox (an entry of a B-tree index holds at most
+2,704 bytes)."""
 
 
 class Unreadable(Exception):
@@ -35,7 +40,8 @@ class ReplyTo(NamedTuple):
 
 
 class Head(NamedTuple):
-    """What the headers of a request say. `request_id` is the idempotency key of the request."""
+    """What the headers of a request say. `request_id` is the sender's id; where the sender named none (`has_id` is
+    false), it is the record's position in Kafka."""
 
     request_id: str
     operation: str
@@ -43,6 +49,7 @@ class Head(NamedTuple):
     content_type: str = AVRO
     reply_to: ReplyTo | None = None
     traceparent: str | None = None
+    has_id: bool = True
 
     def headers(self) -> Headers:
         """The headers of a request with this head."""
@@ -53,8 +60,11 @@ class Head(NamedTuple):
         return found
 
     def result_headers(self) -> Headers:
-        """The headers of this request's result: the same id, so that a repeated result is recognized."""
-        found = _base(self.request_id, f"{self.operation}.result", SOURCE, self.content_type, self.traceparent)
+        """The headers of this request's result. Its id is the request's id and its source ends with the request's
+        source, so that CloudEvents' pair of source and id is unique for results as it is for requests."""
+        source = f"{SOURCE}/{self.source}" if self.source else SOURCE
+        found = _base(self.request_id, f"{self.operation}.result", source, self.content_type, self.traceparent)
+        found.extend(_optional("ce_requestsource", self.source))
         if self.reply_to:
             found.extend(_optional("correlation-id", self.reply_to.correlation))
         return found
@@ -64,7 +74,7 @@ def change_headers(change_id: str, resource: str, action: str) -> Headers:
     return _base(change_id, f"{resource}.{action}", SOURCE, AVRO, None)
 
 
-def _base(event_id: str, kind: str, source: str, content_type: str, traceparent: str | None) -> Headers:
+def _base(event_id: str, kind: str, source: str, content_type: str, trace: str | None) -> Headers:
     return [
         ("ce_specversion", b"1.0"),
         ("ce_id", event_id.encode()),
@@ -72,7 +82,7 @@ def _base(event_id: str, kind: str, source: str, content_type: str, traceparent:
         ("ce_source", source.encode()),
         ("ce_time", _rfc3339(int(time.time() * 1000))),
         ("content-type", content_type.encode()),
-        *_optional("traceparent", traceparent),
+        *_optional(TRACEPARENT, trace),
     ]
 
 
@@ -87,43 +97,53 @@ def _optional(name: str, value: str | None) -> Headers:
 
 
 _KNOWN = frozenset(
-    ("ce_id", "ce_type", "ce_source", "content-type", "reply-to", "correlation-id", "traceparent", "ce_specversion")
+    ("ce_id", "ce_type", "ce_source", "content-type", "reply-to", "correlation-id", TRACEPARENT, "ce_specversion")
 )
-_DIFFERENT = frozenset(("ce_id", "correlation-id", "traceparent"))
+_DIFFERENT = frozenset(("ce_id", "correlation-id"))
 """Those that hardly any two messages share."""
 
 
 def read_head(headers: Iterable[tuple[str, bytes | None]], position: str) -> Head:
-    """The head of a request. `position` (topic:partition:offset) is the id of one that names none, so that its
-    redelivery is recognized all the same. Raises Unreadable."""
+    """The head of a request. `position` stands for the id of a request that names none. Raises Unreadable."""
     found = _read(headers)
     kind = found.get("ce_type")
     if kind is None:
         raise Unreadable("no_operation", "The header ce_type is missing; it names the operation.")
     if not kind.startswith(PREFIX):
         raise Unreadable("unknown_operation", f"The header ce_type starts with {PREFIX!r} in every request.")
-    request_id = found.get("ce_id") or position
-    if len(request_id) > ID_LIMIT:
+    request_id, source = found.get("ce_id"), found.get("ce_source")
+    if len(request_id or "") > ID_LIMIT:
         raise Unreadable("id_too_long", f"The header ce_id holds at most {ID_LIMIT} characters.")
+    if len(source or "") > ID_LIMIT:
+        raise Unreadable("source_too_long", f"The header ce_source holds at most {ID_LIMIT} characters.")
     return Head(
-        request_id=request_id,
+        request_id=request_id or position,
         operation=kind.removeprefix(PREFIX),
-        source=found.get("ce_source"),
+        source=source or None,
         content_type=_content_type(found.get("content-type")),
         reply_to=_reply_to(found.get("reply-to"), found.get("correlation-id")),
-        traceparent=found.get("traceparent"),
+        traceparent=found.get(TRACEPARENT),
+        has_id=bool(request_id),
     )
 
 
 def _read(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    """The headers that are read, by name. A repeated header has to repeat its value, but for traceparent: proxies and
+    tracing agents append their own, and the last one counts. An invalid traceparent is ignored (W3C Trace Context,
+    section 3.2.2.3)."""
+    texts: dict[str, str] = {}
     for name, value in headers:
         if name not in _KNOWN:
             continue
-        if name in found:
-            raise Unreadable("duplicate_header", f"The header {name} stands twice.")
-        found[name] = _text(name, value or b"") if name in _DIFFERENT else _same_text(name, value or b"")
-    return found
+        if name == TRACEPARENT:
+            texts.pop(name, None)
+            if traceparent.is_valid(value or b""):
+                texts[name] = (value or b"").decode()
+            continue
+        text = _text(name, value or b"") if name in _DIFFERENT else _same_text(name, value or b"")
+        if texts.setdefault(name, text) != text:
+            raise Unreadable("duplicate_header", f"The header {name} is there twice, with different values.")
+    return texts
 
 
 def _text(name: str, value: bytes) -> str:

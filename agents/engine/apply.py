@@ -1,7 +1,11 @@
-"""One transaction for a batch: what was answered before is answered again, the rest is applied in order."""
+"""One transaction for a batch: a request that was answered before gets its stored answer, the others are applied in
+order.
+
+An answer is final whatever its status: it is stored in the transaction that gave it, so a request that is delivered
+again, after a crash or an offset reset, gets the same answer and has no further effect."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
@@ -26,7 +30,7 @@ from topics import json, names
 log = structlog.get_logger(__name__)
 
 _KEY_REUSED = "This request id came before with another content; give a new request a new id."
-
+_TOO_SLOW = "This took too long at each attempt and was not applied. Ask for less at once, with a new request id."
 
 APPLY_SECONDS = 10.0
 """How long one transaction goes on with a next request. A batch is bounded in number, not in time; this keeps it from
@@ -58,8 +62,8 @@ async def apply(
     for first, again in repeated:
         if first.answer is not None:
             again.answer = first.answer if again.fingerprint == first.fingerprint else _key_reused()
-            again.bug = first.bug
-    await inbox.insert(conn, [_entry(incoming) for incoming in batch.answered], now) if batch.answered else None
+    if batch.answered:
+        await inbox.insert(conn, [_entry(incoming) for incoming in batch.answered], now)
     if batch.changes:
         await outbox.insert(conn, batch.changes, now)
     if batch.erased:
@@ -73,31 +77,51 @@ async def _sort_out(
     conn: AsyncConnection, requests: Sequence[Incoming], wire: Wire
 ) -> tuple[list[Incoming], list[tuple[Incoming, Incoming]]]:
     """The requests to apply, and those that repeat one of them: (first, again). Known ones are answered here."""
-    known = await inbox.look_up(conn, [_id(incoming) for incoming in requests])
-    fresh: dict[str, Incoming] = {}
+    entries = await inbox.look_up(conn, [key for incoming in requests for key in _keys(incoming)])
+    fresh: dict[inbox.RequestKey, Incoming] = {}
     repeated = []
     for incoming in requests:
-        request_id = _id(incoming)
-        if request_id in known:
-            incoming.answer = _stored(known[request_id], incoming, wire)
-        elif request_id in fresh:
-            repeated.append((fresh[request_id], incoming))
+        entry = _entry_of(incoming, entries)
+        key = _key(incoming)
+        if entry is not None:
+            _answer_again(incoming, entry, wire)
+        elif key in fresh:
+            repeated.append((fresh[key], incoming))
         else:
-            fresh[request_id] = incoming
+            fresh[key] = incoming
     return list(fresh.values()), repeated
 
 
-def _id(incoming: Incoming) -> str:
-    assert incoming.head is not None
-    return incoming.head.request_id
+def _key(incoming: Incoming) -> inbox.RequestKey:
+    assert incoming.key is not None
+    return incoming.key
 
 
-def _stored(entry: inbox.Entry, incoming: Incoming, wire: Wire) -> Answer:
+def _keys(incoming: Incoming) -> Iterator[inbox.RequestKey]:
+    yield _key(incoming)
+    assert incoming.key_before_sources is not None
+    yield incoming.key_before_sources
+
+
+def _entry_of(incoming: Incoming, entries: Mapping[inbox.RequestKey, inbox.Entry]) -> inbox.Entry | None:
+    """The stored answer to this request. An entry of release 0.1.0 does not say whose request it answered, so it counts
+    only where the content is the same."""
+    key, key_before_sources = _keys(incoming)
+    entry = entries.get(key_before_sources)
+    return entries.get(key) or (entry if entry is not None and entry.fingerprint == incoming.fingerprint else None)
+
+
+def _answer_again(incoming: Incoming, entry: inbox.Entry, wire: Wire) -> None:
     if entry.fingerprint != incoming.fingerprint:
-        return _key_reused()
+        incoming.answer = _key_reused()
+        return
     assert incoming.operation is not None
-    body = None if entry.body is None else json.read(entry.body)
-    return Answer(entry.status, wire.native(incoming.operation, entry.status, body))
+    try:
+        body = None if entry.body is None else json.read(entry.body)
+        incoming.answer = Answer(entry.status, wire.native(incoming.operation, entry.status, body))
+    except Exception as error:
+        # An older version stored it. Only this request fails; its entry stays, so that it is not applied again.
+        incoming.bug, incoming.answer = error, answers.of_fault(BUG)
 
 
 def _key_reused() -> Answer:
@@ -191,22 +215,19 @@ def _fault_of(error: Exception, incoming: Incoming) -> Fault:
             return fault
     incoming.bug = error
     if is_too_slow(error):
-        return Unavailable("too_slow", "This took too long, each time that it was tried; ask for less at once.")
+        return Unavailable("too_slow", _TOO_SLOW)
     return BUG
 
 
 def _conclude(incoming: Incoming, outcome: _Done | Fault, batch: _Batch) -> None:
     batch.concluded += 1
-    if isinstance(outcome, _Done):
-        incoming.answer, incoming.result, incoming.visitors = outcome.answer, outcome.result, outcome.visitors
-        batch.changes.extend(outcome.changes)
-        batch.erased.update(outcome.erased)
-        batch.answered.append(incoming)
+    batch.answered.append(incoming)
+    if isinstance(outcome, Fault):
+        incoming.answer = answers.of_fault(outcome)
         return
-    incoming.answer = answers.of_fault(outcome)
-    # A bug or an invalid request is not kept: once it is mended, the same request id may be sent again.
-    if incoming.bug is None and not isinstance(outcome, Invalid):
-        batch.answered.append(incoming)
+    incoming.answer, incoming.result, incoming.visitors = outcome.answer, outcome.result, outcome.visitors
+    batch.changes.extend(outcome.changes)
+    batch.erased.update(outcome.erased)
 
 
 def _entry(incoming: Incoming) -> inbox.Entry:
@@ -215,7 +236,7 @@ def _entry(incoming: Incoming) -> inbox.Entry:
     answer = incoming.answer
     body = None if answer.body is None else json.write(answer.body)
     return inbox.Entry(
-        _id(incoming), incoming.operation.name, incoming.fingerprint, answer.status, body, incoming.visitors
+        *_key(incoming), incoming.operation.name, incoming.fingerprint, answer.status, body, incoming.visitors
     )
 
 

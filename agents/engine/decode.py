@@ -15,6 +15,7 @@ from agents.answers import Answer
 from agents.operation import AnyRequest, Catalogue, Operation
 from agents.wire import Wire
 from schemas.faults import Invalid, TooLarge, from_validation
+from storage.inbox import RequestKey
 from storage.tx import Caller, Cause
 from topics import names
 from topics.envelope import Head, Unreadable, read_head
@@ -39,6 +40,10 @@ class Incoming:
 
     record: Record
     head: Head | None = None
+    key: RequestKey | None = None
+    """The request's identity, by which the inbox knows it."""
+    key_before_sources: RequestKey | None = None
+    """The key under which release 0.1.0 stored the same request."""
     operation: Operation | None = None
     request: AnyRequest | None = None
     raw_query: dict[str, Any] | None = None
@@ -93,8 +98,9 @@ class Decoder:
 
     def _fill(self, found: Incoming) -> None:
         record = found.record
-        position = f"{record.topic}:{record.partition}:{record.offset}"
-        found.head = head = read_head(record.headers or (), position)
+        found.head = head = read_head(record.headers or (), _position(record))
+        found.key = _key(record, head)
+        found.key_before_sources = _key_before_sources(record, head)
         operation = self._operations.get(head.operation)
         if operation is None:
             raise Unreadable("unknown_operation", f"There is no operation {head.operation[:100]!r}.")
@@ -114,6 +120,30 @@ class Decoder:
         right = self._topics[operation.name]
         if topic != right:
             raise Invalid("wrong_topic", f"Requests of {operation.name} are taken from {right}.")
+
+
+def _position(record: Record) -> str:
+    """Where and when the broker took a record in, which no other record shares: offsets start again at 0 where a topic
+    is created again or the cluster is replaced."""
+    return f"{record.topic}:{record.partition}:{record.offset}@{_milliseconds(record)}"
+
+
+def _milliseconds(record: Record) -> int:
+    return round(record.timestamp * 1000)
+
+
+def _key(record: Record, head: Head) -> RequestKey:
+    """A request without an id is known by its position, in a namespace that no id can reach: no topic's name has a
+    colon."""
+    source = head.source or ""
+    if head.has_id:
+        return RequestKey(record.topic, source, head.request_id)
+    return RequestKey(f"{record.topic}:{record.partition}", source, f"{record.offset}@{_milliseconds(record)}")
+
+
+def _key_before_sources(record: Record, head: Head) -> RequestKey:
+    position = f"{record.topic}:{record.partition}:{record.offset}"
+    return RequestKey.before_sources(head.request_id if head.has_id else position)
 
 
 def fingerprint(operation: Operation, request: AnyRequest) -> bytes:

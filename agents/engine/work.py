@@ -31,7 +31,7 @@ be busy."""
 
 
 class Results:
-    """Publishes what came of a batch: results, replies and dead letters, in order, and waits for the broker."""
+    """Publishes results, replies and dead letters of a batch, in order, and waits for the broker."""
 
     def __init__(self, producer: Producer, wire: Wire, family_of: dict[str, str]) -> None:
         self._producer = producer
@@ -39,16 +39,19 @@ class Results:
         self._family_of = family_of
 
     async def publish(self, batch: Sequence[Incoming]) -> None:
-        """Raises Undelivered."""
-        messages: list[Outgoing] = []
+        """Results and replies. Raises Undelivered."""
         counts = await self._partitions(batch)
-        for incoming in batch:
-            reason = _reason(incoming)
-            if reason is not None:
-                messages.append(_dead_letter(incoming, *reason))
-            if incoming.unreadable is None:
-                messages.extend(self._results(incoming, counts))
-        await self._producer.send(messages)
+        readable = (incoming for incoming in batch if incoming.unreadable is None)
+        messages = [message for incoming in readable for message in self._results(incoming, counts)]
+        if messages:
+            await self._producer.send(messages)
+
+    async def publish_dead_letters(self, batch: Sequence[Incoming]) -> None:
+        """Raises Undelivered."""
+        reasons = ((incoming, _reason(incoming)) for incoming in batch)
+        letters = [_dead_letter(incoming, *reason) for incoming, reason in reasons if reason is not None]
+        if letters:
+            await self._producer.send(letters)
 
     async def _partitions(self, batch: Sequence[Incoming]) -> dict[str, int]:
         """How many partitions each topic has that results may go to."""
@@ -157,21 +160,24 @@ class Worker:
     async def _write(self, batch: Batch) -> None:
         async with self._writes.connect() as conn:
             decoded = [self._decoder.decode(event.message) for event in await batch.drain()]
-            requests = [incoming for incoming in decoded if incoming.request is not None]
-            changed: set[str] = set()
-            if requests:
-                changed = await self._apply(conn, requests, batch)
+            async with conn.begin():
+                changed = await self._apply(conn, decoded, batch)
+                done = list(takewhile(lambda incoming: incoming.concluded, decoded))
+                # Before the commit: after it, the answers are final, and a crash would lose the dead letters.
+                await self._judge(batch, done)
         self._changed(changed)
-        done = list(takewhile(lambda incoming: incoming.concluded, decoded))
         batch.leave(len(done))
         BATCH_SIZE.labels(batch.topic).observe(len(done))
-        await self._conclude(batch, done)
+        await self._publish(done)
 
-    async def _apply(self, conn: AsyncConnection, requests: Sequence[Incoming], batch: Batch) -> set[str]:
+    async def _apply(self, conn: AsyncConnection, decoded: Sequence[Incoming], batch: Batch) -> set[str]:
+        """Apply the requests of a batch; the change topics that have news."""
+        requests = [incoming for incoming in decoded if incoming.request is not None]
+        if not requests:
+            return set()
         last_try = batch.too_slow >= SLOW_ATTEMPTS
         try:
-            async with conn.begin():
-                return await apply.apply(conn, requests, self._wire, await clock(conn), last_try=last_try)
+            return await apply.apply(conn, requests, self._wire, await clock(conn), last_try=last_try)
         except Exception as error:
             batch.too_slow += is_too_slow(error)
             raise
@@ -184,7 +190,8 @@ class Worker:
         work = {asyncio.create_task(self._answer(found)): found for found in decoded if not found.concluded}
         try:
             while True:
-                await self._conclude(batch, ready)
+                await self._judge(batch, ready)
+                await self._publish(ready)
                 batch.answered.update(incoming.record.offset for incoming in ready)
                 if not work:
                     return
@@ -195,18 +202,22 @@ class Worker:
                 task.cancel()
             await asyncio.gather(*work, return_exceptions=True)
 
-    async def _conclude(self, batch: Batch, decoded: Sequence[Incoming]) -> None:
-        # Judged once, however often the batch is repeated since the broker is away.
-        self._breaker.note(_reason(new) is not None for new in decoded if new.record.offset not in batch.judged)
-        batch.judged.update(incoming.record.offset for incoming in decoded)
+    async def _judge(self, batch: Batch, decoded: Sequence[Incoming]) -> None:
+        """Encode the results and publish the dead letters. Raises NearlyEverythingFails."""
         for incoming in decoded:
             self._complete(incoming)
-        if decoded:
-            await self._results.publish(decoded)
+        # Counted once, however often the batch is repeated because the broker is away.
+        new = [incoming for incoming in decoded if incoming.record.offset not in batch.judged]
+        self._breaker.note(_reason(incoming) is not None for incoming in new)
+        batch.judged.update(incoming.record.offset for incoming in new)
+        await self._results.publish_dead_letters(decoded)
+
+    async def _publish(self, decoded: Sequence[Incoming]) -> None:
+        await self._results.publish(decoded)
         _tell(decoded)
 
     def _complete(self, incoming: Incoming) -> None:
-        """With the answer as it goes out. What was answered by an older version may have fields that this one lacks."""
+        """Encode the result. An answer that an older version stored may lack fields, and then cannot be encoded."""
         if incoming.result is not None or incoming.unreadable is not None:
             return
         operation, head, answer = incoming.operation, incoming.head, incoming.answer

@@ -38,8 +38,8 @@ async def test_a_handler_with_a_bug_fails_its_own_request_only(lonely: Stack, bu
     letter = await lonely.await_record(names.DEAD_LETTERS, lambda record: record.headers.get("ce_id") == ids[1])
     assert (letter.headers["error-code"], letter.headers["error-topic"], letter.key) == ("bug", TOPIC, "k")
     assert letter.raw == b'{"body": {"value": 0}}'
-    known = {row.request_id for row in await lonely.rows("select request_id from inbox")}
-    assert known == {ids[0], ids[2]}
+    statuses = {row.request_id: row.status for row in await lonely.rows("select request_id, status from inbox")}
+    assert statuses == dict(zip(ids, (201, 500, 201, 500), strict=True))
     assert await buggy.ready()
 
 

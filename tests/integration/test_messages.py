@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from agents.catalogue import CATALOGUE
@@ -43,7 +44,12 @@ UNREADABLE: dict[str, tuple[str, Bad]] = {
     "duplicate headers": ("duplicate_header", lambda i, k: (_value(k), [*_headers(i), ("ce_id", b"other")])),
     "invalid UTF-8": ("not_utf8", lambda i, k: (_value(k) + b"\xff", _headers(i))),
     "no value": ("no_value", lambda i, k: (None, _headers(i))),
-    "a long header": ("header_too_long", lambda i, k: (_value(k), [*_headers(i), ("traceparent", b"x" * 1_001)])),
+    "a long header": ("header_too_long", lambda i, k: (_value(k), [*_headers(i), ("correlation-id", b"x" * 1_001)])),
+    "a long id": ("id_too_long", lambda i, k: (_value(k), _headers("x" * 256))),
+    "a long source": (
+        "source_too_long",
+        lambda i, k: (_value(k), Head(i, "visits.create", "x" * 256, JSON).headers()),
+    ),
     "lone surrogate": ("not_json", lambda i, k: (b'{"path": {"visitType": "\\ud8"}}', _headers(i))),
 }
 INVALID: dict[str, tuple[int, str, Bad]] = {
@@ -157,12 +163,30 @@ async def test_the_same_id_with_another_content_is_422(stack: Stack, client: htt
     assert again.value["body"]["errors"][0]["code"] == "key_reused"
 
 
-async def test_a_request_without_an_id_is_known_by_its_place(stack: Stack, client: httpx.AsyncClient) -> None:
+async def test_a_request_is_known_by_topic_source_and_id(stack: Stack, client: httpx.AsyncClient) -> None:
+    """The longest ids that are accepted, of characters with four bytes, fit into the inbox."""
+    known = await data.parker(client)
+    request_id = "\N{GRINNING FACE}" * 255
+    for source in ("\N{GRINNING FACE}" * 255, "gateway/test", "gateway/test", None):
+        await stack.send("visits.create", json.loads(_value(known)), request_id=request_id, source=source, partition=0)
+    results = [await stack.result("visits.create", request_id, nth=number) for number in (1, 2, 3, 4)]
+    assert [result.value["status"] for result in results] == [201] * 4
+    assert [result.headers.get("ce_requestsource") for result in results][1:3] == ["gateway/test"] * 2
+    assert len(await stack.rows("select 1 from visits where visitor_id = :id", id=known["visitorId"])) == 3
+
+
+async def test_a_request_without_an_id_is_known_by_its_position_and_the_brokers_time(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
     known = await data.parker(client)
     headers = [(name, value) for name, value in _headers("x") if name != "ce_id"]
     sent = await stack.producer.send_and_wait(TOPIC, _value(known), headers=headers)
-    result = await stack.result("visits.create", f"{TOPIC}:{sent.partition}:{sent.offset}")
-    assert result.value["status"] == 201
+    position = f"{TOPIC}:{sent.partition}:{sent.offset}@{sent.timestamp}"
+    assert (await stack.result("visits.create", position)).value["status"] == 201
+    # A sender that spells another request's position is another request.
+    await stack.raw(TOPIC, _value(known), _headers(position))
+    assert (await stack.result("visits.create", position, nth=2)).value["status"] == 201
+    assert len(await stack.rows("select 1 from visits where visitor_id = :id", id=known["visitorId"])) == 2
 
 
 async def _replies(stack: Stack, correlation: str) -> Any:
@@ -221,18 +245,75 @@ async def test_compressed_messages_are_read(stack: Stack, client: httpx.AsyncCli
     assert (await stack.result("visits.create", request_id)).value["status"] == 201
 
 
-async def test_an_invalid_request_may_be_sent_again_under_its_id_once_it_is_valid(
+async def test_what_a_handler_answered_is_final_for_that_request_whatever_its_status(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
     known, center, request_id = await data.parker(client), data.center(), str(uuid4())
     parts = {"path": {"visitType": "entry"}, "body": {"barcode": known["barcode"], "pcCode": center["pcCode"]}}
     await stack.send("visits.create", parts, request_id=request_id)
-    assert (await stack.result("visits.create", request_id)).value["status"] == 400
+    first = await stack.result("visits.create", request_id)
+    assert first.value["status"] == 400
     await data.create(client, "/centers", center)
     await stack.send("visits.create", parts, request_id=request_id)
-    await stack.await_record(
-        names.results("visits"), lambda record: record.id == request_id and record.value["status"] == 201
-    )
+    second = await stack.result("visits.create", request_id, nth=2)
+    assert second.raw == first.raw
+    await stack.send("visits.create", parts, request_id=f"{request_id} again")
+    assert (await stack.result("visits.create", f"{request_id} again")).value["status"] == 201
+
+
+async def test_what_validation_refuses_is_not_kept(stack: Stack, client: httpx.AsyncClient) -> None:
+    known, request_id = await data.parker(client), str(uuid4())
+    await stack.raw(TOPIC, _value(known, gate=5), _headers(request_id))
+    assert (await stack.result("visits.create", request_id)).value["status"] == 400
+    assert await stack.rows("select 1 from inbox where request_id = :id", id=request_id) == []
+
+
+async def test_a_stored_answer_that_no_longer_parses_fails_its_own_request_only(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    known, request_id = await data.parker(client), str(uuid4())
+    await stack.raw(TOPIC, _value(known), _headers(request_id), partition=2)
+    assert (await stack.result("visits.create", request_id)).value["status"] == 201
+    async with stack.engine.begin() as conn:
+        older = sa.text("update inbox set body = :body where request_id = :id")
+        await conn.execute(older, {"body": b'{"visitDate": 17}', "id": request_id})
+    await _between_neighbours(stack, known, _value(known), _headers(request_id))
+    assert (await stack.result("visits.create", request_id, nth=2)).value["status"] == 500
+    letter = await stack.await_record(names.DEAD_LETTERS, lambda record: record.headers.get("ce_id") == request_id)
+    assert letter.headers["error-code"] == "bug"
+    visits = await stack.rows("select 1 from visits where visitor_id = :id", id=known["visitorId"])
+    assert len(visits) == 3
+
+
+TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@pytest.mark.parametrize(
+    ("sent", "repeated"),
+    [
+        ([b"x" * 1_001], None),
+        ([b"00-00000000000000000000000000000000-00f067aa0ba902b7-01"], None),
+        ([b"\xff\xfe"], None),
+        ([b"00-11111111111111111111111111111111-1111111111111111-00", TRACE], TRACE.decode()),
+        ([TRACE, TRACE], TRACE.decode()),
+    ],
+)
+async def test_an_invalid_traceparent_is_ignored_and_the_last_of_several_counts(
+    stack: Stack, client: httpx.AsyncClient, sent: list[bytes], repeated: str | None
+) -> None:
+    known, request_id = await data.parker(client), str(uuid4())
+    headers = [*_headers(request_id), *(("traceparent", value) for value in sent)]
+    await stack.raw(TOPIC, _value(known), headers)
+    result = await stack.result("visits.create", request_id)
+    assert (result.value["status"], result.headers.get("traceparent")) == (201, repeated)
+
+
+async def test_a_header_that_is_repeated_with_the_same_value_counts_once(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    known, request_id = await data.parker(client), str(uuid4())
+    await stack.raw(TOPIC, _value(known), [*_headers(request_id), *_headers(request_id)[:5]])
+    assert (await stack.result("visits.create", request_id)).value["status"] == 201
 
 
 async def test_a_header_whose_name_is_not_utf8_harms_nothing(stack: Stack, client: httpx.AsyncClient) -> None:

@@ -1,0 +1,193 @@
+"""An answer is final and a request is known by topic, source and id, also after kill -9 and a second delivery.
+
+A worker that is killed has committed its offsets up to a second ago. The tests make this moment longer: they set the
+offsets of the dead worker's group back to the beginning.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest_asyncio
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError
+
+from tests.support import data
+from tests.support.load import populate
+from tests.support.oracle import Sent
+from tests.support.stack import PARTITIONS, Process, Record, Stack, eventually
+from topics import names
+from topics.envelope import JSON, Head
+
+GROUP = "visitor-worker.requests"
+SESSION = {"VISITOR_WORKER_SESSION_SECONDS": "1.5"}
+VISITS = names.requests("visits")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def worker(lonely: Stack) -> Process:
+    process = lonely.worker("tests.support.buggy", **SESSION)
+    await eventually("a ready worker", process.ready)
+    return process
+
+
+async def _kill_and_deliver_again(stack: Stack, worker: Process, topics: Iterable[str]) -> Process:
+    """A new worker that reads these topics from their beginnings, as after a crash before any commit."""
+    worker.kill()
+    partitions = [TopicPartition(topic, number) for topic in topics for number in range(PARTITIONS)]
+    consumer = AIOKafkaConsumer(bootstrap_servers=stack.servers.kafka, group_id=GROUP, enable_auto_commit=False)
+    await consumer.start()
+    consumer.assign(partitions)
+
+    async def rewound() -> bool:
+        try:
+            await consumer.commit(dict.fromkeys(partitions, 0))
+        except KafkaError:
+            return False  # the dead worker is still a member of its group
+        return True
+
+    await eventually("the group's offsets at the beginning", rewound)
+    await consumer.stop()
+    again = stack.worker("tests.support.buggy", **SESSION)
+    await eventually("a ready worker", again.ready)
+    return again
+
+
+async def _results(stack: Stack, family: str, request_id: str, count: int) -> Sequence[Record]:
+    async def look() -> Sequence[Record] | None:
+        records = [record for record in await stack.read(names.results(family)) if record.id == request_id]
+        return records if len(records) >= count else None
+
+    records: Sequence[Record] = await eventually(f"{count} results of {request_id}", look)
+    return records
+
+
+def _statuses(records: Iterable[Record]) -> list[int]:
+    return [record.value["status"] for record in records]
+
+
+async def _participant(stack: Stack) -> dict[str, Any]:
+    """The path of a participant of a challenge, who has no points."""
+    population = await populate(stack, Sent(), 1)
+    challenge = await _created(stack, "challenges.create", {"body": data.challenge(population.pc_code)})
+    path = {"visitorId": population.people[0].visitor_id}
+    body = {"challengeId": challenge["challengeId"]}
+    joined = await _created(stack, "visitorChallenges.create", {"path": path, "body": body})
+    return path | {"visitorChallengeId": joined["visitorChallengeId"]}
+
+
+async def _created(stack: Stack, operation: str, parts: dict[str, Any]) -> dict[str, Any]:
+    value = (await stack.result(operation, await stack.send(operation, parts))).value
+    assert value["status"] == 201, value
+    created: dict[str, Any] = value["body"]["data"]
+    return created
+
+
+async def test_a_refused_request_is_not_applied_when_it_is_delivered_again(lonely: Stack, worker: Process) -> None:
+    """Points below zero, a visit to a center that does not exist yet, and a handler with a bug."""
+    path = await _participant(lonely)
+    person = (await populate(lonely, Sent(), 1)).people[0]
+    center = data.center()
+    visit = {"path": {"visitType": "entry"}, "body": {"barcode": person.barcode, "pcCode": center["pcCode"]}}
+    requests = {
+        "minus": ("visitorChallenges.addPoints", {"path": path, "body": {"points": -50}}, 400),
+        "plus": ("visitorChallenges.addPoints", {"path": path, "body": {"points": 1_000}}, 204),
+        "early visit": ("visits.create", visit, 400),
+    }
+    for request_id, (operation, parts, status) in requests.items():
+        await lonely.send(operation, parts, request_id=request_id, partition=0)
+        assert (await lonely.result(operation, request_id)).value["status"] == status
+    bug = Head("bug", "visits.fragile", "gateway/test", JSON)
+    await lonely.raw(VISITS, json.dumps({"body": {"value": 0}}).encode(), bug.headers(), partition=0)
+    assert (await lonely.result("visits.create", "bug")).value["status"] == 500
+    await _created(lonely, "centers.create", {"body": center})
+
+    await _kill_and_deliver_again(lonely, worker, [names.requests("points"), VISITS])
+
+    families = {"minus": "points", "plus": "points", "early visit": "visits", "bug": "visits"}
+    for request_id, family in families.items():
+        records = await _results(lonely, family, request_id, 2)
+        assert {record.raw for record in records} == {records[0].raw}, request_id
+    rows = await lonely.rows("select points from visitor_challenges")
+    assert [row.points for row in rows] == [1_000]
+    assert await lonely.rows("select 1 from visits where pc_code = :code", code=center["pcCode"]) == []
+    letters = [letter for letter in await lonely.read(names.DEAD_LETTERS) if letter.headers.get("ce_id") == "bug"]
+    assert len(letters) == 1
+
+
+async def test_two_gateways_that_both_count_from_1_lose_no_visit(lonely: Stack, worker: Process) -> None:
+    population = await populate(lonely, Sent(), 1)
+    visitor_id = population.people[0].visitor_id
+
+    def visit(visit_type: str) -> dict[str, Any]:
+        return {"path": {"visitType": visit_type}, "body": {"visitorId": visitor_id, "pcCode": population.pc_code}}
+
+    sent = [
+        ("gateway/north", "1", visit("entry")),
+        ("gateway/south", "1", visit("entry")),  # the same content
+        ("gateway/north", "2", visit("exit")),
+        ("gateway/south", "2", visit("entry")),  # another content
+        # An id that an earlier release gave to somebody else's request.
+        ("gateway/south", f"{VISITS}:1:0", visit("entry")),
+    ]
+    for source, request_id, parts in sent:
+        await lonely.send("visits.create", parts, request_id=request_id, source=source, partition=1)
+    results = [record for number in "12" for record in await _results(lonely, "visits", number, 2)]
+    assert _statuses(results) == [201] * 4
+    sources = [(record.headers["ce_requestsource"], record.headers["ce_source"], record.id) for record in results]
+    assert sorted(sources) == [
+        (f"gateway/{name}", f"visitor-service/gateway/{name}", number) for name in ("north", "south") for number in "12"
+    ]
+
+    await _kill_and_deliver_again(lonely, lonely.processes[-1], [VISITS])
+    for number in "12":
+        assert _statuses(await _results(lonely, "visits", number, 4)) == [201] * 4
+    rows = await lonely.rows("select 1 from visits where visitor_id = :id", id=visitor_id)
+    assert len(rows) == len(sent)
+
+
+async def test_visits_without_an_id_are_all_stored_when_their_topic_is_created_again(
+    lonely: Stack, worker: Process
+) -> None:
+    population = await populate(lonely, Sent(), 1)
+    visitor_id = population.people[0].visitor_id
+    lonely.processes[-1].kill()
+    for _ in range(2):
+        await _create_again(lonely, VISITS)
+        parts = {"path": {"visitType": "entry"}, "body": {"visitorId": visitor_id, "pcCode": population.pc_code}}
+        headers = [
+            header for header in Head("", "visits.create", "gateway/old", JSON).headers() if header[0] != "ce_id"
+        ]
+        results = await lonely.count(names.results("visits"))
+        for number in range(40):
+            await lonely.raw(VISITS, json.dumps(parts).encode(), headers, partition=number % PARTITIONS)
+        running = lonely.worker("tests.support.buggy", **SESSION)
+
+        async def all_answered(before: int = results) -> bool:
+            return await lonely.count(names.results("visits")) >= before + 40
+
+        await eventually("40 results", all_answered)
+        running.kill()
+    rows = await lonely.rows("select 1 from visits where visitor_id = :id", id=visitor_id)
+    assert len(rows) == 80
+
+
+async def _create_again(stack: Stack, topic: str) -> None:
+    """Delete a topic and create it empty, with offsets from 0."""
+    spec = next(spec for spec in names.specs(["visits"], stack.kafka) if spec.name == topic)
+    admin = AIOKafkaAdminClient(bootstrap_servers=stack.servers.kafka)
+    await admin.start()
+    try:
+        await admin.delete_topics([topic])
+
+        async def created() -> bool:
+            new = NewTopic(topic, spec.partitions, spec.replication, topic_configs=spec.config)
+            answer = await admin.create_topics([new])
+            return answer.topic_errors[0][1] == 0
+
+        await eventually(f"a new {topic}", created)
+    finally:
+        await admin.close()
+    # The producer still knows the old topic's leaders and sequence numbers.
+    await stack.producer.client.force_metadata_update()
