@@ -122,21 +122,28 @@ def migrate() -> None:
 
 
 @app.command()
-def topics() -> None:
-    """Create the topics that are missing, and show where an existing one differs; status 1 where one does."""
+def topics(
+    alter: Annotated[
+        bool, typer.Option("--alter", help="Give existing topics the configuration that the service needs.")
+    ] = False,
+) -> None:
+    """Create missing topics, and show where an existing one differs; status 1 where one does."""
     from agents.catalogue import CATALOGUE
     from topics import admin, names
 
     found = _start()
-    report = _run(_patiently(lambda: admin.ensure(found.kafka, names.specs(CATALOGUE.families, found.kafka))))
+    specs = names.specs(CATALOGUE.families, found.kafka)
+    report = _run(_patiently(lambda: admin.ensure(found.kafka, specs, alter=alter)))
     for name in report.created:
         typer.echo(f"created {name}")
+    for name in report.altered:
+        typer.echo(f"altered {name}")
     for item in report.differences:
         typer.echo(f"differs {item.topic}: {item.setting} is {item.found}, the service needs {item.wanted}")
-    if not report.created and not report.differences:
+    if not (report.created or report.altered or report.differences):
         typer.echo("All topics are there and as they should be.")
     if report.differences:
-        typer.echo("Nothing was changed. Change the topic with Kafka's own tools, or the VISITOR_KAFKA_… settings.")
+        typer.echo("Change the topics with --alter or with Kafka's own tools, or change the VISITOR_KAFKA_… settings.")
         raise typer.Exit(1)
 
 

@@ -146,7 +146,7 @@ class _Dev:
             argv = [sys.executable, "-m", "runtime.cli", name]
             self._processes.spawn(name, argv, log=self._home / f"{name}.log", env=environment)
         wanted = names.specs(CATALOGUE.families, reached.kafka)
-        await asyncio.gather(migrate.upgrade(reached.database), admin.ensure(reached.kafka, wanted))
+        await asyncio.gather(migrate.upgrade(reached.database), admin.ensure(reached.kafka, wanted, alter=True))
         await self._until_well()
         people = await self._sample()
         self._greet(kafka, people[0], time.monotonic() - began)

@@ -2,16 +2,18 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from agents.engine.settings import WorkerSettings
 from edge.settings import HttpSettings
 from storage.database import DatabaseSettings
+from topics import names
 from topics.kafka import KafkaSettings
 
 PREFIX = "VISITOR_"
@@ -37,6 +39,18 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     dev: DevSettings = DevSettings()
     log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _inbox_outlives_requests(self) -> Self:
+        """A request that is delivered after its answer was deleted would be applied a second time."""
+        lifetime = names.request_lifetime(self.kafka) / timedelta(days=1)
+        if self.worker.inbox_days < lifetime:
+            raise ValueError(
+                f"VISITOR_WORKER_INBOX_DAYS is {self.worker.inbox_days:g}, but with VISITOR_KAFKA_RETENTION_DAYS="
+                f"{self.kafka.retention_days:g} Kafka may deliver a request for {lifetime:.2f} days. Raise the first or"
+                " lower the second."
+            )
+        return self
 
 
 class WrongSetting(Exception):
@@ -75,4 +89,6 @@ def _unknown(name: str) -> str:
 
 
 def _wrong(location: tuple[int | str, ...], message: str) -> str:
+    if not location:
+        return message.removeprefix("Value error, ")
     return f"{PREFIX}{'_'.join(map(str, location))}".upper() + f": {message[0].lower()}{message[1:]}"

@@ -42,6 +42,9 @@ class KafkaSettings(BaseModel):
     partitions: int = Field(6, ge=1, description="Partitions of a topic that `visitor topics` creates.")
     replication: int = Field(3, ge=1, description="Replicas of a topic that `visitor topics` creates.")
     min_insync: int = Field(2, ge=1, description="min.insync.replicas of a topic that `visitor topics` creates.")
+    retention_days: float = Field(
+        7.0, gt=0, le=3650, description="Retention of requests and results, in topics that `visitor topics` creates."
+    )
 
     def ssl_context(self) -> ssl.SSLContext | None:
         if "SSL" not in self.security_protocol.split("_"):

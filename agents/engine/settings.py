@@ -16,7 +16,11 @@ class WorkerSettings(BaseModel):
     failure_limit: float = Field(
         0.9, gt=0, le=1, description="The worker stops where more than this share of requests fails; 1: never."
     )
-    inbox_days: float = Field(7.0, gt=0, description="How long answers are kept to recognize a repeated request.")
+    inbox_days: float = Field(
+        9.0,
+        gt=0,
+        description="How long answers are kept; longer than Kafka can deliver their requests again.",
+    )
     event_token_secret: SecretStr | None = Field(
         None, min_length=32, description="What event tokens are signed with; without one there are none."
     )

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka import TopicPartition as KafkaPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import ClusterAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from agents.engine.breaker import Breaker, NearlyEverythingFails
@@ -109,6 +109,7 @@ class Service:
         """The migrations and the topics, which other commands make."""
         await self._until("migrations", self._migrated)
         await self._until("topics", self._topics_exist)
+        await self._until("retention", self._inbox_outlives_requests)
         await until_done("producer", self.readiness, self._producer.start)
 
     async def _until(self, what: str, holds: Callable[[], Awaitable[str | None]]) -> None:
@@ -132,6 +133,26 @@ class Service:
         except KafkaError as error:
             raise Undelivered(str(error)) from error
         return f"run `visitor topics`; missing: {', '.join(missing)}" if missing else None
+
+    async def _inbox_outlives_requests(self) -> str | None:
+        """A request that is delivered after its answer was deleted would be applied a second time."""
+        topics = [names.requests(family) for family in self._families]
+        try:
+            lifetimes = await admin.record_lifetimes(self._kafka, topics)
+        except (TopicAuthorizationFailedError, ClusterAuthorizationFailedError):
+            log.warning("retention_not_checked", hint="allow DESCRIBE_CONFIGS on the request topics")
+            return None
+        except KafkaError as error:
+            raise Undelivered(str(error)) from error
+        inbox_days = timedelta(days=self._settings.inbox_days)
+        longer = [topic for topic, lifetime in lifetimes.items() if lifetime is None or lifetime > inbox_days]
+        if not longer:
+            return None
+        return (
+            f"Kafka keeps requests longer than the inbox keeps answers ({self._settings.inbox_days:g} days), and would"
+            f" deliver them twice after an offset reset: {', '.join(longer)}. Run `visitor topics --alter`, or raise"
+            " VISITOR_WORKER_INBOX_DAYS above retention.ms + segment.ms."
+        )
 
     async def _serve(self) -> None:
         self._intakes = [

@@ -4,13 +4,17 @@ A worker that is killed has committed its offsets up to a second ago. The tests 
 offsets of the dead worker's group back to the beginning.
 """
 
+import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest_asyncio
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
 from tests.support import data
@@ -191,3 +195,38 @@ async def _create_again(stack: Stack, topic: str) -> None:
         await admin.close()
     # The producer still knows the old topic's leaders and sequence numbers.
     await stack.producer.client.force_metadata_update()
+
+
+async def test_a_worker_does_not_start_where_kafka_keeps_requests_longer_than_the_inbox_keeps_answers(
+    lonely: Stack, worker: Process
+) -> None:
+    lonely.processes[-1].kill()
+    admin = AIOKafkaAdminClient(bootstrap_servers=lonely.servers.kafka)
+    await admin.start()
+    week = {"retention.ms": str(7 * 86_400_000), "segment.ms": str(7 * 86_400_000), "max.compaction.lag.ms": "1000"}
+    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, VISITS, configs=week)])
+    running = lonely.worker(**SESSION)
+
+    async def refuses() -> bool:
+        return "visitor topics --alter" in running.log.read_text()
+
+    await eventually("a refusal that says what to do", refuses)
+    assert not await running.ready()
+
+    settings = {"VISITOR_KAFKA_PARTITIONS": str(PARTITIONS), "VISITOR_KAFKA_REPLICATION": "1"}
+    altered = await asyncio.to_thread(_visitor, lonely, "topics", "--alter", **settings, VISITOR_KAFKA_MIN_INSYNC="1")
+    assert (altered.returncode, altered.stdout) == (0, f"altered {VISITS}\n"), altered.stderr
+    await eventually("a ready worker", running.ready)
+    (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, VISITS)])
+    config = {entry[0]: entry[1] for entry in answer.resources[0][4]}
+    await admin.close()
+    assert config["segment.ms"] == str(86_400_000)
+    assert config["message.timestamp.type"] == "LogAppendTime"
+    assert config["max.compaction.lag.ms"] == "1000", "a setting of the operator's own is gone"
+
+
+def _visitor(stack: Stack, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "runtime.cli", *arguments],
+        capture_output=True, text=True, check=False, timeout=60, env=stack.environment(**settings),
+    )  # fmt: skip

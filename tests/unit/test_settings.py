@@ -38,6 +38,21 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, va
     assert told in str(refused.value)
 
 
+@pytest.mark.parametrize("variables", [{"VISITOR_WORKER_INBOX_DAYS": "8"}, {"VISITOR_KAFKA_RETENTION_DAYS": "14"}])
+def test_an_inbox_that_keeps_less_than_kafka_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    with pytest.raises(settings.WrongSetting) as refused:
+        _load(monkeypatch, **variables)
+    assert "VISITOR_WORKER_INBOX_DAYS" in str(refused.value)
+    assert "VISITOR_KAFKA_RETENTION_DAYS" in str(refused.value)
+
+
+def test_an_inbox_that_outlives_kafka_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = _load(monkeypatch, VISITOR_KAFKA_RETENTION_DAYS="14", VISITOR_WORKER_INBOX_DAYS="15.1")
+    assert (loaded.kafka.retention_days, loaded.worker.inbox_days) == (14, 15.1)
+
+
 def test_a_taken_port_names_its_setting() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

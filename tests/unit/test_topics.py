@@ -19,7 +19,8 @@ WIRE = Wire(CATALOGUE)
 
 
 def test_a_head_is_read_as_it_was_written() -> None:
-    head = Head("id-1", "visits.create", "gateway/a", JSON, ReplyTo(3, "c-1"), "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    head = Head("id-1", "visits.create", "gateway/a", JSON, ReplyTo(3, "c-1"), trace)
     assert read_head(head.headers(), "t:0:1") == head
 
 
