@@ -15,9 +15,10 @@ challenges come without that envelope. A write that only changes something answe
 (`optins[0].optinType`). A path without such a method is 405, one that is not there 404 `route_not_found`.
 
 ## Repeating a call
-Every write takes an `Idempotency-Key`; where you send none, one is made and answered. After a 503, a 504 or a lost
-connection, repeat the call with the same key: it is applied once, and you get its answer, for 7 days. Another content
-under the same key is 422. What was invalid (400) or met a bug (500) is not kept: mend it and use the same key.
+Every write takes an `Idempotency-Key`; where you send none, one is made and answered. After a 504 or a lost connection,
+repeat the call with the same key: it is applied once, and you get its answer, for 9 days unless configured otherwise.
+An answer is final, whatever its status: a refused call that is repeated with the same key gets the same refusal, also
+when it would succeed by now. Send a corrected call with a new key; another content under the same key is 422.
 `Prefer: respond-async` answers 202 at once; the same call with the same key and without that header gets the answer.
 
 ## Lists

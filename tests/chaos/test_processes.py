@@ -9,16 +9,14 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.chaos.conftest import Killable
 from tests.support import oracle
 from tests.support.load import populate, send_all, visit
 from tests.support.oracle import Sent
 from tests.support.servers import Servers
-from tests.support.stack import PARTITIONS, Stack, eventually
+from tests.support.stack import PARTITIONS, Stack, bare_stack_on, eventually
 from topics import names
 
 SHUTDOWN_SECONDS = 20
@@ -28,12 +26,8 @@ SHUTDOWN_SECONDS = 20
 async def bare(killable: Killable, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """Servers with neither our topics nor our tables."""
     kafka, postgres = killable
-    engine = create_async_engine(postgres.url)
-    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, enable_idempotence=True)
-    await producer.start()
-    stack = Stack(Servers(kafka.bootstrap, postgres.url), tmp_path_factory.mktemp("stack"), engine, producer)
-    yield stack
-    await stack.close()
+    async with bare_stack_on(Servers(kafka.bootstrap, postgres.url), tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

@@ -17,6 +17,7 @@ from uuid import uuid4
 import httpx
 import sqlalchemy as sa
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from agents.catalogue import CATALOGUE
@@ -124,6 +125,10 @@ class Stack:
     def kafka(self) -> KafkaSettings:
         return KafkaSettings(bootstrap=self.servers.kafka, partitions=PARTITIONS, replication=1, min_insync=1)
 
+    @property
+    def database(self) -> DatabaseSettings:
+        return DatabaseSettings(url=SecretStr(self.servers.database))
+
     def environment(self, **settings: str) -> dict[str, str]:
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith("VISITOR_")},
@@ -163,7 +168,7 @@ class Stack:
 
     async def prepare(self) -> None:
         """Migrations and topics."""
-        await migrate.upgrade(DatabaseSettings(url=self.servers.database))  # type: ignore[arg-type]
+        await migrate.upgrade(self.database)
         await admin.ensure(self.kafka, names.specs(CATALOGUE.families, self.kafka))
 
     async def rows(self, statement: str, **parameters: Any) -> list[Any]:
@@ -314,15 +319,22 @@ def decode(record: Any) -> Record:
 
 @asynccontextmanager
 async def stack_on(servers: Servers, home: Path) -> AsyncIterator[Stack]:
-    """A prepared installation without processes; whatever a test started has ended afterwards, and has logged nothing
-    about the visitors of `tests.support.data`."""
+    """An installation with migrations and topics, without processes."""
+    async with bare_stack_on(servers, home) as stack:
+        await stack.prepare()
+        yield stack
+
+
+@asynccontextmanager
+async def bare_stack_on(servers: Servers, home: Path) -> AsyncIterator[Stack]:
+    """An installation with neither our tables nor our topics. Processes that a test starts are ended afterwards, and
+    must have logged nothing about the visitors of `tests.support.data`."""
     engine = create_async_engine(servers.database)
     producer = AIOKafkaProducer(
         bootstrap_servers=servers.kafka, enable_idempotence=True, max_request_size=32 * 2**20, linger_ms=1
     )
     stack = Stack(servers, home, engine, producer)
     try:
-        await stack.prepare()
         await producer.start()
         yield stack
     finally:

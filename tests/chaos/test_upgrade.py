@@ -1,0 +1,107 @@
+"""From release 0.1.0, with messages in flight: a database at its last migration, and requests that it has answered but
+whose offsets were not committed."""
+
+import json
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import sqlalchemy as sa
+from alembic import command
+from sqlalchemy.exc import IntegrityError
+
+from agents.catalogue import CATALOGUE
+from agents.engine.decode import Decoder
+from storage import migrate
+from tests.chaos.conftest import Killable
+from tests.support.servers import Servers
+from tests.support.stack import WIRE, Stack, bare_stack_on, eventually
+from topics import admin, names
+from topics.envelope import JSON, Head, Headers
+
+LAST_OF_0_1_0 = "0009"
+TOPIC = names.requests("optins")
+ANSWER: dict[str, Any] = {
+    "errors": [{"code": "of_0_1_0", "type": "conflict", "field": None, "message": "Said before."}]
+}
+ANSWERED = sa.text(
+    "insert into inbox (request_id, operation, fingerprint, status, body, received_at)"
+    " values (:request_id, 'legalTexts.create', :fingerprint, 409, :body, now())"
+)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def old(killable: Killable, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    kafka, postgres = killable
+    servers = Servers(kafka.bootstrap, postgres.url)
+    async with bare_stack_on(servers, tmp_path_factory.mktemp("stack")) as stack:
+        await admin.ensure(stack.kafka, names.specs(CATALOGUE.families, stack.kafka))
+        async with stack.engine.begin() as conn:
+            await conn.run_sync(_upgrade_to, LAST_OF_0_1_0)
+        yield stack
+
+
+def _upgrade_to(conn: sa.Connection, revision: str) -> None:
+    config = migrate._config()
+    config.attributes["connection"] = conn
+    command.upgrade(config, revision)
+
+
+def _value(legal_type: str) -> bytes:
+    return json.dumps({"body": {"type": legal_type, "releaseDate": "2026-01-01T00:00:00Z"}}).encode()
+
+
+def _headers(request_id: str, source: str) -> Headers:
+    return Head(request_id, "legalTexts.create", source, JSON).headers()
+
+
+async def _answered_by_0_1_0(stack: Stack, request_id: str, value: bytes, headers: Headers) -> None:
+    """An entry of the inbox as that release wrote it."""
+    record = SimpleNamespace(topic=TOPIC, partition=0, offset=0, key=None, value=value, timestamp=0.0, headers=headers)
+    entry = {
+        "request_id": request_id,
+        "fingerprint": Decoder(CATALOGUE, WIRE).decode(record).fingerprint,
+        "body": json.dumps(ANSWER).encode(),
+    }
+    async with stack.engine.begin() as conn:
+        await conn.execute(ANSWERED, entry)
+
+
+async def test_an_upgrade_applies_nothing_twice_and_loses_nothing(old: Stack) -> None:
+    known = {
+        "1": (_value("terms"), _headers("1", "crm/north")),
+        "local/my-key": (_value("privacy"), _headers("local/my-key", "api/local")),
+    }
+    for request_id, (value, headers) in known.items():
+        await old.raw(TOPIC, value, headers, partition=0)
+        await _answered_by_0_1_0(old, request_id, value, headers)
+    without_id = [header for header in _headers("", "crm/old") if header[0] != "ce_id"]
+    sent = await old.producer.send_and_wait(TOPIC, _value("loyalty"), headers=without_id, partition=0)
+    await _answered_by_0_1_0(old, f"{TOPIC}:0:{sent.offset}", _value("loyalty"), without_id)
+    # Not answered yet: another sender's request with an id that is in the inbox, and one that is not there.
+    await old.raw(TOPIC, _value("wifi_terms"), _headers("1", "crm/south"), partition=0)
+    await old.raw(TOPIC, _value("sms_us"), _headers("2", "crm/north"), partition=0)
+
+    await migrate.upgrade(old.database)
+    worker = old.worker()
+    await eventually("a ready worker", worker.ready)
+
+    results = [await old.result("legalTexts.create", "1", nth=number) for number in (1, 2)]
+    by_source = {result.headers["ce_requestsource"]: result.value["status"] for result in results}
+    assert by_source == {"crm/north": 409, "crm/south": 201}
+    position = f"{TOPIC}:0:{sent.offset}@{sent.timestamp}"
+    for request_id in ("local/my-key", position):
+        value = (await old.result("legalTexts.create", request_id)).value
+        assert value == {"status": 409, "body": ANSWER}
+    assert (await old.result("legalTexts.create", "2")).value["status"] == 201
+    rows = await old.rows("select type from legal_texts")
+    assert sorted(row.type for row in rows) == ["sms_us", "wifi_terms"]
+    assert worker.terminate() == 0
+
+
+async def test_a_worker_of_0_1_0_that_still_runs_cannot_store_an_answer_after_the_migration(old: Stack) -> None:
+    """It takes the broken constraint for another batch's answer, rolls back and tries again until it is replaced."""
+    with pytest.raises(IntegrityError, match="null value"):
+        await _answered_by_0_1_0(old, "3", _value("terms"), _headers("3", "crm/north"))
