@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agents import answers
 from agents.answers import Answer
-from agents.engine.decode import Incoming
+from agents.engine.decode import ValidRequest
 from agents.wire import Wire
 from schemas.faults import BUG, Fault, Invalid, KeyReused, Unavailable
 from storage import inbox, outbox
@@ -33,89 +33,80 @@ _KEY_REUSED = "This request id came before with another content; give a new requ
 _TOO_SLOW = "This took too long at each attempt and was not applied. Ask for less at once, with a new request id."
 
 APPLY_SECONDS = 10.0
-"""How long one transaction goes on with a next request. A batch is bounded in number, not in time; this keeps it from
-holding locks that others wait for, and from being taken for one that does not move."""
+"""Seconds after which a transaction begins no further request. The size of a batch is bounded in number, not in time;
+this bound keeps it from holding locks for long and from being taken for a stalled one."""
 
 
 @dataclass
 class _Batch:
-    """What a batch leaves behind in the transaction. The `last_try` answers also what took too long each time."""
+    """What the transaction has to store at its end. With `last_try`, a request that takes too long is answered instead
+    of retried."""
 
     wire: Wire
     now: datetime
     last_try: bool
-    until: float
-    concluded: int = 0
-    answered: list[Incoming] = field(default_factory=list)
+    deadline: float
+    answered: list[ValidRequest] = field(default_factory=list)
     changes: list[outbox.Entry] = field(default_factory=list)
     erased: set[UUID] = field(default_factory=set)
 
 
 async def apply(
-    conn: AsyncConnection, requests: Sequence[Incoming], wire: Wire, now: datetime, *, last_try: bool = False
+    conn: AsyncConnection, requests: Sequence[ValidRequest], wire: Wire, now: datetime, *, last_try: bool = False
 ) -> set[str]:
-    """Set the answer of every request that there is time for, one at least, and keep it, with the changes; which change
-    topics have news. The caller commits. Raises only what `is_transient` knows; the batch is then to be done again."""
-    fresh, repeated = await _sort_out(conn, requests, wire)
+    """Answer the requests, at least the first one and as many as there is time for, and store the answers and changes.
+    Returns the change topics with new entries in the outbox. The caller commits. Raises only exceptions that
+    `is_transient` accepts; the caller then retries the whole batch."""
+    fresh, repeated = await _look_up(conn, requests, wire)
     batch = _Batch(wire, now, last_try, time.monotonic() + APPLY_SECONDS)
     await _apply_runs(conn, _runs(fresh), batch)
     for first, again in repeated:
         if first.answer is not None:
             again.answer = first.answer if again.fingerprint == first.fingerprint else _key_reused()
     if batch.answered:
-        await inbox.insert(conn, [_entry(incoming) for incoming in batch.answered], now)
+        await inbox.insert(conn, [_inbox_entry(incoming) for incoming in batch.answered], now)
     if batch.changes:
         await outbox.insert(conn, batch.changes, now)
     if batch.erased:
-        # Here, since what earlier requests of the batch left about them stands there only now.
+        # At the end, when the entries of earlier requests of the batch are there as well.
         await inbox.forget(conn, sorted(batch.erased))
         await outbox.forget(conn, sorted(batch.erased))
     return {entry.topic for entry in batch.changes}
 
 
-async def _sort_out(
-    conn: AsyncConnection, requests: Sequence[Incoming], wire: Wire
-) -> tuple[list[Incoming], list[tuple[Incoming, Incoming]]]:
-    """The requests to apply, and those that repeat one of them: (first, again). Known ones are answered here."""
-    entries = await inbox.look_up(conn, [key for incoming in requests for key in _keys(incoming)])
-    fresh: dict[inbox.RequestKey, Incoming] = {}
+async def _look_up(
+    conn: AsyncConnection, requests: Sequence[ValidRequest], wire: Wire
+) -> tuple[list[ValidRequest], list[tuple[ValidRequest, ValidRequest]]]:
+    """Answer the requests that the inbox knows. Returns the requests to apply, and pairs of a request to apply and one
+    that repeats it."""
+    keys = [key for incoming in requests for key in (incoming.key, incoming.key_before_sources)]
+    entries = await inbox.look_up(conn, keys)
+    fresh: dict[inbox.RequestKey, ValidRequest] = {}
     repeated = []
     for incoming in requests:
         entry = _entry_of(incoming, entries)
-        key = _key(incoming)
         if entry is not None:
             _answer_again(incoming, entry, wire)
-        elif key in fresh:
-            repeated.append((fresh[key], incoming))
+        elif incoming.key in fresh:
+            repeated.append((fresh[incoming.key], incoming))
         else:
-            fresh[key] = incoming
+            fresh[incoming.key] = incoming
     return list(fresh.values()), repeated
 
 
-def _key(incoming: Incoming) -> inbox.RequestKey:
-    assert incoming.key is not None
-    return incoming.key
-
-
-def _keys(incoming: Incoming) -> Iterator[inbox.RequestKey]:
-    yield _key(incoming)
-    assert incoming.key_before_sources is not None
-    yield incoming.key_before_sources
-
-
-def _entry_of(incoming: Incoming, entries: Mapping[inbox.RequestKey, inbox.Entry]) -> inbox.Entry | None:
+def _entry_of(incoming: ValidRequest, entries: Mapping[inbox.RequestKey, inbox.Entry]) -> inbox.Entry | None:
     """The stored answer to this request. An entry of release 0.1.0 does not say whose request it answered, so it counts
     only where the content is the same."""
-    key, key_before_sources = _keys(incoming)
-    entry = entries.get(key_before_sources)
-    return entries.get(key) or (entry if entry is not None and entry.fingerprint == incoming.fingerprint else None)
+    if incoming.key in entries:
+        return entries[incoming.key]
+    entry = entries.get(incoming.key_before_sources)
+    return entry if entry is not None and entry.fingerprint == incoming.fingerprint else None
 
 
-def _answer_again(incoming: Incoming, entry: inbox.Entry, wire: Wire) -> None:
+def _answer_again(incoming: ValidRequest, entry: inbox.Entry, wire: Wire) -> None:
     if entry.fingerprint != incoming.fingerprint:
         incoming.answer = _key_reused()
         return
-    assert incoming.operation is not None
     try:
         body = None if entry.body is None else json.read(entry.body)
         incoming.answer = Answer(entry.status, wire.native(incoming.operation, entry.status, body))
@@ -128,33 +119,32 @@ def _key_reused() -> Answer:
     return answers.of_fault(KeyReused("key_reused", _KEY_REUSED))
 
 
-def _runs(fresh: Iterable[Incoming]) -> Iterator[list[Incoming]]:
-    """Neighbours of one set-based operation together, every other request by itself."""
+def _runs(fresh: Iterable[ValidRequest]) -> Iterator[list[ValidRequest]]:
+    """Neighbouring requests of an operation with a batch handler together, every other request by itself."""
     for operation, group in groupby(fresh, key=lambda incoming: incoming.operation):
-        members = list(group)
-        if operation is not None and operation.batch is not None:
-            yield members
+        if operation.batch is not None:
+            yield list(group)
         else:
-            yield from ([member] for member in members)
+            yield from ([incoming] for incoming in group)
 
 
-async def _apply_runs(conn: AsyncConnection, runs: Iterable[Sequence[Incoming]], batch: _Batch) -> None:
+async def _apply_runs(conn: AsyncConnection, runs: Iterable[Sequence[ValidRequest]], batch: _Batch) -> None:
     for run in runs:
-        if batch.concluded and time.monotonic() > batch.until:
+        if batch.answered and time.monotonic() > batch.deadline:
             return
         await _apply_run(conn, run, batch)
 
 
-async def _apply_run(conn: AsyncConnection, run: Sequence[Incoming], batch: _Batch) -> None:
+async def _apply_run(conn: AsyncConnection, run: Sequence[ValidRequest], batch: _Batch) -> None:
     transactions = [Tx(conn, incoming.cause(), batch.now) for incoming in run]
     try:
         async with conn.begin_nested():
             outcomes = await _call(run, transactions, batch.wire)
     except Exception as error:
-        if _is_to_be_repeated(error, batch):
+        if _is_to_be_retried(error, batch):
             raise
         if len(run) > 1:
-            # Something in one of them: each by itself, so that only that one fails.
+            # One of them is faulty: apply each by itself, so that only that one fails.
             await _apply_runs(conn, ([incoming] for incoming in run), batch)
             return
         outcomes = [error if isinstance(error, Fault) else _fault_of(error, run[0])]
@@ -162,14 +152,15 @@ async def _apply_run(conn: AsyncConnection, run: Sequence[Incoming], batch: _Bat
         _conclude(incoming, outcome, batch)
 
 
-def _is_to_be_repeated(error: Exception, batch: _Batch) -> bool:
+def _is_to_be_retried(error: Exception, batch: _Batch) -> bool:
     if isinstance(error, Fault) or (batch.last_try and is_too_slow(error)):
         return False
     return is_transient(error)
 
 
-class _Done(NamedTuple):
-    """A request that was applied, with all that goes out encoded, so that what cannot be encoded fails by itself."""
+class _Applied(NamedTuple):
+    """The outcome of a request that was applied. Result and changes are encoded inside the request's savepoint, so that
+    a value that cannot be encoded fails its own request only."""
 
     answer: Answer
     result: bytes
@@ -178,10 +169,9 @@ class _Done(NamedTuple):
     erased: Sequence[UUID]
 
 
-async def _call(run: Sequence[Incoming], transactions: Sequence[Tx], wire: Wire) -> Sequence[_Done | Fault]:
-    """What came of a run; a Fault of a single one is raised, so that its savepoint is undone."""
+async def _call(run: Sequence[ValidRequest], transactions: Sequence[Tx], wire: Wire) -> Sequence[_Applied | Fault]:
+    """The outcomes of a run. A Fault of a single request is raised, which rolls its savepoint back."""
     operation = run[0].operation
-    assert operation is not None
     requests = [incoming.request for incoming in run]
     if operation.batch is not None:
         outcomes = await operation.batch(list(zip(transactions, requests, strict=True)))
@@ -189,25 +179,21 @@ async def _call(run: Sequence[Incoming], transactions: Sequence[Tx], wire: Wire)
         assert operation.handler is not None
         outcomes = [await operation.handler(transactions[0], requests[0])]
     return [
-        outcome if isinstance(outcome, Fault) else _done(incoming, tx, outcome, wire)
+        outcome if isinstance(outcome, Fault) else _applied(incoming, tx, outcome, wire)
         for incoming, tx, outcome in zip(run, transactions, outcomes, strict=True)
     ]
 
 
-def _done(incoming: Incoming, tx: Tx, value: Any, wire: Wire) -> _Done:
-    assert incoming.operation is not None
-    assert incoming.request is not None
-    assert incoming.head is not None
-    answer = answers.of_value(incoming.operation, incoming.request, incoming.raw_query or {}, value)
-    result = wire.bounded_result(incoming.operation, incoming.head.content_type, answer)
+def _applied(incoming: ValidRequest, tx: Tx, value: Any, wire: Wire) -> _Applied:
+    answer = answers.of_value(incoming.operation, incoming.request, incoming.raw_query, value)
+    result = wire.bounded_result(incoming.operation, incoming.headers.content_type, answer)
     changes = [entry for change in tx.changes for entry in _outgoing(wire, tx, change)]
-    # Once a visitor is deleted, the request that did it is no request of its own.
+    # The request that deletes a visitor is not one of the visitor's own.
     visitors = {c.visitor_id for c in tx.changes if c.visitor_id is not None and c.action != "deleted"}
-    return _Done(answer, result, changes, sorted(visitors), tx.erased)
+    return _Applied(answer, result, changes, sorted(visitors), tx.erased)
 
 
-def _fault_of(error: Exception, incoming: Incoming) -> Fault:
-    assert incoming.request is not None
+def _fault_of(error: Exception, incoming: ValidRequest) -> Fault:
     if isinstance(error, DBAPIError):
         wire_names = {field.serialization_alias or "" for field in type(incoming.request.path).model_fields.values()}
         fault = fault_of(error, wire_names)
@@ -219,8 +205,7 @@ def _fault_of(error: Exception, incoming: Incoming) -> Fault:
     return BUG
 
 
-def _conclude(incoming: Incoming, outcome: _Done | Fault, batch: _Batch) -> None:
-    batch.concluded += 1
+def _conclude(incoming: ValidRequest, outcome: _Applied | Fault, batch: _Batch) -> None:
     batch.answered.append(incoming)
     if isinstance(outcome, Fault):
         incoming.answer = answers.of_fault(outcome)
@@ -230,19 +215,18 @@ def _conclude(incoming: Incoming, outcome: _Done | Fault, batch: _Batch) -> None
     batch.erased.update(outcome.erased)
 
 
-def _entry(incoming: Incoming) -> inbox.Entry:
-    assert incoming.operation is not None
-    assert incoming.answer is not None
+def _inbox_entry(incoming: ValidRequest) -> inbox.Entry:
     answer = incoming.answer
+    assert answer is not None
     body = None if answer.body is None else json.write(answer.body)
     return inbox.Entry(
-        *_key(incoming), incoming.operation.name, incoming.fingerprint, answer.status, body, incoming.visitors
+        *incoming.key, incoming.operation.name, incoming.fingerprint, answer.status, body, incoming.visitors
     )
 
 
 def _outgoing(wire: Wire, tx: Tx, change: EntityChange) -> Iterator[outbox.Entry]:
-    """The change, and after the last one of an entity whose topic is compacted, a tombstone. Raises Invalid where the
-    entity is larger than a message may be."""
+    """The change. After the deletion of an entity whose topic is compacted, a tombstone follows. Raises Invalid where
+    the entity is larger than a message may be."""
     key = f"{change.resource}:{change.id}"
     entry = outbox.Entry(
         topic=names.changes(change.family),

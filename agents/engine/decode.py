@@ -1,4 +1,4 @@
-"""From a record of Kafka to a request that can be applied, or to why it cannot."""
+"""From a record of Kafka to a valid request, or to the reason why it is none."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from agents import answers
 from agents.answers import Answer
 from agents.operation import AnyRequest, Catalogue, Operation
 from agents.wire import Wire
-from schemas.faults import Invalid, TooLarge, from_validation
+from schemas.faults import Fault, Invalid, TooLarge, from_validation
 from storage.inbox import RequestKey
 from storage.tx import Caller, Cause
 from topics import names
@@ -22,7 +22,7 @@ from topics.envelope import Head, Unreadable, read_head
 
 
 class Record(Protocol):
-    """What is needed of a record that was consumed; `timestamp` is in seconds."""
+    """The part of a consumed record that the engine needs; `timestamp` is in seconds."""
 
     topic: str
     partition: int
@@ -34,37 +34,56 @@ class Record(Protocol):
 
 
 @dataclass(slots=True)
-class Incoming:
-    """A record on its way. Exactly one of these holds: `unreadable` is set; `answer` is set, since it is refused or
-    already answered; or `request` is there to be applied."""
+class InvalidRecord:
+    """A record that is no request. It becomes a dead letter and has no result."""
 
     record: Record
-    head: Head | None = None
-    key: RequestKey | None = None
-    """The request's identity, by which the inbox knows it."""
-    key_before_sources: RequestKey | None = None
-    """The key under which release 0.1.0 stored the same request."""
+    reason: Unreadable
+    headers: Head | None = None
     operation: Operation | None = None
-    request: AnyRequest | None = None
-    raw_query: dict[str, Any] | None = None
-    fingerprint: bytes = b""
+    """Both None where the headers themselves are invalid; `operation` also where there is no such operation."""
+
+
+@dataclass(slots=True)
+class RefusedRequest:
+    """A request that validation refuses, with the answer. The same bytes are always refused, so the answer is not
+    stored."""
+
+    record: Record
+    headers: Head
+    operation: Operation
+    answer: Answer
+    result: bytes | None = None
+    bug: None = None
+
+
+@dataclass(slots=True)
+class ValidRequest:
+    """A request to apply. The engine sets `answer` once it has one, and `bug` where the answer is a bug's."""
+
+    record: Record
+    headers: Head
+    operation: Operation
+    request: AnyRequest
+    raw_query: dict[str, Any]
+    """The query as the caller sent it, for links to other pages."""
+    key: RequestKey
+    key_before_sources: RequestKey
+    """The key under which release 0.1.0 stored the same request."""
+    fingerprint: bytes
     answer: Answer | None = None
     result: bytes | None = None
-    """The answer as it goes out, where it was encoded already."""
+    """The encoded answer."""
     visitors: Sequence[UUID] = ()
-    """Whose data the answer may hold."""
-    unreadable: Unreadable | None = None
+    """The visitors whose data the answer may hold."""
     bug: BaseException | None = None
 
-    @property
-    def concluded(self) -> bool:
-        """Whether it is known what goes out."""
-        return self.answer is not None or self.unreadable is not None
-
     def cause(self) -> Cause:
-        assert self.head is not None
         arrived = datetime.fromtimestamp(self.record.timestamp, UTC)
-        return Cause(self.head.request_id, caller_of(self.head.source), arrived)
+        return Cause(self.headers.request_id, caller_of(self.headers.source), arrived)
+
+
+Decoded = InvalidRecord | RefusedRequest | ValidRequest
 
 
 @lru_cache(4_096)
@@ -83,38 +102,46 @@ class Decoder:
         }
         self._wire = wire
 
-    def decode(self, record: Record) -> Incoming:
-        """Never raises for what a record holds."""
-        found = Incoming(record)
+    def decode(self, record: Record) -> Decoded:
+        """Never raises for the content of a record."""
+        headers = operation = None
         try:
-            self._fill(found)
-        except Unreadable as error:
-            found.unreadable = error
-        except ValidationError as error:
-            found.answer = answers.of_fault(from_validation(error))
-        except (Invalid, TooLarge) as fault:
-            found.answer = answers.of_fault(fault)
-        return found
+            headers = read_head(record.headers or (), _position(record))
+            operation = self._operations.get(headers.operation)
+            if operation is None:
+                raise Unreadable("unknown_operation", f"There is no operation {headers.operation[:100]!r}.")
+            return self._decode(record, headers, operation)
+        except Unreadable as reason:
+            return InvalidRecord(record, reason, headers, operation)
 
-    def _fill(self, found: Incoming) -> None:
-        record = found.record
-        found.head = head = read_head(record.headers or (), _position(record))
-        found.key = _key(record, head)
-        found.key_before_sources = _key_before_sources(record, head)
-        operation = self._operations.get(head.operation)
-        if operation is None:
-            raise Unreadable("unknown_operation", f"There is no operation {head.operation[:100]!r}.")
-        found.operation = operation
+    def _decode(self, record: Record, headers: Head, operation: Operation) -> Decoded:
+        try:
+            return self._validate(record, headers, operation)
+        except ValidationError as error:
+            fault: Fault = from_validation(error)
+        except (Invalid, TooLarge) as refusal:
+            fault = refusal
+        return RefusedRequest(record, headers, operation, answers.of_fault(fault))
+
+    def _validate(self, record: Record, headers: Head, operation: Operation) -> ValidRequest:
         self._check_topic(operation, record.topic)
         if record.value is None:
             raise Unreadable("no_value", "The message has no value.")
         if len(record.value) > names.VALUE_LIMIT:
             raise TooLarge("value_too_large", f"A request holds at most {names.VALUE_LIMIT} bytes.")
-        parts = self._wire.read_request(operation, head.content_type, record.value)
+        parts = self._wire.read_request(operation, headers.content_type, record.value)
         query = parts.get("query")
-        found.raw_query = query if isinstance(query, dict) else {}
-        found.request = operation.request.model_validate(parts)
-        found.fingerprint = fingerprint(operation, found.request)
+        request = operation.request.model_validate(parts)
+        return ValidRequest(
+            record=record,
+            headers=headers,
+            operation=operation,
+            request=request,
+            raw_query=query if isinstance(query, dict) else {},
+            key=_key(record, headers),
+            key_before_sources=_key_before_sources(record, headers),
+            fingerprint=fingerprint(operation, request),
+        )
 
     def _check_topic(self, operation: Operation, topic: str) -> None:
         right = self._topics[operation.name]
@@ -132,18 +159,18 @@ def _milliseconds(record: Record) -> int:
     return round(record.timestamp * 1000)
 
 
-def _key(record: Record, head: Head) -> RequestKey:
+def _key(record: Record, headers: Head) -> RequestKey:
     """A request without an id is known by its position, in a namespace that no id can reach: no topic's name has a
     colon."""
-    source = head.source or ""
-    if head.has_id:
-        return RequestKey(record.topic, source, head.request_id)
+    source = headers.source or ""
+    if headers.has_id:
+        return RequestKey(record.topic, source, headers.request_id)
     return RequestKey(f"{record.topic}:{record.partition}", source, f"{record.offset}@{_milliseconds(record)}")
 
 
-def _key_before_sources(record: Record, head: Head) -> RequestKey:
+def _key_before_sources(record: Record, headers: Head) -> RequestKey:
     position = f"{record.topic}:{record.partition}:{record.offset}"
-    return RequestKey.before_sources(head.request_id if head.has_id else position)
+    return RequestKey.before_sources(headers.request_id if headers.has_id else position)
 
 
 def fingerprint(operation: Operation, request: AnyRequest) -> bytes:

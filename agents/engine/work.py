@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from agents import answers
 from agents.engine import apply
 from agents.engine.breaker import Breaker
-from agents.engine.decode import Decoder, Incoming
+from agents.engine.decode import Decoded, Decoder, InvalidRecord, Record, RefusedRequest, ValidRequest
 from agents.engine.lanes import Batch
 from agents.engine.retry import passes, until_done
 from agents.engine.telemetry import BATCH_SECONDS, BATCH_SIZE, DEAD_LETTERS, REQUESTS, Readiness
@@ -30,69 +30,67 @@ SLOW_ATTEMPTS = 3
 be busy."""
 
 
+Readable = RefusedRequest | ValidRequest
+
+
 class Results:
-    """Publishes results, replies and dead letters of a batch, in order, and waits for the broker."""
+    """Publishes the results, replies and dead letters of a batch, in order, and waits for the broker."""
 
     def __init__(self, producer: Producer, wire: Wire, family_of: dict[str, str]) -> None:
         self._producer = producer
         self._wire = wire
         self._family_of = family_of
 
-    async def publish(self, batch: Sequence[Incoming]) -> None:
+    async def publish(self, batch: Sequence[Decoded]) -> None:
         """Results and replies. Raises Undelivered."""
-        counts = await self._partitions(batch)
-        readable = (incoming for incoming in batch if incoming.unreadable is None)
-        messages = [message for incoming in readable for message in self._results(incoming, counts)]
-        if messages:
-            await self._producer.send(messages)
+        readable = [incoming for incoming in batch if not isinstance(incoming, InvalidRecord)]
+        if readable:
+            counts = await self._partition_counts(readable)
+            await self._producer.send([message for incoming in readable for message in self._results(incoming, counts)])
 
-    async def publish_dead_letters(self, batch: Sequence[Incoming]) -> None:
+    async def publish_dead_letters(self, batch: Sequence[Decoded]) -> None:
         """Raises Undelivered."""
         reasons = ((incoming, _reason(incoming)) for incoming in batch)
-        letters = [_dead_letter(incoming, *reason) for incoming, reason in reasons if reason is not None]
+        letters = [_dead_letter(incoming.record, *reason) for incoming, reason in reasons if reason is not None]
         if letters:
             await self._producer.send(letters)
 
-    async def _partitions(self, batch: Sequence[Incoming]) -> dict[str, int]:
-        """How many partitions each topic has that results may go to."""
-        operations = {incoming.operation.name for incoming in batch if incoming.operation is not None}
-        topics = {names.results(self._family_of[operation]) for operation in operations} | {names.REPLIES}
+    async def _partition_counts(self, batch: Sequence[Readable]) -> dict[str, int]:
+        """The number of partitions of each topic that results may go to."""
+        topics = {names.results(self._family_of[incoming.operation.name]) for incoming in batch} | {names.REPLIES}
         return {topic: await self._producer.partitions(topic) for topic in topics}
 
-    def _results(self, incoming: Incoming, counts: Mapping[str, int]) -> list[Outgoing]:
-        head, operation = incoming.head, incoming.operation
-        assert head is not None
-        assert operation is not None
-        value, headers = incoming.result, head.result_headers()
-        found = []
-        if not operation.is_query or head.reply_to is None:
+    def _results(self, incoming: Readable, counts: Mapping[str, int]) -> Iterator[Outgoing]:
+        request, operation = incoming.headers, incoming.operation
+        value, headers = incoming.result, request.result_headers()
+        if not operation.is_query or request.reply_to is None:
             topic = names.results(self._family_of[operation.name])
             # The request's partition, so that results of one partition keep the order of their requests.
             partition = incoming.record.partition % counts[topic]
-            given = incoming.record.key
-            key = given if given and len(given) <= names.KEY_LIMIT else head.request_id.encode()
-            found.append(Outgoing(topic, value, key, headers, partition=partition))
-        if head.reply_to is not None:
-            if head.reply_to.partition < counts[names.REPLIES]:
-                key = head.request_id.encode()
-                found.append(Outgoing(names.REPLIES, value, key, headers, partition=head.reply_to.partition))
-            else:
-                log.warning("no_such_reply_partition", request_id=head.request_id, partition=head.reply_to.partition)
-        return found
+            key = incoming.record.key
+            if not key or len(key) > names.KEY_LIMIT:
+                key = request.request_id.encode()
+            yield Outgoing(topic, value, key, headers, partition=partition)
+        if request.reply_to is None:
+            return
+        if request.reply_to.partition >= counts[names.REPLIES]:
+            log.warning("no_such_reply_partition", request_id=request.request_id, partition=request.reply_to.partition)
+            return
+        key = request.request_id.encode()
+        yield Outgoing(names.REPLIES, value, key, headers, partition=request.reply_to.partition)
 
 
-def _reason(incoming: Incoming) -> tuple[str, str] | None:
-    """Why a message is a dead letter: a code, and what people may read."""
-    if incoming.unreadable is not None:
-        return incoming.unreadable.code, str(incoming.unreadable)
+def _reason(incoming: Decoded) -> tuple[str, str] | None:
+    """Why a message becomes a dead letter: a code, and a text for people. None where it does not."""
+    if isinstance(incoming, InvalidRecord):
+        return incoming.reason.code, str(incoming.reason)
     return None if incoming.bug is None else ("bug", type(incoming.bug).__name__)
 
 
-def _dead_letter(incoming: Incoming, code: str, reason: str) -> Outgoing:
-    """The message as it came, with the reason in headers of their own; cut where it is larger than the topic takes (it
-    came compressed then, and stands whole at the place that the headers tell)."""
-    record = incoming.record
-    place = {
+def _dead_letter(record: Record, code: str, reason: str) -> Outgoing:
+    """The message as it was received, with the reason in headers of its own. A message that is larger than the topic
+    accepts (it was compressed) is cut; the original is at the position that the headers name."""
+    added = {
         "error-code": code,
         "error-message": reason,
         "error-topic": record.topic,
@@ -104,9 +102,9 @@ def _dead_letter(incoming: Incoming, code: str, reason: str) -> Outgoing:
         key, value = key and key[: names.KEY_LIMIT], value and value[: names.LARGEST_RECORD]
         headers.append(("error-cut", b"true"))
     if key is None and value is None:
-        # A message has one of them at least.
+        # The producer refuses messages with neither.
         key = f"{record.topic}:{record.partition}:{record.offset}".encode()
-    headers += [(name, text.encode()) for name, text in place.items()]
+    headers += [(name, text.encode()) for name, text in added.items()]
     return Outgoing(names.DEAD_LETTERS, value, key, headers)
 
 
@@ -162,7 +160,7 @@ class Worker:
             decoded = [self._decoder.decode(event.message) for event in await batch.drain()]
             async with conn.begin():
                 changed = await self._apply(conn, decoded, batch)
-                done = list(takewhile(lambda incoming: incoming.concluded, decoded))
+                done = list(takewhile(_is_concluded, decoded))
                 # Before the commit: after it, the answers are final, and a crash would lose the dead letters.
                 await self._judge(batch, done)
         self._changed(changed)
@@ -170,9 +168,9 @@ class Worker:
         BATCH_SIZE.labels(batch.topic).observe(len(done))
         await self._publish(done)
 
-    async def _apply(self, conn: AsyncConnection, decoded: Sequence[Incoming], batch: Batch) -> set[str]:
-        """Apply the requests of a batch; the change topics that have news."""
-        requests = [incoming for incoming in decoded if incoming.request is not None]
+    async def _apply(self, conn: AsyncConnection, decoded: Sequence[Decoded], batch: Batch) -> set[str]:
+        """Apply the valid requests of a batch. Returns the change topics with new entries in the outbox."""
+        requests = [incoming for incoming in decoded if isinstance(incoming, ValidRequest)]
         if not requests:
             return set()
         last_try = batch.too_slow >= SLOW_ATTEMPTS
@@ -183,66 +181,65 @@ class Worker:
             raise
 
     async def _read(self, batch: Batch) -> None:
-        """Each is answered as soon as it can be, whatever the others take."""
+        """Answer each read as soon as its own data is there, whatever the others take."""
         events = [event for event in await batch.drain() if event.message.offset not in batch.answered]
         decoded = [self._decoder.decode(event.message) for event in events]
-        ready = [incoming for incoming in decoded if incoming.concluded]
-        work = {asyncio.create_task(self._answer(found)): found for found in decoded if not found.concluded}
+        ready: list[Decoded] = [incoming for incoming in decoded if not isinstance(incoming, ValidRequest)]
+        valid = [incoming for incoming in decoded if isinstance(incoming, ValidRequest)]
+        tasks = {asyncio.create_task(self._answer(incoming)): incoming for incoming in valid}
         try:
             while True:
                 await self._judge(batch, ready)
                 await self._publish(ready)
                 batch.answered.update(incoming.record.offset for incoming in ready)
-                if not work:
+                if not tasks:
                     return
-                done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
-                ready = [work.pop(task) for task in done if task.result() is None]
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                ready = [tasks.pop(task) for task in done if task.result() is None]
         finally:
-            for task in work:
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*work, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _judge(self, batch: Batch, decoded: Sequence[Incoming]) -> None:
+    async def _judge(self, batch: Batch, decoded: Sequence[Decoded]) -> None:
         """Encode the results and publish the dead letters. Raises NearlyEverythingFails."""
         for incoming in decoded:
-            self._complete(incoming)
-        # Counted once, however often the batch is repeated because the broker is away.
+            if not isinstance(incoming, InvalidRecord):
+                self._encode(incoming)
+        # Counted once, however often the batch is retried because the broker is away.
         new = [incoming for incoming in decoded if incoming.record.offset not in batch.judged]
         self._breaker.note(_reason(incoming) is not None for incoming in new)
         batch.judged.update(incoming.record.offset for incoming in new)
         await self._results.publish_dead_letters(decoded)
 
-    async def _publish(self, decoded: Sequence[Incoming]) -> None:
+    async def _publish(self, decoded: Sequence[Decoded]) -> None:
         await self._results.publish(decoded)
-        _tell(decoded)
+        _count(decoded)
 
-    def _complete(self, incoming: Incoming) -> None:
-        """Encode the result. An answer that an older version stored may lack fields, and then cannot be encoded."""
-        if incoming.result is not None or incoming.unreadable is not None:
+    def _encode(self, incoming: Readable) -> None:
+        if incoming.result is not None:
             return
-        operation, head, answer = incoming.operation, incoming.head, incoming.answer
-        assert operation is not None
-        assert head is not None
-        assert answer is not None
+        assert incoming.answer is not None
+        operation, content_type = incoming.operation, incoming.headers.content_type
         try:
-            incoming.result = self._wire.write_result(operation, head.content_type, answer)
+            incoming.result = self._wire.write_result(operation, content_type, incoming.answer)
         except Exception as error:
+            if isinstance(incoming, RefusedRequest):
+                raise
+            # An answer that an older version stored may lack fields.
             incoming.bug, incoming.answer = error, answers.of_fault(BUG)
-            incoming.result = self._wire.write_result(operation, head.content_type, incoming.answer)
+            incoming.result = self._wire.write_result(operation, content_type, incoming.answer)
 
-    async def _answer(self, incoming: Incoming) -> None:
-        """Answer a read in a transaction of its own. Raises only what is transient."""
-        operation, request, head = incoming.operation, incoming.request, incoming.head
-        assert operation is not None
+    async def _answer(self, incoming: ValidRequest) -> None:
+        """Answer a read in a transaction of its own. Raises only transient errors."""
+        operation, request = incoming.operation, incoming.request
         assert operation.handler is not None
-        assert head is not None
-        assert request is not None
         try:
             async with self._reads.connect() as conn, conn.begin():
                 tx = Tx(conn, incoming.cause(), await clock(conn), signing=self._signing)
                 value = await operation.handler(tx, request)
-            answer = answers.of_value(operation, request, incoming.raw_query or {}, value)
-            incoming.result = self._wire.bounded_result(operation, head.content_type, answer)
+            answer = answers.of_value(operation, request, incoming.raw_query, value)
+            incoming.result = self._wire.bounded_result(operation, incoming.headers.content_type, answer)
             incoming.answer = answer
         except Fault as fault:
             incoming.answer = answers.of_fault(fault)
@@ -256,28 +253,33 @@ class Worker:
                 incoming.answer = answers.of_fault(BUG)
 
 
-def _tell(decoded: Sequence[Incoming]) -> None:
-    """Counts and logs of a batch that is done."""
+def _is_concluded(incoming: Decoded) -> bool:
+    return not isinstance(incoming, ValidRequest) or incoming.answer is not None
+
+
+def _count(decoded: Sequence[Decoded]) -> None:
+    """Metrics and logs of records that are done."""
+    statuses: Counter[tuple[str, int]] = Counter()
     for incoming in decoded:
         reason = _reason(incoming)
         if reason is not None:
-            record = incoming.record
-            DEAD_LETTERS.labels(reason[0]).inc()
-            log.error(
-                "dead_letter", reason=reason[0], topic=record.topic, partition=record.partition,
-                offset=record.offset, exc_info=incoming.bug, **_names(incoming),
-            )  # fmt: skip
-    answered = Counter(
-        (incoming.operation.name, incoming.answer.status)
-        for incoming in decoded
-        if incoming.operation is not None and incoming.answer is not None
-    )
-    for labels, count in answered.items():
+            _log_dead_letter(incoming, reason[0])
+        if not isinstance(incoming, InvalidRecord) and incoming.answer is not None:
+            statuses[incoming.operation.name, incoming.answer.status] += 1
+    for labels, count in statuses.items():
         REQUESTS.labels(*labels).inc(count)
 
 
-def _names(incoming: Incoming) -> dict[str, str | None]:
-    return {
-        "request_id": incoming.head.request_id if incoming.head else None,
-        "operation": incoming.operation.name if incoming.operation else None,
-    }
+def _log_dead_letter(incoming: Decoded, code: str) -> None:
+    DEAD_LETTERS.labels(code).inc()
+    record, headers = incoming.record, incoming.headers
+    log.error(
+        "dead_letter",
+        reason=code,
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        request_id=headers.request_id if headers else None,
+        operation=incoming.operation.name if incoming.operation else None,
+        exc_info=None if isinstance(incoming, InvalidRecord) else incoming.bug,
+    )

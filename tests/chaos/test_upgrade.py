@@ -13,7 +13,7 @@ from alembic import command
 from sqlalchemy.exc import IntegrityError
 
 from agents.catalogue import CATALOGUE
-from agents.engine.decode import Decoder
+from agents.engine.decode import Decoder, ValidRequest
 from storage import migrate
 from tests.chaos.conftest import Killable
 from tests.support.servers import Servers
@@ -60,9 +60,11 @@ def _headers(request_id: str, source: str) -> Headers:
 async def _answered_by_0_1_0(stack: Stack, request_id: str, value: bytes, headers: Headers) -> None:
     """An entry of the inbox as that release wrote it."""
     record = SimpleNamespace(topic=TOPIC, partition=0, offset=0, key=None, value=value, timestamp=0.0, headers=headers)
+    request = Decoder(CATALOGUE, WIRE).decode(record)
+    assert isinstance(request, ValidRequest)
     entry = {
         "request_id": request_id,
-        "fingerprint": Decoder(CATALOGUE, WIRE).decode(record).fingerprint,
+        "fingerprint": request.fingerprint,
         "body": json.dumps(ANSWER).encode(),
     }
     async with stack.engine.begin() as conn:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from agents.engine import apply
-from agents.engine.decode import Decoder, Incoming
+from agents.engine.decode import Decoder, ValidRequest
 from agents.operation import Catalogue, operation
 from agents.wire import Wire
 from schemas.model import Model, NoFields
@@ -51,21 +51,22 @@ async def database(stack: Stack) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-def _incoming(*seconds: int) -> list[Incoming]:
+def _incoming(*seconds: int) -> list[ValidRequest]:
     decoder = Decoder(CATALOGUE, WIRE)
-    return [
-        decoder.decode(
-            SimpleNamespace(
-                topic=names.requests("naps"), partition=0, offset=number, key=None, timestamp=0.0,
-                value=json.write({"body": {"seconds": each}}),
-                headers=Head(str(uuid4()), "naps.create", "test/naps", JSON).headers(),
-            )
+    records = [
+        SimpleNamespace(
+            topic=names.requests("naps"), partition=0, offset=number, key=None, timestamp=0.0,
+            value=json.write({"body": {"seconds": each}}),
+            headers=Head(str(uuid4()), "naps.create", "test/naps", JSON).headers(),
         )
         for number, each in enumerate(seconds)
     ]  # fmt: skip
+    requests = [decoder.decode(record) for record in records]
+    assert all(isinstance(request, ValidRequest) for request in requests)
+    return cast(list[ValidRequest], requests)
 
 
-async def _apply(conn: AsyncConnection, requests: Sequence[Incoming], **how: Any) -> list[int | None]:
+async def _apply(conn: AsyncConnection, requests: Sequence[ValidRequest], **how: Any) -> list[int | None]:
     await conn.execute(sa.text("set local statement_timeout = 300"))
     await apply.apply(conn, requests, WIRE, datetime.now(UTC), **how)
     return [incoming.answer.status if incoming.answer else None for incoming in requests]
@@ -84,7 +85,7 @@ async def test_a_write_that_takes_too_long_is_repeated_and_on_the_last_try_fails
         assert await _apply(conn, requests, last_try=True) == [201, 503, 201]
         rows = await conn.execute(sa.text("select request_id, status from inbox where operation = 'naps.create'"))
         statuses = dict(tuple(row) for row in rows)
-        assert [statuses[incoming.key.request_id] for incoming in requests if incoming.key] == [201, 503, 201]
+        assert [statuses[incoming.key.request_id] for incoming in requests] == [201, 503, 201]
 
 
 async def test_a_transaction_goes_on_for_a_bounded_time_and_leaves_the_rest(
