@@ -1,17 +1,16 @@
-"""Who stands where in a challenge, at a cost that does not grow with its participants.
+"""The position of points in a challenge, at a cost that does not grow with the number of participants.
 
-The order is that of the index `visitor_challenges_standing_idx`: points, and among equal points who reached them first.
-So the top and a visitor's neighbours are a few steps along an index.
-
-A position is one more than the number of participants with more points, which no index tells. So participants are
-counted by the digits of their points in base 64: `ranking_counts` has, for each level i, how many have the same
-`points >> 6·i`. Who has more than p differs from p at exactly one highest digit, and is counted there: at most 63 rows
-for each of the 11 digits of a 64-bit number, and in practice some dozen. A digit 0 is above no other, so it is not
-kept: points move as many rows as they have digits that changed, three or four as a rule.
+A position is one more than the number of participants with more points. No index tells that number, so participants
+are counted by the digits of their points in base 64: for each level i, `ranking_counts` holds how many participants have
+the same `points >> 6·i`, which is called their bucket. A participant with more than p points differs from p at exactly
+one highest digit and is counted at that digit's level. So at most 63 rows are read for each of the 11 digits of a 64-bit
+number, and a few dozen in practice. A bucket that ends with the digit 0 is above no other and is not stored: when
+points move, only the digits that changed move with them, three or four as a rule.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -20,7 +19,10 @@ from storage.table import METADATA, given
 from storage.tx import Tx
 
 BITS = 6
+"""Bits of a digit. More bits mean fewer levels and more rows for each of them."""
+LAST_DIGIT = 2**BITS - 1
 LEVELS = 11
+"""Digits of a 64-bit number."""
 
 RANKING_COUNTS = sa.Table(
     "ranking_counts",
@@ -36,104 +38,121 @@ RANKING_COUNTS = sa.Table(
 ARRIVALS = sa.Sequence("challenge_arrivals", metadata=METADATA, data_type=sa.BigInteger)
 """Numbers in the order in which participants reach their points."""
 
-Place = tuple[int, int, int]
-"""(challenge, level, bucket)"""
+Bucket = tuple[int, int, int]
+"""(challenge, level, bucket), the key of a row of `ranking_counts`."""
 
-_C = RANKING_COUNTS.c
-
-
-_BIG = sa.BigInteger()
-_MOVED = given(challenges=_BIG, levels=sa.SmallInteger(), buckets=_BIG, numbers=_BIG)
-_INSERT = postgresql.insert(RANKING_COUNTS).from_select(
-    ("challenge_id", "level", "bucket", "participants"),
-    sa.select(*_MOVED.c).order_by(_MOVED.c.challenges, _MOVED.c.levels, _MOVED.c.buckets),
-)
-_ADD = _INSERT.on_conflict_do_update(
-    index_elements=list(RANKING_COUNTS.primary_key),
-    set_={"participants": _C.participants + _INSERT.excluded.participants},
-)
-_CLEAN = sa.delete(RANKING_COUNTS).where(
-    _C.challenge_id == _MOVED.c.challenges,
-    _C.level == _MOVED.c.levels,
-    _C.bucket == _MOVED.c.buckets,
-    _C.participants == 0,
-)
-_WANTED = given(places=sa.Integer(), challenges=_BIG, levels=sa.SmallInteger(), lows=_BIG, highs=_BIG)
-_COUNTED = (
-    sa.select(sa.func.sum(_C.participants))
-    .where(
-        _C.challenge_id == _WANTED.c.challenges,
-        _C.level == _WANTED.c.levels,
-        _C.bucket.between(_WANTED.c.lows, _WANTED.c.highs),
-    )
-    .correlate(_WANTED)
-    .scalar_subquery()
-)
-# A subquery for each range, and not a join: it can only be read along the primary key.
-ABOVE = sa.select(_WANTED.c.places, _COUNTED.label("above"))
-_NEXT = sa.select(ARRIVALS.next_value()).select_from(
-    sa.func.generate_series(1, sa.bindparam("count", type_=sa.Integer)).table_valued("n")
-)
+_COUNTS = RANKING_COUNTS.c
+_BIGINT = sa.BigInteger()
 
 
 async def arrivals(tx: Tx, count: int) -> list[int]:
     """New numbers, in order."""
-    return sorted(row[0] for row in await tx.all(_NEXT, {"count": count}))
+    numbers = sa.func.generate_series(1, sa.bindparam("count", type_=sa.Integer)).table_valued("n")
+    rows = await tx.all(sa.select(ARRIVALS.next_value()).select_from(numbers), {"count": count})
+    return sorted(row[0] for row in rows)
 
 
 async def move(tx: Tx, moves: Iterable[tuple[int, int, int]]) -> None:
-    """Participants went from points to points: (challenge, before, after). Their rows are locked already."""
-    changed: Counter[Place] = Counter()
+    """Count participants who went from points to points: (challenge, before, after). The caller has locked their
+    rows."""
+    changes: Counter[Bucket] = Counter()
     for challenge, before, after in moves:
-        changed.subtract(places(challenge, before))
-        changed.update(places(challenge, after))
-    kept = sorted((place, number) for place, number in changed.items() if number)
-    if not kept:
+        changes.subtract(buckets(challenge, before))
+        changes.update(buckets(challenge, after))
+    changed = sorted((bucket, number) for bucket, number in changes.items() if number)
+    if not changed:
         return
     parameters = {
-        "challenges": [place[0] for place, _ in kept],
-        "levels": [place[1] for place, _ in kept],
-        "buckets": [place[2] for place, _ in kept],
-        "numbers": [number for _, number in kept],
+        "challenge_ids": [challenge for (challenge, _, _), _ in changed],
+        "levels": [level for (_, level, _), _ in changed],
+        "buckets": [bucket for (_, _, bucket), _ in changed],
+        "numbers": [number for _, number in changed],
     }
     await tx.conn.execute(_ADD, parameters)
-    if any(number < 0 for _, number in kept):
-        await tx.conn.execute(_CLEAN, parameters)
+    if any(number < 0 for _, number in changed):
+        await tx.conn.execute(_DELETE_EMPTY, parameters)
 
 
-async def positions(tx: Tx, wanted: Iterable[tuple[int, int]]) -> Mapping[tuple[int, int], int]:
-    """The position, from 1, of each (challenge, points)."""
-    distinct = sorted(set(wanted))
-    found = await tx.all(ABOVE, ranges(distinct))
-    above: Counter[int] = Counter()
-    for row in found:
-        above[row.places] += int(row.above or 0)
-    return {pair: 1 + above[place] for place, pair in enumerate(distinct)}
+def _changed_rows() -> sa.TableValuedAlias:
+    return given(challenge_ids=_BIGINT, levels=sa.SmallInteger(), buckets=_BIGINT, numbers=_BIGINT)
 
 
-def ranges(wanted: Iterable[tuple[int, int]]) -> dict[str, list[int]]:
-    """The parameters of `ABOVE`: for each of (challenge, points), where those with more points are counted."""
+def _add_statement() -> Any:
+    """Add each number to its bucket, in the order of the primary key, so that two transactions cannot deadlock."""
+    changed = _changed_rows()
+    added = postgresql.insert(RANKING_COUNTS).from_select(
+        ("challenge_id", "level", "bucket", "participants"),
+        sa.select(*changed.c).order_by(changed.c.challenge_ids, changed.c.levels, changed.c.buckets),
+    )
+    return added.on_conflict_do_update(
+        index_elements=list(RANKING_COUNTS.primary_key),
+        set_={"participants": _COUNTS.participants + added.excluded.participants},
+    )
+
+
+def _delete_empty_statement() -> Any:
+    """Delete those of the changed buckets in which nobody is left."""
+    changed = _changed_rows()
+    return sa.delete(RANKING_COUNTS).where(
+        _COUNTS.challenge_id == changed.c.challenge_ids,
+        _COUNTS.level == changed.c.levels,
+        _COUNTS.bucket == changed.c.buckets,
+        _COUNTS.participants == 0,
+    )
+
+
+_ADD, _DELETE_EMPTY = _add_statement(), _delete_empty_statement()
+
+
+async def positions(tx: Tx, scores: Iterable[tuple[int, int]]) -> Mapping[tuple[int, int], int]:
+    """The position, from 1, of each score, which is (challenge, points)."""
+    distinct = sorted(set(scores))
+    better: Counter[int] = Counter()
+    for row in await tx.all(better_statement(), ranges(distinct)):
+        better[row.scores] += int(row.participants or 0)
+    return {score: 1 + better[index] for index, score in enumerate(distinct)}
+
+
+def better_statement() -> Any:
+    """The sum of the participants in each range of buckets. A subquery for each range and not a join, because a
+    subquery can only be answered along the primary key."""
+    wanted = given(scores=sa.Integer(), challenge_ids=_BIGINT, levels=sa.SmallInteger(), lows=_BIGINT, highs=_BIGINT)
+    participants = (
+        sa.select(sa.func.sum(_COUNTS.participants))
+        .where(
+            _COUNTS.challenge_id == wanted.c.challenge_ids,
+            _COUNTS.level == wanted.c.levels,
+            _COUNTS.bucket.between(wanted.c.lows, wanted.c.highs),
+        )
+        .correlate(wanted)
+        .scalar_subquery()
+    )
+    return sa.select(wanted.c.scores, participants.label("participants"))
+
+
+def ranges(scores: Iterable[tuple[int, int]]) -> dict[str, list[int]]:
+    """The parameters of `better_statement`: the ranges of buckets that hold everybody with more points."""
     rows = [
-        (place, challenge, level, low, high)
-        for place, (challenge, points) in enumerate(wanted)
-        for level, low, high in _above(points)
+        (index, challenge, level, low, high)
+        for index, (challenge, points) in enumerate(scores)
+        for level, low, high in _ranges_above(points)
     ]
-    names = ("places", "challenges", "levels", "lows", "highs")
-    return {name: [row[number] for row in rows] for number, name in enumerate(names)}
+    columns = ("scores", "challenge_ids", "levels", "lows", "highs")
+    return {column: [row[number] for row in rows] for number, column in enumerate(columns)}
 
 
-def _above(points: int) -> Iterator[tuple[int, int, int]]:
+def _ranges_above(points: int) -> Iterator[tuple[int, int, int]]:
     """(level, low, high) of the buckets whose participants have more points."""
     for level in range(LEVELS):
         low = (points >> BITS * level) + 1
-        high = (points >> BITS * (level + 1) << BITS) + 63
+        high = (points >> BITS * (level + 1) << BITS) + LAST_DIGIT
         if low <= high:
             yield level, low, high
 
 
-def places(challenge: int, points: int) -> Iterator[Place]:
-    """Where a participant with these points is counted."""
+def buckets(challenge: int, points: int) -> Iterator[Bucket]:
+    """The buckets in which a participant with these points is counted."""
     for level in range(LEVELS):
         bucket = points >> BITS * level
-        if bucket & 63:
+        if bucket & LAST_DIGIT:
             yield challenge, level, bucket

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from agents.points import rankings, standings
+from agents.points import ranking_queries, rankings, standings
 from agents.points.challenges import ParticipantQuery
 from agents.points.visitor_challenge import VISITOR_CHALLENGES
 from schemas.types import INT64
@@ -508,22 +508,25 @@ def _rows_read(node: Known) -> float:
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
-@pytest.mark.parametrize("name", ["ABOVE", "TOP", "FROM_OWN_UP", "BELOW_OWN", "BEFORE_OWN"])
+@pytest.mark.parametrize("name", ["better", "top", "upwards", "below", "earlier equals"])
 async def test_no_statement_of_a_ranking_reads_more_rows_among_100_000(
     stack: Stack, many: Known, name: str, mode: str
 ) -> None:
     own = {
-        "participant": [many["visitor_challenge_id"]], "challenge": [many["challenge_id"]],
+        "participant": [many["visitor_challenge_id"]], "challenge_id": [many["challenge_id"]],
         "own_points": [many["points"]], "own_precedence": [many["precedence"]],
     }  # fmt: skip
     around = [(many["challenge_id"], many["points"] + step) for step in range(-2, 3)]
     statement, parameters = {
-        "ABOVE": (standings.ABOVE, standings.ranges(around)),
-        "TOP": (rankings.TOP, {"challenge": [many["challenge_id"]], "count": [10]}),
-        "FROM_OWN_UP": (rankings.FROM_OWN_UP, own),
-        "BELOW_OWN": (rankings.BELOW_OWN, own),
+        "better": (standings.better_statement(), standings.ranges(around)),
+        "top": (ranking_queries.top_statement(), {"challenge_id": [many["challenge_id"]], "count": [10]}),
+        "upwards": (ranking_queries.upwards_statement(rankings.NEIGHBOURS), own),
+        "below": (ranking_queries.below_statement(rankings.NEIGHBOURS), own),
         # As the last one of its equals.
-        "BEFORE_OWN": (rankings.BEFORE_OWN, own | {"own_precedence": [-INT64], "most": [11]}),
+        "earlier equals": (
+            ranking_queries.earlier_equals_statement(),
+            own | {"own_precedence": [-INT64], "limit": [11]},
+        ),
     }[name]
     async with stack.engine.connect() as conn:
         nodes = await plan_of(conn, statement, parameters, mode)
