@@ -17,7 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.faults import ErrorEntry, Errors
 from storage.database import Repeat
-from storage.table import METADATA, any_of, given
+from storage.statements import any_of, given
+from storage.table import METADATA
 
 INBOX = sa.Table(
     "inbox",

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from storage.table import METADATA, any_of
+from storage.statements import any_of
+from storage.table import METADATA
 
 OUTBOX = sa.Table(
     "outbox",

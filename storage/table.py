@@ -3,23 +3,23 @@
 Every write of an entity moves its `revision` and records a change; there is no way around that in here.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from functools import cache, cached_property
 from operator import itemgetter
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
-from pydantic.alias_generators import to_camel, to_snake
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
-from sqlalchemy.exc import DBAPIError
+from pydantic.alias_generators import to_snake
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from schemas.changes import Action
-from schemas.faults import Conflict, Fault, Invalid, NotFound
+from schemas.faults import Conflict, NotFound
 from schemas.model import Model
 from schemas.shapes import Shape, shape_of
+from storage import constraints
+from storage.statements import UPDATED, Statements, any_of, written_columns
 from storage.tx import EntityChange, Tx
 
 METADATA = sa.MetaData(
@@ -43,7 +43,6 @@ _COLUMN_TYPES: dict[type, Any] = {
 }
 
 _CREATED = ("creation_date", "created_at")
-_UPDATED = ("update_date", "updated_at")
 
 
 class Documents(sa.TypeDecorator[list[Model]]):
@@ -67,12 +66,6 @@ _ALL: list["Table[Any]"] = []
 
 TABLES: list["Table[Any]"] = []
 """Every entity whose changes are told."""
-
-CONFLICTS: dict[str, Callable[[], Conflict]] = {}
-"""What breaking a unique constraint or index means, by its name."""
-
-REFERENCES: dict[str, tuple[str, "Table[Any]"]] = {}
-"""Which field and which table a foreign key is about, by its name."""
 
 
 class Table(Generic[Row]):
@@ -117,15 +110,13 @@ class Table(Generic[Row]):
         self._fields = tuple(row.model_fields)
         self._values = itemgetter(*self._fields)
         self._made = (key, *(column.name for column in self.sql.c if column.computed is not None))
-        self._stamps = tuple(name for name in _CREATED + _UPDATED if name in row.model_fields)
-        self._empty = dict.fromkeys(_written(self.sql)) | dict(defaults or {})
-        self._statements = _Statements(self.sql, self.sql.c[key], self._made)
+        self._stamps = tuple(name for name in _CREATED + UPDATED if name in row.model_fields)
+        self._empty = dict.fromkeys(written_columns(self.sql)) | dict(defaults or {})
+        self._statements = Statements(self.sql, self.sql.c[key], self._made)
         _ALL.append(self)
         if told:
             TABLES.append(self)
-        CONFLICTS.update(conflicts or {})
-        for column, parent in self.parents.items():
-            REFERENCES[f"{name}_{column}_fkey"] = (to_camel(column), parent)
+        constraints.register(name, conflicts or {}, self.parents)
 
     def _column(self, name: str, shape: Shape) -> sa.Column[Any]:
         kind = _column_type(shape)
@@ -190,7 +181,7 @@ class Table(Generic[Row]):
     async def insert_many(self, items: Sequence[tuple[Tx, Mapping[str, Any]]]) -> list[Row]:
         """New rows of several requests with one statement, in their order; for tables with an identity key."""
         rows = [self._new(tx, values) for tx, values in items]
-        columns = {name: [row[name] for row in rows] for name in _written(self.sql)}
+        columns = {name: [row[name] for row in rows] for name in written_columns(self.sql)}
         found = await items[0][0].all(self._statements.insert_many, columns)
         # Identity values follow the order of the select (PostgreSQL manual, INSERT), RETURNING promises none.
         found.sort(key=itemgetter(0))
@@ -209,7 +200,7 @@ class Table(Generic[Row]):
     async def update(self, tx: Tx, values: Mapping[str, Any], **where: Any) -> Row:
         """Write `values` over the one row that has those of `where`, which was locked before; the revision moves, and
         updateDate does, never back. Raises NotFound."""
-        full = self._full(values) | {name: tx.now for name in _UPDATED if name in self._fields}
+        full = self._full(values) | {name: tx.now for name in UPDATED if name in self._fields}
         statement = self._statements.update(frozenset(where), frozenset(full))
         old = {f"old_{name}": value for name, value in where.items()}
         parameters = old | {f"new_{name}": value for name, value in full.items()}
@@ -251,89 +242,11 @@ class Table(Generic[Row]):
         return row
 
 
-class _Statements:
-    """The statements of a table, each made once, so that SQLAlchemy compiles and PostgreSQL plans it once. `where` and
-    `values` are names of columns, and so are the parameters; an update has `old_` and `new_` before them."""
-
-    def __init__(self, table: sa.Table, key: sa.Column[Any], made: Sequence[str]) -> None:
-        self._table = table
-        self._made = made
-        self.insert = sa.insert(table).values(self._parameters(_written(table))).returning(*table.c)
-        self.present = sa.select(key).where(any_of(key, "keys"))
-        every = sa.select(table).where(any_of(key, "keys")).order_by(key)
-        self.lock_all, self.remove_all = every.with_for_update(key_share=True), every.with_for_update()
-        self.find = cache(self._find)
-        self.lock = cache(self._lock)
-        self.remove = cache(self._remove)
-        self.under = cache(self._under)
-        self.update = cache(self._update)
-        self.delete = cache(self._delete)
-        self.delete_under = cache(self._delete_under)
-        self.insert_unless = cache(self._insert_unless)
-
-    @cached_property
-    def insert_many(self) -> Any:
-        names = _written(self._table)
-        given = (
-            sa.func.unnest(*(sa.bindparam(name, type_=ARRAY(self._table.c[name].type)) for name in names))
-            .table_valued(*names, with_ordinality="place")
-            .render_derived()
-        )
-        rows = sa.select(*(given.c[name] for name in names)).order_by(given.c.place)
-        return sa.insert(self._table).from_select(names, rows).returning(*(self._table.c[name] for name in self._made))
-
-    def _insert_unless(self, taken: str) -> Any:
-        row = insert(self._table).values(self._parameters(_written(self._table)))
-        return row.on_conflict_do_nothing(index_elements=[taken]).returning(*self._table.c)
-
-    def _find(self, where: frozenset[str]) -> Any:
-        return sa.select(self._table).where(*self._equal(where))
-
-    def _lock(self, where: frozenset[str]) -> Any:
-        return self._find(where).with_for_update(key_share=True)
-
-    def _remove(self, where: frozenset[str]) -> Any:
-        return self._find(where).with_for_update()
-
-    def _under(self, column: str) -> Any:
-        rows = sa.select(self._table).where(any_of(self._table.c[column], "parents"))
-        return rows.order_by(*self._table.primary_key)
-
-    def _update(self, where: frozenset[str], values: frozenset[str]) -> Any:
-        new = self._parameters(values, "new_") | {"revision": self._table.c.revision + 1}
-        # Who waited for the row's lock may have an older time than who had it.
-        new |= {name: sa.func.greatest(self._table.c[name], new[name]) for name in _UPDATED if name in new}
-        return sa.update(self._table).where(*self._equal(where, "old_")).values(new).returning(*self._table.c)
-
-    def _delete(self, where: frozenset[str]) -> Any:
-        return sa.delete(self._table).where(*self._equal(where)).returning(*self._table.c)
-
-    def _delete_under(self, column: str) -> Any:
-        return sa.delete(self._table).where(any_of(self._table.c[column], "parents")).returning(*self._table.c)
-
-    def _equal(self, where: Iterable[str], prefix: str = "") -> Iterator[sa.ColumnElement[bool]]:
-        return (self._table.c[name] == value for name, value in self._parameters(where, prefix).items())
-
-    def _parameters(self, names: Iterable[str], prefix: str = "") -> dict[str, Any]:
-        return {name: sa.bindparam(prefix + name, type_=self._table.c[name].type) for name in sorted(names)}
-
-
 def with_children_first(column: str) -> list["Table[Any]"]:
     """All tables that have a column of this name, each before those that it refers to."""
     places = {table.name: place for place, table in enumerate(METADATA.sorted_tables)}
     found = [table for table in _ALL if column in table.columns]
     return sorted(found, key=lambda table: places[table.name], reverse=True)
-
-
-def any_of(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
-    """The column is one of the values of the list parameter `name`."""
-    return column == sa.any_(sa.bindparam(name, type_=ARRAY(column.type)))
-
-
-def given(**columns: Any) -> sa.TableValuedAlias:
-    """Rows from list parameters of the columns' names and types, for one statement about many."""
-    arrays = (sa.bindparam(name, type_=ARRAY(kind)) for name, kind in columns.items())
-    return sa.func.unnest(*arrays).table_valued(*columns).render_derived()
 
 
 def locked(table: Table[Any], name: str) -> sa.CTE:
@@ -342,42 +255,9 @@ def locked(table: Table[Any], name: str) -> sa.CTE:
     return sa.select(key).where(any_of(key, name)).order_by(key).with_for_update(key_share=True).cte("locked")
 
 
-def _written(table: sa.Table) -> list[str]:
-    """The columns that we fill; the database fills the others."""
-    return [column.name for column in table.c if column.identity is None and column.computed is None]
-
-
 def _column_type(shape: Shape) -> Any:
     if shape.base is list and shape.items is not None:
         if issubclass(shape.items.base, Model):
             return Documents(shape.items.base)
         return ARRAY(_COLUMN_TYPES[shape.items.base])
     return _COLUMN_TYPES[shape.base]
-
-
-_WHOSE = "visitorId"
-"""The field of whom a row is about."""
-
-_BEYOND_LIMITS = "54000"
-"""program_limit_exceeded: what a request can exceed is the size of an index's entry, about 2,700 bytes."""
-
-
-def fault_of(error: DBAPIError, in_path: Container[str]) -> Fault | None:
-    """What breaking a constraint means to the caller; None where it is a bug. A missing parent is not found where the
-    path names it, and an invalid field where the body does. A missing visitor is not found in any case: a request may
-    name it by a barcode or plate, and it was erased since."""
-    cause = error.orig.__cause__ if error.orig else None
-    if getattr(cause, "sqlstate", None) == _BEYOND_LIMITS:
-        return Invalid("too_long", "A text by which this is found holds too many bytes; about 2,600 are possible.")
-    name = getattr(cause, "constraint_name", None) or ""
-    if name in CONFLICTS:
-        return CONFLICTS[name]()
-    if name not in REFERENCES:
-        return None
-    field, parent = REFERENCES[name]
-    if str(error.statement).startswith("DELETE"):
-        return Conflict(f"{to_snake(parent.resource)}_in_use", f"Others still refer to this {parent.resource}.")
-    missing = parent.missing()
-    if field in in_path or field == _WHOSE:
-        return missing
-    return Invalid(missing.code, f"There is no such {parent.resource}.", field=field)

@@ -20,7 +20,8 @@ from schemas.replies import PageQuery
 from schemas.requests import Request
 from schemas.types import Instant, Int64, Maybe, PcCode, Uuid
 from storage.lists import Filter
-from storage.table import Table, any_of, given, locked
+from storage.statements import any_of, given
+from storage.table import Table, locked
 from storage.tx import Tx
 
 

@@ -22,8 +22,8 @@ from agents.engine.decode import ValidRequest
 from agents.wire import Wire
 from schemas.faults import BUG, Fault, Invalid, KeyReused, Unavailable
 from storage import inbox, outbox
+from storage.constraints import fault_of
 from storage.database import is_too_slow, is_transient
-from storage.table import fault_of
 from storage.tx import EntityChange, Tx
 from topics import json, names
 

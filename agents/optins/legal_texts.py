@@ -13,7 +13,8 @@ from schemas.replies import Page, PageQuery
 from schemas.requests import Request
 from schemas.types import Flag, Instant, Int64, LocaleCode, LongText, Maybe
 from storage.lists import Filter, page
-from storage.table import Table, any_of
+from storage.statements import any_of
+from storage.table import Table
 from storage.tx import Tx
 
 LegalType = Literal[

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from agents.points.histories import HISTORIES
 from agents.points.visitor_challenge import VISITOR_CHALLENGES
 from agents.visitors.visitor import VISITORS
-from storage.table import any_of, given
+from storage.statements import any_of, given
 from storage.tx import Tx
 
 _PARTICIPANTS, _VISITORS, _HISTORIES = VISITOR_CHALLENGES.columns, VISITORS.columns, HISTORIES.columns

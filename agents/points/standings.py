@@ -1,11 +1,11 @@
 """The position of points in a challenge, at a cost that does not grow with the number of participants.
 
 A position is one more than the number of participants with more points. No index tells that number, so participants
-are counted by the digits of their points in base 64: for each level i, `ranking_counts` holds how many participants have
-the same `points >> 6·i`, which is called their bucket. A participant with more than p points differs from p at exactly
-one highest digit and is counted at that digit's level. So at most 63 rows are read for each of the 11 digits of a 64-bit
-number, and a few dozen in practice. A bucket that ends with the digit 0 is above no other and is not stored: when
-points move, only the digits that changed move with them, three or four as a rule.
+are counted by the digits of their points in base 64: for each level i, `ranking_counts` holds how many participants
+have the same `points >> 6·i`, which is called their bucket. A participant with more than p points differs from p at
+exactly one highest digit and is counted at that digit's level. So at most 63 rows are read for each of the 11 digits
+of a 64-bit number, and a few dozen in practice. A bucket that ends with the digit 0 is above no other and is not
+stored: when points move, only the digits that changed move with them, three or four as a rule.
 """
 
 from collections import Counter
@@ -15,7 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from storage.table import METADATA, given
+from storage.statements import given
+from storage.table import METADATA
 from storage.tx import Tx
 
 BITS = 6

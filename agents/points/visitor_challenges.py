@@ -26,7 +26,7 @@ from schemas.replies import PageQuery
 from schemas.requests import Request
 from schemas.types import INT64, Instant, Int64, Maybe, PcCode
 from storage.lists import Filter
-from storage.table import any_of, given
+from storage.statements import any_of, given
 from storage.tx import Tx
 
 

@@ -11,7 +11,8 @@ from schemas.model import ListOf, Model, NoFields
 from schemas.paths import VisitorPath
 from schemas.requests import Request
 from schemas.types import Identifier, Instant, Int64, Text, Uuid
-from storage.table import Table, given
+from storage.statements import given
+from storage.table import Table
 from storage.tx import Tx
 
 

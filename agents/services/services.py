@@ -13,7 +13,7 @@ from agents.services.targets import SERVICE_TARGETS, TARGET_LINKS, ServiceTarget
 from agents.services.themes import SERVICE_THEMES, THEME_LINKS, ServiceTheme
 from schemas.replies import PageQuery
 from schemas.types import Instant, Int64, Maybe, PcCode
-from storage.table import any_of
+from storage.statements import any_of
 from storage.tx import Tx
 
 

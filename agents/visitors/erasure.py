@@ -15,7 +15,8 @@ from agents.visitors.visitor import VISITORS
 from schemas.model import ListOf, Model, NoFields
 from schemas.requests import Request
 from schemas.types import Identifier, Maybe, PcCode
-from storage.table import any_of, with_children_first
+from storage.statements import any_of
+from storage.table import with_children_first
 from storage.tx import Tx
 from topics import names
 

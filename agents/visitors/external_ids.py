@@ -18,7 +18,8 @@ from schemas.replies import FieldsQuery, Page, PageQuery
 from schemas.requests import Request
 from schemas.types import Identifier, Instant, Maybe, PcCode, Uuid
 from storage.folding import fold, folded
-from storage.table import Table, any_of
+from storage.statements import any_of
+from storage.table import Table
 from storage.tx import Tx
 
 DeletedType = Literal["designa", "facebook", "google", "cognito", "partner", "crm_id", "wifi_device_id"]

@@ -29,7 +29,7 @@ from schemas.replies import Page
 from schemas.requests import Request
 from schemas.types import CountryCode, Email, Flag, Instant, Int64, Maybe, PcCode, Several, Text, Uuid
 from storage.lists import Filter, filters
-from storage.table import given
+from storage.statements import given
 from storage.tx import Tx
 
 

@@ -22,7 +22,8 @@ from schemas.replies import Page, PageQuery
 from schemas.requests import Request
 from schemas.types import Identifier, Instant, Int64, Maybe, PcCode, Text, Uuid, uuid_of
 from storage.lists import Filter, page
-from storage.table import Table, any_of, given, locked
+from storage.statements import any_of, given
+from storage.table import Table, locked
 from storage.tx import Tx
 
 VisitType = Literal["entry", "exit"]

@@ -10,8 +10,9 @@ from sqlalchemy.exc import DBAPIError
 
 import agents.catalogue  # noqa: F401 - declares all tables
 from schemas.faults import Fault, Invalid, NotFound
+from storage.constraints import fault_of
 from storage.folding import fold, fold_beyond_case
-from storage.table import METADATA, fault_of
+from storage.table import METADATA
 
 # indexes
 
