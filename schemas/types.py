@@ -1,14 +1,15 @@
 """The vocabulary of the contract: every field of every operation has one of these types.
 
-JSON types are strict ("5" is no integer, 1 is no boolean) with one exception: a number given for a string is taken as
-its text, because the documentation's own examples do so. Decoders therefore hand over numbers with a fraction as
-`Decimal`, which keeps the text (11.10 stays "11.10").
+JSON types are strict ("5" is no integer, 1 is no boolean) with two exceptions. A number given for a string is taken as
+its text, because the documentation's own examples do so; decoders therefore hand over numbers with a fraction as
+`Decimal`, which keeps the text (11.10 stays "11.10"). And a number with nothing behind its point is an integer, as in
+JSON Schema (2020.0 is 2020).
 """
 
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 from zoneinfo import available_timezones
@@ -19,7 +20,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, Strict, WithJsonSch
 from pydantic_core import PydanticCustomError
 
 from schemas import locales
-from schemas.marks import NotNull
+from schemas.marks import NotNull, Whole
 
 TEXT_LIMIT = 1_000
 """Characters. The documentation gives no limits; a text without any would let one row fill a page of the log."""
@@ -31,6 +32,10 @@ LIST_LIMIT = 500
 """Entries of a list in a body, as many as a page may have; more would make one request hold up all others."""
 
 INT64 = 2**63 - 1
+
+AMOUNT_DIGITS, AMOUNT_DECIMALS = 29, 9
+"""Of an exact number: all digits, and those after the point. The Avro schema has room for these decimals."""
+
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -39,6 +44,7 @@ _DIGIT_RUN = re.compile(r"\d(?:[ -]*\d){12,}", re.ASCII)
 _CARD_DIGITS = range(13, 20)
 _CARD_GROUP = 3
 """The fewest digits that stand together in a card number that is written in groups."""
+_LAST_DECIMAL = Decimal(1).scaleb(-AMOUNT_DECIMALS)
 _FIRST_YEAR, _LAST_YEAR = 2, 9998
 _TIMEZONES = available_timezones() - {"localtime", "Factory"}
 _COUNTRIES = frozenset(country.alpha_2 for country in pycountry.countries)
@@ -149,10 +155,20 @@ def _uuid(value: Any) -> Any:
     return found
 
 
-def _amount(value: Any) -> Any:
+def _as_decimal(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return Decimal(value)
     return value
+
+
+def _within_scale(value: Decimal) -> Decimal:
+    """The same number without the zeros for which neither the Avro schema nor memory has room (`0E999999999` is 0)."""
+    exponent = value.as_tuple().exponent
+    if value.is_zero() and exponent not in range(-AMOUNT_DECIMALS, 1):
+        return Decimal(0)
+    if value.is_zero() or int(exponent) >= -AMOUNT_DECIMALS:
+        return value
+    return value.quantize(_LAST_DECIMAL, context=Context(prec=AMOUNT_DIGITS))
 
 
 def _locale(value: str) -> str:
@@ -185,7 +201,9 @@ LongText = Annotated[
 """A document, for example a legal text."""
 
 Flag = Annotated[bool, Strict()]
-Int64 = Annotated[int, Strict(), Field(ge=-INT64 - 1, le=INT64)]
+Int64 = Annotated[int, Whole(ge=-INT64 - 1, le=INT64)]
+"""For narrower limits than 64 bits, `Annotated[int, Whole(ge=1, le=31)]`."""
+
 Uuid = Annotated[UUID, Strict(), BeforeValidator(_uuid)]
 Instant = Annotated[
     datetime,
@@ -226,14 +244,15 @@ CountryCode = Annotated[
 Amount = Annotated[
     Decimal,
     Strict(),
-    Field(max_digits=29, decimal_places=9, allow_inf_nan=False),
-    BeforeValidator(_amount),
+    Field(max_digits=AMOUNT_DIGITS, decimal_places=AMOUNT_DECIMALS, allow_inf_nan=False),
+    BeforeValidator(_as_decimal),
+    AfterValidator(_within_scale),
     WithJsonSchema(
         {
             "type": "number",
             "exclusiveMinimum": -1e20,
             "exclusiveMaximum": 1e20,
-            "description": "An exact number with at most 9 digits after the point.",
+            "description": "An exact number with at most 9 digits after the point, zeros at its end aside.",
         }
     ),
 ]

@@ -11,6 +11,7 @@ from pydantic import Field, WithJsonSchema
 from agents import crud
 from agents.operation import Operations
 from agents.visitors.visitor import VISITORS
+from schemas.marks import Whole
 from schemas.model import Model
 from schemas.replies import PageQuery
 from schemas.types import Flag, Instant, Int64, Maybe, Text, Uuid
@@ -37,8 +38,8 @@ class CardFields(Model):
     last_name: Text
     postal_code: Maybe[Text] = None
     service_types: Maybe[ServiceTypes] = None
-    year: Annotated[Int64, Field(ge=1000, le=9999)]
-    month: Annotated[Int64, Field(ge=1, le=12)]
+    year: Annotated[int, Whole(ge=1000, le=9999)]
+    month: Annotated[int, Whole(ge=1, le=12)]
 
 
 class CardNew(CardFields):

@@ -4,11 +4,11 @@ import re
 from typing import Annotated
 
 import sqlalchemy as sa
-from pydantic import Field
 
 from agents import crud
 from agents.operation import Operations, operation
 from agents.visitors.visitor import VISITORS
+from schemas.marks import Whole
 from schemas.model import Model, NoFields
 from schemas.paths import VisitorPath
 from schemas.replies import PageQuery
@@ -45,7 +45,7 @@ class VehicleFields(Model):
     model: Maybe[Text] = None
     license_plate: Text
     license_plate_country: Maybe[CountryCode] = None
-    year_of_manufacture: Maybe[Annotated[Int64, Field(ge=1800, le=2500)]] = None
+    year_of_manufacture: Maybe[Annotated[int, Whole(ge=1800, le=2500)]] = None
     last_parking_session: Maybe[Instant] = None
 
 

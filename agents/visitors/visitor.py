@@ -4,10 +4,10 @@ from functools import partial
 from typing import Annotated, Literal
 
 import sqlalchemy as sa
-from pydantic import Field
 
 from agents.centers.centers import CENTERS
 from schemas.faults import Conflict
+from schemas.marks import Whole
 from schemas.model import Model
 from schemas.types import CountryCode, Email, Flag, Identifier, Instant, Int64, Maybe, PcCode, Text, Uuid
 from storage.folding import fold, fold_beyond_case, folded
@@ -15,8 +15,8 @@ from storage.table import Table
 
 Gender = Literal["m", "f", "u"]
 AccountType = Literal["full", "partial"]
-BirthDay = Annotated[Int64, Field(ge=1, le=31)]
-BirthMonth = Annotated[Int64, Field(ge=1, le=12)]
+BirthDay = Annotated[int, Whole(ge=1, le=31)]
+BirthMonth = Annotated[int, Whole(ge=1, le=12)]
 
 
 class Profile(Model):

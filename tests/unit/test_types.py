@@ -27,6 +27,7 @@ from schemas.types import (
     Uuid,
     passes_luhn,
 )
+from topics import json
 
 
 def _code(kind: Any, value: Any) -> str:
@@ -183,6 +184,43 @@ def test_a_locale_has_one_way_to_be_written(spelling: str) -> None:
 @pytest.mark.parametrize(("sent", "kept"), [(5, "5"), (Decimal("31.40"), "31.40"), (Decimal("-0.1"), "-0.1")])
 def test_an_amount_is_exact(sent: Any, kept: str) -> None:
     assert str(TypeAdapter(Amount).validate_python(sent)) == kept
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("31.4000000000", "31.400000000"), ("31.40000000000000000000000000", "31.400000000"), ("0E-10", "0"),
+        (f"31.4{'0' * 100}", "31.400000000"), (f"0.{'0' * 40}", "0"), ("0E50", "0"), ("0E999999999", "0"),
+        ("-0.0", "-0.0"), ("1E2", "1E+2"), ("5E-9", "5E-9"), ("99999999999999999999.9999999990", "99999999999999999999.999999999"),
+    ],
+)  # fmt: skip
+def test_zeros_at_the_end_of_an_amount_cost_nothing(sent: str, kept: str) -> None:
+    """Ten decimals do not fit the Avro schema, whatever they are."""
+    found = TypeAdapter(Amount).validate_python(json.read(sent.encode()))
+    assert (found, str(found)) == (Decimal(sent), kept)
+
+
+@pytest.mark.parametrize(
+    "sent", ["0.1234567891", "1E-10", "1E20", "100000000000000000000", "1E999999999", "1E-999999999"]
+)
+def test_an_amount_has_at_most_20_digits_before_the_point_and_9_after_it(sent: str) -> None:
+    assert _code(Amount, json.read(sent.encode()))
+
+
+@pytest.mark.parametrize(("sent", "kept"), [("2020.0", 2020), ("1e3", 1000), ("-5.000", -5), ("-0.0", 0), ("0E9", 0)])
+def test_an_integer_may_be_written_with_nothing_behind_its_point(sent: str, kept: int) -> None:
+    found = TypeAdapter(Int64).validate_python(json.read(sent.encode()))
+    assert (found, type(found)) == (kept, int)
+
+
+@pytest.mark.parametrize("sent", ["2020.5", "1e-3", "true", '"2020.0"', "1E-999999999", "0.1"])
+def test_what_has_something_behind_its_point_is_no_integer(sent: str) -> None:
+    assert _code(Int64, json.read(sent.encode())) == "int_type"
+
+
+@pytest.mark.parametrize("sent", ["1e19", "9223372036854775808", "-9223372036854775809.0", "1E999999999"])
+def test_an_integer_beyond_64_bits_is_out_of_range(sent: str) -> None:
+    assert _code(Int64, json.read(sent.encode())) in ("less_than_equal", "greater_than_equal")
 
 
 class _Thing(Model):
