@@ -7,7 +7,6 @@ JSON Schema (2020.0 is 2020).
 """
 
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Context, Decimal
 from typing import Annotated, Any, TypeVar
@@ -20,6 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, Strict, WithJsonSch
 from pydantic_core import PydanticCustomError
 
 from schemas import locales
+from schemas.cards import holds_card_number
 from schemas.marks import NotNull, Whole
 
 TEXT_LIMIT = 1_000
@@ -39,11 +39,6 @@ AMOUNT_DIGITS, AMOUNT_DECIMALS = 29, 9
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_UUID_WITHIN = re.compile(rf"\b{_UUID.pattern}\b")
-_DIGIT_RUN = re.compile(r"\d(?:[ -]*\d){12,}", re.ASCII)
-_CARD_DIGITS = range(13, 20)
-_CARD_GROUP = 3
-"""The fewest digits that stand together in a card number that is written in groups."""
 _LAST_DECIMAL = Decimal(1).scaleb(-AMOUNT_DECIMALS)
 _FIRST_YEAR, _LAST_YEAR = 2, 9998
 _TIMEZONES = available_timezones() - {"localtime", "Factory"}
@@ -56,46 +51,11 @@ def _storable(value: str) -> str:
     return value
 
 
-def passes_luhn(digits: str) -> bool:
-    """Whether the check digit of a payment card number is right (ISO/IEC 7812-1, annex B)."""
-    doubled = [int(digit) * (1 + place % 2) for place, digit in enumerate(reversed(digits))]
-    return sum(value - 9 if value > 9 else value for value in doubled) % 10 == 0
-
-
-def without_digit_runs(text: str) -> str:
-    """A text that may be shown though nobody looked for card numbers in it."""
-    return _DIGIT_RUN.sub("…", text)
-
-
 def _clean(value: str) -> str:
     """Storable, and without a payment card number."""
-    if len(value) >= _CARD_DIGITS.start and _holds_card_number(value):
+    if holds_card_number(value):
         raise PydanticCustomError("card_number_refused", "A card number is never accepted here.")
     return _storable(value)
-
-
-def _holds_card_number(text: str) -> bool:
-    """Whether some run of digits, spaces and dashes between them aside, may be the number of a card: the whole run, or
-    groups in it, since a date or another number may stand beside. UUIDs in the text are none, whatever their digits:
-    one in 500 would pass."""
-    runs = _DIGIT_RUN.findall(_UUID_WITHIN.sub("|", text))
-    return any(_is_card(candidate) for run in runs for candidate in _candidates(run))
-
-
-def _candidates(run: str) -> Iterator[str]:
-    groups = re.split("[ -]+", run)
-    yield "".join(groups)
-    for start in range(len(groups)):
-        digits = ""
-        for group in groups[start:]:
-            digits += group
-            if len(group) < _CARD_GROUP or len(digits) >= _CARD_DIGITS.stop:
-                break
-            yield digits
-
-
-def _is_card(digits: str) -> bool:
-    return len(digits) in _CARD_DIGITS and passes_luhn(digits)
 
 
 def _country(value: str) -> str:
@@ -191,6 +151,12 @@ _TextBase = Annotated[str, Field(max_length=TEXT_LIMIT, coerce_numbers_to_str=Tr
 
 Identifier = Annotated[_TextBase, AfterValidator(_storable)]
 """A text that another system gave (barcode, token, externalId …): any digits, so no look for card numbers."""
+
+Phone = Identifier
+"""One in ten phone numbers of 13 digits would pass for a card number."""
+
+Url = Identifier
+"""Full of numbers that mean other things, for example the time in milliseconds."""
 
 Text = Annotated[_TextBase, AfterValidator(_clean)]
 LongText = Annotated[

@@ -14,7 +14,7 @@ from agents.visitors.visitor import VISITORS
 from schemas.marks import Whole
 from schemas.model import Model
 from schemas.replies import PageQuery
-from schemas.types import Flag, Instant, Int64, Maybe, Text, Uuid
+from schemas.types import Flag, Identifier, Instant, Int64, Maybe, Text, Uuid
 from storage.lists import Filter
 from storage.table import Table
 
@@ -43,7 +43,7 @@ class CardFields(Model):
 
 
 class CardNew(CardFields):
-    fingerprint: Text
+    fingerprint: Identifier
     card_type: Literal["american_express", "jcb", "visa", "master", "maestro", "discover"]
     first_six_digits: SixDigits
     last_four_digits: FourDigits

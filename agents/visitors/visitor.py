@@ -9,7 +9,7 @@ from agents.centers.centers import CENTERS
 from schemas.faults import Conflict
 from schemas.marks import Whole
 from schemas.model import Model
-from schemas.types import CountryCode, Email, Flag, Identifier, Instant, Int64, Maybe, PcCode, Text, Uuid
+from schemas.types import CountryCode, Email, Flag, Identifier, Instant, Int64, Maybe, PcCode, Phone, Text, Uuid
 from storage.folding import fold, fold_beyond_case, folded
 from storage.table import Table
 
@@ -30,7 +30,7 @@ class Profile(Model):
     first_name: Text
     email: Email
     gender: Gender
-    phone: Text | None = None
+    phone: Phone | None = None
     mobile_locale: Text | None = None
     address_zip_code: Text | None = None
     timezone: Text | None = None

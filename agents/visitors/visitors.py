@@ -27,7 +27,7 @@ from schemas.faults import Invalid, refuse
 from schemas.model import ListOf, Model, NoFields
 from schemas.replies import Page
 from schemas.requests import Request
-from schemas.types import CountryCode, Email, Flag, Instant, Int64, Maybe, PcCode, Several, Text, Uuid
+from schemas.types import CountryCode, Email, Flag, Instant, Int64, Maybe, PcCode, Phone, Several, Text, Uuid
 from storage.lists import Filter, filters
 from storage.table import given
 from storage.tx import Tx
@@ -42,7 +42,7 @@ class PartialFields(Model):
     first_name: Text
     email: Email
     gender: Gender | None = None
-    phone: Text | None = None
+    phone: Phone | None = None
     mobile_locale: Text | None = None
     timezone: Text | None = None
     country_code: CountryCode

@@ -299,6 +299,43 @@ async def test_a_card_number_is_never_accepted_or_echoed(stack: Stack, client: h
         assert number not in process.log.read_text()
 
 
+PHONES = ("+4915095425844", "00336315730425", "0044791112345678", "4111 1111 1111 1111")
+TOKENS = (
+    "740f4707bebcf74f9b7c25d48e3358945f6aa01da5ddb387462c7eaf61bb78ad", "4111111111111111", "fcm:APA91b-4111111111111111",
+    "9a4111111111111111c04e1b",
+)  # fmt: skip
+URLS = ("https://cdn.example.com/a.jpg?t=4915111111117", "https://example.com/4111111111111111/steps.png")
+
+
+async def test_phones_urls_and_what_others_name_things_by_may_have_any_digits(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    pc_code = await _center(client)
+    for phone in PHONES:
+        made = await data.create(client, "/visitors", data.visitor(pc_code, phone=phone))
+        assert made["phone"] == phone
+        request_id = await stack.send("visitors.create", {"body": data.visitor(pc_code, phone=phone)})
+        assert (await stack.result("visitors.create", request_id)).value["status"] == 201
+    path = f"/visitors/{made['visitorId']}"
+    for token in TOKENS:
+        device = {"token": token, "platform": "ios", "urwAppId": "one", "notificationToken": token}
+        answer = await client.post(f"{path}/devices", json=device)
+        assert answer.status_code in (200, 201), answer.text
+        optin = {"optinType": "commercial", "optinChannel": "push", "isActive": False, "sendId": token}
+        assert (await data.create(client, f"{path}/optins", {**optin, "clientId": token}))["sendId"] == token
+    for url in URLS:
+        made = await data.create(client, "/challenges", data.challenge(pc_code, imageUrl=url))
+        article = {"genericName": "A", "mainImageUrl": url, "status": "draft", "publishDate": LONG_AGO}
+        kept = await data.create(client, "/articles", {**article, "title": [], "content": []})
+        assert (made["imageUrl"], kept["mainImageUrl"]) == (url, url)
+
+
+async def test_a_card_number_as_a_fields_name_is_not_echoed(client: httpx.AsyncClient) -> None:
+    number = "4111\u00a01111\u20111111.1111"
+    answer = await client.post("/centers", json=data.center(**{number: 1}))
+    assert (answer.status_code, _codes(answer)) == (400, [("…", "unknown_field")])
+
+
 async def test_vehicles_of_another_visitor_and_deleted_ones_are_not_listed(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:

@@ -5,8 +5,6 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.model import Model
@@ -22,10 +20,11 @@ from schemas.types import (
     LongText,
     Maybe,
     PcCode,
+    Phone,
     Text,
     Timezone,
+    Url,
     Uuid,
-    passes_luhn,
 )
 from topics import json
 
@@ -105,44 +104,12 @@ def test_times_are_kept_in_utc() -> None:
     assert found.tzinfo is UTC
 
 
-@pytest.mark.parametrize(
-    "number", ["4111111111111111", "4111 1111 1111 1111", "4111-1111-1111-1111", "x378282246310005y"]
-)
-def test_a_card_number_is_never_accepted_in_a_text(number: str) -> None:
-    assert _code(Text, f"card {number}") == "card_number_refused"
-    assert TypeAdapter(Identifier).validate_python(number) == number
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "4111111111111111 12/30", "4111 1111 1111 1111 12/27", "4111111111111111 123", "75001 4111111111111111",
-        "4111111111111111 - 4111111111111111", "1 4111-1111-1111-1111 2",
-        "8a707051-8433-4690-8e11-57bf6b0446e1 4111111111111111",
-    ],
-)  # fmt: skip
-def test_a_card_number_is_seen_beside_other_digits(text: str) -> None:
-    assert _code(Text, text) == "card_number_refused"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "0033 631 573 042", "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15", "8a707051-8433-4690-8e11-57bf6b0446e1",
-        "push to 8a707051-8433-4690-8e11-57bf6b0446e1 of Company 3",
-    ],
-)  # fmt: skip
-def test_what_no_card_looks_like_is_none(text: str) -> None:
-    assert TypeAdapter(Text).validate_python(text) == text
-
-
-@given(st.text("0123456789", min_size=12, max_size=18))
-def test_exactly_one_check_digit_makes_a_card_number(digits: str) -> None:
-    right = [digit for digit in "0123456789" if passes_luhn(digits + digit)]
-    assert len(right) == 1
-    assert _code(Text, digits + right[0]) == "card_number_refused"
-    wrong = digits + str((int(right[0]) + 1) % 10)
-    assert TypeAdapter(Text).validate_python(wrong) == wrong
+def test_a_card_number_is_refused_in_a_text_and_not_in_what_others_name_things_by() -> None:
+    for kind in (Text, LongText):
+        assert _code(kind, "card 4111 1111 1111 1111") == "card_number_refused"
+    assert _code(Text, 4111111111111111) == "card_number_refused"
+    for exempt in (Identifier, Phone, Url):
+        assert TypeAdapter(exempt).validate_python("4111 1111 1111 1111") == "4111 1111 1111 1111"
 
 
 class _Fields(Model):
@@ -191,7 +158,8 @@ def test_an_amount_is_exact(sent: Any, kept: str) -> None:
     [
         ("31.4000000000", "31.400000000"), ("31.40000000000000000000000000", "31.400000000"), ("0E-10", "0"),
         (f"31.4{'0' * 100}", "31.400000000"), (f"0.{'0' * 40}", "0"), ("0E50", "0"), ("0E999999999", "0"),
-        ("-0.0", "-0.0"), ("1E2", "1E+2"), ("5E-9", "5E-9"), ("99999999999999999999.9999999990", "99999999999999999999.999999999"),
+        ("-0.0", "-0.0"), ("1E2", "1E+2"), ("5E-9", "5E-9"),
+        ("99999999999999999999.9999999990", "99999999999999999999.999999999"),
     ],
 )  # fmt: skip
 def test_zeros_at_the_end_of_an_amount_cost_nothing(sent: str, kept: str) -> None:
