@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 from schemas import locales
 from schemas.cards import holds_card_number
 from schemas.marks import NotNull, Whole
+from schemas.plates import plate_key
 
 TEXT_LIMIT = 1_000
 """Characters. The documentation gives no limits; a text without any would let one row fill a page of the log."""
@@ -70,6 +71,12 @@ def _email(value: str) -> str:
         validate_email(value, check_deliverability=False)
     except ValueError:
         raise PydanticCustomError("wrong_format", "Input should be an email address.") from None
+    return value
+
+
+def _plate(value: str) -> str:
+    if not plate_key(value):
+        raise PydanticCustomError("wrong_format", "Input should be a licence plate, with a letter or a digit in it.")
     return value
 
 
@@ -159,6 +166,21 @@ Url = Identifier
 """Full of numbers that mean other things, for example the time in milliseconds."""
 
 Text = Annotated[_TextBase, AfterValidator(_clean)]
+Plate = Annotated[
+    Text,
+    AfterValidator(_plate),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "maxLength": TEXT_LIMIT,
+            "pattern": r"^[^\x00]*[\p{L}\p{N}][^\x00]*$",
+            "examples": ["GÖ-XY 101"],
+            "description": "Compared by its letters and digits, whatever their case, script of digits and code points.",
+        }
+    ),
+]
+"""The licence plate of a vehicle. What only asks for one is a Text: any text may be asked for."""
+
 LongText = Annotated[
     str,
     Field(max_length=LONG_TEXT_LIMIT, coerce_numbers_to_str=True, json_schema_extra=_NO_NUL),

@@ -9,6 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from schemas.plates import plate_key
+
 _WHOLE = str.maketrans(
     {
         "ł": "l", "ø": "o", "đ": "d", "æ": "ae", "œ": "oe", "\N{LATIN SMALL LETTER DOTLESS I}": "i",
@@ -35,13 +37,27 @@ def fold_beyond_case(text: str) -> str | None:
     return None if found == text.casefold() else found
 
 
+def plain_plate(plate: str) -> str:
+    """The key of a licence plate without accents, which a search ignores; plates that differ in them are two."""
+    return (fold(plate_key(plate)) or "").upper()
+
+
+def plain_beyond_key(plate: str) -> str | None:
+    """The plain plate where it is another than the key, which a column beside holds; else None."""
+    plain = plain_plate(plate)
+    return None if plain == plate_key(plate) else plain
+
+
 def folded(name: str, *, nullable: bool = False) -> sa.Column[str]:
     """A column of folded texts."""
     return sa.Column(name, sa.Text(collation="C"), nullable=nullable)
 
 
 def starts_with(column: Any, prefix: str) -> sa.ColumnElement[bool]:
-    """A range rather than LIKE, which an index serves only where the pattern is known when the plan is made."""
+    """A range rather than LIKE, which an index serves only where the pattern is known when the plan is made. An empty
+    prefix, of a text in which there is nothing to search for, begins nothing and not everything."""
+    if not prefix:
+        return sa.false()
     return sa.and_(column >= prefix, column < prefix + "\U0010ffff")
 
 

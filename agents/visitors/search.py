@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from agents.operation import Operations, operation
 from agents.parking.parkings import PARKINGS
-from agents.parking.vehicles import VEHICLES, plain_plate
+from agents.parking.vehicles import VEHICLES
 from agents.visitors.external_ids import EXTERNAL_IDS
 from agents.visitors.visitor import VISITORS, AccountType, Visitor
 from schemas.faults import Invalid
@@ -16,7 +16,7 @@ from schemas.model import NoFields
 from schemas.replies import Page, PageQuery
 from schemas.requests import Request
 from schemas.types import CountryCode, Email, Flag, Identifier, Instant, Maybe, PcCode, Text
-from storage.folding import fold, starts_with
+from storage.folding import fold, plain_plate, starts_with
 from storage.lists import Filter, page
 from storage.tx import Tx
 

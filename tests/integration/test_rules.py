@@ -139,6 +139,90 @@ async def test_plates_compare_without_case_and_separators(client: httpx.AsyncCli
     assert answer.json() == {**answer.json(), "visitorId": known["visitorId"], "licensePlate": spelled}
 
 
+PLATES = {
+    "GÖ-XY": ("GO\u0308-XY {}", "g\u00f6 xy {}", "GO\u200d\u0308XY{}"),
+    "\uff21\uff22": ("AB {}", "ab-{}"),
+    "أ ب ج ": ("أبج{}", "\u0627\u0654 ب ج {}"),
+    "هـ ": ("\u0647-{}",),
+    "京A": ("京\uff21·{}",),
+}
+"""How a plate begins as it is registered, and as gateways read the whole of it."""
+ARABIC = {48 + digit: 0x660 + digit for digit in range(10)}
+
+
+@pytest.mark.parametrize("begins", PLATES)
+async def test_plates_compare_whatever_their_code_points(stack: Stack, client: httpx.AsyncClient, begins: str) -> None:
+    visitor, number = await _visitor(client), data.new_number()
+    path = f"/visitors/{visitor['visitorId']}/vehicles"
+    made = await data.create(client, path, {"licensePlate": f"{begins}{number}"})
+    assert made["licensePlate"] == f"{begins}{number}"
+    for form in PLATES[begins]:
+        for read in (form.format(number), form.format(number.translate(ARABIC))):
+            body = {"licensePlate": read, "pcCode": visitor["acquisitionPcCode"]}
+            answer = await client.post("/visits/entry", json=body)
+            assert answer.status_code == 201, (read, answer.text)
+            assert (answer.json()["visitorId"], answer.json()["licensePlate"]) == (visitor["visitorId"], read)
+            request_id = await stack.send("visits.create", {"path": {"visitType": "exit"}, "body": body})
+            assert (await stack.result("visits.create", request_id)).value["status"] == 201
+            assert len((await client.get("/visits", params=body)).json()) >= 2
+            assert len((await client.get(path, params={"licensePlate": read})).json()["data"]) == 1
+            search = {"queryBy": "licensePlate", "query": read}
+            found = (await client.get("/visitors", params=search)).json()["data"]
+            assert [row["visitorId"] for row in found] == [visitor["visitorId"]]
+
+
+NO_PLATES = ("-", "???", "", " ", "\u0308", "\u200d", "\u3164", "\u0640")
+
+
+async def test_a_plate_without_letters_or_digits_is_refused_at_a_vehicle(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    known = await data.parker(client)
+    path = f"/visitors/{known['visitorId']}/vehicles"
+    one = {"visitorId": known["visitorId"]}
+    for plate in NO_PLATES:
+        body = {"licensePlate": plate}
+        for answer in (
+            await client.post(path, json=body), await client.patch(f"{path}/{known['vehicleId']}", json=body),
+        ):  # fmt: skip
+            assert (answer.status_code, _codes(answer)) == (400, [("licensePlate", "wrong_format")]), plate
+        created = await stack.send("vehicles.create", {"path": one, "body": body})
+        updated = await stack.send("vehicles.update", {"path": one | {"vehicleId": known["vehicleId"]}, "body": body})
+        for operation, request_id in (("vehicles.create", created), ("vehicles.update", updated)):
+            assert (await stack.result(operation, request_id)).value["status"] == 400
+    found = (await client.get(path)).json()["data"]
+    assert [row["licensePlate"] for row in found] == [known["licensePlate"]]
+
+
+async def test_a_plate_without_letters_or_digits_matches_nobody(stack: Stack, client: httpx.AsyncClient) -> None:
+    known = await data.parker(client)
+    path = f"/visitors/{known['visitorId']}/vehicles"
+    # One from the time when such plates were taken.
+    async with stack.engine.begin() as conn:
+        await conn.exec_driver_sql(
+            "insert into vehicles (license_plate, plate_key, visitor_id, creation_date, update_date, revision)"
+            f" values ('-', '', '{known['visitorId']}', now(), now(), 1)"
+        )
+    listed = (await client.get(path)).json()["data"]
+    assert [row["licensePlate"] for row in listed] == [known["licensePlate"], "-"]
+    assert (await client.get(f"{path}/{listed[1]['vehicleId']}")).json()["data"] == listed[1]
+    for plate in NO_PLATES:
+        body = {"licensePlate": plate, "pcCode": known["pcCode"]}
+        for answer in (
+            await client.post("/visits/entry", json=body), await client.get("/visits", params=body),
+            await client.post("/visits/entry", json={**body, "visitorId": known["visitorId"]}),
+        ):  # fmt: skip
+            assert (answer.status_code, _codes(answer)) == (404, [(None, "visitor_not_found")]), plate
+        request_id = await stack.send("visits.create", {"path": {"visitType": "entry"}, "body": body})
+        assert (await stack.result("visits.create", request_id)).value["status"] == 404
+        for answer in (
+            await client.get("/visitors", params={"queryBy": "licensePlate", "query": plate}),
+            await client.get(path, params={"licensePlate": plate}),
+        ):
+            assert (answer.status_code, answer.json()["data"]) == (200, []), plate
+    assert (await client.get("/visits", params={"barcode": known["barcode"], "pcCode": known["pcCode"]})).json() == []
+
+
 async def test_a_plate_names_the_vehicle_updated_last_that_is_not_deleted(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
@@ -301,8 +385,8 @@ async def test_a_card_number_is_never_accepted_or_echoed(stack: Stack, client: h
 
 PHONES = ("+4915095425844", "00336315730425", "0044791112345678", "4111 1111 1111 1111")
 TOKENS = (
-    "740f4707bebcf74f9b7c25d48e3358945f6aa01da5ddb387462c7eaf61bb78ad", "4111111111111111", "fcm:APA91b-4111111111111111",
-    "9a4111111111111111c04e1b",
+    "740f4707bebcf74f9b7c25d48e3358945f6aa01da5ddb387462c7eaf61bb78ad", "4111111111111111",
+    "fcm:APA91b-4111111111111111", "9a4111111111111111c04e1b",
 )  # fmt: skip
 URLS = ("https://cdn.example.com/a.jpg?t=4915111111117", "https://example.com/4111111111111111/steps.png")
 

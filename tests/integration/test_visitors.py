@@ -235,6 +235,15 @@ async def test_a_plate_is_found_without_its_accents(client: httpx.AsyncClient, t
     assert await _found(client, query=text, queryBy="licensePlate", **mine) == []
 
 
+@pytest.mark.parametrize("by", ["email", "firstName", "lastName", "licensePlate", "fullname"])
+@pytest.mark.parametrize("text", ["", " ", "\u0301"])
+async def test_a_query_in_which_there_is_nothing_to_search_for_finds_nobody(
+    client: httpx.AsyncClient, by: str, text: str
+) -> None:
+    await data.parker(client)
+    assert await _found(client, query=text, queryBy=by) == []
+
+
 @pytest.mark.parametrize(
     ("name", "text"), [("Łukasz", "lu"), ("Søren", "SOREN"), ("Œdipe", "oed"), ("Strauß", "strauss")]
 )
