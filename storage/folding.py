@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from schemas.emails import mailbox, readable
 from schemas.plates import plate_key
 
 _WHOLE = str.maketrans(
@@ -31,10 +32,10 @@ def fold(text: str | None) -> str | None:
     return " ".join(plain.casefold().translate(_WHOLE).split())
 
 
-def fold_beyond_case(text: str) -> str | None:
-    """The folded text where it is another than in lower case, which a column beside holds; else None."""
-    found = fold(text)
-    return None if found == text.casefold() else found
+def fold_beyond_mailbox(address: str) -> str | None:
+    """An email address folded, where that is another text than its mailbox, which a column beside holds; else None."""
+    found = fold(readable(address))
+    return None if found == mailbox(address) else found
 
 
 def plain_plate(plate: str) -> str:

@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 import sqlalchemy as sa
 
 from agents.centers.centers import CENTERS
+from schemas.emails import mailbox
 from schemas.faults import Conflict
 from schemas.marks import Whole
 from schemas.model import Model
 from schemas.types import CountryCode, Email, Flag, Identifier, Instant, Int64, Maybe, PcCode, Phone, Text, Uuid
-from storage.folding import fold, fold_beyond_case, folded
+from storage.folding import fold, fold_beyond_mailbox, folded
 from storage.table import Table
 
 Gender = Literal["m", "f", "u"]
@@ -88,17 +89,17 @@ VISITORS = Table(
     key="visitor_id",
     parents={"acquisition_pc_code": CENTERS, "upgrade_pc_code": CENTERS},
     derived={
-        "email_key": ("email", str.casefold),
+        "email_key": ("email", mailbox),
         "first_name_key": ("first_name", fold),
         "last_name_key": ("last_name", fold),
-        "folded_email": ("email", fold_beyond_case),
+        "folded_email": ("email", fold_beyond_mailbox),
     },
     conflicts={"visitors_email_key_key": email_taken},
     hidden=[
         folded("email_key"),
         folded("first_name_key"),
         folded("last_name_key", nullable=True),
-        # Of the few emails that have accents; the others are searched for in email_key.
+        # Of the few emails with accents or such domains; the others are searched for in email_key.
         folded("folded_email", nullable=True),
         sa.UniqueConstraint("email_key"),
         sa.UniqueConstraint("barcode"),

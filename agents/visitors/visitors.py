@@ -23,6 +23,7 @@ from agents.visitors.visitor import (
     VisitorPatch,
     email_taken,
 )
+from schemas.emails import mailbox
 from schemas.faults import Invalid, refuse
 from schemas.model import ListOf, Model, NoFields
 from schemas.replies import Page
@@ -116,7 +117,7 @@ async def _require_references(tx: Tx, body: VisitorNew | PartialVisitorNew, cent
 async def _add_or_upgrade(tx: Tx, fields: dict[str, Any]) -> Visitor:
     """Raises Conflict for the email of a full visitor."""
     while True:
-        known = await tx.first(_WITH_EMAIL, {"email_key": fields["email"].casefold()})
+        known = await tx.first(_WITH_EMAIL, {"email_key": mailbox(fields["email"])})
         if known is not None:
             await tx.after_waiting()
             return await _upgrade(tx, known, fields)
