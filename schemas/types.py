@@ -258,13 +258,14 @@ LocaleCode = Annotated[
     WithJsonSchema(
         {
             "type": "string",
-            "pattern": "^[A-Za-z]{2,3}[-_][A-Za-z]{2}$",
-            "examples": ["fr-FR"],
-            "description": "A locale of /locales, in any case and with - or _; answered as fr-FR.",
+            "pattern": locales.PATTERN,
+            "examples": ["fr-FR", "zh-Hant-TW"],
+            "description": "A locale of /locales, in any case, with - or _, and with its usual script or without it;"
+            " answered as fr-FR and zh-TW.",
         }
     ),
 ]
-"""`en_us`, `EN-us` and `en-US` are one locale, kept as the last."""
+"""`en_us`, `EN-us`, `en-Latn-US` and `en-US` are one locale, kept as the last."""
 
 Timezone = Annotated[
     str,

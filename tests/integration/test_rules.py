@@ -440,6 +440,46 @@ async def test_vehicles_of_another_visitor_and_deleted_ones_are_not_listed(
     assert await listed(licensePlate=other["licensePlate"]) == []
 
 
+# locales
+
+LOCALES = {
+    "zh-CN": "zh_hans_cn", "zh-TW": "zh-Hant-TW", "zh-HK": "zh_Hant_HK", "sr-RS": "sr-Cyrl-RS", "no-NO": "no-Latn-NO",
+    "bs-BA": "bs-Latn-BA", "az-AZ": "az-Latn-AZ", "uz-UZ": "uz-Latn-UZ", "pa-IN": "pa-Guru-IN",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", LOCALES)
+async def test_a_locale_is_accepted_with_its_usual_script_and_without_it(
+    stack: Stack, client: httpx.AsyncClient, code: str
+) -> None:
+    with_script, texts = LOCALES[code], {"optinDisplayText": "A", "optinHeaderText": None, "documentText": None}
+    legal = await data.create(client, "/legalTexts", {"type": "wifi_terms", "releaseDate": LONG_AGO})
+    path = f"/legalTexts/{legal['id']}/locales"
+    assert (await data.create(client, f"{path}/{code}", texts))["localeCode"] == code
+    taken = await client.post(f"{path}/{with_script}", json=texts)
+    assert (taken.status_code, _codes(taken)) == (409, [(None, "locale_exists")])
+    for written in (code, with_script):
+        assert (await client.get(f"{path}/{written}")).json()["data"]["localeCode"] == code
+        listed = await client.get("/legalTexts", params={"legalType": "wifi_terms", "latest": True, "locale": written})
+        assert [row["optinDisplayText"] for row in listed.json()["data"]] == ["A"]
+
+    text = [{"localeCode": with_script, "value": "A"}]
+    challenge = data.challenge(await _center(client), displayName=text)
+    request_id = await stack.send("challenges.create", {"body": challenge})
+    made = (await stack.result("challenges.create", request_id)).value["body"]["data"]
+    assert [row["localeCode"] for row in made["displayName"]] == [code]
+
+    visitor = await _visitor(client)
+    path = f"/visitors/{visitor['visitorId']}/locales"
+    mine = await data.create(client, path, {"localeCode": with_script})
+    assert mine["localeCode"] == code
+    every = [row for offset in ({}, {"offset": 500})
+             for row in (await client.get("/locales", params={"limit": 500, **offset})).json()["data"]]  # fmt: skip
+    assert {name: mine[name] for name in ("localeCode", "localeLabel")} in every
+    refused = await client.post(path, json={"localeCode": f"{code[:2]}-Tfng-{code[-2:]}"})
+    assert (refused.status_code, _codes(refused)) == (400, [("localeCode", "unknown_locale")])
+
+
 # services, centers, articles
 
 

@@ -1,12 +1,16 @@
 """The vocabulary of the contract: what each type takes, refuses, and makes of it."""
 
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from babel.core import get_global
+from babel.localedata import locale_identifiers
 from pydantic import TypeAdapter, ValidationError
 
+from schemas import locales
 from schemas.model import Model
 from schemas.types import (
     Amount,
@@ -79,6 +83,11 @@ def _code(kind: Any, value: Any) -> str:
         (LocaleCode, "fr"),
         (LocaleCode, "fr-ZZ"),
         (LocaleCode, "français"),
+        (LocaleCode, "zh-Hans-HK"),
+        (LocaleCode, "zh-Hans"),
+        (LocaleCode, "zh-CN-Hans"),
+        (LocaleCode, "zh-CN\n"),
+        (LocaleCode, "en-US-POSIX"),
         (Timezone, "Europe/Westfield"),
         (LongText, "x" * 200_001),
         (LongText, "a 4111-1111-1111-1111"),
@@ -143,9 +152,54 @@ def test_unknown_fields_are_refused() -> None:
     assert _code(_Fields, {"name": "a", "is_open": True}) == "extra_forbidden"
 
 
-@pytest.mark.parametrize("spelling", ["fr-FR", "fr_FR", "FR-fr", "fr_fr"])
+@pytest.mark.parametrize("spelling", ["fr-FR", "fr_FR", "FR-fr", "fr_fr", "fr-Latn-FR", "FR_latn_fr"])
 def test_a_locale_has_one_way_to_be_written(spelling: str) -> None:
     assert TypeAdapter(LocaleCode).validate_python(spelling) == "fr-FR"
+
+
+@pytest.mark.parametrize(
+    ("code", "script"),
+    [
+        ("zh-CN", "Hans"), ("zh-TW", "Hant"), ("zh-HK", "Hant"), ("zh-SG", "Hans"), ("sr-RS", "Cyrl"),
+        ("sr-ME", "Latn"), ("no-NO", "Latn"), ("bs-BA", "Latn"), ("az-AZ", "Latn"), ("az-TR", "Latn"),
+        ("uz-UZ", "Latn"), ("uz-AF", "Arab"), ("pa-IN", "Guru"), ("pa-PK", "Arab"), ("yue-HK", "Hant"),
+        ("mn-MN", "Cyrl"), ("es-419", "Latn"), ("he-IL", "Hebr"),
+    ],
+)  # fmt: skip
+def test_a_locale_may_have_its_usual_script_and_no_other(code: str, script: str) -> None:
+    language, territory = code.split("-")
+    for spelling in (code, f"{language}-{script}-{territory}", f"{language}_{script.lower()}_{territory.lower()}"):
+        assert TypeAdapter(LocaleCode).validate_python(spelling) == code
+    other = "Tfng" if script != "Tfng" else "Latn"
+    assert _code(LocaleCode, f"{language}-{other}-{territory}") == "unknown_locale"
+
+
+@pytest.mark.parametrize(("former", "code"), [("iw_IL", "he-IL"), ("in-ID", "id-ID"), ("ji-UA", "yi-UA")])
+def test_a_former_code_of_a_language_is_that_language(former: str, code: str) -> None:
+    assert TypeAdapter(LocaleCode).validate_python(former) == code
+
+
+def test_every_locale_of_a_language_and_a_territory_that_cldr_knows_is_accepted() -> None:
+    usual = get_global("likely_subtags")
+    for identifier in locale_identifiers():
+        language, *more = identifier.split("_")
+        if not more:
+            language, *more = usual.get(language, f"{language}_").split("_")
+        territory = more[-1]
+        if len(territory) == 2 or (len(territory) == 3 and territory.isdigit()):
+            assert locales.known(f"{language}-{territory}") == f"{language}-{territory}", identifier
+    assert all(locales.known(code) == code and re.fullmatch(locales.PATTERN, code) for code in locales.CODES)
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("fr-FR", "Français"), ("zh-TW", "中文"), ("sr-RS", "Српски"), ("sr-ME", "Srpski"), ("pa-PK", "پنجابی"),
+        ("ha-SD", "Hausa"), ("es-419", "Español"),
+    ],
+)  # fmt: skip
+def test_a_language_is_called_what_it_calls_itself_in_its_usual_script(code: str, name: str) -> None:
+    assert locales.label(code) == name
 
 
 @pytest.mark.parametrize(("sent", "kept"), [(5, "5"), (Decimal("31.40"), "31.40"), (Decimal("-0.1"), "-0.1")])
