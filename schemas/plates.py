@@ -3,13 +3,9 @@
 import re
 import unicodedata
 
-_ASCII_SEPARATORS = re.compile(r"[^A-Z0-9]+")
+from schemas.unseen import without_unseen
 
-_UNSEEN = re.compile(
-    "[\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
-    "\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]+"
-)
-"""Unicode's Default_Ignorable_Code_Point. Some of them are letters, some keep a mark from its letter."""
+_ASCII_SEPARATORS = re.compile(r"[^A-Z0-9]+")
 
 _TATWEEL = "\N{ARABIC TATWEEL}"
 """Makes the letter before it longer; to Unicode, it is a letter."""
@@ -20,7 +16,7 @@ def plate_key(plate: str) -> str:
     Letters that look alike in two scripts are two."""
     if plate.isascii():
         return _ASCII_SEPARATORS.sub("", plate.upper())
-    plain = unicodedata.normalize("NFKC", _UNSEEN.sub("", plate))
+    plain = unicodedata.normalize("NFKC", without_unseen(plate))
     # By way of small letters: ẞ is a capital of its own, but ß is SS.
     return unicodedata.normalize("NFKC", _letters_and_digits(plain).lower().upper())
 

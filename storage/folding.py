@@ -1,4 +1,5 @@
-"""Search without regard to case and accents, by plain indexes: what is searched is kept folded in a column of its own.
+"""Search without regard to case, accents and kinds of quotes, dashes and blanks, by plain indexes: what is searched is
+kept folded in a column of its own.
 
 Such columns have the collation "C", in which all texts with a prefix lie side by side.
 """
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 
 from schemas.emails import mailbox, readable
 from schemas.plates import plate_key
+from schemas.unseen import without_unseen
 
 _WHOLE = str.maketrans(
     {
@@ -24,12 +26,27 @@ _PAGE = 5_000
 """Rows of a table that are made anew at once."""
 
 
+def _of_one_kind(characters: str, as_typed: str) -> dict[int, str]:
+    return dict.fromkeys(map(ord, characters), as_typed)
+
+
+_KINDS = (
+    _of_one_kind("`\xb4\u02b9\u02bb\u02bc\u02bd\u2018\u2019\u201a\u201b\u2032\u2035\u2039\u203a\ua78c", "'")
+    | _of_one_kind("\xab\xbb\u201c\u201d\u201e\u201f\u2033\u2036\u301d\u301e\u301f", '"')
+    | _of_one_kind("\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212\ufe58\ufe63", "-")
+)
+"""Quotes and dashes that word processors and phones put in the place of those on a keyboard."""
+
+_TYPED = _WHOLE | _KINDS
+
+
 def fold(text: str | None) -> str | None:
-    """`Éloïse ` and `ELOISE` as `eloise`, `Łódź` as `lodz`."""
+    """`Éloïse ` and `ELOISE` as `eloise`, `Łódź` as `lodz`, quotes and dashes as they are typed, blanks as one."""
     if text is None:
         return None
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    return " ".join(plain.casefold().translate(_WHOLE).split())
+    compatible = unicodedata.normalize("NFKD", without_unseen(text).translate(_KINDS))
+    plain = "".join(c for c in compatible if not unicodedata.combining(c))
+    return " ".join(plain.casefold().translate(_TYPED).split())
 
 
 def fold_beyond_mailbox(address: str) -> str | None:

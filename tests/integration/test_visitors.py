@@ -328,6 +328,29 @@ async def test_a_plate_is_found_without_its_accents(client: httpx.AsyncClient, t
     assert await _found(client, query=text, queryBy="licensePlate", **mine) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("O\u2019Brien", ["O'Brien", "o\u2019bri", "O`Brien", "o\u00b4brien", "O\u02bcBrien"]),
+        ("O'Brien", ["O\u2019Brien", "o'b"]),
+        ("Smith\u2011Jones", ["smith-jones", "Smith\u2013J", "smith\u2011jones"]),
+        ("Saint-Just", ["saint\u2010just", "SAINT\u2212JUST"]),
+        ("de\u00a0la\u202fTour", ["de la tour", "De  La"]),
+        ("\u201cBuck\u201d Rogers", ['"buck" r', "\u00abBuck\u00bb"]),
+        ("Mo\u00adham\u200bmadi", ["mohammadi"]),
+    ],
+)  # fmt: skip
+async def test_quotes_dashes_and_blanks_of_all_kinds_are_found_by_any_of_their_kind(
+    client: httpx.AsyncClient, name: str, texts: list[str]
+) -> None:
+    made = await _visitor(client, firstName="Zora", lastName=name)
+    for text in texts:
+        for query in ({"queryBy": "lastName", "query": text}, {"queryBy": "fullname", "query": f"zora {text}"}):
+            found = await _found(client, **query, acquisitionPcCode=made["acquisitionPcCode"])
+            assert found == [made["visitorId"]], query
+    assert (await client.get(f"/visitors/{made['visitorId']}")).json()["data"]["lastName"] == name
+
+
 @pytest.mark.parametrize("by", ["email", "firstName", "lastName", "licensePlate", "fullname"])
 @pytest.mark.parametrize("text", ["", " ", "\u0301"])
 async def test_a_query_in_which_there_is_nothing_to_search_for_finds_nobody(

@@ -94,6 +94,14 @@ def test_what_an_index_cannot_hold_is_too_long_and_what_is_unknown_a_bug() -> No
         ("İzmir Iş\N{LATIN SMALL LETTER DOTLESS I}k", "izmir isik"),
         ("  Éloïse \t Müller ", "eloise muller"),
         ("Ⅷ ﬁn", "viii fin"),
+        (
+            "O\u2019Brien O\u02bcBrien O\u2032Brien O`Brien O\u00b4Brien \uff07",
+            "o'brien o'brien o'brien o'brien o'brien '",
+        ),
+        ("Anne\u2011Marie \u2013 \u2014 \u2212 \u2010 \ufe63 \uff0d", "anne-marie - - - - - -"),
+        ("\u201cL\u00e9a\u201d \u00abA\u00bb \u201eB\u201f \u2033", '"lea" "a" "b" "'),
+        ("Jean\u00a0Paul\u202fde\u2009la\u3000Tour", "jean paul de la tour"),
+        ("Zo\u00ad\u200b\u2060ra\ufeff Al\u200d\u200ci", "zora ali"),
     ],
 )
 def test_folded_texts_have_neither_case_nor_accents(text: str, folded: str) -> None:
