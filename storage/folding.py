@@ -92,7 +92,7 @@ def fill(connection: sa.Connection, name: str, key: str, columns: Columns) -> No
         .where(table.c[key] == sa.bindparam("of"))
         .values({column: sa.bindparam(f"new_{column}") for column in columns})
     )
-    for page in _pages(connection, table, key):
+    for page in pages(connection, sa.select(table), table.c[key]):
         changed = [
             {"of": row[key]} | {f"new_{column}": value for column, value in made.items()}
             for row in page
@@ -106,9 +106,12 @@ def _made(row: sa.RowMapping, columns: Columns) -> dict[str, str | None]:
     return {column: how(row[source]) for column, (source, how) in columns.items()}
 
 
-def _pages(connection: sa.Connection, table: sa.TableClause, key: str) -> Iterator[Sequence[sa.RowMapping]]:
-    rows = sa.select(table).order_by(table.c[key]).limit(_PAGE)
-    page = connection.execute(rows).mappings().all()
+def pages(
+    connection: sa.Connection, rows: sa.Select[Any], key: sa.ColumnClause[Any]
+) -> Iterator[Sequence[sa.RowMapping]]:
+    """What a statement selects, in the order of its unique column `key`."""
+    ordered = rows.order_by(key).limit(_PAGE)
+    page = connection.execute(ordered).mappings().all()
     while page:
         yield page
-        page = connection.execute(rows.where(table.c[key] > page[-1][key])).mappings().all()
+        page = connection.execute(ordered.where(key > page[-1][key])).mappings().all()
