@@ -11,9 +11,10 @@ from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from agents.centers.centers import CENTERS
-from agents.parking.vehicles import VEHICLES, plate_key
+from agents.parking.vehicles import VEHICLES
 from agents.visitors.visitor import VISITORS
 from agents.visits.visits import VISITS
+from schemas.plates import plate_key
 
 app = FastAPI()
 engine = create_async_engine(os.environ["VISITOR_DATABASE_URL"], pool_size=10)

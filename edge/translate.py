@@ -1,5 +1,6 @@
 """From an HTTP call to the parts of a request."""
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
@@ -95,9 +96,13 @@ def _typed(model: type[BaseModel], texts: Mapping[str, str]) -> dict[str, Any]:
 def _value(base: type | None, text: str) -> Any:
     if base is bool and text in ("true", "false"):
         return text == "true"
-    if base is int and text.isascii() and text.removeprefix("-").isdigit() and len(text) < 25:
-        return int(text)
+    if base is int and _INTEGER.fullmatch(text):
+        return int(text.partition(".")[0])
     return text
+
+
+_INTEGER = re.compile(r"-?[0-9]{1,24}(\.0+)?")
+"""As in a body, 25.0 is an integer: the links in the answer to a message have what the message asked for."""
 
 
 def _body(content_type: str | None, body: bytes, kind_of: type) -> Any:

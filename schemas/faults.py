@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal, get_args
 from pydantic import ValidationError
 from pydantic_core.core_schema import ErrorType
 
+from schemas.cards import without_digit_runs
 from schemas.model import Model
-from schemas.types import without_digit_runs
 
 FaultType = Literal[
     "validation", "not_found", "conflict", "unauthorized", "forbidden", "rate_limited", "unavailable", "internal"

@@ -1,26 +1,55 @@
-"""The locales that texts may be in: a language and a country, from the Unicode CLDR (by Babel)."""
+"""The locales that texts may be in: a language and a territory, from the Unicode CLDR (by Babel)."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
 from babel import Locale
+from babel.core import get_global
 from babel.localedata import locale_identifiers
 
+PATTERN = "^[A-Za-z]{2,3}([-_][A-Za-z]{4})?[-_]([A-Za-z]{2}|[0-9]{3})$"
+"""A language, a script or none, and a territory: a country, or an area as 419 for Latin America."""
 
-def _all() -> Iterator[str]:
-    parts = (identifier.split("_") for identifier in locale_identifiers())
-    return ("-".join(pair) for pair in parts if len(pair) == 2 and len(pair[1]) == 2)
+_LIKELY: Mapping[str, str] = get_global("likely_subtags")
+_RENAMED: Mapping[str, str] = get_global("language_aliases")
 
 
-CODES = tuple(sorted(_all()))
+def _usual_script(language: str, territory: str) -> str:
+    """The script that a language is written in there, where none is named (CLDR's likely subtags)."""
+    likely = _LIKELY.get(f"{language}_{territory}") or _LIKELY.get(language) or ""
+    return next((part for part in likely.split("_") if len(part) == 4), "")
+
+
+def _every() -> Iterator[tuple[str, str]]:
+    """Languages with their territories, whatever the script; a language alone has its likely territory."""
+    for identifier in locale_identifiers():
+        language, *more = (identifier if "_" in identifier else _LIKELY.get(identifier, identifier)).split("_")
+        if more and re.fullmatch("[A-Z]{2}|[0-9]{3}", more[-1]):
+            yield language, more[-1]
+
+
+_SCRIPTS = {f"{language}-{territory}": _usual_script(language, territory) for language, territory in _every()}
+CODES = tuple(sorted(_SCRIPTS))
 _BY_KEY = {code.lower(): code for code in CODES}
 
 
 def known(code: str) -> str | None:
-    """The one way a locale is written here (`fr-FR`), whatever the case and separator; None for no locale."""
-    return _BY_KEY.get(code.replace("_", "-").lower())
+    """The one way a locale is written here (`fr-FR`), whatever the case and separator, with its usual script or without
+    it (`zh-Hans-CN` is `zh-CN`), and by a former code of its language (`iw-IL` is `he-IL`); None for no locale."""
+    if not re.fullmatch(PATTERN, code):
+        return None
+    language, *script, territory = code.replace("_", "-").lower().split("-")
+    found = _BY_KEY.get(f"{_RENAMED.get(language, language)}-{territory}")
+    if found is None or (script and script != [_SCRIPTS[found].lower()]):
+        return None
+    return found
 
 
 def label(code: str) -> str:
-    """What a locale's language calls itself: `fr-FR` is Français."""
-    language = Locale.parse(code.partition("-")[0])
-    return (language.get_display_name() or code).capitalize()
+    """What a locale's language calls itself, in the script that is usual there: `fr-FR` is Français."""
+    language, script = code.partition("-")[0], _SCRIPTS[code]
+    usual = script == _usual_script(language, "")
+    names = (
+        Locale.parse(name).get_language_name() for name in (language if usual else f"{language}_{script}", language)
+    )
+    return (next(filter(None, names), None) or code).capitalize()

@@ -1,5 +1,7 @@
 """Marks on a field's type that pydantic has no word for."""
 
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -25,6 +27,29 @@ def _refuse_null(value: Any) -> Any:
     if value is None:
         raise PydanticCustomError("null_refused", "This field may be left out, but it may not be null.")
     return value
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An integer between these limits, both included. A decimal with nothing behind its point is one (2020.0)."""
+
+    ge: int
+    le: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        # With the limits inside: put on from outside, pydantic would not describe them in the JSON schema.
+        integer = core_schema.int_schema(strict=True, ge=self.ge, le=self.le)
+        return core_schema.no_info_before_validator_function(_without_fraction, integer)
+
+
+_BEYOND = Decimal(2**64)
+
+
+def _without_fraction(value: Any) -> Any:
+    if not isinstance(value, Decimal) or value != value.to_integral_value():
+        return value
+    # Limited first: the digits of 1E999999999 would fill the memory.
+    return int(max(-_BEYOND, min(value, _BEYOND)))
 
 
 class MessageOnly:

@@ -7,8 +7,9 @@ from urllib.parse import urlencode
 
 from pydantic import Field
 
+from schemas.marks import Whole
 from schemas.model import Model
-from schemas.types import Int64, Maybe, Text
+from schemas.types import INT64, Maybe, Text
 
 Item = TypeVar("Item")
 
@@ -49,8 +50,8 @@ class FieldsQuery(Model):
 class PagingQuery(Model):
     """`offset` is how many to skip, `sort` a comma list, `-` for descending."""
 
-    offset: Maybe[Annotated[Int64, Field(ge=1)]] = None
-    limit: Annotated[Int64, Field(ge=1, le=500)] = 25
+    offset: Maybe[Annotated[int, Whole(ge=1, le=INT64)]] = None
+    limit: Annotated[int, Whole(ge=1, le=500)] = 25
     sort: Annotated[Maybe[Text], Field(description="Comma list of fields; `-` before one for descending.")] = None
 
 

@@ -1,25 +1,27 @@
 """The vocabulary of the contract: every field of every operation has one of these types.
 
-JSON types are strict ("5" is no integer, 1 is no boolean) with one exception: a number given for a string is taken as
-its text, because the documentation's own examples do so. Decoders therefore hand over numbers with a fraction as
-`Decimal`, which keeps the text (11.10 stays "11.10").
+JSON types are strict ("5" is no integer, 1 is no boolean) with two exceptions. A number given for a string is taken as
+its text, because the documentation's own examples do so; decoders therefore hand over numbers with a fraction as
+`Decimal`, which keeps the text (11.10 stays "11.10"). And a number with nothing behind its point is an integer, as in
+JSON Schema (2020.0 is 2020).
 """
 
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 from zoneinfo import available_timezones
 
 import pycountry
-from email_validator import validate_email
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from schemas import locales
-from schemas.marks import NotNull
+from schemas.cards import holds_card_number
+from schemas.emails import is_address
+from schemas.marks import NotNull, Whole
+from schemas.plates import plate_key
 
 TEXT_LIMIT = 1_000
 """Characters. The documentation gives no limits; a text without any would let one row fill a page of the log."""
@@ -31,14 +33,14 @@ LIST_LIMIT = 500
 """Entries of a list in a body, as many as a page may have; more would make one request hold up all others."""
 
 INT64 = 2**63 - 1
+
+AMOUNT_DIGITS, AMOUNT_DECIMALS = 29, 9
+"""Of an exact number: all digits, and those after the point. The Avro schema has room for these decimals."""
+
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_UUID_WITHIN = re.compile(rf"\b{_UUID.pattern}\b")
-_DIGIT_RUN = re.compile(r"\d(?:[ -]*\d){12,}", re.ASCII)
-_CARD_DIGITS = range(13, 20)
-_CARD_GROUP = 3
-"""The fewest digits that stand together in a card number that is written in groups."""
+_LAST_DECIMAL = Decimal(1).scaleb(-AMOUNT_DECIMALS)
 _FIRST_YEAR, _LAST_YEAR = 2, 9998
 _TIMEZONES = available_timezones() - {"localtime", "Factory"}
 _COUNTRIES = frozenset(country.alpha_2 for country in pycountry.countries)
@@ -50,46 +52,11 @@ def _storable(value: str) -> str:
     return value
 
 
-def passes_luhn(digits: str) -> bool:
-    """Whether the check digit of a payment card number is right (ISO/IEC 7812-1, annex B)."""
-    doubled = [int(digit) * (1 + place % 2) for place, digit in enumerate(reversed(digits))]
-    return sum(value - 9 if value > 9 else value for value in doubled) % 10 == 0
-
-
-def without_digit_runs(text: str) -> str:
-    """A text that may be shown though nobody looked for card numbers in it."""
-    return _DIGIT_RUN.sub("…", text)
-
-
 def _clean(value: str) -> str:
     """Storable, and without a payment card number."""
-    if len(value) >= _CARD_DIGITS.start and _holds_card_number(value):
+    if holds_card_number(value):
         raise PydanticCustomError("card_number_refused", "A card number is never accepted here.")
     return _storable(value)
-
-
-def _holds_card_number(text: str) -> bool:
-    """Whether some run of digits, spaces and dashes between them aside, may be the number of a card: the whole run, or
-    groups in it, since a date or another number may stand beside. UUIDs in the text are none, whatever their digits:
-    one in 500 would pass."""
-    runs = _DIGIT_RUN.findall(_UUID_WITHIN.sub("|", text))
-    return any(_is_card(candidate) for run in runs for candidate in _candidates(run))
-
-
-def _candidates(run: str) -> Iterator[str]:
-    groups = re.split("[ -]+", run)
-    yield "".join(groups)
-    for start in range(len(groups)):
-        digits = ""
-        for group in groups[start:]:
-            digits += group
-            if len(group) < _CARD_GROUP or len(digits) >= _CARD_DIGITS.stop:
-                break
-            yield digits
-
-
-def _is_card(digits: str) -> bool:
-    return len(digits) in _CARD_DIGITS and passes_luhn(digits)
 
 
 def _country(value: str) -> str:
@@ -99,11 +66,15 @@ def _country(value: str) -> str:
 
 
 def _email(value: str) -> str:
-    try:
-        # Not pydantic's, which takes "Name <address>" and blanks around it.
-        validate_email(value, check_deliverability=False)
-    except ValueError:
-        raise PydanticCustomError("wrong_format", "Input should be an email address.") from None
+    # Not pydantic's, which takes "Name <address>" and blanks around it.
+    if not is_address(value):
+        raise PydanticCustomError("wrong_format", "Input should be an email address.")
+    return value
+
+
+def _plate(value: str) -> str:
+    if not plate_key(value):
+        raise PydanticCustomError("wrong_format", "Input should be a licence plate, with a letter or a digit in it.")
     return value
 
 
@@ -149,10 +120,20 @@ def _uuid(value: Any) -> Any:
     return found
 
 
-def _amount(value: Any) -> Any:
+def _as_decimal(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return Decimal(value)
     return value
+
+
+def _within_scale(value: Decimal) -> Decimal:
+    """The same number without the zeros for which neither the Avro schema nor memory has room (`0E999999999` is 0)."""
+    exponent = value.as_tuple().exponent
+    if value.is_zero() and exponent not in range(-AMOUNT_DECIMALS, 1):
+        return Decimal(0)
+    if value.is_zero() or int(exponent) >= -AMOUNT_DECIMALS:
+        return value
+    return value.quantize(_LAST_DECIMAL, context=Context(prec=AMOUNT_DIGITS))
 
 
 def _locale(value: str) -> str:
@@ -176,7 +157,28 @@ _TextBase = Annotated[str, Field(max_length=TEXT_LIMIT, coerce_numbers_to_str=Tr
 Identifier = Annotated[_TextBase, AfterValidator(_storable)]
 """A text that another system gave (barcode, token, externalId …): any digits, so no look for card numbers."""
 
+Phone = Identifier
+"""One in ten phone numbers of 13 digits would pass for a card number."""
+
+Url = Identifier
+"""Full of numbers that mean other things, for example the time in milliseconds."""
+
 Text = Annotated[_TextBase, AfterValidator(_clean)]
+Plate = Annotated[
+    Text,
+    AfterValidator(_plate),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "maxLength": TEXT_LIMIT,
+            "pattern": r"^[^\x00]*[\p{L}\p{N}][^\x00]*$",
+            "examples": ["GÖ-XY 101"],
+            "description": "Compared by its letters and digits, whatever their case, script of digits and code points.",
+        }
+    ),
+]
+"""The licence plate of a vehicle. What only asks for one is a Text: any text may be asked for."""
+
 LongText = Annotated[
     str,
     Field(max_length=LONG_TEXT_LIMIT, coerce_numbers_to_str=True, json_schema_extra=_NO_NUL),
@@ -185,7 +187,9 @@ LongText = Annotated[
 """A document, for example a legal text."""
 
 Flag = Annotated[bool, Strict()]
-Int64 = Annotated[int, Strict(), Field(ge=-INT64 - 1, le=INT64)]
+Int64 = Annotated[int, Whole(ge=-INT64 - 1, le=INT64)]
+"""For narrower limits than 64 bits, `Annotated[int, Whole(ge=1, le=31)]`."""
+
 Uuid = Annotated[UUID, Strict(), BeforeValidator(_uuid)]
 Instant = Annotated[
     datetime,
@@ -214,7 +218,14 @@ Email = Annotated[
     Text,
     AfterValidator(_email),
     WithJsonSchema(
-        {"type": "string", "format": "email", "maxLength": TEXT_LIMIT, "examples": ["camille.martin@example.com"]}
+        {
+            "type": "string",
+            "format": "email",
+            "maxLength": TEXT_LIMIT,
+            "examples": ["camille.martin@example.com"],
+            "description": "An address of RFC 6531, without quotes. Those of docomo.ne.jp and ezweb.ne.jp may have dots"
+            " anywhere before the @.",
+        }
     ),
 ]
 CountryCode = Annotated[
@@ -226,14 +237,15 @@ CountryCode = Annotated[
 Amount = Annotated[
     Decimal,
     Strict(),
-    Field(max_digits=29, decimal_places=9, allow_inf_nan=False),
-    BeforeValidator(_amount),
+    Field(max_digits=AMOUNT_DIGITS, decimal_places=AMOUNT_DECIMALS, allow_inf_nan=False),
+    BeforeValidator(_as_decimal),
+    AfterValidator(_within_scale),
     WithJsonSchema(
         {
             "type": "number",
             "exclusiveMinimum": -1e20,
             "exclusiveMaximum": 1e20,
-            "description": "An exact number with at most 9 digits after the point.",
+            "description": "An exact number with at most 9 digits after the point, zeros at its end aside.",
         }
     ),
 ]
@@ -246,13 +258,14 @@ LocaleCode = Annotated[
     WithJsonSchema(
         {
             "type": "string",
-            "pattern": "^[A-Za-z]{2,3}[-_][A-Za-z]{2}$",
-            "examples": ["fr-FR"],
-            "description": "A locale of /locales, in any case and with - or _; answered as fr-FR.",
+            "pattern": locales.PATTERN,
+            "examples": ["fr-FR", "zh-Hant-TW"],
+            "description": "A locale of /locales, in any case, with - or _, and with its usual script or without it;"
+            " answered as fr-FR and zh-TW.",
         }
     ),
 ]
-"""`en_us`, `EN-us` and `en-US` are one locale, kept as the last."""
+"""`en_us`, `EN-us`, `en-Latn-US` and `en-US` are one locale, kept as the last."""
 
 Timezone = Annotated[
     str,

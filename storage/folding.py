@@ -1,4 +1,5 @@
-"""Search without regard to case and accents, by plain indexes: what is searched is kept folded in a column of its own.
+"""Search without regard to case, accents and kinds of quotes, dashes and blanks, by plain indexes: what is searched is
+kept folded in a column of its own.
 
 Such columns have the collation "C", in which all texts with a prefix lie side by side.
 """
@@ -8,6 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+
+from schemas.emails import mailbox, readable
+from schemas.plates import plate_key
+from schemas.unseen import without_unseen
 
 _WHOLE = str.maketrans(
     {
@@ -21,18 +26,44 @@ _PAGE = 5_000
 """Rows of a table that are made anew at once."""
 
 
+def _of_one_kind(characters: str, as_typed: str) -> dict[int, str]:
+    return dict.fromkeys(map(ord, characters), as_typed)
+
+
+_KINDS = (
+    _of_one_kind("`\xb4\u02b9\u02bb\u02bc\u02bd\u2018\u2019\u201a\u201b\u2032\u2035\u2039\u203a\ua78c", "'")
+    | _of_one_kind("\xab\xbb\u201c\u201d\u201e\u201f\u2033\u2036\u301d\u301e\u301f", '"')
+    | _of_one_kind("\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212\ufe58\ufe63", "-")
+)
+"""Quotes and dashes that word processors and phones put in the place of those on a keyboard."""
+
+_TYPED = _WHOLE | _KINDS
+
+
 def fold(text: str | None) -> str | None:
-    """`Éloïse ` and `ELOISE` as `eloise`, `Łódź` as `lodz`."""
+    """`Éloïse ` and `ELOISE` as `eloise`, `Łódź` as `lodz`, quotes and dashes as they are typed, blanks as one."""
     if text is None:
         return None
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    return " ".join(plain.casefold().translate(_WHOLE).split())
+    compatible = unicodedata.normalize("NFKD", without_unseen(text).translate(_KINDS))
+    plain = "".join(c for c in compatible if not unicodedata.combining(c))
+    return " ".join(plain.casefold().translate(_TYPED).split())
 
 
-def fold_beyond_case(text: str) -> str | None:
-    """The folded text where it is another than in lower case, which a column beside holds; else None."""
-    found = fold(text)
-    return None if found == text.casefold() else found
+def fold_beyond_mailbox(address: str) -> str | None:
+    """An email address folded, where that is another text than its mailbox, which a column beside holds; else None."""
+    found = fold(readable(address))
+    return None if found == mailbox(address) else found
+
+
+def plain_plate(plate: str) -> str:
+    """The key of a licence plate without accents, which a search ignores; plates that differ in them are two."""
+    return (fold(plate_key(plate)) or "").upper()
+
+
+def plain_beyond_key(plate: str) -> str | None:
+    """The plain plate where it is another than the key, which a column beside holds; else None."""
+    plain = plain_plate(plate)
+    return None if plain == plate_key(plate) else plain
 
 
 def folded(name: str, *, nullable: bool = False) -> sa.Column[str]:
@@ -41,7 +72,10 @@ def folded(name: str, *, nullable: bool = False) -> sa.Column[str]:
 
 
 def starts_with(column: Any, prefix: str) -> sa.ColumnElement[bool]:
-    """A range rather than LIKE, which an index serves only where the pattern is known when the plan is made."""
+    """A range rather than LIKE, which an index serves only where the pattern is known when the plan is made. An empty
+    prefix, of a text in which there is nothing to search for, begins nothing and not everything."""
+    if not prefix:
+        return sa.false()
     return sa.and_(column >= prefix, column < prefix + "\U0010ffff")
 
 
@@ -58,7 +92,7 @@ def fill(connection: sa.Connection, name: str, key: str, columns: Columns) -> No
         .where(table.c[key] == sa.bindparam("of"))
         .values({column: sa.bindparam(f"new_{column}") for column in columns})
     )
-    for page in _pages(connection, table, key):
+    for page in pages(connection, sa.select(table), table.c[key]):
         changed = [
             {"of": row[key]} | {f"new_{column}": value for column, value in made.items()}
             for row in page
@@ -72,9 +106,12 @@ def _made(row: sa.RowMapping, columns: Columns) -> dict[str, str | None]:
     return {column: how(row[source]) for column, (source, how) in columns.items()}
 
 
-def _pages(connection: sa.Connection, table: sa.TableClause, key: str) -> Iterator[Sequence[sa.RowMapping]]:
-    rows = sa.select(table).order_by(table.c[key]).limit(_PAGE)
-    page = connection.execute(rows).mappings().all()
+def pages(
+    connection: sa.Connection, rows: sa.Select[Any], key: sa.ColumnClause[Any]
+) -> Iterator[Sequence[sa.RowMapping]]:
+    """What a statement selects, in the order of its unique column `key`."""
+    ordered = rows.order_by(key).limit(_PAGE)
+    page = connection.execute(ordered).mappings().all()
     while page:
         yield page
-        page = connection.execute(rows.where(table.c[key] > page[-1][key])).mappings().all()
+        page = connection.execute(ordered.where(key > page[-1][key])).mappings().all()

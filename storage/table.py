@@ -73,7 +73,7 @@ class Table(Generic[Row]):
 
     `family` decides the change topic, `resource` is the entity's name in changes and fault codes
     (`<resource>_not_found`). By column: `parents` are foreign keys, `derived` follow another column in Python
-    (`{"email_key": ("email", str.casefold)}`), `computed` others of the row in SQL, `defaults` are what a hidden one
+    (`{"email_key": ("email", mailbox)}`), `computed` others of the row in SQL, `defaults` are what a hidden one
     starts with. `conflicts` says, by the constraint's name, what breaking a unique one means. Rows of a table that is
     not `told` make no changes.
     """

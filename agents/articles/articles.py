@@ -10,7 +10,7 @@ from agents.translations import Translation, TranslationNew, translated
 from schemas.model import Model, NoFields
 from schemas.replies import PageQuery
 from schemas.requests import Request
-from schemas.types import DayOrInstant, Instant, Int64, Maybe, Text
+from schemas.types import DayOrInstant, Instant, Int64, Maybe, Text, Url
 from storage.table import Table
 from storage.tx import Tx
 
@@ -19,7 +19,7 @@ ArticleStatus = Literal["draft", "ready", "published", "archived"]
 
 class ArticleFields(Model):
     generic_name: Text
-    main_image_url: Text
+    main_image_url: Url
     status: ArticleStatus
     publish_date: Instant
 

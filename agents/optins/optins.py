@@ -18,7 +18,7 @@ from schemas.model import Model, NoFields
 from schemas.paths import VisitorPath
 from schemas.replies import PageQuery
 from schemas.requests import Request
-from schemas.types import Flag, Instant, Int64, Maybe, Text, Uuid
+from schemas.types import Flag, Identifier, Instant, Int64, Maybe, Uuid
 from storage.lists import Filter
 from storage.table import Table
 from storage.tx import Tx
@@ -28,8 +28,8 @@ OptinType = Literal["commercial", "loyalty", "center", "privacy", "wallet", "ter
 
 
 class OptinSender(Model):
-    client_id: Maybe[Text] = None
-    send_id: Maybe[Text] = None
+    client_id: Maybe[Identifier] = None
+    send_id: Maybe[Identifier] = None
 
 
 class OptinPatch(OptinSender, partial=True):

@@ -11,9 +11,10 @@ from pydantic import Field, WithJsonSchema
 from agents import crud
 from agents.operation import Operations
 from agents.visitors.visitor import VISITORS
+from schemas.marks import Whole
 from schemas.model import Model
 from schemas.replies import PageQuery
-from schemas.types import Flag, Instant, Int64, Maybe, Text, Uuid
+from schemas.types import Flag, Identifier, Instant, Int64, Maybe, Text, Uuid
 from storage.lists import Filter
 from storage.table import Table
 
@@ -37,12 +38,12 @@ class CardFields(Model):
     last_name: Text
     postal_code: Maybe[Text] = None
     service_types: Maybe[ServiceTypes] = None
-    year: Annotated[Int64, Field(ge=1000, le=9999)]
-    month: Annotated[Int64, Field(ge=1, le=12)]
+    year: Annotated[int, Whole(ge=1000, le=9999)]
+    month: Annotated[int, Whole(ge=1, le=12)]
 
 
 class CardNew(CardFields):
-    fingerprint: Text
+    fingerprint: Identifier
     card_type: Literal["american_express", "jcb", "visa", "master", "maestro", "discover"]
     first_six_digits: SixDigits
     last_four_digits: FourDigits

@@ -1,41 +1,29 @@
 """Vehicles of a visitor. A deleted one keeps its row, with a deletionDate."""
 
-import re
-from typing import Annotated
+from typing import Annotated, Any
 
 import sqlalchemy as sa
-from pydantic import Field
 
 from agents import crud
 from agents.operation import Operations, operation
 from agents.visitors.visitor import VISITORS
+from schemas.marks import Whole
 from schemas.model import Model, NoFields
 from schemas.paths import VisitorPath
+from schemas.plates import plate_key
 from schemas.replies import PageQuery
 from schemas.requests import Request
-from schemas.types import CountryCode, Flag, Instant, Int64, Maybe, Text, Uuid
-from storage.folding import fold, folded
+from schemas.types import CountryCode, Flag, Instant, Int64, Maybe, Plate, Text, Uuid
+from storage.folding import folded, plain_beyond_key
 from storage.lists import Filter
 from storage.table import Table
 from storage.tx import Tx
 
-_SEPARATORS = re.compile(r"[\W_]+")
 
-
-def plate_key(plate: str) -> str:
-    """What two spellings of one licence plate share: upper-case letters and digits."""
-    return _SEPARATORS.sub("", plate.upper())
-
-
-def plain_plate(plate: str) -> str:
-    """The key without accents, which a search does not regard; two plates that differ in them are two."""
-    return (fold(plate_key(plate)) or "").upper()
-
-
-def _accented(plate: str) -> str | None:
-    """The key without accents, where it has any."""
-    plain = plain_plate(plate)
-    return None if plain == plate_key(plate) else plain
+def _has_plate(columns: Any, plate: str) -> sa.ColumnElement[bool]:
+    key = plate_key(plate)
+    # Vehicles from the time when such plates were taken have no key either.
+    return columns.plate_key == key if key else sa.false()
 
 
 class VehicleFields(Model):
@@ -43,9 +31,9 @@ class VehicleFields(Model):
     maker: Maybe[Text] = None
     color: Maybe[Text] = None
     model: Maybe[Text] = None
-    license_plate: Text
+    license_plate: Plate
     license_plate_country: Maybe[CountryCode] = None
-    year_of_manufacture: Maybe[Annotated[Int64, Field(ge=1800, le=2500)]] = None
+    year_of_manufacture: Maybe[Annotated[int, Whole(ge=1800, le=2500)]] = None
     last_parking_session: Maybe[Instant] = None
 
 
@@ -55,6 +43,7 @@ class VehiclePatch(VehicleFields, partial=True):
 
 
 class Vehicle(VehicleFields):
+    license_plate: Text  # Without letters and digits, from the time when such plates were taken.
     vehicle_id: Int64
     visitor_id: Uuid
     deletion_date: Instant | None
@@ -64,7 +53,7 @@ class Vehicle(VehicleFields):
 
 class VehicleQuery(PageQuery):
     include_deleted: Annotated[Flag, Filter(lambda c, yes: sa.true() if yes else c.deletion_date.is_(None))] = False
-    license_plate: Annotated[Text | None, Filter(lambda c, plate: c.plate_key == plate_key(plate))] = None
+    license_plate: Annotated[Text | None, Filter(_has_plate)] = None
 
 
 VEHICLES = Table(
@@ -74,7 +63,7 @@ VEHICLES = Table(
     resource="vehicle",
     key="vehicle_id",
     parents={"visitor_id": VISITORS},
-    derived={"plate_key": ("license_plate", plate_key), "plain_plate": ("license_plate", _accented)},
+    derived={"plate_key": ("license_plate", plate_key), "plain_plate": ("license_plate", plain_beyond_key)},
     hidden=[
         folded("plate_key"),
         folded("plain_plate", nullable=True),

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from agents.centers.centers import CENTERS
 from agents.translations import Translation, TranslationNew
 from schemas.model import Model
-from schemas.types import Instant, Int64, Maybe, PcCode, Text, Timezone
+from schemas.types import Instant, Int64, Maybe, PcCode, Text, Timezone, Url
 from storage.table import Table
 
 ChallengeType = Literal["step_counter"]
@@ -26,7 +26,7 @@ class ChallengeFields(Model):
     start_date: Instant
     end_date: Instant
     timezone: Maybe[Timezone] = None
-    image_url: Text | None = None
+    image_url: Url | None = None
     winner_number: Int64
     reward_expiration_seconds: Int64 | None = None
     status: ChallengeStatus

@@ -26,7 +26,7 @@ class DeviceFields(Model):
     platform: Literal["ios", "android"]
     timezone: Maybe[Text] = None
     mobile_carrier: Maybe[Text] = None
-    notification_token: Text
+    notification_token: Identifier
 
 
 class DeviceNew(DeviceFields):
@@ -44,7 +44,7 @@ class DeviceApp(Model):
     app_id: Int64
     device_id: Int64
     urw_app_id: UrwAppId
-    notification_token: Text
+    notification_token: Identifier
     creation_date: Instant
     update_date: Instant
 

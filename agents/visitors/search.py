@@ -8,15 +8,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from agents.operation import Operations, operation
 from agents.parking.parkings import PARKINGS
-from agents.parking.vehicles import VEHICLES, plain_plate
+from agents.parking.vehicles import VEHICLES
 from agents.visitors.external_ids import EXTERNAL_IDS
 from agents.visitors.visitor import VISITORS, AccountType, Visitor
+from schemas.emails import mailbox
 from schemas.faults import Invalid
 from schemas.model import NoFields
 from schemas.replies import Page, PageQuery
 from schemas.requests import Request
 from schemas.types import CountryCode, Email, Flag, Identifier, Instant, Maybe, PcCode, Text
-from storage.folding import fold, starts_with
+from storage.folding import fold, plain_plate, starts_with
 from storage.lists import Filter, page
 from storage.tx import Tx
 
@@ -39,7 +40,7 @@ class VisitorQuery(PageQuery):
 
     country_code: Maybe[CountryCode] = None
     barcode: Maybe[Identifier] = None
-    email: Annotated[Maybe[Email], Filter(lambda c, email: c.email_key == email.casefold())] = None
+    email: Annotated[Maybe[Email], Filter(lambda c, email: c.email_key == mailbox(email))] = None
     acquisition_pc_code: Maybe[PcCode] = None
     account_type: Maybe[AccountType] = None
     origin_type: Maybe[Text] = None
@@ -57,7 +58,9 @@ def _of_children(found: Any) -> sa.ColumnElement[bool]:
 
 def _by_email(text: str) -> sa.ColumnElement[bool]:
     folded = fold(text) or ""
-    return starts_with(_C.email_key, folded) | starts_with(_C.folded_email, folded)
+    # What was typed may be the beginning of a mailbox with accents, and of a domain in A-labels.
+    ways = [starts_with(_C.email_key, begun) for begun in {folded, mailbox(text.strip())}]
+    return sa.or_(*ways, starts_with(_C.folded_email, folded))
 
 
 def _by_plate(text: str) -> sa.ColumnElement[bool]:

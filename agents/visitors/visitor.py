@@ -4,19 +4,20 @@ from functools import partial
 from typing import Annotated, Literal
 
 import sqlalchemy as sa
-from pydantic import Field
 
 from agents.centers.centers import CENTERS
+from schemas.emails import mailbox
 from schemas.faults import Conflict
+from schemas.marks import Whole
 from schemas.model import Model
-from schemas.types import CountryCode, Email, Flag, Identifier, Instant, Int64, Maybe, PcCode, Text, Uuid
-from storage.folding import fold, fold_beyond_case, folded
+from schemas.types import CountryCode, Email, Flag, Identifier, Instant, Int64, Maybe, PcCode, Phone, Text, Uuid
+from storage.folding import fold, fold_beyond_mailbox, folded
 from storage.table import Table
 
 Gender = Literal["m", "f", "u"]
 AccountType = Literal["full", "partial"]
-BirthDay = Annotated[Int64, Field(ge=1, le=31)]
-BirthMonth = Annotated[Int64, Field(ge=1, le=12)]
+BirthDay = Annotated[int, Whole(ge=1, le=31)]
+BirthMonth = Annotated[int, Whole(ge=1, le=12)]
 
 
 class Profile(Model):
@@ -30,7 +31,7 @@ class Profile(Model):
     first_name: Text
     email: Email
     gender: Gender
-    phone: Text | None = None
+    phone: Phone | None = None
     mobile_locale: Text | None = None
     address_zip_code: Text | None = None
     timezone: Text | None = None
@@ -88,17 +89,17 @@ VISITORS = Table(
     key="visitor_id",
     parents={"acquisition_pc_code": CENTERS, "upgrade_pc_code": CENTERS},
     derived={
-        "email_key": ("email", str.casefold),
+        "email_key": ("email", mailbox),
         "first_name_key": ("first_name", fold),
         "last_name_key": ("last_name", fold),
-        "folded_email": ("email", fold_beyond_case),
+        "folded_email": ("email", fold_beyond_mailbox),
     },
     conflicts={"visitors_email_key_key": email_taken},
     hidden=[
         folded("email_key"),
         folded("first_name_key"),
         folded("last_name_key", nullable=True),
-        # Of the few emails that have accents; the others are searched for in email_key.
+        # Of the few emails with accents or such domains; the others are searched for in email_key.
         folded("folded_email", nullable=True),
         sa.UniqueConstraint("email_key"),
         sa.UniqueConstraint("barcode"),

@@ -23,11 +23,12 @@ from agents.visitors.visitor import (
     VisitorPatch,
     email_taken,
 )
+from schemas.emails import mailbox
 from schemas.faults import Invalid, refuse
 from schemas.model import ListOf, Model, NoFields
 from schemas.replies import Page
 from schemas.requests import Request
-from schemas.types import CountryCode, Email, Flag, Instant, Int64, Maybe, PcCode, Several, Text, Uuid
+from schemas.types import CountryCode, Email, Flag, Instant, Int64, Maybe, PcCode, Phone, Several, Text, Uuid
 from storage.lists import Filter, filters
 from storage.statements import given
 from storage.tx import Tx
@@ -42,7 +43,7 @@ class PartialFields(Model):
     first_name: Text
     email: Email
     gender: Gender | None = None
-    phone: Text | None = None
+    phone: Phone | None = None
     mobile_locale: Text | None = None
     timezone: Text | None = None
     country_code: CountryCode
@@ -116,7 +117,7 @@ async def _require_references(tx: Tx, body: VisitorNew | PartialVisitorNew, cent
 async def _add_or_upgrade(tx: Tx, fields: dict[str, Any]) -> Visitor:
     """Raises Conflict for the email of a full visitor."""
     while True:
-        known = await tx.first(_WITH_EMAIL, {"email_key": fields["email"].casefold()})
+        known = await tx.first(_WITH_EMAIL, {"email_key": mailbox(fields["email"])})
         if known is not None:
             await tx.after_waiting()
             return await _upgrade(tx, known, fields)

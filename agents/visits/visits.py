@@ -13,11 +13,12 @@ from sqlalchemy.dialects.postgresql import distinct_on
 
 from agents.centers.centers import CENTERS
 from agents.operation import Operations, apply_each, batch_operation, operation
-from agents.parking.vehicles import VEHICLES, plate_key
+from agents.parking.vehicles import VEHICLES
 from agents.visitors.visitor import VISITORS
 from schemas.faults import Conflict, Fault, Invalid
 from schemas.marks import MessageOnly
 from schemas.model import Model, NoFields
+from schemas.plates import plate_key
 from schemas.replies import Page, PageQuery
 from schemas.requests import Request
 from schemas.types import Identifier, Instant, Int64, Maybe, PcCode, Text, Uuid, uuid_of
@@ -117,7 +118,7 @@ async def _resolve(tx: Tx, identifications: Iterable[Identification], codes: set
     given = list(identifications)
     ids = _uuids(item.visitor_id for item in given)
     barcodes = {item.barcode for item in given if item.barcode is not None}
-    plates = {plate_key(item.license_plate) for item in given if item.license_plate is not None}
+    plates = {plate_key(item.license_plate) for item in given if item.license_plate is not None} - {""}
     known = _Known(await CENTERS.present(tx, codes))
     if ids or barcodes:
         found = await tx.all(_VISITORS, {"ids": sorted(ids.values()), "barcodes": sorted(barcodes)})

@@ -1,7 +1,9 @@
 """Parkings, cards, vehicles, their partners and what parking cost, rule by rule."""
 
 import asyncio
+import json
 from collections.abc import Awaitable
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -150,6 +152,7 @@ async def test_the_shown_digits_of_a_card_are_six_and_four(client: httpx.AsyncCl
 
 @pytest.mark.parametrize("number", [
     CARD_NUMBER, "4111 1111 1111 1111", "4111-1111-1111-1111", "37828-224631-0005", "no. 4222222222222, mine",
+    "6759.6498.2643.8453", "\u0664" + "\u0661" * 15,
 ])  # fmt: skip
 @pytest.mark.parametrize(("kind", "body", "field"), [
     ("creditCards", _card(), "firstName"),
@@ -172,7 +175,7 @@ async def test_a_card_number_is_refused_in_a_number_and_in_a_history_too(client:
     known = await _parked(client)
     cards, histories = f"{known['path']}/creditCards", f"{known['path']}/parkingHistories"
     for field, value in (
-        ("postalCode", int(CARD_NUMBER)), ("fingerprint", CARD_NUMBER), ("paymentMethodToken", CARD_NUMBER),
+        ("postalCode", int(CARD_NUMBER)), ("paymentMethodToken", CARD_NUMBER),
     ):  # fmt: skip
         await _fails(client.post(cards, json=_card(**{field: value})), field, "card_number_refused")
     for field in ("accessDevice", "exitAccessDevice", "formattedTotalTime", "vendorId"):
@@ -186,7 +189,64 @@ async def test_identifiers_of_other_systems_may_look_like_a_card_number(client: 
     history = await _history(client, known, transactionId=CARD_NUMBER)
     partner = {"vehicleId": known["vehicleId"], "partnerId": CARD_NUMBER, "parkingPartner": "ilogs"}
     made = await data.create(client, f"{known['path']}/vehiclePartners", partner)
-    assert (history["transactionId"], made["partnerId"]) == (CARD_NUMBER,) * 2
+    card = await data.create(client, f"{known['path']}/creditCards", _card(fingerprint=CARD_NUMBER))
+    assert (history["transactionId"], made["partnerId"], card["fingerprint"]) == (CARD_NUMBER,) * 3
+
+
+AMOUNTS = (
+    "refundedAmount", "transactionFullAmount", "transactionPretaxAmount", "transactionTaxAmount", "validationAmount",
+)  # fmt: skip
+
+
+async def test_amounts_of_a_session_are_exact_whatever_zeros_they_end_with(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    known = await _parked(client)
+    path, sent = f"{known['path']}/parkingHistories", "31.4000000000"
+    body = json.dumps(_body(known, **dict.fromkeys(AMOUNTS, "@"))).replace('"@"', sent)
+    made = await client.post(path, content=body, headers={"content-type": "application/json"})
+    assert made.status_code == 201, made.text
+    one = f"{path}/{made.json()['data']['parkingHistoryId']}"
+    for amount in AMOUNTS:
+        changed = await client.patch(
+            one, content=f'{{"{amount}": 0E-10}}', headers={"content-type": "application/json"}
+        )
+        assert changed.status_code == 204, changed.text
+    for answer, amount in ((made, Decimal(sent)), (await client.get(one), Decimal(0))):
+        found = answer.json(parse_float=Decimal)["data"]
+        assert [found[name] for name in AMOUNTS] == [amount] * len(AMOUNTS)
+    changes = await stack.read(names.changes("parking"))
+    mine = [change.value for change in changes if change.value and change.key == f"parkingHistory:{one.split('/')[-1]}"]
+    assert [change["after"]["validationAmount"] for change in mine][:1] == [Decimal(sent)]
+
+
+async def test_an_integer_may_be_written_with_nothing_behind_its_point(stack: Stack, client: httpx.AsyncClient) -> None:
+    known = await _parked(client)
+    path = f"{known['path']}/vehicles"
+    made = await data.create(client, path, data.vehicle(yearOfManufacture=2020.0))
+    assert made["yearOfManufacture"] == 2020
+    refused = client.post(path, json=data.vehicle(yearOfManufacture=2020.5))
+    await _fails(refused, "yearOfManufacture", "wrong_type")
+    parts = {
+        "path": {"visitorId": known["visitorId"], "vehicleId": float(made["vehicleId"])},
+        "body": {"yearOfManufacture": 1.999e3},
+    }
+    request_id = await stack.send("vehicles.update", parts)
+    assert (await stack.result("vehicles.update", request_id)).value["status"] == 204
+    assert (await _data(client, f"{path}/{made['vehicleId']}.0"))["yearOfManufacture"] == 1999
+
+
+async def test_the_links_of_a_message_with_such_integers_can_be_followed(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    known = await _known(client)
+    for _ in range(2):
+        await data.create(client, f"{known['path']}/vehicles", data.vehicle())
+    asked = {"path": {"visitorId": known["visitorId"]}, "query": {"limit": 2.0}}
+    request_id = await stack.send("vehicles.list", asked)
+    links = (await stack.result("vehicles.list", request_id)).value["body"]["metadata"]["_links"]
+    assert len((await client.get(links["next"])).json()["data"]) == 1
+    await _fails(client.get(f"{known['path']}/vehicles?limit=2.5"), "limit", "wrong_type")
 
 
 async def test_updating_a_vehicle_may_set_its_deletion_date(client: httpx.AsyncClient) -> None:

@@ -14,9 +14,9 @@ import pytest
 from tests.support import data, oracle
 from tests.support.load import Message, send_all
 from tests.support.oracle import Sent
-from tests.support.stack import PARTITIONS, Stack, eventually
+from tests.support.stack import PARTITIONS, Stack, eventually, request_topic
 from topics import names
-from topics.envelope import AVRO, JSON
+from topics.envelope import AVRO, JSON, Head
 
 LONG_AGO, FAR_OFF = "2001-02-03T04:05:06Z", "2101-02-03T04:05:06Z"
 ADD = "visitorChallenges.addPoints"
@@ -146,6 +146,33 @@ async def test_a_balance_comes_back_exactly(client: httpx.AsyncClient, balance: 
     path = f"{known['path']}/{made.json()['data']['rewardId']}"
     for answer in (made, await client.get(path)):
         assert str(answer.json(parse_float=Decimal)["data"]["balance"]) == balance
+
+
+ZEROS = ("31.4000000000", "31.40000000000000000000000000", "0E-10", "0E50", "1E2", "-0.0", f"7.005{'0' * 60}")
+
+
+async def test_a_balance_is_exact_whatever_zeros_it_ends_with(stack: Stack, client: httpx.AsyncClient) -> None:
+    known = await _collector(client)
+    for balance in ZEROS:
+        body = json.dumps(_reward(known, balance="@")).replace('"@"', balance)
+        made = await client.post(known["path"], content=body, headers={"content-type": "application/json"})
+        assert made.status_code == 201, (balance, made.text)
+        path = f"{known['path']}/{made.json()['data']['rewardId']}"
+        changed = f'{{"outsideOptin": true, "balance": {balance}}}'
+        patched = await client.patch(path, content=changed, headers={"content-type": "application/json"})
+        assert patched.status_code == 204, (balance, patched.text)
+        for answer in (made, await client.get(path)):
+            assert answer.json(parse_float=Decimal)["data"]["balance"] == Decimal(balance)
+    assert len(await _get(client, known["path"])) == len(ZEROS)
+
+    path = {"visitorId": known["visitorId"]}
+    for balance in ZEROS:
+        value = json.dumps({"path": path, "body": _reward(known, balance="@")}).replace('"@"', balance)
+        request_id = str(uuid4())
+        headers = Head(request_id, "rewards.create", "gateway/test", JSON).headers()
+        await stack.raw(request_topic("rewards.create"), value.encode(), headers)
+        result = (await stack.result("rewards.create", request_id)).value
+        assert (result["status"], result["body"]["data"]["balance"]) == (201, Decimal(balance))
 
 
 @pytest.mark.parametrize("balance", ["NaN", "Infinity", '"31.40"', "true", "null", "0.1234567891", "1e30"])

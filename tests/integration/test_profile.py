@@ -613,6 +613,7 @@ async def test_identifiers_of_other_systems_may_look_like_a_card_number(client: 
         ("bookmarks", {**bookmark, "externalId": CARD_NUMBER}),
         ("interests", {"externalId": CARD_NUMBER, "label": "A"}),
         ("devices", _device(token=CARD_NUMBER)),
+        ("devices", _device(notificationToken=CARD_NUMBER)),
         ("centerOperationSessions", _session(pc_code, CARD_NUMBER)),
     ):
         answer = await client.post(f"{path}/{kind}", json=body)
@@ -625,7 +626,7 @@ async def test_identifiers_of_other_systems_may_look_like_a_card_number(client: 
 async def test_other_ids_may_not_be_a_card_number(client: httpx.AsyncClient) -> None:
     pc_code, path = await _visitor(client)
     for kind, field, body in (
-        ("devices", "notificationToken", _device()),
+        ("devices", "mobileCarrier", _device()),
         ("centerOperationSessions", "gameId", _session(pc_code, "s1")),
     ):
         refused = await client.post(f"{path}/{kind}", json={**body, field: CARD_NUMBER})

@@ -139,6 +139,90 @@ async def test_plates_compare_without_case_and_separators(client: httpx.AsyncCli
     assert answer.json() == {**answer.json(), "visitorId": known["visitorId"], "licensePlate": spelled}
 
 
+PLATES = {
+    "GÖ-XY": ("GO\u0308-XY {}", "g\u00f6 xy {}", "GO\u200d\u0308XY{}"),
+    "\uff21\uff22": ("AB {}", "ab-{}"),
+    "أ ب ج ": ("أبج{}", "\u0627\u0654 ب ج {}"),
+    "هـ ": ("\u0647-{}",),
+    "京A": ("京\uff21·{}",),
+}
+"""How a plate begins as it is registered, and as gateways read the whole of it."""
+ARABIC = {48 + digit: 0x660 + digit for digit in range(10)}
+
+
+@pytest.mark.parametrize("begins", PLATES)
+async def test_plates_compare_whatever_their_code_points(stack: Stack, client: httpx.AsyncClient, begins: str) -> None:
+    visitor, number = await _visitor(client), data.new_number()
+    path = f"/visitors/{visitor['visitorId']}/vehicles"
+    made = await data.create(client, path, {"licensePlate": f"{begins}{number}"})
+    assert made["licensePlate"] == f"{begins}{number}"
+    for form in PLATES[begins]:
+        for read in (form.format(number), form.format(number.translate(ARABIC))):
+            body = {"licensePlate": read, "pcCode": visitor["acquisitionPcCode"]}
+            answer = await client.post("/visits/entry", json=body)
+            assert answer.status_code == 201, (read, answer.text)
+            assert (answer.json()["visitorId"], answer.json()["licensePlate"]) == (visitor["visitorId"], read)
+            request_id = await stack.send("visits.create", {"path": {"visitType": "exit"}, "body": body})
+            assert (await stack.result("visits.create", request_id)).value["status"] == 201
+            assert len((await client.get("/visits", params=body)).json()) >= 2
+            assert len((await client.get(path, params={"licensePlate": read})).json()["data"]) == 1
+            search = {"queryBy": "licensePlate", "query": read}
+            found = (await client.get("/visitors", params=search)).json()["data"]
+            assert [row["visitorId"] for row in found] == [visitor["visitorId"]]
+
+
+NO_PLATES = ("-", "???", "", " ", "\u0308", "\u200d", "\u3164", "\u0640")
+
+
+async def test_a_plate_without_letters_or_digits_is_refused_at_a_vehicle(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    known = await data.parker(client)
+    path = f"/visitors/{known['visitorId']}/vehicles"
+    one = {"visitorId": known["visitorId"]}
+    for plate in NO_PLATES:
+        body = {"licensePlate": plate}
+        for answer in (
+            await client.post(path, json=body), await client.patch(f"{path}/{known['vehicleId']}", json=body),
+        ):  # fmt: skip
+            assert (answer.status_code, _codes(answer)) == (400, [("licensePlate", "wrong_format")]), plate
+        created = await stack.send("vehicles.create", {"path": one, "body": body})
+        updated = await stack.send("vehicles.update", {"path": one | {"vehicleId": known["vehicleId"]}, "body": body})
+        for operation, request_id in (("vehicles.create", created), ("vehicles.update", updated)):
+            assert (await stack.result(operation, request_id)).value["status"] == 400
+    found = (await client.get(path)).json()["data"]
+    assert [row["licensePlate"] for row in found] == [known["licensePlate"]]
+
+
+async def test_a_plate_without_letters_or_digits_matches_nobody(stack: Stack, client: httpx.AsyncClient) -> None:
+    known = await data.parker(client)
+    path = f"/visitors/{known['visitorId']}/vehicles"
+    # One from the time when such plates were taken.
+    async with stack.engine.begin() as conn:
+        await conn.exec_driver_sql(
+            "insert into vehicles (license_plate, plate_key, visitor_id, creation_date, update_date, revision)"
+            f" values ('-', '', '{known['visitorId']}', now(), now(), 1)"
+        )
+    listed = (await client.get(path)).json()["data"]
+    assert [row["licensePlate"] for row in listed] == [known["licensePlate"], "-"]
+    assert (await client.get(f"{path}/{listed[1]['vehicleId']}")).json()["data"] == listed[1]
+    for plate in NO_PLATES:
+        body = {"licensePlate": plate, "pcCode": known["pcCode"]}
+        for answer in (
+            await client.post("/visits/entry", json=body), await client.get("/visits", params=body),
+            await client.post("/visits/entry", json={**body, "visitorId": known["visitorId"]}),
+        ):  # fmt: skip
+            assert (answer.status_code, _codes(answer)) == (404, [(None, "visitor_not_found")]), plate
+        request_id = await stack.send("visits.create", {"path": {"visitType": "entry"}, "body": body})
+        assert (await stack.result("visits.create", request_id)).value["status"] == 404
+        for answer in (
+            await client.get("/visitors", params={"queryBy": "licensePlate", "query": plate}),
+            await client.get(path, params={"licensePlate": plate}),
+        ):
+            assert (answer.status_code, answer.json()["data"]) == (200, []), plate
+    assert (await client.get("/visits", params={"barcode": known["barcode"], "pcCode": known["pcCode"]})).json() == []
+
+
 async def test_a_plate_names_the_vehicle_updated_last_that_is_not_deleted(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
@@ -299,6 +383,43 @@ async def test_a_card_number_is_never_accepted_or_echoed(stack: Stack, client: h
         assert number not in process.log.read_text()
 
 
+PHONES = ("+4915095425844", "00336315730425", "0044791112345678", "4111 1111 1111 1111")
+TOKENS = (
+    "740f4707bebcf74f9b7c25d48e3358945f6aa01da5ddb387462c7eaf61bb78ad", "4111111111111111",
+    "fcm:APA91b-4111111111111111", "9a4111111111111111c04e1b",
+)  # fmt: skip
+URLS = ("https://cdn.example.com/a.jpg?t=4915111111117", "https://example.com/4111111111111111/steps.png")
+
+
+async def test_phones_urls_and_what_others_name_things_by_may_have_any_digits(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    pc_code = await _center(client)
+    for phone in PHONES:
+        made = await data.create(client, "/visitors", data.visitor(pc_code, phone=phone))
+        assert made["phone"] == phone
+        request_id = await stack.send("visitors.create", {"body": data.visitor(pc_code, phone=phone)})
+        assert (await stack.result("visitors.create", request_id)).value["status"] == 201
+    path = f"/visitors/{made['visitorId']}"
+    for token in TOKENS:
+        device = {"token": token, "platform": "ios", "urwAppId": "one", "notificationToken": token}
+        answer = await client.post(f"{path}/devices", json=device)
+        assert answer.status_code in (200, 201), answer.text
+        optin = {"optinType": "commercial", "optinChannel": "push", "isActive": False, "sendId": token}
+        assert (await data.create(client, f"{path}/optins", {**optin, "clientId": token}))["sendId"] == token
+    for url in URLS:
+        made = await data.create(client, "/challenges", data.challenge(pc_code, imageUrl=url))
+        article = {"genericName": "A", "mainImageUrl": url, "status": "draft", "publishDate": LONG_AGO}
+        kept = await data.create(client, "/articles", {**article, "title": [], "content": []})
+        assert (made["imageUrl"], kept["mainImageUrl"]) == (url, url)
+
+
+async def test_a_card_number_as_a_fields_name_is_not_echoed(client: httpx.AsyncClient) -> None:
+    number = "4111\u00a01111\u20111111.1111"
+    answer = await client.post("/centers", json=data.center(**{number: 1}))
+    assert (answer.status_code, _codes(answer)) == (400, [("…", "unknown_field")])
+
+
 async def test_vehicles_of_another_visitor_and_deleted_ones_are_not_listed(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
@@ -317,6 +438,46 @@ async def test_vehicles_of_another_visitor_and_deleted_ones_are_not_listed(
     assert await listed(includeDeleted="true") == [known["vehicleId"], second["vehicleId"]]
     assert await listed(licensePlate=known["licensePlate"].lower()) == [known["vehicleId"]]
     assert await listed(licensePlate=other["licensePlate"]) == []
+
+
+# locales
+
+LOCALES = {
+    "zh-CN": "zh_hans_cn", "zh-TW": "zh-Hant-TW", "zh-HK": "zh_Hant_HK", "sr-RS": "sr-Cyrl-RS", "no-NO": "no-Latn-NO",
+    "bs-BA": "bs-Latn-BA", "az-AZ": "az-Latn-AZ", "uz-UZ": "uz-Latn-UZ", "pa-IN": "pa-Guru-IN",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", LOCALES)
+async def test_a_locale_is_accepted_with_its_usual_script_and_without_it(
+    stack: Stack, client: httpx.AsyncClient, code: str
+) -> None:
+    with_script, texts = LOCALES[code], {"optinDisplayText": "A", "optinHeaderText": None, "documentText": None}
+    legal = await data.create(client, "/legalTexts", {"type": "wifi_terms", "releaseDate": LONG_AGO})
+    path = f"/legalTexts/{legal['id']}/locales"
+    assert (await data.create(client, f"{path}/{code}", texts))["localeCode"] == code
+    taken = await client.post(f"{path}/{with_script}", json=texts)
+    assert (taken.status_code, _codes(taken)) == (409, [(None, "locale_exists")])
+    for written in (code, with_script):
+        assert (await client.get(f"{path}/{written}")).json()["data"]["localeCode"] == code
+        listed = await client.get("/legalTexts", params={"legalType": "wifi_terms", "latest": True, "locale": written})
+        assert [row["optinDisplayText"] for row in listed.json()["data"]] == ["A"]
+
+    text = [{"localeCode": with_script, "value": "A"}]
+    challenge = data.challenge(await _center(client), displayName=text)
+    request_id = await stack.send("challenges.create", {"body": challenge})
+    made = (await stack.result("challenges.create", request_id)).value["body"]["data"]
+    assert [row["localeCode"] for row in made["displayName"]] == [code]
+
+    visitor = await _visitor(client)
+    path = f"/visitors/{visitor['visitorId']}/locales"
+    mine = await data.create(client, path, {"localeCode": with_script})
+    assert mine["localeCode"] == code
+    every = [row for offset in ({}, {"offset": 500})
+             for row in (await client.get("/locales", params={"limit": 500, **offset})).json()["data"]]  # fmt: skip
+    assert {name: mine[name] for name in ("localeCode", "localeLabel")} in every
+    refused = await client.post(path, json={"localeCode": f"{code[:2]}-Tfng-{code[-2:]}"})
+    assert (refused.status_code, _codes(refused)) == (400, [("localeCode", "unknown_locale")])
 
 
 # services, centers, articles

@@ -108,7 +108,7 @@ async def test_what_is_listed_of_many_is_found_by_an_index(many: AsyncConnection
 
 async def test_derived_columns_are_made_anew_in_pages(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folding, "_PAGE", 2)
-    columns = {"name_key": ("name", fold), "apart": ("email", folding.fold_beyond_case)}
+    columns = {"name_key": ("name", fold), "apart": ("email", folding.fold_beyond_mailbox)}
     async with stack.engine.connect() as conn:
         columns_of = "id uuid, name text, name_key text, email text, apart text"
         await conn.exec_driver_sql(f"create temporary table filled ({columns_of}) on commit drop")

@@ -60,6 +60,99 @@ async def test_a_full_visitor_upgrades_the_partial_one_with_its_email(client: ht
     assert full["registrationDate"] is not None
 
 
+ONE_MAILBOX = {
+    "a letter and its mark": ("ren\u00e9.{}@example.com", "rene\u0301.{}@example.com"),
+    "capitals of them": ("ren\u00e9.{}@example.com", "RENE\u0301.{}@EXAMPLE.COM"),
+    "a capital that no code point has with its mark": ("\u01f0.{}@example.com", "J\u030c.{}@example.com"),
+    "a domain in A-labels": ("{}@b\u00fccher.example.de", "{}@xn--bcher-kva.example.de"),
+    "a domain with marks apart": ("{}@b\u00fccher.example.de", "{}@BU\u0308CHER.Example.de"),
+    "a domain in full width": ("{}@example.com", "{}@\uff45\uff58\uff41\uff4d\uff50\uff4c\uff45.com"),
+    "a full stop of Chinese": ("{}@b\u00fccher.example.de", "{}@b\u00fccher\u3002example\u3002de"),
+}
+
+
+@pytest.mark.parametrize("how", ONE_MAILBOX)
+async def test_one_mailbox_is_one_visitor_whatever_its_code_points(
+    stack: Stack, client: httpx.AsyncClient, how: str
+) -> None:
+    local = data.new_email()[:20]
+    first, second = [form.format(local) for form in ONE_MAILBOX[how]]
+    made, other = await _visitor(client, email=first), await _visitor(client)
+    center = made["acquisitionPcCode"]
+    assert made["email"] == first
+    for answer in (
+        await client.post("/visitors", json=data.visitor(center, email=second)),
+        await client.post("/visitors/partial", json=_partial(center, email=second)),
+        await client.patch(f"/visitors/{other['visitorId']}", json={"email": second}),
+    ):
+        assert (answer.status_code, _codes(answer)) == (409, [("email", "email_taken")])
+    request_id = await stack.send("visitors.create", {"body": data.visitor(center, email=second)})
+    assert (await stack.result("visitors.create", request_id)).value["status"] == 409
+    for email in (first, second):
+        assert await _found(client, email=email) == [made["visitorId"]]
+        assert await _found(client, query=email, queryBy="email") == [made["visitorId"]]
+
+
+async def test_a_full_visitor_upgrades_the_partial_one_of_the_same_mailbox(client: httpx.AsyncClient) -> None:
+    center = (await data.create(client, "/centers", data.center()))["pcCode"]
+    local = data.new_email()[:20]
+    partial = await data.create(client, "/visitors/partial", _partial(center, email=f"e\u0301{local}@bücher.de"))
+    body = data.visitor(center, email=f"\u00e9{local}@xn--bcher-kva.de")
+    full = await data.create(client, "/visitors", body)
+    assert (full["visitorId"], full["accountType"], full["email"]) == (partial["visitorId"], "full", body["email"])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("{}@strasse.de", "{}@straße.de"), ("strasse.{}@example.com", "straße.{}@example.com"),
+        ("i{}@example.com", "İ{}@example.com"), ("{}ss@example.com", "{}ẞ@example.com"),
+        ("rene.{}@example.com", "rené.{}@example.com"),
+    ],
+)  # fmt: skip
+async def test_two_mailboxes_are_two_visitors_also_where_folding_makes_them_one(
+    stack: Stack, client: httpx.AsyncClient, one: str, other: str
+) -> None:
+    center = (await data.create(client, "/centers", data.center()))["pcCode"]
+    local = data.new_email()[:20]
+    partial = await data.create(client, "/visitors/partial", _partial(center, email=one.format(local)))
+    parts = {"body": data.visitor(center, email=other.format(local))}
+    full = (await stack.result("visitors.create", await stack.send("visitors.create", parts))).value["body"]["data"]
+    assert full["visitorId"] != partial["visitorId"]
+    for made in (partial, full):
+        assert await _found(client, email=made["email"]) == [made["visitorId"]]
+    kept = (await client.get(f"/visitors/{partial['visitorId']}")).json()["data"]
+    assert (kept["email"], kept["accountType"]) == (one.format(local), "partial")
+
+
+@pytest.mark.parametrize("email", ["{}..b@docomo.ne.jp", ".{}@docomo.ne.jp", "{}.@docomo.ne.jp", "{}...b.@EZweb.ne.jp"])
+async def test_an_address_with_dots_anywhere_is_accepted_of_carriers_that_deliver_to_it(
+    stack: Stack, client: httpx.AsyncClient, email: str
+) -> None:
+    email = email.format(data.new_email()[:20])
+    made = await _visitor(client, email=email)
+    assert made["email"] == email
+    body = data.visitor(made["acquisitionPcCode"], email=email.upper())
+    taken = (await stack.result("visitors.create", await stack.send("visitors.create", {"body": body}))).value
+    assert taken["status"] == 409
+    for found in (await _found(client, email=email), await _found(client, query=email[:10], queryBy="email")):
+        assert found == [made["visitorId"]]
+
+
+@pytest.mark.parametrize(
+    "email",
+    [
+        "a..b@example.com", ".a@example.com", "a.@gmail.com", "..@docomo.ne.jp", '"a..b"@docomo.ne.jp',
+        "a..b@docomo..ne.jp", "a b@docomo.ne.jp", "a@b@docomo.ne.jp", "@docomo.ne.jp", "a..b", "a@localhost",
+        "a\u200b@example.com", "a\uff20example.com",
+    ],
+)  # fmt: skip
+async def test_what_is_no_address_is_refused(client: httpx.AsyncClient, email: str) -> None:
+    center = (await data.create(client, "/centers", data.center()))["pcCode"]
+    answer = await client.post("/visitors", json=data.visitor(center, email=email))
+    assert (answer.status_code, _codes(answer)) == (400, [("email", "wrong_format")])
+
+
 async def test_an_upgrade_keeps_where_a_visitor_came_from_and_its_external_ids(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
@@ -233,6 +326,38 @@ async def test_a_plate_is_found_without_its_accents(client: httpx.AsyncClient, t
     assert await _found(client, query=text, queryBy="licensePlate", **mine) == [made["visitorId"]]
     await client.patch(f"{path}/{car['vehicleId']}", json={"licensePlate": "OS-AB 1"})
     assert await _found(client, query=text, queryBy="licensePlate", **mine) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("O\u2019Brien", ["O'Brien", "o\u2019bri", "O`Brien", "o\u00b4brien", "O\u02bcBrien"]),
+        ("O'Brien", ["O\u2019Brien", "o'b"]),
+        ("Smith\u2011Jones", ["smith-jones", "Smith\u2013J", "smith\u2011jones"]),
+        ("Saint-Just", ["saint\u2010just", "SAINT\u2212JUST"]),
+        ("de\u00a0la\u202fTour", ["de la tour", "De  La"]),
+        ("\u201cBuck\u201d Rogers", ['"buck" r', "\u00abBuck\u00bb"]),
+        ("Mo\u00adham\u200bmadi", ["mohammadi"]),
+    ],
+)  # fmt: skip
+async def test_quotes_dashes_and_blanks_of_all_kinds_are_found_by_any_of_their_kind(
+    client: httpx.AsyncClient, name: str, texts: list[str]
+) -> None:
+    made = await _visitor(client, firstName="Zora", lastName=name)
+    for text in texts:
+        for query in ({"queryBy": "lastName", "query": text}, {"queryBy": "fullname", "query": f"zora {text}"}):
+            found = await _found(client, **query, acquisitionPcCode=made["acquisitionPcCode"])
+            assert found == [made["visitorId"]], query
+    assert (await client.get(f"/visitors/{made['visitorId']}")).json()["data"]["lastName"] == name
+
+
+@pytest.mark.parametrize("by", ["email", "firstName", "lastName", "licensePlate", "fullname"])
+@pytest.mark.parametrize("text", ["", " ", "\u0301"])
+async def test_a_query_in_which_there_is_nothing_to_search_for_finds_nobody(
+    client: httpx.AsyncClient, by: str, text: str
+) -> None:
+    await data.parker(client)
+    assert await _found(client, query=text, queryBy=by) == []
 
 
 @pytest.mark.parametrize(

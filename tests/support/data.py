@@ -21,8 +21,12 @@ def new_email() -> str:
     return "".join(_RANDOM.choices(string.ascii_lowercase, k=20)) + "@example.com"
 
 
+def new_number() -> str:
+    return "".join(_RANDOM.choices(string.digits, k=6))
+
+
 def new_plate() -> str:
-    return "".join(_RANDOM.choices(string.ascii_uppercase, k=4)) + "-" + "".join(_RANDOM.choices(string.digits, k=6))
+    return "".join(_RANDOM.choices(string.ascii_uppercase, k=4)) + "-" + new_number()
 
 
 def center(**fields: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ visitors and checkins are listed by their dates along indexes."""
 import sqlalchemy as sa
 from alembic import op
 
-from storage.folding import fill, fold, fold_beyond_case
+from storage.folding import fill, fold, fold_beyond_mailbox
 
 revision = "0007"
 down_revision = "0006"
@@ -16,7 +16,7 @@ def upgrade() -> None:
     texts = {
         "first_name_key": ("first_name", fold),
         "last_name_key": ("last_name", fold),
-        "folded_email": ("email", fold_beyond_case),
+        "folded_email": ("email", fold_beyond_mailbox),
     }
     fill(op.get_bind(), "visitors", "visitor_id", texts)
     op.create_index(

@@ -1,0 +1,126 @@
+"""Which digits in a text are the number of a payment card, and which only look like one."""
+
+import random
+import time
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.cards import holds_card_number, passes_luhn, without_digit_runs
+
+TEST_NUMBERS = {
+    "Visa": (
+        "4242424242424242", "4000056655665556", "4111111111111111", "4988438843884305", "4646464646464644",
+        "4012888888881881", "4009348888881881", "4500600000000061", "4222222222222", "4000000000000000006",
+    ),
+    "Mastercard": (
+        "5555555555554444", "5200828282828210", "5105105105105100", "2223003122003222", "2222400070000005",
+        "2223000048400011", "5136333333333335", "2720994326581252",
+    ),
+    "American Express": ("378282246310005", "371449635398431", "370000000000002", "341111111111111"),
+    "Discover": ("6011111111111117", "6011000990139424", "6011601160116611", "6445644564456445", "6555900000604105"),
+    "JCB": ("3566002020360505", "3530111333300000", "3569990010095841", "3528000700000000", "180000000000002"),
+    "Maestro": (
+        "6304000000000000", "6771798021000008", "6759649826438453", "6799990100000000019", "5000550000000029",
+        "586824160825533338", "676770000005",
+    ),
+    "Diners Club": ("30569309025904", "38520000023237", "36227206271667", "36006666333344", "3056930009020004"),
+    "UnionPay": (
+        "6200000000000005", "6243030000000001", "8171999900000018", "62123456789002", "621234567890003",
+        "6205500000000000004",
+    ),
+}  # fmt: skip
+"""Published for tests by Stripe, Adyen, Braintree, PayPal and the issuers; some made up for rarer lengths."""
+EVERY = [number for numbers in TEST_NUMBERS.values() for number in numbers]
+ONE = "4111111111111111"
+
+
+@pytest.mark.parametrize("number", EVERY)
+def test_test_numbers_of_every_issuer_are_card_numbers(number: str) -> None:
+    assert passes_luhn(number)
+    assert holds_card_number(number)
+    assert holds_card_number(f"my card: {number}.")
+    assert not holds_card_number(number[:-1] + str((int(number[-1]) + 1) % 10))
+
+
+ZEROS = (0xFF10, 0x0660, 0x0966)
+"""The code points of the digit zero in full width, in Arabic and in Devanagari; the others follow it."""
+PARTED = [
+    "4111 1111 1111 1111", "4111-1111-1111-1111", "4111  1111 - 1111 -1111", "4111\u00a01111\u00a01111\u00a01111",
+    "4111\u20111111\u20111111\u20111111", "4111\u20131111\u20131111\u20131111", "4111\t1111\n1111\r\n1111",
+    "4111\u200b111111111111", "4111\u00ad1111\u00ad1111\u00ad1111", "4111\x00111111111111", "4111\u2212111111111111",
+    "4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1", "41-11-11-11-11-11-11-11", "4111.1111.1111.1111", "4111/1111/1111/1111",
+    "4111_1111_1111_1111", "4111\u00b71111\u00b71111\u00b71111", "3782 822463 10005",
+    *(ONE.translate({48 + digit: zero + digit for digit in range(10)}) for zero in ZEROS), "4\uff11" + ONE[2:],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", PARTED)
+def test_blanks_dashes_and_other_scripts_hide_no_card_number(text: str) -> None:
+    assert holds_card_number(text)
+    assert "1111" not in without_digit_runs(f"a {text} b")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{ONE} 12/30", "4111 1111 1111 1111 12/27", f"{ONE} 123", f"75001 {ONE}", f"{ONE} - {ONE}",
+        "1 4111-1111-1111-1111 2", f"8a707051-8433-4690-8e11-57bf6b0446e1 {ONE}", f"{ONE},12,27", f"FR-{ONE}-A",
+        f"({ONE})", f"card:{ONE}", f"https://example.com/pay/{ONE}?ok=1", f"{ONE}/12/27", f"12.{ONE}",
+        "4111 1111 1111 1111 2nd floor", f"{{{ONE}}}", f"+{ONE}", f"\u202e{ONE}",
+    ],
+)  # fmt: skip
+def test_a_card_number_is_seen_beside_other_things(text: str) -> None:
+    assert holds_card_number(text)
+
+
+REAL_DATA = [
+    # Phone numbers.
+    "+4915095425844x", "0033 631 573 042", "0033631573042", "00441632960961", "+33 6 31 57 30 42", "0044 20 7946 0958",
+    # The time in milliseconds and in microseconds.
+    "https://cdn.example.com/a.jpg?t=1647725122227", "1511691425844", "1732617999123456",
+    # Hashes, push tokens, ids. A letter stands beside their digits.
+    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "x378282246310005y", f"a{ONE}", f"{ONE}b",
+    "da39a3ee5e6b4b0d3255bfef95601890afd80709", "fcm:APA91bH4111111111111111XyZ", f"é{ONE}",
+    "47223179-9330-4259-b66c-f2db26efb20c", "push to 8a707051-8433-4690-8e11-57bf6b0446e1 of Company 3",
+    # Numbers of other kinds: an IBAN, a container, an EAN, an IMEI, a CSS transformation, an SSCC.
+    "DE89 3704 0044 0532 0130 00", "9780306406157", "490154203237518", "0.989381727975", "00340434161094042557",
+    "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15", "2026-11-26 11:14:00.123456", "192.168.100.100 - 10.0.0.1", "4111 1111 1111",
+    # Longer than any card number.
+    f"{ONE}{ONE}", f"9{ONE}", f"{ONE}0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", REAL_DATA)
+def test_what_only_looks_like_a_card_number_is_none(text: str) -> None:
+    assert not holds_card_number(text)
+
+
+def test_uuids_are_none_whatever_their_digits() -> None:
+    chance = random.Random(1)
+    for _ in range(2_000):
+        number = "".join(chance.choices("0123456789", k=32))
+        assert not holds_card_number(f"of {UUID(number)}, {UUID(number)}")
+
+
+@given(st.text("0123456789", min_size=15, max_size=15))
+def test_exactly_one_check_digit_makes_a_card_number(digits: str) -> None:
+    begun = f"4{digits[1:]}"
+    right = [digit for digit in "0123456789" if holds_card_number(begun + digit)]
+    assert len(right) == 1
+    assert passes_luhn(begun + right[0])
+
+
+@given(st.text())
+def test_any_text_can_be_looked_through(text: str) -> None:
+    assert holds_card_number(text) in (True, False)
+    assert isinstance(without_digit_runs(text), str)
+
+
+@pytest.mark.parametrize("text", ["1 " * 100_000, "123 " * 50_000, "1" * 200_000, "1" + " " * 199_999, "1.2-" * 50_000])
+def test_a_long_text_is_looked_through_in_one_pass(text: str) -> None:
+    before = time.process_time()
+    assert not holds_card_number(text)
+    assert time.process_time() - before < 2

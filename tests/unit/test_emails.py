@@ -1,0 +1,48 @@
+"""Email addresses: which are accepted, and which mailbox each one is of."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.emails import is_address, mailbox, readable
+
+
+@pytest.mark.parametrize(
+    ("address", "key"),
+    [
+        ("Bob@Example.ORG", "bob@example.org"),
+        ("rene\u0301@example.org", "ren\u00e9@example.org"),
+        ("J\u030c@example.org", "\u01f0@example.org"),
+        ("a@b\u00fccher.de", "a@xn--bcher-kva.de"),
+        ("a@XN--BCHER-KVA.de", "a@xn--bcher-kva.de"),
+        ("A@BU\u0308CHER\u3002DE", "a@xn--bcher-kva.de"),
+        ("a@\uff45\uff58\uff41.com", "a@exa.com"),
+        ("stra\u00dfe@stra\u00dfe.de", "stra\u00dfe@xn--strae-oqa.de"),
+        ("\u0130@example.org", "i\u0307@example.org"),
+        ("A..B.@docomo.ne.jp", "a..b.@docomo.ne.jp"),
+    ],
+)
+def test_spellings_of_one_mailbox_share_it(address: str, key: str) -> None:
+    assert is_address(address)
+    assert (mailbox(address), mailbox(key)) == (key, key)
+
+
+@pytest.mark.parametrize("address", ["a@b\u00fccher.de", "a@xn--bcher-kva.de", "a@BU\u0308CHER.de"])
+def test_a_domain_is_readable_whichever_form_it_was_given_in(address: str) -> None:
+    assert readable(address) == "a@b\u00fccher.de"
+
+
+@given(st.emails() | st.text())
+def test_any_text_has_a_mailbox_which_is_its_own(text: str) -> None:
+    key = mailbox(text)
+    assert mailbox(key) == key
+    assert readable(text) is not None
+
+
+@given(st.text(st.characters(categories=["L", "M", "N"]), min_size=1))
+def test_how_an_address_was_normalised_makes_no_difference(local: str) -> None:
+    forms = {unicodedata.normalize(form, f"{local}@example.org") for form in ("NFC", "NFD")}
+    if all(map(is_address, forms)):
+        assert len({mailbox(form) for form in forms}) == 1
