@@ -39,32 +39,23 @@ _LENGTHS = _lengths()
 _PREFIXES = sorted({len(prefix) for prefix in _LENGTHS})
 _SHORTEST, _LONGEST = 12, 19
 _GROUP = 3
-"""The fewest digits of a group in a number with something else beside it."""
+"""The fewest digits of a group that belongs to a card number with other numbers beside it."""
 
-# Blanks and dashes of all kinds, and characters that nobody sees.
+# Blanks and dashes of all kinds, and invisible characters.
 _BLANK = r"\s\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\-\u2010-\u2015\u2212\ufe58\ufe63\uff0d"
-_MARK = r"./_·•"
-_RUN = re.compile(rf"\d(?:[{_BLANK}{_MARK}]*\d){{{_SHORTEST - 1},}}")
+_RUN = re.compile(rf"\d(?:[{_BLANK}]*\d){{{_SHORTEST - 1},}}")
 _GROUPS = re.compile(r"\d+")
-_BLANKS = re.compile(rf"[{_BLANK}]+")
 _UUID = re.compile(r"(?<![0-9A-Za-z])[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(?![0-9A-Za-z])")
-
-_Span = tuple[int, int]
-"""Where in a text something begins and ends."""
 
 
 def holds_card_number(text: str) -> bool:
-    """Whether some digits in the text, of whatever script, are the number of a card. UUIDs are none, whatever their
-    digits."""
+    """True if a run of digits of any script, with blanks and dashes between them and no letter beside it, is a card
+    number or contains one as groups of its own. The digits of a UUID never count."""
     if len(text) < _SHORTEST:
         return False
     text = _UUID.sub("|", text)
-    return any(
-        _is_card(_digits(text[start:end]))
-        for run in _RUN.finditer(text)
-        for start, end in _candidates(text, [group.span() for group in _GROUPS.finditer(text, *run.span())])
-        if not _letter_beside(text, start, end)
-    )
+    runs = (run for run in _RUN.finditer(text) if not _letter_beside(text, run.start(), run.end()))
+    return any(_is_card(number) for run in runs for number in _candidates(_GROUPS.findall(run[0])))
 
 
 def without_digit_runs(text: str) -> str:
@@ -78,38 +69,26 @@ def passes_luhn(digits: str) -> bool:
     return sum(value - 9 if value > 9 else value for value in doubled) % 10 == 0
 
 
-def _candidates(text: str, groups: Sequence[_Span]) -> Iterator[_Span]:
-    """All groups that only blanks and dashes part; and some of the groups, since a date or another number may stand
-    beside a card number, or other marks in it."""
-    first = 0
-    for place in range(1, len(groups) + 1):
-        if place == len(groups) or not _BLANKS.fullmatch(text, groups[place - 1][1], groups[place][0]):
-            yield from _joined(groups[first:place])
-            first = place
+def _candidates(groups: Sequence[str]) -> Iterator[str]:
+    """The whole run, and neighbouring groups in it: a date or another number may stand beside a card number."""
+    yield "".join(groups)
     for first in range(len(groups)):
-        total = 0
-        for start, end in groups[first : first + _LONGEST // _GROUP + 1]:
-            total += end - start
-            if end - start < _GROUP or total > _LONGEST:
+        number = ""
+        for group in groups[first : first + _LONGEST // _GROUP + 1]:
+            number += group
+            if len(group) < _GROUP or len(number) > _LONGEST:
                 break
-            if total >= _SHORTEST:
-                yield groups[first][0], end
-
-
-def _joined(groups: Sequence[_Span]) -> Iterator[_Span]:
-    if _SHORTEST <= sum(end - start for start, end in groups) <= _LONGEST:
-        yield groups[0][0], groups[-1][1]
+            yield number
 
 
 def _letter_beside(text: str, start: int, end: int) -> bool:
     return text[start - 1 : start].isalpha() or text[end : end + 1].isalpha()
 
 
-def _digits(text: str) -> str:
-    digits = "".join(_GROUPS.findall(text))
-    return digits if digits.isascii() else "".join(str(decimal(digit)) for digit in digits)
-
-
 def _is_card(digits: str) -> bool:
+    if not _SHORTEST <= len(digits) <= _LONGEST:
+        return False
+    if not digits.isascii():
+        digits = "".join(str(decimal(digit)) for digit in digits)
     issued = any(len(digits) in _LENGTHS.get(digits[:length], ()) for length in _PREFIXES)
     return issued and passes_luhn(digits)

@@ -1,14 +1,13 @@
 """Which digits in a text are the number of a payment card, and which only look like one."""
 
 import random
-import time
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.cards import holds_card_number, passes_luhn, without_digit_runs
+from schemas.cards import _candidates, holds_card_number, passes_luhn, without_digit_runs
 
 TEST_NUMBERS = {
     "Visa": (
@@ -51,8 +50,7 @@ PARTED = [
     "4111 1111 1111 1111", "4111-1111-1111-1111", "4111  1111 - 1111 -1111", "4111\u00a01111\u00a01111\u00a01111",
     "4111\u20111111\u20111111\u20111111", "4111\u20131111\u20131111\u20131111", "4111\t1111\n1111\r\n1111",
     "4111\u200b111111111111", "4111\u00ad1111\u00ad1111\u00ad1111", "4111\x00111111111111", "4111\u2212111111111111",
-    "4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1", "41-11-11-11-11-11-11-11", "4111.1111.1111.1111", "4111/1111/1111/1111",
-    "4111_1111_1111_1111", "4111\u00b71111\u00b71111\u00b71111", "3782 822463 10005",
+    "4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1", "41-11-11-11-11-11-11-11", "3782 822463 10005",
     *(ONE.translate({48 + digit: zero + digit for digit in range(10)}) for zero in ZEROS), "4\uff11" + ONE[2:],
 ]  # fmt: skip
 
@@ -69,7 +67,7 @@ def test_blanks_dashes_and_other_scripts_hide_no_card_number(text: str) -> None:
         f"{ONE} 12/30", "4111 1111 1111 1111 12/27", f"{ONE} 123", f"75001 {ONE}", f"{ONE} - {ONE}",
         "1 4111-1111-1111-1111 2", f"8a707051-8433-4690-8e11-57bf6b0446e1 {ONE}", f"{ONE},12,27", f"FR-{ONE}-A",
         f"({ONE})", f"card:{ONE}", f"https://example.com/pay/{ONE}?ok=1", f"{ONE}/12/27", f"12.{ONE}",
-        "4111 1111 1111 1111 2nd floor", f"{{{ONE}}}", f"+{ONE}", f"\u202e{ONE}",
+        f"{{{ONE}}}", f"+{ONE}", f"\u202e{ONE}",
     ],
 )  # fmt: skip
 def test_a_card_number_is_seen_beside_other_things(text: str) -> None:
@@ -88,6 +86,10 @@ REAL_DATA = [
     # Numbers of other kinds: an IBAN, a container, an EAN, an IMEI, a CSS transformation, an SSCC.
     "DE89 3704 0044 0532 0130 00", "9780306406157", "490154203237518", "0.989381727975", "00340434161094042557",
     "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15", "2026-11-26 11:14:00.123456", "192.168.100.100 - 10.0.0.1", "4111 1111 1111",
+    # French IBANs, whose digits begin like those of Diners Club and pass Luhn.
+    "FR76 3000 4000 0312 3456 7890 143", "FR1430002000550000157841Z25",
+    # Only blanks and dashes may stand between the digits of one number.
+    "4111.1111.1111.1111", "4111/1111/1111/1111", "4111 1111 1111 1111 2nd floor",
     # Longer than any card number.
     f"{ONE}{ONE}", f"9{ONE}", f"{ONE}0",
 ]  # fmt: skip
@@ -119,8 +121,7 @@ def test_any_text_can_be_looked_through(text: str) -> None:
     assert isinstance(without_digit_runs(text), str)
 
 
-@pytest.mark.parametrize("text", ["1 " * 100_000, "123 " * 50_000, "1" * 200_000, "1" + " " * 199_999, "1.2-" * 50_000])
-def test_a_long_text_is_looked_through_in_one_pass(text: str) -> None:
-    before = time.process_time()
-    assert not holds_card_number(text)
-    assert time.process_time() - before < 2
+@pytest.mark.parametrize("group", ["1", "123", "1234", "1" * 20])
+def test_the_candidates_grow_with_the_length_of_a_text_and_not_with_its_square(group: str) -> None:
+    candidates = list(_candidates([group] * 10_000))
+    assert sum(map(len, candidates)) <= 10 * 10_000 * len(group)
