@@ -45,8 +45,8 @@ async def prepared(bootstrap: str, url: str, *, quick: bool) -> AsyncIterator["B
     observer = AIOKafkaConsumer(**kafka.client(), enable_auto_commit=False)
     bench = Bench(kafka, url, observer, quick=quick)
     await bench.prepare()
-    await observer.start()
     try:
+        await observer.start()
         yield bench
     finally:
         await observer.stop()
