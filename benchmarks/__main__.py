@@ -41,9 +41,10 @@ async def servers() -> AsyncIterator[tuple[Kafka, Postgres]]:
 async def main(quick: bool) -> None:
     console = Console()
     console.print(_machine())
-    async with servers() as (kafka, postgres):
-        bench = messages.Bench(kafka.bootstrap, postgres.url, quick=quick)
-        await bench.prepare()
+    async with (
+        servers() as (kafka, postgres),
+        messages.prepared(kafka.bootstrap, postgres.url, quick=quick) as bench,
+    ):
         full, empty, ratio = await _in_turn(bench.full_path, bench.empty_agent, QUICK_ROUNDS if quick else ROUNDS)
         single = await bench.one_a_transaction()
         table = Table("work", "per second", "ratio", "expected", title="Messages")

@@ -7,6 +7,8 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -36,19 +38,33 @@ class Person:
     pc_code: str
 
 
+@asynccontextmanager
+async def prepared(bootstrap: str, url: str, *, quick: bool) -> AsyncIterator["Bench"]:
+    """With tables, topics and visitors with a vehicle each."""
+    kafka = KafkaSettings(bootstrap=bootstrap, partitions=PARTITIONS, replication=1, min_insync=1)
+    observer = AIOKafkaConsumer(**kafka.client(), enable_auto_commit=False)
+    bench = Bench(kafka, url, observer, quick=quick)
+    await bench.prepare()
+    try:
+        await observer.start()
+        yield bench
+    finally:
+        await observer.stop()
+
+
 class Bench:
     """Each round sends its messages first and starts the worker then, so that only its own pace is measured: from its
     first result to its last."""
 
-    def __init__(self, bootstrap: str, url: str, *, quick: bool) -> None:
-        self._kafka = KafkaSettings(bootstrap=bootstrap, partitions=PARTITIONS, replication=1, min_insync=1)
+    def __init__(self, kafka: KafkaSettings, url: str, observer: AIOKafkaConsumer, *, quick: bool) -> None:
+        self._kafka = kafka
         self._url = url
+        self._observer = observer
         self._visits = QUICK_VISITS if quick else VISITS
         self.people: list[Person] = []
         self._round = 0
 
     async def prepare(self) -> None:
-        """Tables, topics and visitors with a vehicle each."""
         await migrate.upgrade(DatabaseSettings(url=self._url))  # type: ignore[arg-type]
         wanted = names.specs(CATALOGUE.families, self._kafka)
         await admin.ensure(self._kafka, wanted)
@@ -102,9 +118,6 @@ class Bench:
             await asyncio.sleep(0.02)
 
     async def _ends(self, topic: str) -> dict[TopicPartition, int]:
-        if not hasattr(self, "_observer"):
-            self._observer = AIOKafkaConsumer(**self._kafka.client(), enable_auto_commit=False)
-            await self._observer.start()
         found: dict[TopicPartition, int] = await self._observer.end_offsets(
             [TopicPartition(topic, number) for number in range(PARTITIONS)]
         )

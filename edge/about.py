@@ -19,6 +19,7 @@ Every write takes an `Idempotency-Key`; where you send none, one is made and ans
 repeat the call with the same key: it is applied once, and you get its answer, for 9 days unless configured otherwise.
 An answer is final, whatever its status: a refused call that is repeated with the same key gets the same refusal, also
 when it would succeed by now. Send a corrected call with a new key; another content under the same key is 422.
+A `traceparent` (W3C Trace Context) goes with the request's messages; an invalid one is ignored.
 `Prefer: respond-async` answers 202 at once; the same call with the same key and without that header gets the answer.
 
 ## Lists
@@ -35,6 +36,8 @@ are inclusive.
   its text.
 - PATCH changes the fields that are there. `null` clears a field that may be null and is refused for others.
 - Times are RFC 3339 with an offset, from the year 2 to 9998, and are answered in UTC with `Z`.
+- A call without a body (empty, or `null`) counts as one with `{}`, whatever its content type; a body that is an array
+  has to be sent. A body may be compressed with gzip (`Content-Encoding: gzip`), once; it counts as it is decompressed.
 - A text holds at most 1,000 characters (documents 200,000) and no NUL, a list at most 500 entries, a body 1 MiB, a URL
   64 KiB.
 - A payment card number is never accepted: 13 to 19 digits that pass the Luhn check, also with blanks or dashes, are 400

@@ -28,6 +28,7 @@ from schemas.faults import Bug, Fault, Forbidden, Invalid, MethodNotAllowed, NoA
 from topics import json, names
 from topics.envelope import JSON, Head, ReplyTo
 from topics.kafka import KafkaSettings, Outgoing
+from topics.traceparent import read_traceparent
 
 log = structlog.get_logger(__name__)
 
@@ -105,13 +106,8 @@ class Edge:
             return _fault(Bug("internal", "Something is wrong on our side; it was reported."))
 
     async def _call(self, operation: Operation, request: Request, identity: Identity) -> Response:
-        parts = translate.parts_of(
-            operation,
-            request.path_params,
-            request.scope["query_string"],
-            request.headers.get("content-type"),
-            await _read_body(request),
-        )
+        content = await _content(request)
+        parts = translate.parts_of(operation, request.path_params, request.scope["query_string"], content)
         used = {} if operation.is_query else {headers.KEY: _idempotency_key(request)}
         request.state.used = used
         key = used.get(headers.KEY) or str(uuid4())
@@ -120,7 +116,7 @@ class Edge:
             operation=operation.name,
             source=identity.source,
             content_type=JSON,
-            traceparent=request.headers.get("traceparent"),
+            traceparent=_traceparent(request),
         )
         with self._waiting(identity):
             if not operation.is_query and "respond-async" in request.headers.get("prefer", "").lower():
@@ -174,18 +170,31 @@ _KEY = re.compile(headers.KEY_PATTERN)
 
 
 def _idempotency_key(request: Request) -> str:
-    given = request.headers.get(headers.KEY)
-    if given is None:
+    given = set(request.headers.getlist(headers.KEY))
+    if not given:
         return str(uuid4())
-    if len(given) > headers.KEY_LIMIT or not _KEY.fullmatch(given):
-        message = f"{headers.KEY} is 1 to {headers.KEY_LIMIT} printable ASCII characters."
+    key = given.pop()
+    if given or len(key) > headers.KEY_LIMIT or not _KEY.fullmatch(key):
+        message = f"{headers.KEY} is one key of 1 to {headers.KEY_LIMIT} printable ASCII characters."
         raise Invalid("wrong_idempotency_key", message, field=headers.KEY)
-    return given
+    return key
+
+
+def _traceparent(request: Request) -> str | None:
+    """None where several differ, as W3C's own test suite wants it: nobody can say which one is meant."""
+    given = {value for name, value in request.headers.raw if name == b"traceparent"}
+    return read_traceparent(given.pop()) if len(given) == 1 else None
 
 
 def _key_used(request: Request) -> dict[str, str]:
     """The key of a write that was sent on, so that it can be repeated after an answer that is none."""
     return getattr(request.state, "used", {})
+
+
+async def _content(request: Request) -> translate.Content:
+    """Raises TooLarge."""
+    codings = ",".join(request.headers.getlist("content-encoding"))
+    return translate.Content(await _read_body(request), request.headers.get("content-type", ""), codings)
 
 
 async def _read_body(request: Request) -> bytes:
@@ -219,7 +228,7 @@ def _no_method(known: Collection[str]) -> Response:
 
 
 def _fault(fault: Fault, more: Mapping[str, str] | None = None) -> Response:
-    return _json(fault.status, fault.body(), more)
+    return _json(fault.status, fault.body(), {**headers.of(fault), **(more or {})})
 
 
 def _json(status: int, body: Any, more: Mapping[str, str] | None = None) -> Response:

@@ -1,6 +1,10 @@
 """The headers that operations take, and those that they answer with."""
 
+from collections.abc import Mapping
 from typing import Any
+
+from edge import codings
+from schemas.faults import Fault, UnsupportedContentCoding
 
 KEY = "Idempotency-Key"
 KEY_LIMIT = 128
@@ -9,6 +13,9 @@ KEY_PATTERN = "^[!-~]([ -~]*[!-~])?$"
 
 BY_STATUS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
 """Those of every answer with this status, whoever gives it."""
+
+_BY_FAULT: Mapping[type[Fault], Mapping[str, str]] = {UnsupportedContentCoding: {"Accept-Encoding": codings.GZIP}}
+"""Those of one kind of fault only, though others have its status."""
 
 _KEY_SCHEMA = {"type": "string", "minLength": 1, "maxLength": KEY_LIMIT, "pattern": KEY_PATTERN}
 
@@ -40,8 +47,23 @@ ANSWERED: dict[str, Any] = {
         "required": True,
         "schema": {"type": "integer", "minimum": 0},
     },
+    "Accept-Encoding": {
+        "description": "The content coding to use; only where that of the body is what is wrong.",
+        "schema": {"const": codings.GZIP},
+    },
     "WWW-Authenticate": {"required": True, "schema": {"const": "Bearer"}},
 }
+
+
+def of(fault: Fault) -> Mapping[str, str]:
+    """What the answer with this fault has beside the headers of its status."""
+    return _BY_FAULT.get(type(fault), {})
+
+
+def names_of(fault: type[Fault]) -> list[str]:
+    """The headers that an answer with a fault of this kind can have."""
+    special = [name for kind, found in _BY_FAULT.items() if issubclass(kind, fault) for name in found]
+    return [*BY_STATUS.get(fault.status, ()), *special]
 
 
 def refer(*names: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from agents.catalogue import Catalogue, Operation
 from edge import headers, responses
 from edge.about import ABOUT
-from edge.translate import message_only
+from edge.translate import message_only, needs_body
 from schemas.faults import Errors
 from topics.envelope import JSON
 
@@ -106,7 +106,7 @@ def _operation(catalogue: Catalogue, operation: Operation, known: _Known) -> Doc
         found["description"] = operation.description
     body = operation.request.parts().get("body")
     if body is not None:
-        found["requestBody"] = {"required": True, "content": {JSON: {"schema": known.request(body)}}}
+        found["requestBody"] = {"required": needs_body(body), "content": {JSON: {"schema": known.request(body)}}}
     return found
 
 

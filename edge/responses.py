@@ -43,8 +43,8 @@ FAULTS: Mapping[type[Fault], str] = {
     Forbidden: "The key lacks the scope. Or there are no keys, and the host is not a name of this machine itself.",
     NotFound: "What the path, a barcode or a plate names is not there, or the visitor was erased (`visitor_erased`).",
     Conflict: "The present state of the data refuses it.",
-    TooLarge: "The body is too large.",
-    UnsupportedMediaType: "The body is not `application/json`.",
+    TooLarge: "The body is too large, as it was sent or decompressed.",
+    UnsupportedMediaType: "The body is not `application/json`, or it is compressed with something else than gzip.",
     KeyReused: "The Idempotency-Key came before with another content.",
     RateLimited: "Too many calls of this caller wait for their answers.",
     Bug: "A bug on our side; it was reported.",
@@ -66,7 +66,7 @@ def shared(errors: Document) -> Document:
 
 
 def _fault(fault: type[Fault], errors: Document) -> Document:
-    answered = headers.BY_STATUS.get(fault.status)
+    answered = headers.names_of(fault)
     return {
         "description": FAULTS[fault],
         **({"headers": headers.refer(*answered)} if answered else {}),

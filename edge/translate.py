@@ -3,24 +3,33 @@
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 from pydantic import BaseModel, RootModel, ValidationError
 
 from agents.catalogue import Operation
-from schemas.faults import ErrorEntry, Invalid, TooLarge, UnsupportedMediaType, from_validation, json_path
+from edge import codings
+from schemas.faults import ErrorEntry, Invalid, UnsupportedMediaType, from_validation, json_path
 from schemas.marks import MessageOnly
 from schemas.shapes import shape_of
-from topics import json, names
+from topics import json
 from topics.envelope import JSON, Unreadable
 
 
-def parts_of(
-    operation: Operation, places: Mapping[str, str], query: bytes, content_type: str | None, body: bytes
-) -> dict[str, Any]:
-    """`places` are the path's values, still percent-encoded. Raises Invalid with all faults at once, TooLarge and
-    UnsupportedMediaType."""
+class Content(NamedTuple):
+    """A body as it was sent, with what its headers say of it."""
+
+    body: bytes
+    kind: str = ""
+    """Its `Content-Type`."""
+    codings: str = ""
+    """Its `Content-Encoding`."""
+
+
+def parts_of(operation: Operation, places: Mapping[str, str], query: bytes, content: Content) -> dict[str, Any]:
+    """`places` are the path's values, still percent-encoded. Raises Invalid with all faults at once, TooLarge,
+    UnsupportedContentCoding and UnsupportedMediaType."""
     models = operation.request.parts()
     parts: dict[str, Any] = {}
     if "path" in models:
@@ -28,8 +37,8 @@ def parts_of(
     if query:
         parts["query"] = _typed(models["query"], _query(query)) if "query" in models else _query(query)
     if "body" in models:
-        parts["body"] = _body(content_type, body, list if issubclass(models["body"], RootModel) else dict)
-    elif body:
+        parts["body"] = _body(models["body"], content)
+    elif content.body:
         raise Invalid("body_refused", "This operation takes no body.")
     _validate(operation, parts)
     return parts
@@ -105,17 +114,31 @@ _INTEGER = re.compile(r"-?[0-9]{1,24}(\.0+)?")
 """As in a body, 25.0 is an integer: the links in the answer to a message have what the message asked for."""
 
 
-def _body(content_type: str | None, body: bytes, kind_of: type) -> Any:
-    kind = (content_type or "").partition(";")[0].strip().lower()
-    if kind != JSON:
-        raise UnsupportedMediaType("unsupported_media_type", f"The body's content type is {JSON}.")
-    if len(body) > names.VALUE_LIMIT:
-        raise TooLarge("body_too_large", f"A body holds at most {names.VALUE_LIMIT} bytes.")
-    try:
-        found = json.read(body)
-    except Unreadable as error:
-        raise Invalid(error.code, str(error)) from None
-    if not isinstance(found, kind_of):
-        what = "array" if kind_of is list else "object"
+@cache
+def needs_body(model: type[BaseModel]) -> bool:
+    """Whether a call without a body lacks something. An array is never made up, or no body would empty a list."""
+    return issubclass(model, RootModel) or any(field.is_required() for field in model.model_fields.values())
+
+
+def _body(model: type[BaseModel], content: Content) -> Any:
+    """A call without a body counts as one with an empty object, whatever its headers say: many clients send a content
+    type with every call. `null` is no body, since axios sends it for none."""
+    is_array = issubclass(model, RootModel)
+    found = _json(content) if content.body else None
+    if found is None and is_array:
+        raise Invalid("body_required", "This operation needs a body, a JSON array.")
+    if found is None:
+        return {}
+    if not isinstance(found, list if is_array else dict):
+        what = "array" if is_array else "object"
         raise Invalid(f"not_an_{what}", f"The body is not a JSON {what}.")
     return found
+
+
+def _json(content: Content) -> Any:
+    if content.kind.partition(";")[0].strip().lower() != JSON:
+        raise UnsupportedMediaType("unsupported_media_type", f"The body's content type is {JSON}.")
+    try:
+        return json.read(codings.decoded(content.body, content.codings))
+    except Unreadable as error:
+        raise Invalid(error.code, str(error)) from None

@@ -21,8 +21,8 @@ async def follow(kafka: KafkaSettings, topic: str, *, from_beginning: bool) -> N
         enable_auto_commit=False,
         auto_offset_reset="earliest" if from_beginning else "latest",
     )
-    await consumer.start()
     try:
+        await consumer.start()
         async for record in consumer:
             sys.stdout.write(json.write(_line(wire, record)).decode() + "\n")
             sys.stdout.flush()

@@ -1,13 +1,14 @@
 """`visitor dev`: the whole service on this machine, with the embedded servers, until Ctrl-C."""
 
 import asyncio
+import json
 import os
 import secrets
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -30,6 +31,9 @@ from topics.kafka import KafkaSettings, Producer, Undelivered
 READY_SECONDS = 60.0
 COUNT_SECONDS = 2.0
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_OURS = ("postgres", "kafka", "processes.json", "worker.log", "edge.log", "sample.json")
+"""All that lies in the home, but for the downloads; the last one is of earlier versions. The home may be a folder with
+other files, which are not ours to remove."""
 _PORTS = {"kafka": "VISITOR_DEV_KAFKA_PORT", "edge": "VISITOR_HTTP_PORT", "worker": "VISITOR_WORKER_HEALTH_PORT"}
 
 
@@ -119,10 +123,9 @@ class _Dev:
                 server.stop()
 
     def _forget(self) -> None:
-        for entry in self._home.iterdir():
-            if entry.name in ("downloads", "lock"):
-                continue
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        for name in _OURS:
+            entry = self._home / name
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
 
     def _check_ports(self) -> None:
         ports.ensure_free(LOOPBACK, self._settings.http.port, _PORTS["edge"])
@@ -131,6 +134,7 @@ class _Dev:
 
     async def _start(self, postgres: Postgres, kafka: Kafka, simulation: bool) -> None:
         began = time.monotonic()
+        self._warn_of_half(postgres, kafka)
         self._console.print("Starting PostgreSQL and Kafka …")
         await asyncio.gather(asyncio.to_thread(postgres.start), asyncio.to_thread(kafka.start))
         environment = _environment(postgres, kafka)
@@ -149,21 +153,35 @@ class _Dev:
         await asyncio.gather(migrate.upgrade(reached.database), admin.ensure(reached.kafka, wanted, alter=True))
         await self._until_well()
         people = await self._sample()
-        self._greet(kafka, people[0], time.monotonic() - began)
+        self._greet(kafka, people, time.monotonic() - began)
         await self._live(reached.kafka, people if simulation else [])
 
+    def _warn_of_half(self, postgres: Postgres, kafka: Kafka) -> None:
+        if postgres.has_data == kafka.has_data:
+            return
+        kept, lost = ("PostgreSQL", "Kafka") if postgres.has_data else ("Kafka", "PostgreSQL")
+        self._console.print(
+            f"{kept} has the data of earlier runs and {lost} has none: the change topics do not tell what is in the"
+            " tables. To forget the rest as well, start with --reset."
+        )
+
     async def _sample(self) -> list[sample.Known]:
-        """Raises ServerFailed."""
-        file = self._home / "sample.json"
-        people = sample.remembered(file)
-        if people is not None:
-            return people
+        """Whom the gateways know. Raises ServerFailed."""
         try:
-            people = await sample.create(self._url)
+            await self._complete_sample()
+            return await sample.find(self._url)
         except httpx.HTTPError as error:
-            raise ServerFailed(f"The sample data was refused: {error}. Try `visitor dev --reset`.") from error
-        sample.remember(file, people)
-        return people
+            raise ServerFailed(f"The sample data could not be created: {error!r}; look into {self._home}.") from error
+
+    async def _complete_sample(self) -> None:
+        try:
+            await sample.ensure(self._url)
+        except httpx.HTTPStatusError as error:
+            self._console.print(
+                f"A part of the sample data was refused: {error.request.url.path} {error.response.text[:500]}\n"
+                "It stays incomplete; to have all of it, start with --reset, which forgets all data.",
+                markup=False,
+            )
 
     async def _until_well(self) -> None:
         """Raises ServerFailed where worker and edge are not ready in time."""
@@ -192,8 +210,8 @@ class _Dev:
             if not self._processes.alive(name):
                 raise ServerFailed(f"The {name} ended; look into {self._home} for its log.")
 
-    def _greet(self, kafka: Kafka, person: sample.Known, seconds: float) -> None:
-        visit = f'{{"barcode":"{person.barcode}","pcCode":"{person.pc_code}"}}'
+    def _greet(self, kafka: Kafka, people: Sequence[sample.Known], seconds: float) -> None:
+        visit = json.dumps({"barcode": people[0].barcode, "pcCode": people[0].pc_code} if people else {})
         self._console.print(
             f"\nReady after {seconds:.0f} s.\n"
             f"  HTTP     {self._url}/docs\n"
@@ -226,8 +244,8 @@ class _Dev:
             "changes": names.changes("visits"), "dead letters": names.DEAD_LETTERS,
         }  # fmt: skip
         consumer = AIOKafkaConsumer(**kafka.client(), enable_auto_commit=False)
-        await consumer.start()
         try:
+            await consumer.start()
             while True:
                 self._check_children()
                 try:

@@ -1,12 +1,10 @@
 """Sample data of a plausible group of centers, and gateways that report its visitors; only for `visitor dev`."""
 
 import asyncio
-import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -38,6 +36,11 @@ PEOPLE = [
     ("Léa", "Fontaine", "FR"),
     ("Ethan", "Brooks", "US"),
 ]
+_OPEN = [{"localeCode": "fr-FR", "value": "Ouverture dimanche"}, {"localeCode": "en-GB", "value": "Open on Sunday"}]
+ARTICLE: dict[str, Any] = {
+    "genericName": "Open on Sunday", "mainImageUrl": "sunday.jpg", "status": "published",
+    "publishDate": "2024-06-01T00:00:00Z", "title": _OPEN, "content": _OPEN,
+}  # fmt: skip
 MAKERS = [("Renault", "Clio"), ("Peugeot", "208"), ("Ford", "Focus"), ("Tesla", "Model 3"), ("Volkswagen", "Golf")]
 
 
@@ -52,41 +55,86 @@ class Known:
     pc_code: str
 
 
-def remembered(file: Path) -> list[Known] | None:
-    """Whom the gateways know, where the sample data was created before."""
-    return [Known(**entry) for entry in json.loads(file.read_text())] if file.exists() else None
+async def ensure(url: str) -> None:
+    """Create what the service lacks of the sample data. The service itself is asked: its data may have been removed
+    since the last start, or that start interrupted. Raises httpx.HTTPError, HTTPStatusError for what is refused."""
+    async with _client(url) as client:
+        if not await _is_complete(client):
+            await _create_all(client)
 
 
-def remember(file: Path, people: Sequence[Known]) -> None:
-    file.write_text(json.dumps([asdict(person) for person in people]))
+async def find(url: str) -> list[Known]:
+    """Whom the gateways know: the sample's people who are there with their car; some may have been deleted. Raises
+    httpx.HTTPError."""
+    async with _client(url) as client:
+        found = await asyncio.gather(*(_find(client, number) for number in range(len(PEOPLE))))
+    return [person for person in found if person is not None]
 
 
-async def create(url: str) -> list[Known]:
-    """Create the sample data over HTTP. Raises httpx.HTTPError."""
-    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
-        for center in CENTERS:
-            await _create(client, "/centers", {**center, "isWestfield": True, "isActive": True, "hasLoyalty": True})
-            await _create(client, f"/centers/{center['pcCode']}/companies", {"companyName": "Westfield Services"})
-        people = [await _person(client, number, *person) for number, person in enumerate(PEOPLE)]
-        await _consents(client)
-        await _services(client, people)
-        await _challenge(client, people)
-        await _article(client)
-        for person in people:
-            await _profile(client, person)
-            await _parking(client, person)
-        return people
+def _client(url: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=url, timeout=30)
+
+
+async def _is_complete(client: httpx.AsyncClient) -> bool:
+    """Whether what is created last is there. It is an article, since nobody can delete one."""
+    published = {"publishDateSince": ARTICLE["publishDate"], "limit": 500}
+    return any(
+        article["genericName"] == ARTICLE["genericName"] for article in await _list(client, "/articles", published)
+    )
+
+
+async def _find(client: httpx.AsyncClient, number: int) -> Known | None:
+    for visitor in await _list(client, "/visitors", {"email": _email(number)}):
+        path, plate = f"/visitors/{visitor['visitorId']}/vehicles", _plate(number)
+        for car in await _list(client, path, {"licensePlate": plate}):
+            return Known(visitor["visitorId"], visitor["barcode"], plate, car["vehicleId"], _home_of(number)["pcCode"])
+    return None
+
+
+async def _list(client: httpx.AsyncClient, path: str, query: dict[str, Any]) -> list[dict[str, Any]]:
+    answer = await client.get(path, params=query)
+    answer.raise_for_status()
+    found: list[dict[str, Any]] = answer.json()["data"]
+    return found
+
+
+def _home_of(number: int) -> dict[str, Any]:
+    """The center that this person visits."""
+    return next(center for center in CENTERS if center["country"] == PEOPLE[number][2])
+
+
+def _email(number: int) -> str:
+    return f"visitor{number}@example.com"
+
+
+def _plate(number: int) -> str:
+    return f"{'ABCDEFGHJKLM'[number]}X-{100 + number * 7}-{PEOPLE[number][2]}"
+
+
+async def _create_all(client: httpx.AsyncClient) -> None:
+    """In an order of which the last one says that all are there."""
+    for center in CENTERS:
+        await _create(client, "/centers", {**center, "isWestfield": True, "isActive": True, "hasLoyalty": True})
+        await _create(client, f"/centers/{center['pcCode']}/companies", {"companyName": "Westfield Services"})
+    people = [await _person(client, number, *person) for number, person in enumerate(PEOPLE)]
+    await _consents(client)
+    await _services(client, people)
+    await _challenge(client, people)
+    for person in people:
+        await _profile(client, person)
+        await _parking(client, person)
+    await _create(client, "/articles", ARTICLE)
 
 
 async def _person(client: httpx.AsyncClient, number: int, first: str, last: str, country: str) -> Known:
-    center = next(center for center in CENTERS if center["country"] == country)
+    center = _home_of(number)
     visitor = await _create(
         client,
         "/visitors",
         {
             "firstName": first,
             "lastName": last,
-            "email": f"visitor{number}@example.com",
+            "email": _email(number),
             "gender": "u",
             "countryCode": country,
             "acquisitionPcCode": center["pcCode"],
@@ -95,7 +143,7 @@ async def _person(client: httpx.AsyncClient, number: int, first: str, last: str,
         },
     )
     maker, model = MAKERS[number % len(MAKERS)]
-    plate = f"{'ABCDEFGHJKLM'[number]}X-{100 + number * 7}-{country}"
+    plate = _plate(number)
     vehicle = {"licensePlate": plate, "licensePlateCountry": country, "maker": maker, "model": model}
     car = await _create(client, f"/visitors/{visitor['visitorId']}/vehicles", vehicle)
     return Known(visitor["visitorId"], visitor["barcode"], plate, car["vehicleId"], str(center["pcCode"]))
@@ -149,15 +197,6 @@ async def _challenge(client: httpx.AsyncClient, people: Sequence[Known]) -> None
             "outsideOptin": False,
         }  # fmt: skip
         await _create(client, f"/visitors/{person.visitor_id}/rewards", reward)
-
-
-async def _article(client: httpx.AsyncClient) -> None:
-    text = [{"localeCode": "fr-FR", "value": "Ouverture dimanche"}, {"localeCode": "en-GB", "value": "Open on Sunday"}]
-    article = {
-        "genericName": "Open on Sunday", "mainImageUrl": "sunday.jpg", "status": "published",
-        "publishDate": "2024-06-01T00:00:00Z", "title": text, "content": text,
-    }  # fmt: skip
-    await _create(client, "/articles", article)
 
 
 async def _profile(client: httpx.AsyncClient, person: Known) -> None:

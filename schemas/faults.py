@@ -105,6 +105,10 @@ class UnsupportedMediaType(Fault):
     type = "validation"
 
 
+class UnsupportedContentCoding(UnsupportedMediaType):
+    """A body that is compressed in another way than the one that is taken."""
+
+
 class KeyReused(Fault):
     """An idempotency key (the request id of a message) that came before with another content."""
 

@@ -11,6 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 STATEMENT_TIMEOUT = 15
 """Seconds for one statement; well under Kafka's rebalance timeout (60), during which begun batches must end."""
 
+LOCK_TIMEOUT = 10
+"""Seconds that a write waits for a lock; less than a statement may take. A write that waits for another's lock is
+repeated for as long as that is held, however long (a migration may hold a table for minutes), and is not too slow."""
+
 READ_TIMEOUT = 7
 """Seconds for one statement of a read; less than an edge waits for an answer, so that its caller is told."""
 
@@ -30,13 +34,13 @@ class DatabaseSettings(BaseModel):
 
 def connect(settings: DatabaseSettings, *, connections: int, read_only: bool = False) -> AsyncEngine:
     """A pool of connections; opens none yet."""
-    limit = READ_TIMEOUT if read_only else STATEMENT_TIMEOUT
+    limit, lock_limit = (READ_TIMEOUT, READ_TIMEOUT) if read_only else (STATEMENT_TIMEOUT, LOCK_TIMEOUT)
     server_settings = {
         "application_name": "visitor",
         "timezone": "UTC",
         "jit": "off",
         "statement_timeout": str(limit * 1000),
-        "lock_timeout": str(limit * 1000),
+        "lock_timeout": str(lock_limit * 1000),
         "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_TIMEOUT * 1000),
         "default_transaction_read_only": "on" if read_only else "off",
     }
@@ -55,7 +59,7 @@ def connect(settings: DatabaseSettings, *, connections: int, read_only: bool = F
             "prepared_statement_cache_size": 500,
         },
     )
-    sa.event.listen(engine.sync_engine, "handle_error", _leave_a_standby)
+    sa.event.listen(engine.sync_engine, "handle_error", _leave_connection)
     return engine
 
 
@@ -74,6 +78,9 @@ _PASSING = (
     _READ_ONLY,
 )
 """SQLSTATE classes and codes (PostgreSQL manual, appendix A) after which the same work can succeed."""
+_OUTDATED = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
+"""What prepared statements meet after a column's type was changed, and composite values after their type was. The first
+has SQLSTATE 0A000, which else does not pass: what PostgreSQL cannot do, it cannot do the next time either."""
 
 
 class Repeat(Exception):
@@ -100,9 +107,11 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(cause, (OSError, TimeoutError, asyncpg.InterfaceError))
 
 
-def _leave_a_standby(context: sa.engine.ExceptionContext) -> None:
-    """After a failover a connection may lead to what is a standby now; the next attempt makes a new one."""
-    if _sqlstate(_cause(context.sqlalchemy_exception)) == _READ_ONLY:
+def _leave_connection(context: sa.engine.ExceptionContext) -> None:
+    """Where a connection is of no use any more, the next attempt makes a new one: after a failover it may lead to what
+    is a standby now, and after a change of the schema it remembers what statements answered before."""
+    cause = _cause(context.sqlalchemy_exception)
+    if _sqlstate(cause) == _READ_ONLY or isinstance(cause, _OUTDATED):
         context.is_disconnect = True
 
 

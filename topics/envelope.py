@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
 
-from topics import traceparent
+from topics.traceparent import read_traceparent
 
 Headers = list[tuple[str, bytes]]
 
@@ -132,18 +132,17 @@ def _read(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
     tracing agents append their own, and the last one counts. An invalid traceparent is ignored (W3C Trace Context,
     section 3.2.2.3)."""
     texts: dict[str, str] = {}
+    trace = None
     for name, value in headers:
         if name not in _KNOWN:
             continue
         if name == TRACEPARENT:
-            texts.pop(name, None)
-            if traceparent.is_valid(value or b""):
-                texts[name] = (value or b"").decode()
+            trace = read_traceparent(value or b"")
             continue
         text = _text(name, value or b"") if name in _DIFFERENT else _same_text(name, value or b"")
         if texts.setdefault(name, text) != text:
             raise Unreadable("duplicate_header", f"The header {name} is there twice, with different values.")
-    return texts
+    return texts if trace is None else texts | {TRACEPARENT: trace}
 
 
 def _text(name: str, value: bytes) -> str:

@@ -57,6 +57,11 @@ class Kafka:
     def bootstrap(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def has_data(self) -> bool:
+        """Of an earlier start."""
+        return (self._home / "data" / "meta.properties").exists()
+
     def start(self, setting: str = "port") -> None:
         """Returns once it answers. `setting` is named where the port is taken. Raises PortTaken, ServerFailed."""
         ensure_free("127.0.0.1", self.port, setting)
@@ -80,7 +85,7 @@ class Kafka:
         return file
 
     def _format(self, jars: Path, properties: Path) -> None:
-        if (self._home / "data" / "meta.properties").exists():
+        if self.has_data:
             return
         tool = ["kafka.tools.StorageTool", "format", "-t", uuid4().hex[:22], "-c", str(properties)]
         done = subprocess.run([*_java(jars, "128m"), *tool], capture_output=True, text=True, check=False)

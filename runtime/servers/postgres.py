@@ -35,6 +35,7 @@ class Postgres:
         self._home = home.resolve() / "postgres"
         self._home.mkdir(parents=True, exist_ok=True)
         self._data = self._home / "data"
+        self._password_file = self._home / "password"
         self._processes = processes
         self._durable = durable
         self.port = kept_port(self._home / "port")
@@ -44,14 +45,20 @@ class Postgres:
         """The SQLAlchemy URL of the database `visitor`."""
         return f"postgresql+asyncpg://{_DATABASE}:{self._password()}@127.0.0.1:{self.port}/{_DATABASE}"
 
+    @property
+    def has_data(self) -> bool:
+        """Of an earlier start."""
+        return (self._data / "PG_VERSION").exists()
+
     def start(self) -> None:
         """Returns once it answers. Raises PortTaken, ServerFailed."""
         ensure_free("127.0.0.1", self.port, str(self._home / "port"))
         user = _unprivileged()
         if user is not None:
             _let_through(self._home, _BIN)
-        if not (self._data / "PG_VERSION").exists():
+        if not self.has_data:
             self._initialize(user)
+        self._password()  # where it is lost, nothing needs to start
         log = self._home / "postgres.log"
         self._processes.spawn(_NAME, [str(_BIN / "postgres"), *self._options()], log=log, user=user, cwd=_anywhere())
         wait_until_it_answers(_NAME, self._processes, self.port, _START_SECONDS, log)
@@ -80,23 +87,33 @@ class Postgres:
         ]
 
     def _password(self) -> str:
-        file = self._home / "password"
-        if not file.exists():
-            file.touch(mode=0o600)
-            file.write_text(secrets.token_urlsafe(24))
-        return file.read_text()
+        """Raises ServerFailed where it is lost."""
+        try:
+            return self._password_file.read_text()
+        except FileNotFoundError:
+            raise ServerFailed(
+                f"{self._password_file} is missing, the password of the database in {self._data}. Put it back, or start"
+                " with --reset, which forgets all data."
+            ) from None
 
     def _initialize(self, user: int | None) -> None:
-        shutil.rmtree(self._data, ignore_errors=True)
-        self._data.mkdir(mode=0o700)
+        """In a folder beside the right one, which it becomes at the end: one that is half done would never start. Its
+        name is new each time, since an initdb whose parent was killed may still write."""
+        self._password_file.unlink(missing_ok=True)
+        self._password_file.touch(mode=0o600)
+        self._password_file.write_text(secrets.token_urlsafe(24))
+        for folder in (self._data, *self._home.glob("unfinished-*")):
+            shutil.rmtree(folder, ignore_errors=True)
+        unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=self._home))
         with tempfile.NamedTemporaryFile("w", suffix=".password") as password:
             password.write(self._password())
             password.flush()
             if user is not None:
-                os.chown(self._data, user, user)
+                os.chown(unfinished, user, user)
                 os.chown(password.name, user, user)
-            options = ["-D", str(self._data), "-U", _DATABASE, "--auth=scram-sha-256", f"--pwfile={password.name}"]
+            options = ["-D", str(unfinished), "-U", _DATABASE, "--auth=scram-sha-256", f"--pwfile={password.name}"]
             self._tool("initdb", *options, "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", user=user)
+        unfinished.rename(self._data)
 
     def _create_database(self) -> None:
         for attempt in Retrying(

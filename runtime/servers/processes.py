@@ -6,6 +6,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -141,7 +142,7 @@ def free_port() -> int:
 
 def kept_port(file: Path) -> int:
     """A free port, chosen once and kept in a file, so that a restart has the same address."""
-    if file.exists():
+    with suppress(OSError, ValueError):  # also where a crash left the file empty
         return int(file.read_text())
     port = free_port()
     file.write_text(str(port))

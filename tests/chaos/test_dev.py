@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from runtime import sample
 from runtime.servers import Processes
 from runtime.servers.processes import free_port
 from tests.support.servers import DOWNLOADS
@@ -79,10 +81,11 @@ async def test_one_command_shows_gateway_traffic_and_ctrl_c_ends_all_of_it(dev: 
     async with httpx.AsyncClient(base_url=dev.url) as client:
         assert (await client.get("/health")).status_code == 200
         assert len((await client.get("/centers")).json()["data"]) > 3
-        known = json.loads((dev.home / "sample.json").read_text())
+        known = await sample.find(dev.url)
+        assert len(known) == len(sample.PEOPLE)
 
         async def visited() -> bool:
-            queries = [{"barcode": person["barcode"], "pcCode": person["pc_code"]} for person in known]
+            queries = [{"barcode": person.barcode, "pcCode": person.pc_code} for person in known]
             return any([(await client.get("/visits", params=query)).json() for query in queries])
 
         await eventually("a simulated visit", visited)
@@ -106,6 +109,31 @@ async def test_the_next_start_ends_what_a_killed_parent_left(dev: _Dev) -> None:
     async with httpx.AsyncClient(base_url=dev.url) as client:
         assert len((await client.get("/centers")).json()["data"]) > 3
     assert dev.end(signal.SIGTERM) == 0
+
+
+async def test_a_database_that_was_removed_by_hand_is_made_anew_with_the_sample_data(dev: _Dev) -> None:
+    shutil.rmtree(dev.home / "postgres")
+    dev.start("--no-simulation")
+    await dev.greeted()
+    assert "PostgreSQL has none" in dev.output.read_text()
+    person = (await sample.find(dev.url))[0]
+    async with httpx.AsyncClient(base_url=dev.url) as client:
+        visit = {"licensePlate": person.plate, "pcCode": person.pc_code}
+        assert (await client.post("/visits/entry", json=visit)).status_code == 201
+    assert dev.end(signal.SIGTERM) == 0
+
+
+def test_a_reset_removes_the_data_and_nothing_of_others(dev: _Dev) -> None:
+    """A taken port ends the start right after the reset."""
+    kept = dev.home / "kept.txt"
+    kept.write_text("kept")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", dev.ports["VISITOR_HTTP_PORT"]))
+        taken.listen()
+        dev.start("--reset")
+        assert dev.child is not None
+        assert dev.child.wait(60) == 2
+    assert {entry.name for entry in dev.home.iterdir()} == {"downloads", "lock", "output", "kept.txt"}
 
 
 @pytest.mark.parametrize(

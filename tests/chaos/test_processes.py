@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from runtime.servers.processes import free_port
 from tests.chaos.conftest import Killable
 from tests.support import oracle
 from tests.support.load import populate, send_all, visit
@@ -130,6 +131,13 @@ async def test_a_wrong_setting_ends_with_status_2_and_says_what_it_should_be(
     found = await _run(bare, "worker", **settings)
     assert found.returncode == 2
     assert told in found.stderr
+
+
+async def test_reading_a_topic_without_a_broker_is_a_clear_error_and_no_more(bare: Stack) -> None:
+    found = await _run(bare, "consume", "any", VISITOR_KAFKA_BOOTSTRAP=f"127.0.0.1:{free_port()}")
+    assert found.returncode == 2
+    assert "VISITOR_KAFKA_BOOTSTRAP" in found.stderr
+    assert "Unclosed" not in found.stderr
 
 
 async def test_an_edge_for_the_world_needs_keys(bare: Stack) -> None:

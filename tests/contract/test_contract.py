@@ -156,7 +156,8 @@ def test_the_documented_example_is_accepted(operation: Operation) -> None:
         return
     example = _usable(example)
     places = {fact["name"]: _example_of(fact) for fact in FACTS[operation.name]["path_params"]}
-    parts = translate.parts_of(operation, places, b"", "application/json", json.dumps(example).encode())
+    content = translate.Content(json.dumps(example).encode(), "application/json")
+    parts = translate.parts_of(operation, places, b"", content)
     assert _members(parts["body"]) == _members(example)
 
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from runtime.servers.downloads import check
-from runtime.servers.processes import Processes, ServerFailed
+from runtime.servers.processes import Processes, ServerFailed, kept_port
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
@@ -68,6 +68,14 @@ def test_a_pid_that_belongs_to_another_program_by_now_is_left_alone(tmp_path: Pa
         assert other.alive("other")
     finally:
         other.kill("other")
+
+
+@pytest.mark.parametrize("content", ["", "no port"])
+def test_a_port_that_cannot_be_read_is_chosen_anew_and_kept(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "port"
+    file.write_text(content)
+    port = kept_port(file)
+    assert kept_port(file) == port > 0
 
 
 def test_nothing_is_started_once_everything_stops(tmp_path: Path) -> None:
