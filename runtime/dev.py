@@ -211,12 +211,15 @@ class _Dev:
                 raise ServerFailed(f"The {name} ended; look into {self._home} for its log.")
 
     def _greet(self, kafka: Kafka, people: Sequence[sample.Known], seconds: float) -> None:
-        visit = json.dumps({"barcode": people[0].barcode, "pcCode": people[0].pc_code} if people else {})
+        call = f"curl -s {self._url}/centers"
+        if people:
+            visit = json.dumps({"barcode": people[0].barcode, "pcCode": people[0].pc_code})
+            call = f"curl -s {self._url}/visits/entry -H 'content-type: application/json' -d '{visit}'"
         self._console.print(
             f"\nReady after {seconds:.0f} s.\n"
             f"  HTTP     {self._url}/docs\n"
             f"  Kafka    {kafka.bootstrap}\n"
-            f"  Try      curl -s {self._url}/visits/entry -H 'content-type: application/json' -d '{visit}'\n"
+            f"  Try      {call}\n"
             f"  Watch    VISITOR_KAFKA_BOOTSTRAP={kafka.bootstrap} {Path(sys.argv[0]).parent / 'visitor'}"
             " consume visitor.visits.changes\n"
             f"  Logs     {self._home}/*.log\n"
