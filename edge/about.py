@@ -32,16 +32,22 @@ are inclusive.
 ## What is accepted
 - Unknown fields and parameters are refused, not ignored, and a parameter stands once. A path value is percent-decoded
   once, so it may hold an encoded slash.
-- JSON types are strict: `"5"` is no integer and `1` no boolean. One exception: a number given for a string is taken as
-  its text.
+- JSON types are strict: `"5"` is no integer and `1` no boolean. Two exceptions: a number given for a string is taken as
+  its text, and a number with nothing behind its point is an integer (`2020.0`, also as a parameter). Decimals are
+  exact, whatever zeros they end with.
 - PATCH changes the fields that are there. `null` clears a field that may be null and is refused for others.
 - Times are RFC 3339 with an offset, from the year 2 to 9998, and are answered in UTC with `Z`.
 - A call without a body (empty, or `null`) counts as one with `{}`, whatever its content type; a body that is an array
   has to be sent. A body may be compressed with gzip (`Content-Encoding: gzip`), once; it counts as it is decompressed.
 - A text holds at most 1,000 characters (documents 200,000) and no NUL, a list at most 500 entries, a body 1 MiB, a URL
   64 KiB.
-- A payment card number is never accepted: 13 to 19 digits that pass the Luhn check, also with blanks or dashes, are 400
-  `card_number_refused`. Identifiers given by other systems (`externalId`, `barcode`, `token` …) are exempt.
+- A payment card number is never accepted: 400 `card_number_refused`. It is a run of digits of any script, with no
+  letter or digit beside it, with blanks or dashes in it or not, that has an issuer's prefix and length (Visa,
+  Mastercard, American Express, Discover, JCB, Maestro, Diners Club, UnionPay) and passes the Luhn check. Exempt are phone numbers,
+  URLs and what other systems name things by: `externalId`, `barcode`, `transactionId`, `token`, `notificationToken`,
+  `fingerprint`, `sendId`, `clientId`, `partnerId` and `guid`.
+- A locale is a language and a territory of the Unicode CLDR: `fr-FR`, `fr_fr` and `fr-Latn-FR` are one, answered as the
+  first. With another script than the usual one it is unknown.
 - What the path names and is not there is 404, what the body names 400 with its field. A child is found only under its
   own parent. An id in the body that differs from the path's is 400 `ids_differ`.
 - A request about a visitor who was erased meanwhile is not applied again: 404 `visitor_erased`.

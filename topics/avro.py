@@ -137,21 +137,30 @@ class Codec:
 
 
 def absent_as_left_out(model: type[BaseModel], record: Any) -> Any:
-    """An Avro record as the JSON that means the same: nulls left out, what `clear` names set to null."""
+    """An Avro record as the JSON that means the same: nulls left out, what `clear` names set to null. What may be null
+    and may not be left out is null."""
     if issubclass(model, RootModel):
         return _nested(shape_of(model.model_fields["root"].annotation), record)
     found = {}
     for name, shape in _wire_shapes(model).items():
         value = record.get(name)
-        if value is None:
-            continue
-        found[name] = _nested(shape, value)
+        if value is not None:
+            found[name] = _nested(shape, value)
+        elif name in _needed(model):
+            found[name] = None
     return found | dict.fromkeys(record.get(CLEAR) or ())
 
 
 @cache
 def _wire_shapes(model: type[BaseModel]) -> dict[str, Shape]:
     return {field.serialization_alias or name: shape_of(field.annotation) for name, field in model.model_fields.items()}
+
+
+@cache
+def _needed(model: type[BaseModel]) -> frozenset[str]:
+    return frozenset(
+        field.serialization_alias or name for name, field in model.model_fields.items() if field.is_required()
+    )
 
 
 def _nested(shape: Shape, value: Any) -> Any:

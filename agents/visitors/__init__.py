@@ -1,7 +1,8 @@
 """The visitors themselves, full and partial: finding, counting and erasing them, and the ids that others have for them.
 
 **Creating**
-- An `email` belongs to one visitor, whatever its case: 409 `email_taken`.
+- An `email` belongs to one visitor: 409 `email_taken`. Emails are compared as mailboxes, in NFC, with the domain in
+  A-labels (IDNA), in lower case; `ß` and `ss` are two. The email is answered as it was sent.
 - A full visitor whose email is that of a partial one upgrades it: `visitorId` and `barcode` stay, `accountType` becomes
   full, `registrationDate` is now, and the `acquisitionPcCode` sent is kept as `upgradePcCode`.
 - A partial visitor gets its `preferredCenter` as favourite center.
@@ -9,8 +10,9 @@
   those of the caller: of its API key, or of the source of its message.
 
 **Finding**
-- `queryBy` and `query` go together: a search by prefix in that field, without regard to case and accents. `fullname`
-  finds "first last" and "last first".
+- `queryBy` and `query` go together: a search by prefix in that field, without regard to case, accents and kinds of
+  quotes, dashes and blanks. `fullname` finds "first last" and "last first". A query in which nothing is left to search
+  for finds nobody.
 - `isSmartparker` is about who has an active parking. `registeredSince` and `registeredUntil` compare
   `registrationDate`.
 - The details are whole visitors with all that belongs to them.

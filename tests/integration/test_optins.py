@@ -286,6 +286,16 @@ async def test_an_unknown_locale_is_400(client: httpx.AsyncClient) -> None:
     assert (answer.status_code, _codes(answer)) == (400, [("locale", "unknown_locale")])
 
 
+async def test_a_text_may_be_null_in_an_avro_message_where_it_may_not_be_left_out(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    text = await _text(client, "terms")
+    parts = {"path": {"legalTextId": text["id"], "localeCode": "zh-CN"}, "body": {**TEXTS, "documentText": None}}
+    request_id = await stack.send("legalTextLocales.create", parts, content_type=AVRO)
+    result = (await stack.result("legalTextLocales.create", request_id)).value
+    assert (result["status"], result["body"]["data"]["documentText"]) == (201, None)
+
+
 async def test_locales_are_listed_read_and_updated_and_null_clears(client: httpx.AsyncClient) -> None:
     text = await _text(client, "terms")
     path = f"/legalTexts/{text['id']}/locales"
