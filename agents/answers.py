@@ -5,7 +5,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from agents.operation import Found, Operation
+from agents.operation import Existing, Operation
 from schemas.faults import Fault, Invalid
 from schemas.model import Model
 from schemas.replies import Page, PagingQuery, page_links
@@ -25,7 +25,7 @@ def of_fault(fault: Fault) -> Answer:
 
 def of_value(operation: Operation, request: Request[Any, Any, Any], raw_query: dict[str, Any], value: Any) -> Answer:
     """Raises Invalid where `fields` names one that the reply does not have. `raw_query` is what the caller wrote."""
-    if isinstance(value, Found):
+    if isinstance(value, Existing):
         return of_value(operation, request, raw_query, value.value)._replace(status=HTTPStatus.OK)
     match operation.shape:
         case "empty":

@@ -2,20 +2,20 @@
 
 from collections.abc import Mapping
 
-from agents.articles import articles
-from agents.centers import centers, companies
-from agents.checkins import checkins
+from agents.families.articles import articles
+from agents.families.centers import centers, companies
+from agents.families.checkins import checkins
+from agents.families.optins import consents, legal_texts, optins
+from agents.families.parking import cards, parkings, vehicle_partners, vehicles
+from agents.families.parking import histories as parking_histories
+from agents.families.points import challenges, histories, rankings, rewards, visitor_challenges
+from agents.families.profile import bookmarks, devices, interests, locales, operation_sessions, visitor_centers
+from agents.families.services import segments, services, stores, targets, themes
+from agents.families.visitors import details, erasure, event_token, external_ids, search, visitors
+from agents.families.visits import visits
 from agents.operation import Catalogue as Catalogue
 from agents.operation import Operation as Operation
 from agents.operation import Operations
-from agents.optins import consents, legal_texts, optins
-from agents.parking import cards, parkings, vehicle_partners, vehicles
-from agents.parking import histories as parking_histories
-from agents.points import challenges, histories, rankings, rewards, visitor_challenges
-from agents.profile import bookmarks, devices, interests, locales, operation_sessions, visitor_centers
-from agents.services import segments, services, stores, targets, themes
-from agents.visitors import details, erasure, event_token, external_ids, search, visitors
-from agents.visits import visits
 
 FAMILIES: Mapping[str, Operations] = {
     "visits": visits.OPERATIONS,

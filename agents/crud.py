@@ -25,11 +25,11 @@ Check = Callable[[Tx, Row, Fields], Awaitable[None]]
 
 @dataclass(frozen=True)
 class View(Generic[Row]):
-    """A reply that is not the row: less of it, or more. What is more comes from `of`, which takes all rows of a page at
+    """A reply that is not the row: less of it, or more. What is more comes from `build`, which takes all rows of a page at
     once, so that a list takes a bounded number of statements."""
 
     reply: type[Model]
-    of: Callable[[Tx, Sequence[Row]], Awaitable[Sequence[Model]]] | None = None
+    build: Callable[[Tx, Sequence[Row]], Awaitable[Sequence[Model]]] | None = None
 
 
 def gets(
@@ -80,20 +80,20 @@ def creates(
     table: Table[Row], name: str, route: str, summary: str, body: type[Model], *, view: View[Row] | None = None
 ) -> Operation:
     async def create(tx: Tx, request: Request[Any, Any, Any]) -> Model:
-        agree(request)
+        require_same_ids(request)
         return (await viewed(tx, view, [await table.insert(tx, _values(request.body) | _values(request.path))]))[0]
 
     path, reply = path_of(table, name, route), view.reply if view else table.row
     return declare(name, route, summary=summary, path=path, body=body, reply=reply, handler=create)
 
 
-def taken(what: str, message: str, field: str | None = None) -> Callable[[], Conflict]:
+def already_exists(what: str, message: str, field: str | None = None) -> Callable[[], Conflict]:
     """What breaking a unique constraint means: 409 `<what>_exists`."""
     return partial(Conflict, f"{what}_exists", message, field=field)
 
 
 async def viewed(tx: Tx, view: View[Row] | None, rows: Sequence[Row]) -> Sequence[Model]:
-    return rows if view is None or view.of is None else await view.of(tx, rows)
+    return rows if view is None or view.build is None else await view.build(tx, rows)
 
 
 def updates(
@@ -105,12 +105,12 @@ def updates(
     check: Check[Row, Fields] | None = None,
 ) -> Operation:
     async def update(tx: Tx, request: Request[Any, Any, Any]) -> None:
-        agree(request)
+        require_same_ids(request)
         where = _values(request.path)
         old = await table.lock(tx, **where)
         if check is not None:
             await check(tx, old, request.body)
-        await table.update(tx, request.body.given(), **where)
+        await table.update(tx, request.body.sent_fields(), **where)
 
     path = path_of(table, name, route)
     return declare(name, route, summary=summary, path=path, body=body, reply=None, handler=update)
@@ -129,7 +129,7 @@ def deletes(
     return declare(name, route, summary=summary, path=path_of(table, name, route), reply=None, handler=delete)
 
 
-def ends(
+def soft_deletes(
     table: Table[Row],
     name: str,
     route: str,
@@ -149,7 +149,7 @@ def ends(
     return declare(name, route, summary=summary, path=path_of(table, name, route), reply=None, handler=end)
 
 
-async def own(tx: Tx, table: Table[Any], body: Model, name: str, **parent: Any) -> None:
+async def require_child(tx: Tx, table: Table[Any], body: Model, name: str, **parent: Any) -> None:
     """Raises Invalid where what the body names in a field is not there, or not under this parent."""
     try:
         await table.find(tx, **{name: getattr(body, name)}, **parent)
@@ -157,9 +157,9 @@ async def own(tx: Tx, table: Table[Any], body: Model, name: str, **parent: Any) 
         raise Invalid(fault.code, f"There is no such {table.resource} here.", field=_wire(body, name)) from None
 
 
-def agree(request: Request[Any, Any, Any]) -> None:
+def require_same_ids(request: Request[Any, Any, Any]) -> None:
     """Raises Invalid where an id in the body differs from the path's."""
-    path, body = _values(request.path), request.body.given()
+    path, body = _values(request.path), request.body.sent_fields()
     for name in path.keys() & body.keys():
         if path[name] != body[name]:
             raise Invalid("ids_differ", "This id differs from the one in the path.", field=_wire(request.body, name))

@@ -19,7 +19,7 @@ from storage.tx import Tx
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Existing:
     """What an operation that creates or finds answers, with 200 instead of 201, where it found."""
 
     value: Model
@@ -52,7 +52,7 @@ class Operation:
     shape: ReplyShape
     status: int
     upserts: bool
-    """Also answers 200, see Found."""
+    """Also answers 200, see Existing."""
     sorts: Sequence[str]
     """The reply fields by which `sort` can sort; empty where there is no `sort`."""
     dump: Callable[[Any], Any]
@@ -205,7 +205,7 @@ class Catalogue:
     @staticmethod
     def rules_of(family: str) -> str:
         """What the family's package says of it, for those who use it: Markdown."""
-        return inspect.cleandoc(import_module(f"agents.{family}").__doc__ or "")
+        return inspect.cleandoc(import_module(f"agents.families.{family}").__doc__ or "")
 
 
 def _unique(kind: str, names: Iterable[str]) -> None:

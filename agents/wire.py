@@ -13,7 +13,7 @@ from storage.table import TABLES
 from storage.tx import EntityChange
 from topics import avro, json, names
 from topics.avro import Codec, Schema
-from topics.envelope import AVRO, JSON, Unreadable
+from topics.envelope import AVRO, JSON, InvalidMessage
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class Wire:
         return {"request": found.request, "result": found.result}
 
     def read_request(self, operation: Operation, content_type: str, value: bytes) -> dict[str, Any]:
-        """The parts of a request, as their JSON would be. Raises Unreadable."""
+        """The parts of a request, as their JSON would be. Raises InvalidMessage."""
         if content_type == JSON:
             found = json.read(value)
             if not isinstance(found, dict):
-                raise Unreadable("not_an_object", "The value is not a JSON object.")
+                raise InvalidMessage("not_an_object", "The value is not a JSON object.")
             return found
         schema, record = self._codec.read(value)
         if schema != self._ids[operation.name].request:
-            raise Unreadable("wrong_schema", f"The value's schema is not the one of {operation.name} requests.")
+            raise InvalidMessage("wrong_schema", f"The value's schema is not the one of {operation.name} requests.")
         parts = operation.request.parts()
         return {
             part: avro.absent_as_left_out(parts[part], value) for part, value in record.items() if value is not None
@@ -112,7 +112,7 @@ class Wire:
         return self._codec.write(self.change_ids[change.resource], record)
 
     def read(self, content_type: str, value: bytes) -> Any:
-        """Any value that this service writes, whatever its schema. Raises Unreadable."""
+        """Any value that this service writes, whatever its schema. Raises InvalidMessage."""
         return json.read(value) if content_type == JSON else self._codec.read(value)[1]
 
 

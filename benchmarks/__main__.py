@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import http, messages
-from runtime.servers import Kafka, Postgres, Processes
+from runtime.dev.servers import Kafka, Postgres, Processes
 
 ROUNDS, QUICK_ROUNDS = 5, 3
 HOME = Path(__file__).parents[1] / ".visitor"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from benchmarks.messages import Person
-from runtime.servers.processes import free_port
+from runtime.dev.servers.processes import free_port
 
 SECONDS = 8.0
 QUICK_SECONDS = 3.0

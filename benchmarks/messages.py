@@ -17,11 +17,11 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from agents.catalogue import CATALOGUE
-from runtime import sample
+from runtime.dev import sample
 from storage import migrate
 from storage.database import DatabaseSettings
 from topics import admin, names
-from topics.envelope import JSON, Head
+from topics.envelope import JSON, RequestHeaders
 from topics.kafka import KafkaSettings
 
 PARTITIONS = 4
@@ -139,8 +139,8 @@ class Bench:
         await producer.start()
         for number in range(count):
             person = rng.choice(self.people)
-            head = Head(str(uuid4()), "visits.create", "gateway/bench", JSON)
-            await producer.send(topic, _visit(rng, person), headers=head.headers(), partition=number % PARTITIONS)
+            head = RequestHeaders(str(uuid4()), "visits.create", "gateway/bench", JSON)
+            await producer.send(topic, _visit(rng, person), headers=head.encode(), partition=number % PARTITIONS)
         await producer.flush()
         await producer.stop()
 
@@ -178,8 +178,8 @@ class Bench:
         for place in places:
             await consumer.position(place)
         for request in requests:
-            head = Head(str(uuid4()), operation, "bench/bench", JSON)
-            await producer.send(names.requests(family), json.dumps(request).encode(), headers=head.headers())
+            head = RequestHeaders(str(uuid4()), operation, "bench/bench", JSON)
+            await producer.send(names.requests(family), json.dumps(request).encode(), headers=head.encode())
         results = [json.loads((await consumer.getone()).value) for _ in requests]
         await consumer.stop()
         assert {result["status"] for result in results} == {201}, results[0]

@@ -10,10 +10,10 @@ from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from agents.centers.centers import CENTERS
-from agents.parking.vehicles import VEHICLES
-from agents.visitors.visitor import VISITORS
-from agents.visits.visits import VISITS
+from agents.families.centers.centers import CENTERS
+from agents.families.parking.vehicles import VEHICLES
+from agents.families.visitors.visitor_table import VISITORS
+from agents.families.visits.visits import VISITS
 from schemas.plates import plate_key
 
 app = FastAPI()

@@ -21,12 +21,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agents.catalogue import Catalogue, Operation
 from edge import headers, keys, openapi, translate
-from edge.exchange import Exchange, Reply
 from edge.keys import Identity, Keys
+from edge.reply_router import Reply, ReplyRouter
 from edge.settings import HttpSettings
 from schemas.faults import Bug, Fault, Forbidden, Invalid, MethodNotAllowed, NoAnswer, NotFound, RateLimited, TooLarge
 from topics import json, names
-from topics.envelope import JSON, Head, ReplyTo
+from topics.envelope import JSON, ReplyTo, RequestHeaders
 from topics.kafka import KafkaSettings, Outgoing
 from topics.traceparent import read_traceparent
 
@@ -45,7 +45,7 @@ class Edge:
         self._settings = settings
         self._catalogue = catalogue
         self._keys: Keys = keys.load(settings.keys)
-        self._exchange = Exchange(kafka, settings.reply_partition)
+        self._router = ReplyRouter(kafka, settings.reply_partition)
         self._in_flight: dict[str, int] = {}
         self.app = self._application()
 
@@ -73,12 +73,12 @@ class Edge:
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        self._exchange.start()
+        self._router.start()
         yield
-        await self._exchange.stop()
+        await self._router.stop()
 
     async def _health(self, _: Request) -> Response:
-        if self._exchange.ready:
+        if self._router.ready:
             return _json(200, {"status": "ready"})
         return _json(503, {"status": "not ready", "reasons": {"kafka": "no connection"}})
 
@@ -111,7 +111,7 @@ class Edge:
         used = {} if operation.is_query else {headers.KEY: _idempotency_key(request)}
         request.state.used = used
         key = used.get(headers.KEY) or str(uuid4())
-        head = Head(
+        head = RequestHeaders(
             request_id=f"{identity.name}/{key}",
             operation=operation.name,
             source=identity.source,
@@ -120,10 +120,10 @@ class Edge:
         )
         with self._waiting(identity):
             if not operation.is_query and "respond-async" in request.headers.get("prefer", "").lower():
-                await self._exchange.send(self._message(operation, head, parts))
+                await self._router.send(self._message(operation, head, parts))
                 accepted = {"data": {"requestId": head.request_id}, "metadata": {"version": 1, "_links": {}}}
                 return _json(202, accepted, used | {"Preference-Applied": "respond-async"})
-            status, body = await self._exchanged(operation, head, parts)
+            status, body = await self._reply_to(operation, head, parts)
         return _response(status, None if body == b"null" else body, used)
 
     @contextmanager
@@ -138,13 +138,13 @@ class Edge:
         finally:
             self._in_flight[identity.name] -= 1
 
-    async def _exchanged(self, operation: Operation, head: Head, parts: dict[str, Any]) -> Reply:
+    async def _reply_to(self, operation: Operation, head: RequestHeaders, parts: dict[str, Any]) -> Reply:
         """The status and the body's JSON. Raises NoAnswer, Unavailable."""
-        partition, correlation, reply = self._exchange.expect()
+        partition, correlation, reply = self._router.expect()
         try:
             async with asyncio.timeout(self._settings.timeout_seconds):
                 addressed = head._replace(reply_to=ReplyTo(partition, correlation))
-                await self._exchange.send(self._message(operation, addressed, parts))
+                await self._router.send(self._message(operation, addressed, parts))
                 return await reply
         except TimeoutError:
             how = "Repeat the call" if operation.is_query else f"Repeat the call with the same {headers.KEY} to get it"
@@ -152,12 +152,12 @@ class Edge:
         finally:
             reply.cancel()
 
-    def _message(self, operation: Operation, head: Head, parts: dict[str, Any]) -> Outgoing:
+    def _message(self, operation: Operation, head: RequestHeaders, parts: dict[str, Any]) -> Outgoing:
         topic = names.QUERIES if operation.is_query else names.requests(self._catalogue.family_of[operation.name])
-        return Outgoing(topic, json.write(parts), _partition_key(parts, head), head.headers())
+        return Outgoing(topic, json.write(parts), _partition_key(parts, head), head.encode())
 
 
-def _partition_key(parts: dict[str, Any], head: Head) -> bytes:
+def _partition_key(parts: dict[str, Any], head: RequestHeaders) -> bytes:
     """What should stay in order goes to one partition: the first place of the path, else whom the body names."""
     body = parts.get("body")
     body = body if isinstance(body, dict) else {}

@@ -25,7 +25,7 @@ AT_LEAST_ONE: Mapping[str, Sequence[str]] = {"visits.create": ("visitorId", "bar
 
 
 @dataclass
-class _Known:
+class _Components:
     """The models of all operations as JSON schemas; `schemas` become components."""
 
     models: Mapping[Any, Document]
@@ -44,7 +44,7 @@ class _Known:
 
 def describe(catalogue: Catalogue) -> Document:
     models, definitions = models_json_schema(list(dict.fromkeys(_models(catalogue))), ref_template=REF)
-    known = _Known(models, definitions["$defs"])
+    known = _Components(models, definitions["$defs"])
     paths: dict[str, Document] = {}
     for operation in catalogue.operations:
         _narrow(operation, known)
@@ -79,7 +79,7 @@ def _models(catalogue: Catalogue) -> Iterator[tuple[Any, JsonSchemaMode]]:
             yield operation.reply, "serialization"
 
 
-def _narrow(operation: Operation, known: _Known) -> None:
+def _narrow(operation: Operation, known: _Components) -> None:
     """Make the schema of a body what is taken over HTTP, where the model cannot say it."""
     body = operation.request.parts().get("body")
     if body is None:
@@ -94,7 +94,7 @@ def _narrow(operation: Operation, known: _Known) -> None:
         schema["anyOf"] = [{"required": [name]} for name in AT_LEAST_ONE[operation.name]]
 
 
-def _operation(catalogue: Catalogue, operation: Operation, known: _Known) -> Document:
+def _operation(catalogue: Catalogue, operation: Operation, known: _Components) -> Document:
     found: Document = {
         "operationId": operation.name,
         "summary": operation.summary,
@@ -110,7 +110,7 @@ def _operation(catalogue: Catalogue, operation: Operation, known: _Known) -> Doc
     return found
 
 
-def _parameters(operation: Operation, known: _Known) -> Iterator[Document]:
+def _parameters(operation: Operation, known: _Components) -> Iterator[Document]:
     parts = operation.request.parts()
     for place in ("path", "query"):
         if place in parts:
@@ -159,7 +159,7 @@ def _list_of(names: Iterable[str], sign: str = "") -> str:
     return f"^({one}(,{one})*)?$"
 
 
-def _reply(operation: Operation, known: _Known) -> Document | None:
+def _reply(operation: Operation, known: _Components) -> Document | None:
     """The schema of the reply. Where `fields` is taken its record may have some of the members only."""
     if operation.reply is None:
         return None

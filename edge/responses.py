@@ -38,7 +38,7 @@ class Accepted(Model):
 ACCEPTED = Record[Accepted]
 
 FAULTS: Mapping[type[Fault], str] = {
-    Invalid: "Unreadable or invalid; each fault names the field that it is about.",
+    Invalid: "InvalidMessage or invalid; each fault names the field that it is about.",
     Unauthorized: "A valid key is needed.",
     Forbidden: "The key lacks the scope. Or there are no keys, and the host is not a name of this machine itself.",
     NotFound: "What the path, a barcode or a plate names is not there, or the visitor was erased (`visitor_erased`).",

@@ -14,7 +14,7 @@ from schemas.faults import ErrorEntry, Invalid, UnsupportedMediaType, from_valid
 from schemas.marks import MessageOnly
 from schemas.shapes import shape_of
 from topics import json
-from topics.envelope import JSON, Unreadable
+from topics.envelope import JSON, InvalidMessage
 
 
 class Content(NamedTuple):
@@ -140,5 +140,5 @@ def _json(content: Content) -> Any:
         raise UnsupportedMediaType("unsupported_media_type", f"The body's content type is {JSON}.")
     try:
         return json.read(codings.decoded(content.body, content.codings))
-    except Unreadable as error:
+    except InvalidMessage as error:
         raise Invalid(error.code, str(error)) from None

@@ -16,7 +16,7 @@ import typer
 import uvloop
 from aiokafka.errors import KafkaError
 
-from agents.engine.retry import passes
+from agents.engine.retry import is_retryable
 from edge import keys as edge_keys
 from edge.keys import WrongKeyFile
 from runtime import health, logs, ports, settings
@@ -67,7 +67,7 @@ def dev(
     simulation: Annotated[bool, typer.Option(help="Simulate gateways that report visits.")] = True,
 ) -> None:
     """Run everything on this machine: Kafka, PostgreSQL, worker, edge, sample data and a simulated gateway stream."""
-    from runtime import dev as development  # the embedded servers are an extra that production does not install
+    from runtime.dev import run as development  # the embedded servers are an extra that production does not install
 
     sys.exit(development.run(settings.load(), reset=reset, simulation=simulation))
 
@@ -78,11 +78,11 @@ def worker() -> None:
 
     Waits for `visitor migrate` and `visitor topics`. Ends with status 1 where it cannot go on."""
     from agents.catalogue import CATALOGUE
-    from runtime import worker as process
+    from runtime import worker_process
 
     found = _start()
     ports.ensure_free(health.LOOPBACK, found.worker.health_port, "VISITOR_WORKER_HEALTH_PORT")
-    sys.exit(_run(process.run(found, CATALOGUE)))
+    sys.exit(_run(worker_process.run(found, CATALOGUE)))
 
 
 @app.command()
@@ -222,7 +222,7 @@ async def _patiently(attempt: Any) -> Any:
         try:
             return await attempt()
         except Exception as error:
-            if not (passes(error) or isinstance(error, KafkaError)):
+            if not (is_retryable(error) or isinstance(error, KafkaError)):
                 raise
             log.warning("waiting", error=f"{type(error).__name__}: {error}".partition("\n")[0][:200])
             await asyncio.sleep(1)

@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer
 from agents.catalogue import CATALOGUE
 from agents.wire import Wire
 from topics import json
-from topics.envelope import AVRO, Unreadable
+from topics.envelope import AVRO, InvalidMessage
 from topics.kafka import KafkaSettings
 
 
@@ -47,5 +47,5 @@ def _value(wire: Wire, content_type: str, value: bytes | None) -> Any:
         return None
     try:
         return wire.read(content_type, value)
-    except Unreadable as error:
+    except InvalidMessage as error:
         return {"unreadable": str(error), "bytes": len(value)}

@@ -143,27 +143,27 @@ class NoAnswer(Fault):
 
 
 @dataclass(frozen=True)
-class _Known:
+class _PydanticCode:
     code: str
     message: str | None = None
 
 
 _PYDANTIC_CODES = {
-    "missing": _Known("required", "This field is required."),
-    "extra_forbidden": _Known("unknown_field", "This field is not known here."),
-    "null_refused": _Known("null_refused"),
-    "literal_error": _Known("not_allowed"),
-    "greater_than_equal": _Known("out_of_range"),
-    "less_than_equal": _Known("out_of_range"),
-    "int_parsing_size": _Known("out_of_range"),
-    "string_too_long": _Known("too_long"),
-    "too_long": _Known("too_long"),
-    "string_too_short": _Known("too_short"),
-    "string_pattern_mismatch": _Known("wrong_format"),
-    "string_unicode": _Known("surrogate_refused", "A text may not hold a lone surrogate."),
-    "datetime_type": _Known("wrong_type", "Input should be a string with a time of RFC 3339."),
-    "model_type": _Known("wrong_type", "Input should be an object."),
-    "model_attributes_type": _Known("wrong_type", "Input should be an object."),
+    "missing": _PydanticCode("required", "This field is required."),
+    "extra_forbidden": _PydanticCode("unknown_field", "This field is not known here."),
+    "null_refused": _PydanticCode("null_refused"),
+    "literal_error": _PydanticCode("not_allowed"),
+    "greater_than_equal": _PydanticCode("out_of_range"),
+    "less_than_equal": _PydanticCode("out_of_range"),
+    "int_parsing_size": _PydanticCode("out_of_range"),
+    "string_too_long": _PydanticCode("too_long"),
+    "too_long": _PydanticCode("too_long"),
+    "string_too_short": _PydanticCode("too_short"),
+    "string_pattern_mismatch": _PydanticCode("wrong_format"),
+    "string_unicode": _PydanticCode("surrogate_refused", "A text may not hold a lone surrogate."),
+    "datetime_type": _PydanticCode("wrong_type", "Input should be a string with a time of RFC 3339."),
+    "model_type": _PydanticCode("wrong_type", "Input should be an object."),
+    "model_attributes_type": _PydanticCode("wrong_type", "Input should be an object."),
 }
 _OF_PYDANTIC = frozenset(get_args(ErrorType))
 
@@ -183,7 +183,7 @@ def from_validation(error: ValidationError) -> Invalid:
 
 
 def _entry(kind: str, location: tuple[int | str, ...], message: str) -> ErrorEntry:
-    known = _PYDANTIC_CODES.get(kind) or _Known("wrong_type" if kind in _OF_PYDANTIC else kind)
+    known = _PYDANTIC_CODES.get(kind) or _PydanticCode("wrong_type" if kind in _OF_PYDANTIC else kind)
     if kind == "is_instance_of":
         message = "Input should be a number." if "Decimal" in message else "Input should be a UUID."
     # The first step is the part of the request, which has no name of its own unless it is one that there is not.

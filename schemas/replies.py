@@ -9,7 +9,7 @@ from pydantic import Field
 
 from schemas.marks import Whole
 from schemas.model import Model
-from schemas.types import INT64, Maybe, Text
+from schemas.types import INT64, Omittable, Text
 
 Item = TypeVar("Item")
 
@@ -44,15 +44,15 @@ class Listing(Model, Generic[Item]):
 class FieldsQuery(Model):
     """What every read takes."""
 
-    fields: Annotated[Maybe[Text], Field(description="Comma list of the fields to answer.")] = None
+    fields: Annotated[Omittable[Text], Field(description="Comma list of the fields to answer.")] = None
 
 
 class PagingQuery(Model):
     """`offset` is how many to skip, `sort` a comma list, `-` for descending."""
 
-    offset: Maybe[Annotated[int, Whole(ge=1, le=INT64)]] = None
+    offset: Omittable[Annotated[int, Whole(ge=1, le=INT64)]] = None
     limit: Annotated[int, Whole(ge=1, le=500)] = 25
-    sort: Annotated[Maybe[Text], Field(description="Comma list of fields; `-` before one for descending.")] = None
+    sort: Annotated[Omittable[Text], Field(description="Comma list of fields; `-` before one for descending.")] = None
 
 
 class PageQuery(FieldsQuery, PagingQuery):

@@ -284,6 +284,6 @@ PcCode = Annotated[
 Item = TypeVar("Item")
 Several = Annotated[list[Item], Field(max_length=LIST_LIMIT)]
 
-Optional = TypeVar("Optional")
-Maybe = Annotated[Optional | None, NotNull()]
-"""`Maybe[Text]`: may be left out, but is not null in a request. `Text | None` may be both."""
+Value = TypeVar("Value")
+Omittable = Annotated[Value | None, NotNull()]
+"""`Omittable[Text]`: may be left out, but is not null in a request. `Text | None` may be both."""

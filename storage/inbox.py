@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.faults import ErrorEntry, Errors
 from storage.database import Repeat
-from storage.statements import any_of, given
+from storage.statements import any_of, unnest_rows
 from storage.table import METADATA
 
 INBOX = sa.Table(
@@ -79,7 +79,7 @@ _ERASED = Errors(
 """What requests of an erased visitor are answered when they come again; they are not applied again."""
 
 _KEY = tuple(INBOX.c[name] for name in RequestKey._fields)
-_KEYS = given(**{column.name: column.type for column in _KEY})
+_KEYS = unnest_rows(**{column.name: column.type for column in _KEY})
 _LOOK_UP = sa.select(INBOX).join(_KEYS, sa.and_(*(column == _KEYS.c[column.name] for column in _KEY)))
 _COLUMNS = (*Entry._fields[:-1], "visitor_id")
 _INSERT = sa.insert(INBOX).from_select(
@@ -94,7 +94,7 @@ _SEVERAL = (
     .where(*(column == sa.bindparam(f"of_{column.name}") for column in _KEY))
     .values(visitor_ids=sa.bindparam("visitors", type_=ARRAY(sa.Uuid)))
 )
-_FORGET = (
+_REDACT = (
     sa.update(INBOX)
     .where(
         any_of(INBOX.c.visitor_id, "visitors")
@@ -130,9 +130,9 @@ async def insert(conn: AsyncConnection, entries: Sequence[Entry], now: datetime)
             await conn.execute(_SEVERAL, parameters | {"visitors": list(entry.visitors)})
 
 
-async def forget(conn: AsyncConnection, visitors: Sequence[UUID]) -> None:
+async def redact_visitors(conn: AsyncConnection, visitors: Sequence[UUID]) -> None:
     """Keep of these visitors' requests only that they were answered."""
-    await conn.execute(_FORGET, {"visitors": list(visitors)})
+    await conn.execute(_REDACT, {"visitors": list(visitors)})
 
 
 async def prune(conn: AsyncConnection, now: datetime, keep: timedelta) -> int:

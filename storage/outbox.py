@@ -29,7 +29,7 @@ OUTBOX = sa.Table(
     sa.Column("value", sa.LargeBinary),
     sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
 )
-TAKEN, TAKEN_BYTES = 500, 8 * 2**20
+CLAIM_LIMIT, CLAIM_BYTES = 500, 8 * 2**20
 """How many changes, and how much of them, are published at once; one at least, whatever its size."""
 
 
@@ -51,28 +51,28 @@ def _arrays() -> list[sa.ColumnElement[object]]:
     return [sa.bindparam(name, type_=ARRAY(OUTBOX.c[name].type)) for name in _COLUMNS]
 
 
-_GIVEN = sa.func.unnest(*_arrays()).table_valued(*_COLUMNS, with_ordinality="place").render_derived()
+_ROWS = sa.func.unnest(*_arrays()).table_valued(*_COLUMNS, with_ordinality="place").render_derived()
 _INSERT = sa.insert(OUTBOX).from_select(
     (*_COLUMNS, "created_at"),
     sa.select(
-        *(_GIVEN.c[name] for name in _COLUMNS), sa.bindparam("created_at", type_=sa.TIMESTAMP(timezone=True))
-    ).order_by(_GIVEN.c.place),
+        *(_ROWS.c[name] for name in _COLUMNS), sa.bindparam("created_at", type_=sa.TIMESTAMP(timezone=True))
+    ).order_by(_ROWS.c.place),
 )
 
 
-def _take() -> Any:
+def _claim() -> Any:
     """The oldest of a topic, as many as go out at once. The sum runs along the index and ends with the limit."""
     of_topic = OUTBOX.c.topic == sa.bindparam("of_topic")
     size = sa.func.coalesce(sa.func.octet_length(OUTBOX.c.value), 0)
     before = (sa.func.sum(size).over(order_by=OUTBOX.c.id) - size).label("before")
-    oldest = sa.select(OUTBOX.c.id, before).where(of_topic).order_by(OUTBOX.c.id).limit(TAKEN).subquery()
-    some = sa.select(oldest.c.id).where(oldest.c.before < TAKEN_BYTES)
+    oldest = sa.select(OUTBOX.c.id, before).where(of_topic).order_by(OUTBOX.c.id).limit(CLAIM_LIMIT).subquery()
+    some = sa.select(oldest.c.id).where(oldest.c.before < CLAIM_BYTES)
     taken = sa.delete(OUTBOX).where(of_topic, OUTBOX.c.id.in_(some))
     return taken.returning(OUTBOX.c.id, *(OUTBOX.c[name] for name in _COLUMNS))
 
 
-_TAKE = _take()
-_FORGET = sa.delete(OUTBOX).where(
+_CLAIM = _claim()
+_DELETE_UNPUBLISHED = sa.delete(OUTBOX).where(
     any_of(OUTBOX.c.partition_key, "keys"), OUTBOX.c.value.is_not(None), OUTBOX.c.change_type.not_like("%.deleted")
 )
 _LOCK = sa.select(sa.func.pg_try_advisory_xact_lock(sa.func.hashtextextended(sa.bindparam("name"), 0)))
@@ -83,16 +83,16 @@ async def insert(conn: AsyncConnection, entries: Sequence[Entry], now: datetime)
     await conn.execute(_INSERT, columns | {"created_at": now})
 
 
-async def forget(conn: AsyncConnection, visitors: Sequence[UUID]) -> None:
+async def delete_unpublished(conn: AsyncConnection, visitors: Sequence[UUID]) -> None:
     """Delete what was not published yet about these visitors, but for deletions and tombstones, which hold nothing of
     them: a consumer may know the entity already."""
-    await conn.execute(_FORGET, {"keys": [str(visitor) for visitor in visitors]})
+    await conn.execute(_DELETE_UNPUBLISHED, {"keys": [str(visitor) for visitor in visitors]})
 
 
-async def take(conn: AsyncConnection, topic: str) -> list[Entry]:
+async def claim(conn: AsyncConnection, topic: str) -> list[Entry]:
     """The oldest changes of a topic, deleted once the transaction commits. Empty also while another publisher, in
     whatever process, holds the topic; it is held until the transaction ends."""
     if not await conn.scalar(_LOCK, {"name": topic}):
         return []
-    found = sorted(await conn.execute(_TAKE, {"of_topic": topic}), key=itemgetter(0))
+    found = sorted(await conn.execute(_CLAIM, {"of_topic": topic}), key=itemgetter(0))
     return [Entry(*row[1:]) for row in found]

@@ -19,16 +19,16 @@ class Statements:
         self._table = table
         self._made = made
         self.insert = sa.insert(table).values(self._parameters(written_columns(table))).returning(*table.c)
-        self.present = sa.select(key).where(any_of(key, "keys"))
+        self.existing_keys = sa.select(key).where(any_of(key, "keys"))
         every = sa.select(table).where(any_of(key, "keys")).order_by(key)
         self.lock_all, self.remove_all = every.with_for_update(key_share=True), every.with_for_update()
         self.find = cache(self._find)
         self.lock = cache(self._lock)
         self.remove = cache(self._remove)
-        self.under = cache(self._under)
+        self.by_parent = cache(self._under)
         self.update = cache(self._update)
         self.delete = cache(self._delete)
-        self.delete_under = cache(self._delete_under)
+        self.delete_by_parent = cache(self._delete_by_parent)
         self.insert_unless = cache(self._insert_unless)
 
     @cached_property
@@ -68,7 +68,7 @@ class Statements:
     def _delete(self, where: frozenset[str]) -> Any:
         return sa.delete(self._table).where(*self._equal(where)).returning(*self._table.c)
 
-    def _delete_under(self, column: str) -> Any:
+    def _delete_by_parent(self, column: str) -> Any:
         return sa.delete(self._table).where(any_of(self._table.c[column], "parents")).returning(*self._table.c)
 
     def _equal(self, where: Iterable[str], prefix: str = "") -> Iterator[sa.ColumnElement[bool]]:
@@ -83,7 +83,7 @@ def any_of(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
     return column == sa.any_(sa.bindparam(name, type_=ARRAY(column.type)))
 
 
-def given(**columns: Any) -> sa.TableValuedAlias:
+def unnest_rows(**columns: Any) -> sa.TableValuedAlias:
     """Rows from list parameters of the columns' names and types, for one statement about many."""
     arrays = (sa.bindparam(name, type_=ARRAY(kind)) for name, kind in columns.items())
     return sa.func.unnest(*arrays).table_valued(*columns).render_derived()

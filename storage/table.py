@@ -75,7 +75,7 @@ class Table(Generic[Row]):
     (`<resource>_not_found`). By column: `parents` are foreign keys, `derived` follow another column in Python
     (`{"email_key": ("email", mailbox)}`), `computed` others of the row in SQL, `defaults` are what a hidden one
     starts with. `conflicts` says, by the constraint's name, what breaking a unique one means. Rows of a table that is
-    not `told` make no changes.
+    not `emit_changes` make no changes.
     """
 
     def __init__(
@@ -91,14 +91,14 @@ class Table(Generic[Row]):
         derived: Mapping[str, tuple[str, Callable[[Any], Any]]] | None = None,
         computed: Mapping[str, str] | None = None,
         defaults: Mapping[str, Any] | None = None,
-        told: bool = True,
+        emit_changes: bool = True,
         hidden: Iterable[sa.schema.SchemaItem] = (),
     ) -> None:
         self.name, self.row, self.family, self.resource, self.key = name, row, family, resource, key
         self.parents = dict(parents or {})
         self._derived = dict(derived or {})
         self._computed = dict(computed or {})
-        self._told = told
+        self._emit_changes = emit_changes
         self.sql = sa.Table(
             name,
             METADATA,
@@ -114,7 +114,7 @@ class Table(Generic[Row]):
         self._empty = dict.fromkeys(written_columns(self.sql)) | dict(defaults or {})
         self._statements = Statements(self.sql, self.sql.c[key], self._made)
         _ALL.append(self)
-        if told:
+        if emit_changes:
             TABLES.append(self)
         constraints.register(name, conflicts or {}, self.parents)
 
@@ -147,25 +147,25 @@ class Table(Generic[Row]):
         rows = await tx.all(statement, {"keys": sorted(set(keys))})
         return {getattr(row, self.key): self.to_row(row) for row in rows}
 
-    async def present(self, tx: Tx, keys: Iterable[Any]) -> set[Any]:
+    async def existing_keys(self, tx: Tx, keys: Iterable[Any]) -> set[Any]:
         """Which of the keys there are."""
-        return {row[0] for row in await tx.all(self._statements.present, {"keys": sorted(set(keys))})}
+        return {row[0] for row in await tx.all(self._statements.existing_keys, {"keys": sorted(set(keys))})}
 
     async def by_key(self, tx: Tx, keys: Iterable[Any]) -> dict[Any, Row]:
         """The rows with these keys, with one statement."""
-        rows = await tx.all(self._statements.under(self.key), {"parents": sorted(set(keys))})
+        rows = await tx.all(self._statements.by_parent(self.key), {"parents": sorted(set(keys))})
         return {getattr(row, self.key): self.to_row(row) for row in rows}
 
-    async def under(self, tx: Tx, column: str, parents: Iterable[Any]) -> dict[Any, list[Row]]:
+    async def by_parent(self, tx: Tx, column: str, parents: Iterable[Any]) -> dict[Any, list[Row]]:
         """The rows of each parent, whole, with one statement."""
         found: dict[Any, list[Row]] = {parent: [] for parent in parents}
-        for row in await tx.all(self._statements.under(column), {"parents": list(found)}):
+        for row in await tx.all(self._statements.by_parent(column), {"parents": list(found)}):
             found[getattr(row, column)].append(self.to_row(row))
         return found
 
     async def require(self, tx: Tx, key: Any) -> None:
         """Raises NotFound where there is no row with this key."""
-        if not await self.present(tx, [key]):
+        if not await self.existing_keys(tx, [key]):
             raise self.missing()
 
     async def insert(self, tx: Tx, values: Mapping[str, Any]) -> Row:
@@ -190,7 +190,7 @@ class Table(Generic[Row]):
     def _created(self, tx: Tx, written: dict[str, Any], made: Any) -> Row:
         """A row from what was written and what the database made of it, its key first."""
         written.update(zip(self._made, made, strict=True))
-        row = self.row.of(dict(zip(self._fields, self._values(written), strict=True)))
+        row = self.row.from_values(dict(zip(self._fields, self._values(written), strict=True)))
         self.record(tx, row, made[0], written["revision"], "created")
         return row
 
@@ -211,10 +211,10 @@ class Table(Generic[Row]):
         found: Any = await tx.first(self._statements.delete(frozenset(where)), where)
         self.record(tx, self.to_row(found), getattr(found, self.key), found.revision + 1, "deleted")
 
-    async def delete_under(self, tx: Tx, column: str, parents: Iterable[Any], *, told: bool) -> list[Row]:
+    async def delete_by_parent(self, tx: Tx, column: str, parents: Iterable[Any], *, emit_changes: bool) -> list[Row]:
         """Remove the rows of these parents with one statement, with their changes or without; which it removed."""
-        removed = await tx.all(self._statements.delete_under(column), {"parents": list(parents)})
-        for found in removed if told else ():
+        removed = await tx.all(self._statements.delete_by_parent(column), {"parents": list(parents)})
+        for found in removed if emit_changes else ():
             self.record(tx, self.to_row(found), getattr(found, self.key), found.revision + 1, "deleted")
         return [self.to_row(found) for found in removed]
 
@@ -226,11 +226,11 @@ class Table(Generic[Row]):
         """A database row, which begins with the table's columns, as its model. Raises NotFound for none."""
         if found is None:
             raise self.missing()
-        return self.row.of(dict(zip(self._fields, found, strict=False)))
+        return self.row.from_values(dict(zip(self._fields, found, strict=False)))
 
     def record(self, tx: Tx, row: Row, key: Any, revision: int, action: Action) -> None:
         """Keep a change of a row that was written by a statement of one's own."""
-        if not self._told:
+        if not self._emit_changes:
             return
         visitor, after = getattr(row, "visitor_id", None), None if action == "deleted" else row
         tx.changes.append(EntityChange(self.family, self.resource, str(key), revision, action, visitor, after))

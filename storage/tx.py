@@ -39,7 +39,7 @@ class EntityChange(NamedTuple):
     after: Model | None
 
 
-_ALONE = sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(sa.bindparam("name"), 0)))
+_ADVISORY_LOCK = sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(sa.bindparam("name"), 0)))
 _CLOCK = sa.select(sa.func.clock_timestamp())
 
 
@@ -69,11 +69,11 @@ class Tx:
     signing: Signing | None = None
     erased: list[UUID] = field(default_factory=list)
 
-    async def alone(self, name: str) -> None:
+    async def advisory_lock(self, name: str) -> None:
         """Wait until no other transaction is alone with this name, and be it until this one ends."""
-        await self.conn.execute(_ALONE, {"name": name})
+        await self.conn.execute(_ADVISORY_LOCK, {"name": name})
 
-    async def after_waiting(self) -> None:
+    async def refresh_now(self) -> None:
         """Take `now` anew, after a lock that others may have held: what they wrote is older then."""
         self.now = await clock(self.conn)
 

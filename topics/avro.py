@@ -19,7 +19,7 @@ from pydantic import BaseModel, RootModel
 
 from schemas.model import Model
 from schemas.shapes import Shape, shape_of
-from topics.envelope import Unreadable
+from topics.envelope import InvalidMessage
 
 CLEAR = "clear"
 NAMESPACE = "visitor"
@@ -116,13 +116,15 @@ class Codec:
         return out.getvalue()
 
     def read(self, value: bytes) -> tuple[int, Any]:
-        """The schema id and the record. Raises Unreadable."""
+        """The schema id and the record. Raises InvalidMessage."""
         if len(value) < _HEADER.size or value[0] != 0:
-            raise Unreadable("not_avro", "The value is not in Confluent's wire format (zero byte, 4-byte schema id).")
+            raise InvalidMessage(
+                "not_avro", "The value is not in Confluent's wire format (zero byte, 4-byte schema id)."
+            )
         _, schema = _HEADER.unpack_from(value)
         parsed = self._parsed.get(schema)
         if parsed is None:
-            raise Unreadable("unknown_schema", f"No schema with the id {schema} is known here.")
+            raise InvalidMessage("unknown_schema", f"No schema with the id {schema} is known here.")
         source = io.BytesIO(value)
         source.seek(_HEADER.size)
         try:
@@ -130,9 +132,11 @@ class Codec:
         except (
             Exception
         ) as error:  # fastavro raises whatever its C code met: EOFError, IndexError, UnicodeDecodeError …
-            raise Unreadable("broken_avro", f"The value does not fit its schema ({type(error).__name__}).") from error
+            raise InvalidMessage(
+                "broken_avro", f"The value does not fit its schema ({type(error).__name__})."
+            ) from error
         if source.tell() != len(value):
-            raise Unreadable("broken_avro", "The value goes on after its record.")
+            raise InvalidMessage("broken_avro", "The value goes on after its record.")
         return schema, record
 
 

@@ -24,7 +24,7 @@ ID_LIMIT = 255
 2,704 bytes)."""
 
 
-class Unreadable(Exception):
+class InvalidMessage(Exception):
     """A message that no agent can read; it goes to the dead letters with this reason."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -39,7 +39,7 @@ class ReplyTo(NamedTuple):
     correlation: str | None
 
 
-class Head(NamedTuple):
+class RequestHeaders(NamedTuple):
     """What the headers of a request say. `request_id` is the sender's id; where the sender named none (`has_id` is
     false), it is the record's position in Kafka."""
 
@@ -51,7 +51,7 @@ class Head(NamedTuple):
     traceparent: str | None = None
     has_id: bool = True
 
-    def headers(self) -> Headers:
+    def encode(self) -> Headers:
         """The headers of a request with this head."""
         found = _base(self.request_id, self.operation, self.source or SOURCE, self.content_type, self.traceparent)
         if self.reply_to:
@@ -103,20 +103,20 @@ _DIFFERENT = frozenset(("ce_id", "correlation-id"))
 """Those that hardly any two messages share."""
 
 
-def read_head(headers: Iterable[tuple[str, bytes | None]], position: str) -> Head:
-    """The head of a request. `position` stands for the id of a request that names none. Raises Unreadable."""
+def read_headers(headers: Iterable[tuple[str, bytes | None]], position: str) -> RequestHeaders:
+    """The head of a request. `position` stands for the id of a request that names none. Raises InvalidMessage."""
     found = _read(headers)
     kind = found.get("ce_type")
     if kind is None:
-        raise Unreadable("no_operation", "The header ce_type is missing; it names the operation.")
+        raise InvalidMessage("no_operation", "The header ce_type is missing; it names the operation.")
     if not kind.startswith(PREFIX):
-        raise Unreadable("unknown_operation", f"The header ce_type starts with {PREFIX!r} in every request.")
+        raise InvalidMessage("unknown_operation", f"The header ce_type starts with {PREFIX!r} in every request.")
     request_id, source = found.get("ce_id"), found.get("ce_source")
     if len(request_id or "") > ID_LIMIT:
-        raise Unreadable("id_too_long", f"The header ce_id holds at most {ID_LIMIT} characters.")
+        raise InvalidMessage("id_too_long", f"The header ce_id holds at most {ID_LIMIT} characters.")
     if len(source or "") > ID_LIMIT:
-        raise Unreadable("source_too_long", f"The header ce_source holds at most {ID_LIMIT} characters.")
-    return Head(
+        raise InvalidMessage("source_too_long", f"The header ce_source holds at most {ID_LIMIT} characters.")
+    return RequestHeaders(
         request_id=request_id or position,
         operation=kind.removeprefix(PREFIX),
         source=source or None,
@@ -141,7 +141,7 @@ def _read(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
             continue
         text = _text(name, value or b"") if name in _DIFFERENT else _same_text(name, value or b"")
         if texts.setdefault(name, text) != text:
-            raise Unreadable("duplicate_header", f"The header {name} is there twice, with different values.")
+            raise InvalidMessage("duplicate_header", f"The header {name} is there twice, with different values.")
     return texts if trace is None else texts | {TRACEPARENT: trace}
 
 
@@ -149,11 +149,11 @@ def _text(name: str, value: bytes) -> str:
     try:
         text = value.decode()
     except UnicodeDecodeError:
-        raise Unreadable("unreadable_header", f"The header {name} is not UTF-8.") from None
+        raise InvalidMessage("unreadable_header", f"The header {name} is not UTF-8.") from None
     if len(text) > HEADER_LIMIT:
-        raise Unreadable("header_too_long", f"The header {name} holds at most {HEADER_LIMIT} characters.")
+        raise InvalidMessage("header_too_long", f"The header {name} holds at most {HEADER_LIMIT} characters.")
     if "\x00" in text:
-        raise Unreadable("unreadable_header", f"The header {name} holds a NUL character.")
+        raise InvalidMessage("unreadable_header", f"The header {name} holds a NUL character.")
     return text
 
 
@@ -164,7 +164,7 @@ _same_text = lru_cache(1_024)(_text)
 def _content_type(value: str | None) -> str:
     kind = (value or AVRO).partition(";")[0].strip().lower()
     if kind not in (JSON, AVRO):
-        raise Unreadable("unknown_content_type", f"The header content-type is {JSON} or {AVRO}.")
+        raise InvalidMessage("unknown_content_type", f"The header content-type is {JSON} or {AVRO}.")
     return kind
 
 
@@ -172,5 +172,5 @@ def _reply_to(partition: str | None, correlation: str | None) -> ReplyTo | None:
     if partition is None:
         return None
     if not (partition.isascii() and partition.isdigit() and len(partition) < 10):
-        raise Unreadable("wrong_reply_to", "The header reply-to is the number of a partition of visitor.replies.")
+        raise InvalidMessage("wrong_reply_to", "The header reply-to is the number of a partition of visitor.replies.")
     return ReplyTo(int(partition), correlation)

@@ -8,17 +8,17 @@ from uuid import UUID
 
 import orjson
 
-from topics.envelope import Unreadable
+from topics.envelope import InvalidMessage
 
 
 def read(value: bytes) -> Any:
-    """Decode JSON (RFC 8259), keeping the text of numbers with a fraction as Decimal. Raises Unreadable."""
+    """Decode JSON (RFC 8259), keeping the text of numbers with a fraction as Decimal. Raises InvalidMessage."""
     try:
         return _DECODER.decode(value.decode())
     except UnicodeDecodeError:
-        raise Unreadable("not_utf8", "The value is not UTF-8.") from None
+        raise InvalidMessage("not_utf8", "The value is not UTF-8.") from None
     except (ValueError, RecursionError, ArithmeticError):
-        raise Unreadable("not_json", "The value is not JSON.") from None
+        raise InvalidMessage("not_json", "The value is not JSON.") from None
 
 
 def _refuse_constant(name: str) -> NoReturn:

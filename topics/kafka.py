@@ -82,7 +82,7 @@ class Outgoing(NamedTuple):
     partition: int | None = None
 
 
-class Undelivered(Exception):
+class DeliveryError(Exception):
     """The broker did not confirm a message in time. It may have it all the same; sending again is safe."""
 
 
@@ -95,7 +95,7 @@ class Producer:
         self._replacing = asyncio.Lock()
 
     async def start(self) -> None:
-        """Raises Undelivered where no broker answers."""
+        """Raises DeliveryError where no broker answers."""
         await self._connected()
 
     async def stop(self) -> None:
@@ -104,7 +104,7 @@ class Producer:
             await _close(client)
 
     async def send(self, messages: Sequence[Outgoing]) -> None:
-        """Send in order and wait until the broker has all, within `SEND_LIMIT`. Raises Undelivered, then possibly after
+        """Send in order and wait until the broker has all, within `SEND_LIMIT`. Raises DeliveryError, then possibly after
         a part of them."""
         client = self._client
         try:
@@ -118,13 +118,13 @@ class Producer:
                     placed.setdefault((message.topic, partition), []).append(message)
                 await asyncio.gather(*(_send_group(client, *place, group) for place, group in placed.items()))
         except MessageSizeTooLargeError as error:
-            raise Undelivered(f"{type(error).__name__}: {error}") from error
+            raise DeliveryError(f"{type(error).__name__}: {error}") from error
         except (KafkaError, TimeoutError, OSError) as error:
             await self._discard(client)
-            raise Undelivered(f"{type(error).__name__}: {error}") from error
+            raise DeliveryError(f"{type(error).__name__}: {error}") from error
 
     async def partitions(self, topic: str) -> int:
-        """How many partitions a topic has. Raises Undelivered."""
+        """How many partitions a topic has. Raises DeliveryError."""
         client = await self._connected()
         known = client.client.cluster.partitions_for_topic(topic)
         if known:
@@ -132,7 +132,7 @@ class Producer:
         try:
             return len(await client.partitions_for(topic))
         except (KafkaError, TimeoutError, OSError) as error:
-            raise Undelivered(f"{type(error).__name__}: {error}") from error
+            raise DeliveryError(f"{type(error).__name__}: {error}") from error
 
     async def _connected(self) -> AIOKafkaProducer:
         if self._client is not None:
@@ -158,7 +158,7 @@ class Producer:
                 await client.start()
         except (KafkaError, TimeoutError, OSError) as error:
             await _abort(client)
-            raise Undelivered(f"no connection to {self._settings.bootstrap}: {error}") from error
+            raise DeliveryError(f"no connection to {self._settings.bootstrap}: {error}") from error
         return client
 
     async def _discard(self, client: AIOKafkaProducer | None) -> None:

@@ -135,11 +135,11 @@ class FaustSource:
         if event.message.generation_id == self._app.consumer_generation_id:
             event.ack()
 
-    def hold_back(self, place: TopicPartition) -> None:
+    def pause(self, place: TopicPartition) -> None:
         # Not pause_partitions: that drops what was fetched and is not handed over yet.
         self._app.consumer.on_buffer_full(TP(*place))
 
-    def go_on(self, place: TopicPartition) -> None:
+    def resume(self, place: TopicPartition) -> None:
         self._app.consumer.on_buffer_drop(TP(*place))
 
 

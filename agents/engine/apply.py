@@ -69,8 +69,8 @@ async def apply(
         await outbox.insert(conn, batch.changes, now)
     if batch.erased:
         # At the end, when the entries of earlier requests of the batch are there as well.
-        await inbox.forget(conn, sorted(batch.erased))
-        await outbox.forget(conn, sorted(batch.erased))
+        await inbox.redact_visitors(conn, sorted(batch.erased))
+        await outbox.delete_unpublished(conn, sorted(batch.erased))
     return {entry.topic for entry in batch.changes}
 
 

@@ -14,7 +14,7 @@ class NearlyEverythingFails(Exception):
 
 
 class Breaker:
-    """`limit` is the share of requests that may fail by a bug or be unreadable; 1 lets everything pass."""
+    """`limit` is the share of requests that may fail by a bug or be invalid_message; 1 lets everything pass."""
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
@@ -26,7 +26,7 @@ class Breaker:
         count = sum(self._failed)
         if len(self._failed) >= LEAST and count > self._limit * len(self._failed):
             raise NearlyEverythingFails(
-                f"{count} of the last {len(self._failed)} requests met a bug or were unreadable. Look at the newest"
+                f"{count} of the last {len(self._failed)} requests met a bug or were invalid_message. Look at the newest"
                 " dead letters; nothing of the last batch was acknowledged. Where all of them are to be dead letters,"
                 " start with VISITOR_WORKER_FAILURE_LIMIT=1."
             )

@@ -18,7 +18,7 @@ from schemas.faults import Fault, Invalid, TooLarge, from_validation
 from storage.inbox import RequestKey
 from storage.tx import Caller, Cause
 from topics import names
-from topics.envelope import Head, Unreadable, read_head
+from topics.envelope import InvalidMessage, RequestHeaders, read_headers
 
 
 class Record(Protocol):
@@ -38,8 +38,8 @@ class InvalidRecord:
     """A record that is no request. It becomes a dead letter and has no result."""
 
     record: Record
-    reason: Unreadable
-    headers: Head | None = None
+    reason: InvalidMessage
+    headers: RequestHeaders | None = None
     operation: Operation | None = None
     """Both None where the headers themselves are invalid; `operation` also where there is no such operation."""
 
@@ -50,7 +50,7 @@ class RefusedRequest:
     stored."""
 
     record: Record
-    headers: Head
+    headers: RequestHeaders
     operation: Operation
     answer: Answer
     result: bytes | None = None
@@ -62,7 +62,7 @@ class ValidRequest:
     """A request to apply. The engine sets `answer` once it has one, and `bug` where the answer is a bug's."""
 
     record: Record
-    headers: Head
+    headers: RequestHeaders
     operation: Operation
     request: AnyRequest
     raw_query: dict[str, Any]
@@ -106,15 +106,15 @@ class Decoder:
         """Never raises for the content of a record."""
         headers = operation = None
         try:
-            headers = read_head(record.headers or (), _position(record))
+            headers = read_headers(record.headers or (), _position(record))
             operation = self._operations.get(headers.operation)
             if operation is None:
-                raise Unreadable("unknown_operation", f"There is no operation {headers.operation[:100]!r}.")
+                raise InvalidMessage("unknown_operation", f"There is no operation {headers.operation[:100]!r}.")
             return self._decode(record, headers, operation)
-        except Unreadable as reason:
+        except InvalidMessage as reason:
             return InvalidRecord(record, reason, headers, operation)
 
-    def _decode(self, record: Record, headers: Head, operation: Operation) -> Decoded:
+    def _decode(self, record: Record, headers: RequestHeaders, operation: Operation) -> Decoded:
         try:
             return self._validate(record, headers, operation)
         except ValidationError as error:
@@ -123,10 +123,10 @@ class Decoder:
             fault = refusal
         return RefusedRequest(record, headers, operation, answers.of_fault(fault))
 
-    def _validate(self, record: Record, headers: Head, operation: Operation) -> ValidRequest:
+    def _validate(self, record: Record, headers: RequestHeaders, operation: Operation) -> ValidRequest:
         self._check_topic(operation, record.topic)
         if record.value is None:
-            raise Unreadable("no_value", "The message has no value.")
+            raise InvalidMessage("no_value", "The message has no value.")
         if len(record.value) > names.VALUE_LIMIT:
             raise TooLarge("value_too_large", f"A request holds at most {names.VALUE_LIMIT} bytes.")
         parts = self._wire.read_request(operation, headers.content_type, record.value)
@@ -159,7 +159,7 @@ def _milliseconds(record: Record) -> int:
     return round(record.timestamp * 1000)
 
 
-def _key(record: Record, headers: Head) -> RequestKey:
+def _key(record: Record, headers: RequestHeaders) -> RequestKey:
     """A request without an id is known by its position, in a namespace that no id can reach: no topic's name has a
     colon."""
     source = headers.source or ""
@@ -168,7 +168,7 @@ def _key(record: Record, headers: Head) -> RequestKey:
     return RequestKey(f"{record.topic}:{record.partition}", source, f"{record.offset}@{_milliseconds(record)}")
 
 
-def _key_before_sources(record: Record, headers: Head) -> RequestKey:
+def _key_before_sources(record: Record, headers: RequestHeaders) -> RequestKey:
     position = f"{record.topic}:{record.partition}:{record.offset}"
     return RequestKey.before_sources(headers.request_id if headers.has_id else position)
 

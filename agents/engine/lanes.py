@@ -40,10 +40,10 @@ class Source(Protocol):
 
     def acknowledge(self, event: Event) -> None: ...
 
-    def hold_back(self, place: TopicPartition) -> None:
+    def pause(self, place: TopicPartition) -> None:
         """Bring no more of a partition than what is under way already."""
 
-    def go_on(self, place: TopicPartition) -> None: ...
+    def resume(self, place: TopicPartition) -> None: ...
 
 
 class Feed:
@@ -55,7 +55,7 @@ class Feed:
     def __init__(self) -> None:
         self.count = 0
 
-    async def goes_on(self) -> bool:
+    async def has_more(self) -> bool:
         """Whether more is handed over within some turns of the loop; a fraction of a millisecond where nothing is."""
         before = self.count
         for _ in range(self.TURNS):
@@ -87,11 +87,11 @@ class Batch:
         """Take what waits or is just being handed over, up to the limit; all events of the batch."""
         while len(self.events) < BATCH_LIMIT:
             self.events.extend(self._lane.take(BATCH_LIMIT - len(self.events)))
-            if not await self._feed.goes_on():
+            if not await self._feed.has_more():
                 break
         return self.events
 
-    def leave(self, number: int) -> None:
+    def requeue_from(self, number: int) -> None:
         """To the next batch: all but the first `number` events."""
         self._lane.put_back(self.events[number:])
         del self.events[number:]
@@ -108,7 +108,7 @@ class Lane:
         self._work = work
         self._source = source
         self._feed = feed
-        self._held_back = False
+        self._paused = False
         self._busy = False
         self._closing = False
         self.task = asyncio.create_task(self._run(), name=f"lane {place[0]}:{place[1]}")
@@ -118,17 +118,17 @@ class Lane:
         self._waiting.append((event, size))
         self._size += size
         self._something.set()
-        if self._size >= FULL and not self._held_back:
-            self._held_back = True
-            self._source.hold_back(self.place)
+        if self._size >= FULL and not self._paused:
+            self._paused = True
+            self._source.pause(self.place)
 
     def take(self, limit: int) -> Sequence[Event]:
         """The oldest that wait."""
         taken = [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
         self._size -= sum(size for _, size in taken)
-        if self._held_back and self._size < FULL / 2:
-            self._held_back = False
-            self._source.go_on(self.place)
+        if self._paused and self._size < FULL / 2:
+            self._paused = False
+            self._source.resume(self.place)
         return [event for event, _ in taken]
 
     def put_back(self, events: Sequence[Event]) -> None:

@@ -50,7 +50,7 @@ class Publisher:
     async def _publish_some(self, topic: str) -> int:
         """Publish the oldest changes; how many it were."""
         async with self._engine.connect() as conn, conn.begin():
-            entries = await outbox.take(conn, topic)
+            entries = await outbox.claim(conn, topic)
             if entries:
                 await self._producer.send([_message(entry) for entry in entries])
         CHANGES.labels(topic).inc(len(entries))

@@ -8,16 +8,16 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 
 from agents.engine.telemetry import RETRIES, Readiness
 from storage.database import is_transient
-from topics.kafka import Undelivered
+from topics.kafka import DeliveryError
 
 log = structlog.get_logger(__name__)
 
 Result = TypeVar("Result")
 
 
-def passes(error: BaseException) -> bool:
+def is_retryable(error: BaseException) -> bool:
     """Whether the same work may succeed later with nothing changed."""
-    return isinstance(error, Undelivered) or is_transient(error)
+    return isinstance(error, DeliveryError) or is_transient(error)
 
 
 async def until_done(part: str, readiness: Readiness, attempt: Callable[[], Awaitable[Result]]) -> Result:
@@ -32,7 +32,7 @@ async def until_done(part: str, readiness: Readiness, attempt: Callable[[], Awai
         log.warning("retrying", part=part, attempt=state.attempt_number, error=_first_line(error))
 
     retrying = AsyncRetrying(
-        retry=retry_if_exception(passes),
+        retry=retry_if_exception(is_retryable),
         wait=wait_random_exponential(multiplier=0.1, max=3),
         before_sleep=note,
         reraise=True,

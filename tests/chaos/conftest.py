@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
-from runtime.servers import Kafka, Postgres
+from runtime.dev.servers import Kafka, Postgres
 from tests.support.servers import Servers, embedded
 from tests.support.stack import Stack, stack_on
 

@@ -9,7 +9,7 @@ from agents.engine.breaker import LEAST
 from tests.support.buggy import BEYOND
 from tests.support.stack import Process, Stack, eventually
 from topics import names
-from topics.envelope import JSON, Head
+from topics.envelope import JSON, RequestHeaders
 
 TOPIC = names.requests("visits")
 
@@ -23,8 +23,8 @@ async def buggy(lonely: Stack) -> Process:
 
 async def _send(stack: Stack, value: int) -> str:
     request_id = str(uuid4())
-    head = Head(request_id, "visits.fragile", "test/bugs", JSON)
-    await stack.raw(TOPIC, json.dumps({"body": {"value": value}}).encode(), head.headers(), partition=0, key="k")
+    head = RequestHeaders(request_id, "visits.fragile", "test/bugs", JSON)
+    await stack.raw(TOPIC, json.dumps({"body": {"value": value}}).encode(), head.encode(), partition=0, key="k")
     return request_id
 
 
@@ -47,7 +47,9 @@ async def test_a_read_that_takes_too_long_is_503_and_holds_up_nobody(lonely: Sta
     ids = []
     for operation in ("visits.slow", "centers.list"):
         ids.append(str(uuid4()))
-        await lonely.raw(names.QUERIES, b"{}", Head(ids[-1], operation, "test/bugs", JSON).headers(), partition=0)
+        await lonely.raw(
+            names.QUERIES, b"{}", RequestHeaders(ids[-1], operation, "test/bugs", JSON).encode(), partition=0
+        )
     slow = await lonely.result("visits.create", ids[0])
     assert (slow.value["status"], slow.value["body"]["errors"][0]["code"]) == (503, "too_slow")
     assert (await lonely.result("centers.list", ids[1])).value["status"] == 200

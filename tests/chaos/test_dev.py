@@ -14,9 +14,9 @@ import httpx
 import psutil
 import pytest
 
-from runtime import sample
-from runtime.servers import Processes
-from runtime.servers.processes import free_port
+from runtime.dev import sample
+from runtime.dev.servers import Processes
+from runtime.dev.servers.processes import free_port
 from tests.support.servers import DOWNLOADS
 from tests.support.stack import eventually
 

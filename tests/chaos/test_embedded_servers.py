@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from runtime.servers import Postgres, Processes, ServerFailed
+from runtime.dev.servers import Postgres, Processes, ServerFailed
 from tests.support.stack import eventually
 
 _START = """
 import sys
 from pathlib import Path
-from runtime.servers import Postgres, Processes
+from runtime.dev.servers import Postgres, Processes
 home = Path(sys.argv[1])
 Postgres(home, Processes(home), durable=False).start()
 """

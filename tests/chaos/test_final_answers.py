@@ -22,7 +22,7 @@ from tests.support.load import populate
 from tests.support.oracle import Sent
 from tests.support.stack import PARTITIONS, Process, Record, Stack, eventually
 from topics import names
-from topics.envelope import JSON, Head
+from topics.envelope import JSON, RequestHeaders
 
 GROUP = "visitor-worker.requests"
 SESSION = {"VISITOR_WORKER_SESSION_SECONDS": "1.5"}
@@ -102,8 +102,8 @@ async def test_a_refused_request_is_not_applied_when_it_is_delivered_again(lonel
     for request_id, (operation, parts, status) in requests.items():
         await lonely.send(operation, parts, request_id=request_id, partition=0)
         assert (await lonely.result(operation, request_id)).value["status"] == status
-    bug = Head("bug", "visits.fragile", "gateway/test", JSON)
-    await lonely.raw(VISITS, json.dumps({"body": {"value": 0}}).encode(), bug.headers(), partition=0)
+    bug = RequestHeaders("bug", "visits.fragile", "gateway/test", JSON)
+    await lonely.raw(VISITS, json.dumps({"body": {"value": 0}}).encode(), bug.encode(), partition=0)
     assert (await lonely.result("visits.create", "bug")).value["status"] == 500
     await _created(lonely, "centers.create", {"body": center})
 
@@ -161,7 +161,9 @@ async def test_visits_without_an_id_are_all_stored_when_their_topic_is_created_a
         await _create_again(lonely, VISITS)
         parts = {"path": {"visitType": "entry"}, "body": {"visitorId": visitor_id, "pcCode": population.pc_code}}
         headers = [
-            header for header in Head("", "visits.create", "gateway/old", JSON).headers() if header[0] != "ce_id"
+            header
+            for header in RequestHeaders("", "visits.create", "gateway/old", JSON).encode()
+            if header[0] != "ce_id"
         ]
         results = await lonely.count(names.results("visits"))
         for number in range(40):

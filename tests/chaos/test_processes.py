@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from runtime.servers.processes import free_port
+from runtime.dev.servers.processes import free_port
 from tests.chaos.conftest import Killable
 from tests.support import oracle
 from tests.support.load import populate, send_all, visit

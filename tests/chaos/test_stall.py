@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.stack import Process, Stack, eventually
 from topics import names
-from topics.envelope import JSON, Head
+from topics.envelope import JSON, RequestHeaders
 
 
 @pytest.mark.parametrize(("partition", "how", "told"), [(0, "waits", "Stalled"), (1, "blocks", "Timeout (0:00:04)!")])
@@ -16,9 +16,9 @@ async def test_a_worker_that_makes_no_progress_ends_itself(lonely: Stack, partit
     settings = {"VISITOR_WORKER_STALL_SECONDS": "4", "VISITOR_WORKER_GROUP": how}
     worker = lonely.worker("tests.support.buggy", **settings)
     await eventually("a ready worker", worker.ready)
-    head = Head(str(uuid4()), "visits.stuck", "test/bugs", JSON)
+    head = RequestHeaders(str(uuid4()), "visits.stuck", "test/bugs", JSON)
     value = json.dumps({"body": {"how": how}}).encode()
-    await lonely.raw(names.requests("visits"), value, head.headers(), partition=partition)
+    await lonely.raw(names.requests("visits"), value, head.encode(), partition=partition)
     await eventually("its end", lambda: _ended(worker), 90)
     assert worker.child.returncode == 1
     assert told in worker.log.read_text()

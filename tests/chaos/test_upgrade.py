@@ -19,7 +19,7 @@ from tests.chaos.conftest import Killable
 from tests.support.servers import Servers
 from tests.support.stack import WIRE, Stack, bare_stack_on, eventually
 from topics import admin, names
-from topics.envelope import JSON, Head, Headers
+from topics.envelope import JSON, Headers, RequestHeaders
 
 LAST_OF_0_1_0 = "0009"
 TOPIC = names.requests("optins")
@@ -54,7 +54,7 @@ def _value(legal_type: str) -> bytes:
 
 
 def _headers(request_id: str, source: str) -> Headers:
-    return Head(request_id, "legalTexts.create", source, JSON).headers()
+    return RequestHeaders(request_id, "legalTexts.create", source, JSON).encode()
 
 
 async def _answered_by_0_1_0(stack: Stack, request_id: str, value: bytes, headers: Headers) -> None:

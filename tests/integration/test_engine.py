@@ -26,8 +26,8 @@ from storage.database import DatabaseSettings, connect, is_too_slow, is_transien
 from storage.tx import Tx
 from tests.support.stack import Stack
 from topics import json, names
-from topics.envelope import JSON, Head
-from topics.kafka import Outgoing, Producer, Undelivered
+from topics.envelope import JSON, RequestHeaders
+from topics.kafka import DeliveryError, Outgoing, Producer
 
 
 class Nap(Model):
@@ -57,7 +57,7 @@ def _incoming(*seconds: int) -> list[ValidRequest]:
         SimpleNamespace(
             topic=names.requests("naps"), partition=0, offset=number, key=None, timestamp=0.0,
             value=json.write({"body": {"seconds": each}}),
-            headers=Head(str(uuid4()), "naps.create", "test/naps", JSON).headers(),
+            headers=RequestHeaders(str(uuid4()), "naps.create", "test/naps", JSON).encode(),
         )
         for number, each in enumerate(seconds)
     ]  # fmt: skip
@@ -113,7 +113,7 @@ async def test_changes_go_out_in_order_and_in_portions_of_a_bounded_size(databas
     ]
     async with database.connect() as conn:
         await outbox.insert(conn, entries, datetime.now(UTC))
-        portions = [await outbox.take(conn, "a topic of the test") for _ in range(5)]
+        portions = [await outbox.claim(conn, "a topic of the test") for _ in range(5)]
     assert [[entry.key for entry in portion] for portion in portions] == [
         ["k:0", "k:1"],
         ["k:2", "k:3"],
@@ -131,7 +131,7 @@ async def test_what_is_too_large_for_the_broker_harms_no_other_send(stack: Stack
         return Outgoing(names.DEAD_LETTERS, b"x" * size, b"k", [], partition=0)
 
     async def refused() -> None:
-        with pytest.raises(Undelivered, match="MessageSizeTooLarge"):
+        with pytest.raises(DeliveryError, match="MessageSizeTooLarge"):
             await producer.send([message(20 * 2**20)])
 
     client = await producer._connected()

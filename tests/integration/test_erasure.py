@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 import httpx
 import sqlalchemy as sa
 
-from agents.checkins import checkins
-from agents.visitors.visitor import VISITORS
+from agents.families.checkins import checkins
+from agents.families.visitors.visitor_table import VISITORS
 from storage import outbox
 from storage.table import METADATA, TABLES
 from storage.tx import Caller, Cause, Tx
@@ -236,7 +236,7 @@ async def test_deletions_that_wait_to_be_published_are_not_forgotten(stack: Stac
     ]  # fmt: skip
     async with stack.engine.connect() as conn:
         await outbox.insert(conn, entries, now)
-        await outbox.forget(conn, [visitor])
+        await outbox.delete_unpublished(conn, [visitor])
         rows = sa.select(outbox.OUTBOX.c.value).where(outbox.OUTBOX.c.partition_key == str(visitor))
         assert [row.value for row in await conn.execute(rows.order_by(outbox.OUTBOX.c.id))] == [b"deleted", None]
         await conn.rollback()

@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from edge import keys
-from runtime.servers.processes import free_port
+from runtime.dev.servers.processes import free_port
 from tests.support import data
 from tests.support.data import NOBODY
 from tests.support.stack import Stack, eventually

@@ -14,7 +14,7 @@ from agents.catalogue import CATALOGUE
 from tests.support import data, misnamed
 from tests.support.stack import WIRE, Stack, decode, eventually, plain
 from topics import names
-from topics.envelope import AVRO, JSON, Head, Headers, ReplyTo
+from topics.envelope import AVRO, JSON, Headers, ReplyTo, RequestHeaders
 
 TOPIC = names.requests("visits")
 Bad = Callable[[str, dict[str, Any]], tuple[bytes | None, Headers]]
@@ -26,7 +26,7 @@ def _value(known: dict[str, Any], **body: Any) -> bytes:
 
 
 def _headers(request_id: str, content_type: str = JSON, operation: str = "visits.create") -> Headers:
-    return Head(request_id, operation, "gateway/test", content_type).headers()
+    return RequestHeaders(request_id, operation, "gateway/test", content_type).encode()
 
 
 def _avro(known: dict[str, Any]) -> bytes:
@@ -48,7 +48,7 @@ UNREADABLE: dict[str, tuple[str, Bad]] = {
     "a long id": ("id_too_long", lambda i, k: (_value(k), _headers("x" * 256))),
     "a long source": (
         "source_too_long",
-        lambda i, k: (_value(k), Head(i, "visits.create", "x" * 256, JSON).headers()),
+        lambda i, k: (_value(k), RequestHeaders(i, "visits.create", "x" * 256, JSON).encode()),
     ),
     "lone surrogate": ("not_json", lambda i, k: (b'{"path": {"visitType": "\\ud8"}}', _headers(i))),
 }
@@ -206,8 +206,8 @@ async def _replies(stack: Stack, correlation: str) -> Any:
 
 async def test_reply_to_names_a_partition_of_the_replies(stack: Stack, client: httpx.AsyncClient) -> None:
     known = await data.parker(client)
-    head = Head(str(uuid4()), "visits.create", "gateway/test", JSON, ReplyTo(1, "call-1"))
-    await stack.raw(TOPIC, _value(known), head.headers())
+    head = RequestHeaders(str(uuid4()), "visits.create", "gateway/test", JSON, ReplyTo(1, "call-1"))
+    await stack.raw(TOPIC, _value(known), head.encode())
     reply = await _replies(stack, "call-1")
     result = await stack.result("visits.create", head.request_id)
     assert (reply.id, reply.value) == (head.request_id, result.value)
@@ -215,8 +215,8 @@ async def test_reply_to_names_a_partition_of_the_replies(stack: Stack, client: h
 
 async def test_a_reply_partition_that_does_not_exist_harms_nothing(stack: Stack, client: httpx.AsyncClient) -> None:
     known = await data.parker(client)
-    head = Head(str(uuid4()), "visits.create", "gateway/test", JSON, ReplyTo(4_711, "call-2"))
-    await _between_neighbours(stack, known, _value(known), head.headers())
+    head = RequestHeaders(str(uuid4()), "visits.create", "gateway/test", JSON, ReplyTo(4_711, "call-2"))
+    await _between_neighbours(stack, known, _value(known), head.encode())
     assert (await stack.result("visits.create", head.request_id)).value["status"] == 201
 
 

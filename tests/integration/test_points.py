@@ -16,7 +16,7 @@ from tests.support.load import Message, send_all
 from tests.support.oracle import Sent
 from tests.support.stack import PARTITIONS, Stack, eventually, request_topic
 from topics import names
-from topics.envelope import AVRO, JSON, Head
+from topics.envelope import AVRO, JSON, RequestHeaders
 
 LONG_AGO, FAR_OFF = "2001-02-03T04:05:06Z", "2101-02-03T04:05:06Z"
 ADD = "visitorChallenges.addPoints"
@@ -169,7 +169,7 @@ async def test_a_balance_is_exact_whatever_zeros_it_ends_with(stack: Stack, clie
     for balance in ZEROS:
         value = json.dumps({"path": path, "body": _reward(known, balance="@")}).replace('"@"', balance)
         request_id = str(uuid4())
-        headers = Head(request_id, "rewards.create", "gateway/test", JSON).headers()
+        headers = RequestHeaders(request_id, "rewards.create", "gateway/test", JSON).encode()
         await stack.raw(request_topic("rewards.create"), value.encode(), headers)
         result = (await stack.result("rewards.create", request_id)).value
         assert (result["status"], result["body"]["data"]["balance"]) == (201, Decimal(balance))

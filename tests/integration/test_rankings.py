@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from agents.points import ranking_queries, rankings, standings
-from agents.points.challenges import ParticipantQuery
-from agents.points.visitor_challenge import VISITOR_CHALLENGES
+from agents.families.points import ranking_queries, rankings, standings
+from agents.families.points.challenges import ParticipantQuery
+from agents.families.points.visitor_challenge_table import VISITOR_CHALLENGES
 from schemas.types import INT64
 from storage import lists
 from storage.tx import Caller, Cause, Tx

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from agents.catalogue import CATALOGUE
-from runtime import sample
+from runtime.dev import sample
 from tests.support.scene import FACTS, Parts, send
 from tests.support.stack import Stack
 from topics import names

@@ -12,10 +12,10 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agents.catalogue import CATALOGUE
-from agents.checkins.checkins import CHECKINS
-from agents.optins.optins import OPTINS, OptinQuery
-from agents.visitors import search
-from agents.visitors.visitor import VISITORS
+from agents.families.checkins.checkins import CHECKINS
+from agents.families.optins.optins import OPTINS, OptinQuery
+from agents.families.visitors import search
+from agents.families.visitors.visitor_table import VISITORS
 from storage import folding
 from storage.folding import fold
 from storage.lists import filters

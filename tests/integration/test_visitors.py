@@ -11,7 +11,7 @@ import jwt
 import pytest
 
 from agents.catalogue import CATALOGUE
-from agents.visitors.visitor import VISITORS
+from agents.families.visitors.visitor_table import VISITORS
 from schemas.faults import Unavailable
 from storage.tx import Caller, Cause, Tx
 from tests.support import data

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from agents.catalogue import FAMILIES
 from agents.operation import Catalogue, operation
-from runtime import logs, settings, worker
+from runtime import logs, settings, worker_process
 from schemas.model import Model, NoFields
 from schemas.requests import Request
 from schemas.types import Int64
@@ -54,7 +54,7 @@ CATALOGUE = Catalogue({**FAMILIES, "visits": (*FAMILIES["visits"], fragile, stuc
 def main() -> int:
     found = settings.load()
     logs.configure(found.log)
-    return asyncio.run(worker.run(found, CATALOGUE))
+    return asyncio.run(worker_process.run(found, CATALOGUE))
 
 
 if __name__ == "__main__":

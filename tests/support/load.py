@@ -9,7 +9,7 @@ from agents.catalogue import CATALOGUE
 from tests.support import data
 from tests.support.oracle import Sent
 from tests.support.stack import PARTITIONS, WIRE, Stack, request_topic
-from topics.envelope import AVRO, JSON, Head
+from topics.envelope import AVRO, JSON, RequestHeaders
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,10 @@ async def send_all(stack: Stack, sent: Sent, rng: random.Random, messages: list[
         sent.note(message.request_id, message.operation)
         operation = CATALOGUE.by_name[message.operation]
         value = WIRE.write_request(operation, message.content_type, message.parts)
-        head = Head(message.request_id, message.operation, "gateway/chaos", message.content_type)
+        head = RequestHeaders(message.request_id, message.operation, "gateway/chaos", message.content_type)
         futures.append(
             await stack.producer.send(
-                request_topic(message.operation), value, headers=head.headers(), partition=rng.randrange(PARTITIONS)
+                request_topic(message.operation), value, headers=head.encode(), partition=rng.randrange(PARTITIONS)
             )
         )
     for future in futures:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.servers import Kafka, Postgres, Processes
+from runtime.dev.servers import Kafka, Postgres, Processes
 
 KAFKA = "VISITOR_TEST_KAFKA"
 DATABASE = "VISITOR_TEST_DATABASE"

@@ -22,12 +22,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from agents.catalogue import CATALOGUE
 from agents.wire import Wire
-from runtime.servers.processes import free_port
+from runtime.dev.servers.processes import free_port
 from storage import migrate
 from storage.database import DatabaseSettings
 from tests.support.servers import Servers
 from topics import admin, json, names
-from topics.envelope import AVRO, JSON, Head
+from topics.envelope import AVRO, JSON, RequestHeaders
 from topics.kafka import KafkaSettings
 
 WIRE = Wire(CATALOGUE)
@@ -191,7 +191,7 @@ class Stack:
         found = CATALOGUE.by_name[operation]
         request_id = request_id or str(uuid4())
         value = WIRE.write_request(found, content_type, dict(parts))
-        headers = Head(request_id, operation, source, content_type).headers()
+        headers = RequestHeaders(request_id, operation, source, content_type).encode()
         await self.raw(request_topic(operation), value, headers, partition=partition, key=key)
         return request_id
 

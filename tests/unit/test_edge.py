@@ -7,14 +7,14 @@ import pytest
 
 from agents.catalogue import CATALOGUE
 from edge.app import Edge
-from edge.exchange import Exchange, Reply
+from edge.reply_router import Reply, ReplyRouter
 from edge.settings import HttpSettings
 from tests.support.data import NOBODY
 from topics import json
 from topics.kafka import KafkaSettings, Outgoing
 
 
-class _AtOnce(Exchange):
+class _AtOnce(ReplyRouter):
     """An exchange without Kafka that has its answer already."""
 
     reply: Reply
@@ -33,7 +33,7 @@ async def test_what_a_worker_cannot_do_now_says_when_to_retry(
     monkeypatch: pytest.MonkeyPatch, status: int, waits: str | None
 ) -> None:
     monkeypatch.setattr(_AtOnce, "reply", (status, b'{"errors":[]}'), raising=False)
-    monkeypatch.setattr("edge.app.Exchange", _AtOnce)
+    monkeypatch.setattr("edge.app.ReplyRouter", _AtOnce)
     edge = Edge(KafkaSettings(bootstrap="nowhere:1"), HttpSettings(), CATALOGUE)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(edge.asgi), base_url="http://localhost") as client:
         answer = await client.get(f"/visitors/{NOBODY}/eventToken?companyId=1")

@@ -11,7 +11,7 @@ from agents.engine.lanes import BATCH_LIMIT, EVENT_BYTES, FULL, Batch, Event, La
 from agents.engine.retry import until_done
 from agents.engine.telemetry import Readiness
 from tests.support.stack import eventually
-from topics.kafka import Undelivered
+from topics.kafka import DeliveryError
 
 
 @dataclass
@@ -30,10 +30,10 @@ class _Source:
     def acknowledge(self, event: Event) -> None:
         self.acknowledged.append(event.message.offset)
 
-    def hold_back(self, place: TopicPartition) -> None:
+    def pause(self, place: TopicPartition) -> None:
         self.asked.append(("hold back", place))
 
-    def go_on(self, place: TopicPartition) -> None:
+    def resume(self, place: TopicPartition) -> None:
         self.asked.append(("go on", place))
 
 
@@ -61,7 +61,7 @@ class _Bench:
         self.begun.set()
         await self.gate.wait()
         await batch.drain()
-        batch.leave(self.most)
+        batch.requeue_from(self.most)
         self.batches.append([event.message.offset for event in batch.events])
 
 
@@ -126,11 +126,11 @@ async def test_a_part_that_is_given_up_leaves_nobody_not_ready() -> None:
     async def fail() -> None:
         if readiness.reasons:
             again.set()
-        raise Undelivered("away")
+        raise DeliveryError("away")
 
     retrying = asyncio.create_task(until_done("lane", readiness, fail))
     await again.wait()
-    assert readiness.reasons == {"lane": "Undelivered"}
+    assert readiness.reasons == {"lane": "DeliveryError"}
     retrying.cancel()
     await asyncio.gather(retrying, return_exceptions=True)
     assert readiness.reasons == {}

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runtime.servers.downloads import check
-from runtime.servers.processes import Processes, ServerFailed, kept_port
+from runtime.dev.servers.downloads import check
+from runtime.dev.servers.processes import Processes, ServerFailed, kept_port
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
@@ -44,7 +44,7 @@ def test_a_download_that_differs_is_refused_and_removed(tmp_path: Path, files: d
 _PARENT = """
 import os, sys
 from pathlib import Path
-from runtime.servers.processes import Processes
+from runtime.dev.servers.processes import Processes
 home = Path(sys.argv[1])
 Processes(home).spawn("worker", [sys.executable, "-c", "import time; time.sleep(600)"], log=home / "log")
 os.kill(os.getpid(), 9)

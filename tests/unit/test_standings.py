@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.points.standings import LAST_DIGIT, LEVELS, buckets, ranges
+from agents.families.points.standings import LAST_DIGIT, LEVELS, buckets, ranges
 from schemas.types import INT64
 
 POINTS = st.one_of(st.integers(0, 200), st.integers(0, 10_000), st.integers(0, INT64))

@@ -1,0 +1,285 @@
+"""A whole worker: waits for what it needs, runs lanes and publisher, watches its own progress, stops in order."""
+
+import asyncio
+import faulthandler
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from aiokafka import AIOKafkaConsumer
+from aiokafka import TopicPartition as KafkaPartition
+from aiokafka.errors import ClusterAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from agents.engine.breaker import Breaker, NearlyEverythingFails
+from agents.engine.decode import Decoder
+from agents.engine.group_consumer import GroupConsumer
+from agents.engine.lanes import Work
+from agents.engine.processor import BatchProcessor, Results
+from agents.engine.progress import Progress
+from agents.engine.publisher import Publisher
+from agents.engine.retry import until_done
+from agents.engine.settings import WorkerSettings
+from agents.engine.telemetry import LAG, Readiness
+from agents.operation import Catalogue
+from agents.wire import Wire
+from storage import inbox, migrate
+from storage.database import DatabaseSettings, connect
+from topics import admin, names
+from topics.kafka import DeliveryError, KafkaSettings, Producer
+
+log = structlog.get_logger(__name__)
+
+SHUTDOWN_LIMIT = 20.0
+"""Seconds after which a stopping worker ends, whatever it waits for."""
+WATCH_SECONDS = 5.0
+
+
+class Stalled(Exception):
+    """Messages wait, nothing was in the way, and nothing moved."""
+
+
+class Engine:
+    """One worker process's engine. `run` ends when `stop` is called, or raises what ended it."""
+
+    def __init__(
+        self, kafka: KafkaSettings, database: DatabaseSettings, settings: WorkerSettings, catalogue: Catalogue
+    ) -> None:
+        self.readiness = Readiness()
+        self.readiness.not_ready("start", "starting")
+        self._kafka = kafka
+        self._settings = settings
+        self._catalogue = catalogue
+        self._families = sorted(catalogue.families)
+        self._writes = connect(database, connections=database.connections)
+        self._reads = connect(database, connections=database.query_connections, read_only=True)
+        self._background = connect(database, connections=2)
+        self._producer = Producer(kafka)
+        wire = Wire(catalogue)
+        change_topics = [names.changes(family) for family in self._families]
+        self._publisher = Publisher(change_topics, self._background, self._producer, self.readiness)
+        self._work = BatchProcessor(
+            decoder=Decoder(catalogue, wire),
+            wire=wire,
+            results=Results(self._producer, wire, catalogue.family_of),
+            writes=self._writes,
+            reads=self._reads,
+            readiness=self.readiness,
+            breaker=Breaker(settings.failure_limit),
+            signing=settings.signing(),
+            changed=self._publisher.wake,
+        )
+        self._stopping = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._consumers: list[GroupConsumer] = []
+        self._observing: AIOKafkaConsumer | None = None
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Raises what ended the worker: NearlyEverythingFails, Stalled, a bug of the engine."""
+        beat = asyncio.create_task(self._heartbeat())
+        try:
+            if await self._unless_stopped(self._wait_for_needs()):
+                await self._serve()
+        finally:
+            self._stopping.set()
+            await self._close()
+            beat.cancel()
+            faulthandler.cancel_dump_traceback_later()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _unless_stopped(self, work: Awaitable[None]) -> bool:
+        task, stopping = asyncio.ensure_future(work), asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if task.done():
+            await task
+            return True
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        return False
+
+    async def _wait_for_needs(self) -> None:
+        """The migrations and the topics, which other commands make."""
+        await self._until("migrations", self._migrated)
+        await self._until("topics", self._topics_exist)
+        await self._until("retention", self._inbox_outlives_requests)
+        await until_done("producer", self.readiness, self._producer.start)
+
+    async def _until(self, what: str, holds: Callable[[], Awaitable[str | None]]) -> None:
+        while True:
+            missing = await until_done(what, self.readiness, holds)
+            if missing is None:
+                self.readiness.ready(what)
+                return
+            self.readiness.not_ready(what, missing)
+            log.info("waiting", needs=what, missing=missing)
+            await asyncio.sleep(1)
+
+    async def _migrated(self) -> str | None:
+        found = await migrate.current(self._background)
+        return None if found == migrate.newest() else f"run `visitor migrate`; the database is at {found}"
+
+    async def _topics_exist(self) -> str | None:
+        wanted = names.specs(self._families, self._kafka)
+        try:
+            missing = await admin.missing_topics(self._kafka, wanted)
+        except KafkaError as error:
+            raise DeliveryError(str(error)) from error
+        return f"run `visitor topics`; missing: {', '.join(missing)}" if missing else None
+
+    async def _inbox_outlives_requests(self) -> str | None:
+        """A request that is delivered after its answer was deleted would be applied a second time."""
+        topics = [names.requests(family) for family in self._families]
+        try:
+            lifetimes = await admin.record_lifetimes(self._kafka, topics)
+        except (TopicAuthorizationFailedError, ClusterAuthorizationFailedError):
+            log.warning("retention_not_checked", hint="allow DESCRIBE_CONFIGS on the request topics")
+            return None
+        except KafkaError as error:
+            raise DeliveryError(str(error)) from error
+        inbox_days = timedelta(days=self._settings.inbox_days)
+        longer = [topic for topic, lifetime in lifetimes.items() if lifetime is None or lifetime > inbox_days]
+        if not longer:
+            return None
+        return (
+            f"Kafka keeps requests longer than the inbox keeps answers ({self._settings.inbox_days:g} days), and would"
+            f" deliver them twice after an offset reset: {', '.join(longer)}. Run `visitor topics --alter`, or raise"
+            " VISITOR_WORKER_INBOX_DAYS above retention.ms + segment.ms."
+        )
+
+    async def _serve(self) -> None:
+        self._consumers = [
+            self._consumer("requests", [names.requests(family) for family in self._families], self._work.write),
+            self._consumer("queries", [names.QUERIES], self._work.read),
+        ]
+        work = [self._publisher.run(), self._prune(), self._watch(), *(consumer.run() for consumer in self._consumers)]
+        tasks = [asyncio.create_task(coroutine) for coroutine in work]
+        for task in tasks:
+            task.add_done_callback(self._task_ended)
+        self.readiness.ready("start")
+        log.info("started", group=self._settings.group)
+        await self._stopping.wait()
+        self.readiness.not_ready("stop", "stopping")
+        log.info("stopping")
+        await asyncio.gather(*(consumer.end() for consumer in self._consumers))
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _consumer(self, name: str, topics: Sequence[str], work: Work) -> GroupConsumer:
+        return GroupConsumer(
+            name,
+            kafka=self._kafka,
+            group=f"{self._settings.group}.{name}",
+            session=self._settings.session_seconds,
+            topics=topics,
+            work=work,
+            readiness=self.readiness,
+            failed=self._fail,
+        )
+
+    def _fail(self, error: BaseException) -> None:
+        reason = str(error) if isinstance(error, (NearlyEverythingFails, Stalled)) else "a bug of the engine"
+        log.critical("worker_failed", error=type(error).__name__, reason=reason, exc_info=error)
+        self._failure = self._failure or error
+        self._stopping.set()
+
+    def _task_ended(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._fail(task.exception())  # type: ignore[arg-type]
+
+    async def _prune(self) -> None:
+        """Forget old answers, a thousand at a time."""
+        keep = timedelta(days=self._settings.inbox_days)
+
+        async def prune() -> int:
+            async with self._background.begin() as conn:
+                return await inbox.prune(conn, datetime.now(UTC), keep)
+
+        while True:
+            more = await until_done("prune", self.readiness, prune)
+            await asyncio.sleep(0.2 if more else 60)
+
+    async def _heartbeat(self) -> None:
+        """A blocked event loop ends the process: the timer runs in a thread, and only this moves it on. Once the worker
+        stops, it is left to run out."""
+        while not self._stopping.is_set():
+            faulthandler.dump_traceback_later(self._settings.stall_seconds, exit=True)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), 1)
+        faulthandler.dump_traceback_later(SHUTDOWN_LIMIT, exit=True)
+        await asyncio.Event().wait()
+
+    async def _watch(self) -> None:
+        """Compare what Kafka has with what was acknowledged. Raises Stalled where a partition's messages, or the worker
+        for its partitions, wait and nothing moves, and no fault is known that would explain it."""
+        progress = Progress(self._settings.stall_seconds)
+        assignments = {consumer.assignment for consumer in self._consumers}
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            try:
+                waiting = await self._waiting()
+            except (KafkaError, OSError, TimeoutError) as error:
+                self.readiness.not_ready("kafka", type(error).__name__)
+                progress.excuse()
+                continue
+            self.readiness.ready("kafka")
+            reasons = self.readiness.reasons.keys()
+            # A part with a known fault is retried for as long as that lasts.
+            unexplained = {what: position for what, position in waiting.items() if what not in reasons}
+            unassigned = dict.fromkeys(reasons & assignments, 0)
+            if stalled := progress.note(unexplained | unassigned, time.monotonic()):
+                raise Stalled(f"{', '.join(stalled)}: did not move for {self._settings.stall_seconds:.0f} s")
+
+    async def _waiting(self) -> dict[str, int]:
+        """The assigned partitions with messages that are not acknowledged, and the next offset of each."""
+        done = {
+            KafkaPartition(*place): (consumer, next_offset)
+            for consumer in self._consumers
+            for place, next_offset in consumer.positions().items()
+        }
+        if not done:
+            return {}
+        async with asyncio.timeout(WATCH_SECONDS):
+            observer = await self._observer()
+            # What was deleted for its age does not wait.
+            starts = await observer.beginning_offsets(list(done))
+            ends = await observer.end_offsets(list(done))
+            left = {place: max(next_offset, starts[place]) for place, (_, next_offset) in done.items()}
+            waiting = {
+                place: ends[place] - left[place]
+                for place, (consumer, _) in done.items()
+                if await consumer.waits(tuple(place), left[place], ends[place])
+            }
+        LAG.set(sum(waiting.values()))
+        return {f"{place.topic}:{place.partition}": done[place][1] for place in waiting}
+
+    async def _observer(self) -> AIOKafkaConsumer:
+        if self._observing is None:
+            observer = AIOKafkaConsumer(
+                **self._kafka.client(), enable_auto_commit=False, isolation_level="read_committed"
+            )
+            await observer.start()
+            self._observing = observer
+        return self._observing
+
+    async def _close(self) -> None:
+        if self._observing is not None:
+            with suppress(KafkaError, OSError):
+                await self._observing.stop()
+        await self._producer.stop()
+        for engine in (self._writes, self._reads, self._background):
+            await _dispose(engine)
+
+
+async def _dispose(engine: AsyncEngine) -> None:
+    with suppress(TimeoutError, OSError):
+        async with asyncio.timeout(3):
+            await engine.dispose()

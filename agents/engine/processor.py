@@ -1,0 +1,285 @@
+"""How a lane works off a batch: writes through the inbox in one transaction, reads each by itself."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from agents import answers
+from agents.engine import apply
+from agents.engine.breaker import Breaker
+from agents.engine.decode import Decoded, Decoder, InvalidRecord, Record, RefusedRequest, ValidRequest
+from agents.engine.lanes import Batch
+from agents.engine.retry import is_retryable, until_done
+from agents.engine.telemetry import BATCH_SECONDS, BATCH_SIZE, DEAD_LETTERS, REQUESTS, Readiness
+from agents.wire import Wire
+from schemas.faults import BUG, Fault, Unavailable
+from storage.database import is_too_slow
+from storage.tx import Signing, Tx, clock
+from topics import names
+from topics.kafka import Outgoing, Producer
+
+log = structlog.get_logger(__name__)
+
+SLOW_ATTEMPTS = 3
+"""Attempts that took too long, after which a request that does so again is answered so; before, the database may only
+be busy."""
+
+
+Readable = RefusedRequest | ValidRequest
+
+
+class Results:
+    """Publishes the results, replies and dead letters of a batch, in order, and waits for the broker."""
+
+    def __init__(self, producer: Producer, wire: Wire, family_of: dict[str, str]) -> None:
+        self._producer = producer
+        self._wire = wire
+        self._family_of = family_of
+
+    async def publish(self, batch: Sequence[Decoded]) -> None:
+        """Results and replies. Raises DeliveryError."""
+        readable = [incoming for incoming in batch if not isinstance(incoming, InvalidRecord)]
+        if readable:
+            counts = await self._partition_counts(readable)
+            await self._producer.send([message for incoming in readable for message in self._results(incoming, counts)])
+
+    async def publish_dead_letters(self, batch: Sequence[Decoded]) -> None:
+        """Raises DeliveryError."""
+        reasons = ((incoming, _reason(incoming)) for incoming in batch)
+        letters = [_dead_letter(incoming.record, *reason) for incoming, reason in reasons if reason is not None]
+        if letters:
+            await self._producer.send(letters)
+
+    async def _partition_counts(self, batch: Sequence[Readable]) -> dict[str, int]:
+        """The number of partitions of each topic that results may go to."""
+        topics = {names.results(self._family_of[incoming.operation.name]) for incoming in batch} | {names.REPLIES}
+        return {topic: await self._producer.partitions(topic) for topic in topics}
+
+    def _results(self, incoming: Readable, counts: Mapping[str, int]) -> Iterator[Outgoing]:
+        request, operation = incoming.headers, incoming.operation
+        value, headers = incoming.result, request.result_headers()
+        if not operation.is_query or request.reply_to is None:
+            topic = names.results(self._family_of[operation.name])
+            # The request's partition, so that results of one partition keep the order of their requests.
+            partition = incoming.record.partition % counts[topic]
+            key = incoming.record.key
+            if not key or len(key) > names.KEY_LIMIT:
+                key = request.request_id.encode()
+            yield Outgoing(topic, value, key, headers, partition=partition)
+        if request.reply_to is None:
+            return
+        if request.reply_to.partition >= counts[names.REPLIES]:
+            log.warning("no_such_reply_partition", request_id=request.request_id, partition=request.reply_to.partition)
+            return
+        key = request.request_id.encode()
+        yield Outgoing(names.REPLIES, value, key, headers, partition=request.reply_to.partition)
+
+
+def _reason(incoming: Decoded) -> tuple[str, str] | None:
+    """Why a message becomes a dead letter: a code, and a text for people. None where it does not."""
+    if isinstance(incoming, InvalidRecord):
+        return incoming.reason.code, str(incoming.reason)
+    return None if incoming.bug is None else ("bug", type(incoming.bug).__name__)
+
+
+def _dead_letter(record: Record, code: str, reason: str) -> Outgoing:
+    """The message as it was received, with the reason in headers of its own. A message that is larger than the topic
+    accepts (it was compressed) is cut; the original is at the position that the headers name."""
+    added = {
+        "error-code": code,
+        "error-message": reason,
+        "error-topic": record.topic,
+        "error-partition": str(record.partition),
+        "error-offset": str(record.offset),
+    }
+    key, value, headers = record.key, record.value, list(_carried(record.headers or ()))
+    if len(key or b"") > names.KEY_LIMIT or len(value or b"") > names.LARGEST_RECORD:
+        key, value = key and key[: names.KEY_LIMIT], value and value[: names.LARGEST_RECORD]
+        headers.append(("error-cut", b"true"))
+    if key is None and value is None:
+        # The producer refuses messages with neither.
+        key = f"{record.topic}:{record.partition}:{record.offset}".encode()
+    headers += [(name, text.encode()) for name, text in added.items()]
+    return Outgoing(names.DEAD_LETTERS, value, key, headers)
+
+
+def _carried(headers: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+    """The first of a message's headers, as many as a dead letter takes."""
+    size = 0
+    for name, value in headers:
+        size += len(name.encode()) + len(value or b"")
+        if size > names.HEADERS_LIMIT:
+            return
+        yield name, value
+
+
+class BatchProcessor:
+    """The work of all lanes of a process. `changed` is told which change topics have news."""
+
+    def __init__(
+        self,
+        *,
+        decoder: Decoder,
+        wire: Wire,
+        results: Results,
+        writes: AsyncEngine,
+        reads: AsyncEngine,
+        readiness: Readiness,
+        breaker: Breaker,
+        signing: Signing | None,
+        changed: Callable[[set[str]], None],
+    ) -> None:
+        self._decoder = decoder
+        self._wire = wire
+        self._results = results
+        self._writes = writes
+        self._reads = reads
+        self._readiness = readiness
+        self._signing = signing
+        self._changed = changed
+        self._breaker = breaker
+
+    async def write(self, batch: Batch) -> None:
+        await self._timed(batch, self._write)
+
+    async def read(self, batch: Batch) -> None:
+        await self._timed(batch, self._read)
+
+    async def _timed(self, batch: Batch, attempt: Callable[[Batch], Awaitable[None]]) -> None:
+        begun = time.perf_counter()
+        await until_done(batch.place, self._readiness, lambda: attempt(batch))
+        BATCH_SECONDS.labels(batch.topic).observe(time.perf_counter() - begun)
+
+    async def _write(self, batch: Batch) -> None:
+        async with self._writes.connect() as conn:
+            decoded = [self._decoder.decode(event.message) for event in await batch.drain()]
+            async with conn.begin():
+                changed = await self._apply(conn, decoded, batch)
+                done = list(takewhile(_is_concluded, decoded))
+                # Before the commit: after it, the answers are final, and a crash would lose the dead letters.
+                await self._judge(batch, done)
+        self._changed(changed)
+        batch.requeue_from(len(done))
+        BATCH_SIZE.labels(batch.topic).observe(len(done))
+        await self._publish(done)
+
+    async def _apply(self, conn: AsyncConnection, decoded: Sequence[Decoded], batch: Batch) -> set[str]:
+        """Apply the valid requests of a batch. Returns the change topics with new entries in the outbox."""
+        requests = [incoming for incoming in decoded if isinstance(incoming, ValidRequest)]
+        if not requests:
+            return set()
+        last_try = batch.too_slow >= SLOW_ATTEMPTS
+        try:
+            return await apply.apply(conn, requests, self._wire, await clock(conn), last_try=last_try)
+        except Exception as error:
+            batch.too_slow += is_too_slow(error)
+            raise
+
+    async def _read(self, batch: Batch) -> None:
+        """Answer each read as soon as its own data is there, whatever the others take."""
+        events = [event for event in await batch.drain() if event.message.offset not in batch.answered]
+        decoded = [self._decoder.decode(event.message) for event in events]
+        ready: list[Decoded] = [incoming for incoming in decoded if not isinstance(incoming, ValidRequest)]
+        valid = [incoming for incoming in decoded if isinstance(incoming, ValidRequest)]
+        tasks = {asyncio.create_task(self._answer(incoming)): incoming for incoming in valid}
+        try:
+            while True:
+                await self._judge(batch, ready)
+                await self._publish(ready)
+                batch.answered.update(incoming.record.offset for incoming in ready)
+                if not tasks:
+                    return
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                ready = [tasks.pop(task) for task in done if task.result() is None]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _judge(self, batch: Batch, decoded: Sequence[Decoded]) -> None:
+        """Encode the results and publish the dead letters. Raises NearlyEverythingFails."""
+        for incoming in decoded:
+            if not isinstance(incoming, InvalidRecord):
+                self._encode(incoming)
+        # Counted once, however often the batch is retried because the broker is away.
+        new = [incoming for incoming in decoded if incoming.record.offset not in batch.judged]
+        self._breaker.note(_reason(incoming) is not None for incoming in new)
+        batch.judged.update(incoming.record.offset for incoming in new)
+        await self._results.publish_dead_letters(decoded)
+
+    async def _publish(self, decoded: Sequence[Decoded]) -> None:
+        await self._results.publish(decoded)
+        _count(decoded)
+
+    def _encode(self, incoming: Readable) -> None:
+        if incoming.result is not None:
+            return
+        assert incoming.answer is not None
+        operation, content_type = incoming.operation, incoming.headers.content_type
+        try:
+            incoming.result = self._wire.write_result(operation, content_type, incoming.answer)
+        except Exception as error:
+            if isinstance(incoming, RefusedRequest):
+                raise
+            # An answer that an older version stored may lack fields.
+            incoming.bug, incoming.answer = error, answers.of_fault(BUG)
+            incoming.result = self._wire.write_result(operation, content_type, incoming.answer)
+
+    async def _answer(self, incoming: ValidRequest) -> None:
+        """Answer a read in a transaction of its own. Raises only transient errors."""
+        operation, request = incoming.operation, incoming.request
+        assert operation.handler is not None
+        try:
+            async with self._reads.connect() as conn, conn.begin():
+                tx = Tx(conn, incoming.cause(), await clock(conn), signing=self._signing)
+                value = await operation.handler(tx, request)
+            answer = answers.of_value(operation, request, incoming.raw_query, value)
+            incoming.result = self._wire.bounded_result(operation, incoming.headers.content_type, answer)
+            incoming.answer = answer
+        except Fault as fault:
+            incoming.answer = answers.of_fault(fault)
+        except Exception as error:
+            if is_too_slow(error):
+                incoming.answer = answers.of_fault(Unavailable("too_slow", "This took too long; ask for less."))
+            elif is_retryable(error):
+                raise
+            else:
+                incoming.bug = error
+                incoming.answer = answers.of_fault(BUG)
+
+
+def _is_concluded(incoming: Decoded) -> bool:
+    return not isinstance(incoming, ValidRequest) or incoming.answer is not None
+
+
+def _count(decoded: Sequence[Decoded]) -> None:
+    """Metrics and logs of records that are done."""
+    statuses: Counter[tuple[str, int]] = Counter()
+    for incoming in decoded:
+        reason = _reason(incoming)
+        if reason is not None:
+            _log_dead_letter(incoming, reason[0])
+        if not isinstance(incoming, InvalidRecord) and incoming.answer is not None:
+            statuses[incoming.operation.name, incoming.answer.status] += 1
+    for labels, count in statuses.items():
+        REQUESTS.labels(*labels).inc(count)
+
+
+def _log_dead_letter(incoming: Decoded, code: str) -> None:
+    DEAD_LETTERS.labels(code).inc()
+    record, headers = incoming.record, incoming.headers
+    log.error(
+        "dead_letter",
+        reason=code,
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        request_id=headers.request_id if headers else None,
+        operation=incoming.operation.name if incoming.operation else None,
+        exc_info=None if isinstance(incoming, InvalidRecord) else incoming.bug,
+    )

@@ -1,0 +1,74 @@
+"""Shopping centers. A center's key is its pcCode."""
+
+from functools import partial
+from typing import Literal
+
+from agents import crud
+from agents.operation import Operations
+from schemas.faults import Conflict
+from schemas.model import Model
+from schemas.replies import PageQuery
+from schemas.types import CountryCode, Flag, Instant, Int64, Omittable, PcCode, Text
+from storage.table import Table
+
+ParkingPartner = Literal["smartparking_us", "smartparking_uk", "ilogs", "designa", "thales", "smartparking_v2"]
+UrwAppId = Literal[
+    "aeroville", "alma", "amstelveen", "aupark", "bonaire", "cernymost", "confluence", "equinoccio", "fisketorvet",
+    "garbera", "gropius", "hoefambruehl", "koln", "metropole", "minto", "nackaforum", "one", "parquesur", "pasing",
+    "paunsdorf", "polygone", "riem", "ruhrpark", "soouest", "spandau", "splau", "toisondor", "ulis2", "wilenska",
+    "wroclavia",
+]  # fmt: skip
+
+
+class CenterFields(Model):
+    label: Text
+    country: CountryCode
+    is_westfield: Flag
+    center_id: Omittable[Text] = None
+    center_code: Omittable[Int64] = None
+    has_worker: Flag = False
+    has_multi_step: Flag = False
+    is_active: Flag = False
+    has_email_validation: Flag = True
+    loyalty_start_date: Instant | None = None
+    has_basic_loyalty: Flag = False
+    parking_partner: Omittable[ParkingPartner] = None
+    wallet_context_id: Int64 | None = None
+    urw_app_id: UrwAppId | None = None
+    has_registration: Flag = True
+    has_loyalty: Omittable[Flag] = None
+
+
+class CenterNew(CenterFields):
+    pc_code: PcCode
+
+
+class CenterPatch(CenterFields, partial=True):
+    pass
+
+
+class Center(CenterNew):
+    creation_date: Instant
+    update_date: Instant
+
+
+class CenterQuery(PageQuery):
+    is_active: Omittable[Flag] = None
+    country: Omittable[CountryCode] = None
+
+
+CENTERS = Table(
+    "centers",
+    Center,
+    family="centers",
+    resource="center",
+    key="pc_code",
+    conflicts={"centers_pkey": partial(Conflict, "center_exists", "A center with this pcCode exists.", field="pcCode")},
+)
+
+OPERATIONS: Operations = (
+    crud.creates(CENTERS, "centers.create", "POST /centers", "Add a new center", CenterNew),
+    crud.lists(CENTERS, "centers.list", "GET /centers", "List centers", CenterQuery),
+    crud.updates(CENTERS, "centers.update", "PATCH /centers/{pcCode}", "Update a center", CenterPatch),
+    crud.gets(CENTERS, "centers.get", "GET /centers/{pcCode}", "Read a center"),
+)

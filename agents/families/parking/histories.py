@@ -1,0 +1,191 @@
+"""What a visitor's parkings cost, session by session and summed up by month."""
+
+from typing import Annotated, Any, Literal
+
+import sqlalchemy as sa
+
+from agents import crud
+from agents.families.centers.centers import CENTERS
+from agents.families.parking.cards import CARDS
+from agents.families.parking.parkings import PARKINGS
+from agents.families.visitors.visitor_table import VISITORS
+from agents.operation import Operations, operation
+from schemas.model import Model, NoFields
+from schemas.paths import VisitorPath
+from schemas.replies import Page, PageQuery, PagingQuery
+from schemas.requests import Request
+from schemas.types import Amount, Flag, Identifier, Instant, Int64, Omittable, PcCode, Text, Timezone, Uuid
+from storage.lists import Filter, order_of
+from storage.table import Table
+from storage.tx import Tx
+
+Currency = Literal["AUD", "EUR", "GBP", "NZD", "USD"]
+PaymentStatus = Literal["failed", "partial_refunded", "pending", "refunded", "succeeded"]
+
+
+class HistoryFields(Model):
+    parking_session_start: Omittable[Instant] = None
+    parking_session_end: Omittable[Instant] = None
+    parking_session_id: Int64 | None = None
+    amount: Omittable[Int64] = None
+    currency: Currency
+    access_device: Text
+    exit_access_device: Text | None = None
+    formatted_total_time: Omittable[Text] = None
+    paid_at: Omittable[Instant] = None
+    paid_at_kiosk: Flag | None = None
+    refunded_amount: Amount | None = None
+    payment_status: Omittable[PaymentStatus] = None
+    total_time: Omittable[Int64] = None
+    transaction_full_amount: Amount | None = None
+    transaction_id: Identifier | None = None
+    transaction_pretax_amount: Amount | None = None
+    transaction_tax_amount: Amount | None = None
+    validation_amount: Amount | None = None
+    vendor_id: Omittable[Text] = None
+
+
+class HistoryNew(HistoryFields):
+    parking_id: Int64
+    card_id: Int64
+    pc_code: PcCode
+
+
+class HistoryPatch(HistoryFields, partial=True):
+    pass
+
+
+class History(HistoryNew):
+    parking_history_id: Int64
+    creation_date: Instant
+    update_date: Instant
+
+
+class StoredHistory(History):
+    visitor_id: Uuid
+
+
+def _device(columns: Any, device: str) -> sa.ColumnElement[bool]:
+    found: sa.ColumnElement[bool] = (columns.access_device == device) | (columns.exit_access_device == device)
+    return found
+
+
+class HistoryQuery(PageQuery):
+    """`startDate` and `endDate` bound parkingSessionStart, both included."""
+
+    access_device: Annotated[Omittable[Text], Filter(_device)] = None
+    parking_id: Omittable[Int64] = None
+    start_date: Annotated[Omittable[Instant], Filter(lambda c, moment: c.parking_session_start >= moment)] = None
+    end_date: Annotated[Omittable[Instant], Filter(lambda c, moment: c.parking_session_start <= moment)] = None
+    parking_session_id: Int64 | None = None
+
+
+class SummaryQuery(PagingQuery):
+    timezone: Timezone
+    parking_id: Omittable[Int64] = None
+    access_device: Annotated[Omittable[Text], Filter(_device)] = None
+    pc_code: Omittable[PcCode] = None
+
+
+class MonthSummary(Model):
+    year: Int64
+    month: Int64
+    total_amount: Amount
+    currency: Currency
+    total_histories: Int64
+
+
+HISTORIES = Table(
+    "parking_histories",
+    StoredHistory,
+    family="parking",
+    resource="parkingHistory",
+    key="parking_history_id",
+    parents={"visitor_id": VISITORS, "parking_id": PARKINGS, "card_id": CARDS, "pc_code": CENTERS},
+    hidden=[
+        sa.Index("parking_histories_visitor_id_idx", "visitor_id", "parking_history_id"),
+        # Erasing a visitor removes parkings and cards, and each time PostgreSQL looks for who refers to them.
+        sa.Index("parking_histories_parking_id_idx", "parking_id"),
+        sa.Index("parking_histories_card_id_idx", "card_id"),
+    ],
+)
+
+_ALL = "/visitors/{visitorId}/parkingHistories"
+_ONE = f"{_ALL}/{{parkingHistoryId}}"
+_VIEW = crud.View[StoredHistory](History)
+
+
+@operation(
+    "parkingHistories.create", f"POST {_ALL}", summary="Add a parking session",
+    path=VisitorPath, body=HistoryNew, reply=History,
+)  # fmt: skip
+async def create(tx: Tx, request: Request[VisitorPath, NoFields, HistoryNew]) -> StoredHistory:
+    """Raises NotFound for the visitor, Invalid for a parking or card that is not the visitor's, or no center."""
+    visitor_id, body = request.path.visitor_id, request.body
+    await VISITORS.require(tx, visitor_id)
+    await crud.require_child(tx, PARKINGS, body, "parking_id", visitor_id=visitor_id)
+    await crud.require_child(tx, CARDS, body, "card_id", visitor_id=visitor_id)
+    return await HISTORIES.insert(tx, vars(body) | {"visitor_id": visitor_id})
+
+
+_ZONES = {"CET": "Europe/Brussels", "EET": "Europe/Athens", "MET": "Europe/Brussels", "WET": "Europe/Lisbon"}
+"""The zones that PostgreSQL takes for abbreviations of a fixed offset, without summer time, by the names that the IANA
+database links them to."""
+
+_C = HISTORIES.columns
+_COUNTED = _C.payment_status.is_(None) | _C.payment_status.not_in(("failed", "pending"))
+
+
+@operation(
+    "parkingHistories.summary", f"GET {_ALL}/summary", summary="Sum up a visitor's parking by month and currency",
+    path=VisitorPath, query=SummaryQuery, reply=MonthSummary, shape="page",
+)  # fmt: skip
+async def summary(tx: Tx, request: Request[VisitorPath, SummaryQuery, NoFields]) -> Page[MonthSummary]:
+    """Months are those of the time zone; payments that failed or are pending do not count. Raises NotFound, Invalid."""
+    query = request.query
+    await VISITORS.require(tx, request.path.visitor_id)
+    zone = _ZONES.get(query.timezone, query.timezone)
+    local = sa.func.timezone(zone, sa.func.coalesce(_C.parking_session_start, _C.creation_date))
+    grouped = (
+        sa.select(
+            sa.cast(sa.extract("year", local), sa.BigInteger).label("year"),
+            sa.cast(sa.extract("month", local), sa.BigInteger).label("month"),
+            sa.func.coalesce(sa.func.sum(_C.amount), 0).label("total_amount"),
+            _C.currency.label("currency"),
+            sa.func.count().label("total_histories"),
+        )
+        .where(_C.visitor_id == request.path.visitor_id, _COUNTED, *_conditions(query))
+        .group_by(sa.text("1"), sa.text("2"), _C.currency)
+        .subquery()
+    )
+    rows = await tx.all(
+        sa.select(grouped)
+        .order_by(*order_of(MonthSummary, grouped.c, query.sort), grouped.c.year, grouped.c.month, grouped.c.currency)
+        .offset(query.offset or 0)
+        .limit(query.limit + 1)
+    )
+    found = [MonthSummary.model_construct(**row._mapping) for row in rows]
+    return Page(found[: query.limit], more=len(found) > query.limit)
+
+
+def _conditions(query: SummaryQuery) -> list[sa.ColumnElement[bool]]:
+    found = []
+    if query.parking_id is not None:
+        found.append(_C.parking_id == query.parking_id)
+    if query.access_device is not None:
+        found.append(_device(_C, query.access_device))
+    if query.pc_code is not None:
+        found.append(_C.pc_code == query.pc_code)
+    return found
+
+
+OPERATIONS: Operations = (
+    create,
+    crud.lists(
+        HISTORIES, "parkingHistories.list", f"GET {_ALL}", "List a visitor's parking sessions", HistoryQuery, view=_VIEW
+    ),
+    crud.updates(HISTORIES, "parkingHistories.update", f"PATCH {_ONE}", "Update a parking session", HistoryPatch),
+    crud.gets(HISTORIES, "parkingHistories.get", f"GET {_ONE}", "Read a parking session", view=_VIEW),
+    crud.deletes(HISTORIES, "parkingHistories.delete", f"DELETE {_ONE}", "Remove a parking session"),
+    summary,
+)

@@ -1,0 +1,117 @@
+"""Vehicles of a visitor. A deleted one keeps its row, with a deletionDate."""
+
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+
+from agents import crud
+from agents.families.visitors.visitor_table import VISITORS
+from agents.operation import Operations, operation
+from schemas.marks import Whole
+from schemas.model import Model, NoFields
+from schemas.paths import VisitorPath
+from schemas.plates import plate_key
+from schemas.replies import PageQuery
+from schemas.requests import Request
+from schemas.types import CountryCode, Flag, Instant, Int64, Omittable, Plate, Text, Uuid
+from storage.folding import folded, plain_beyond_key
+from storage.lists import Filter
+from storage.table import Table
+from storage.tx import Tx
+
+
+def _has_plate(columns: Any, plate: str) -> sa.ColumnElement[bool]:
+    key = plate_key(plate)
+    # Vehicles from the time when such plates were taken have no key either.
+    return columns.plate_key == key if key else sa.false()
+
+
+class VehicleFields(Model):
+    name: Text | None = None
+    maker: Omittable[Text] = None
+    color: Omittable[Text] = None
+    model: Omittable[Text] = None
+    license_plate: Plate
+    license_plate_country: Omittable[CountryCode] = None
+    year_of_manufacture: Omittable[Annotated[int, Whole(ge=1800, le=2500)]] = None
+    last_parking_session: Omittable[Instant] = None
+
+
+class VehiclePatch(VehicleFields, partial=True):
+    vehicle_id: Int64
+    deletion_date: Instant
+
+
+class Vehicle(VehicleFields):
+    license_plate: Text  # Without letters and digits, from the time when such plates were taken.
+    vehicle_id: Int64
+    visitor_id: Uuid
+    deletion_date: Instant | None
+    creation_date: Instant
+    update_date: Instant
+
+
+class VehicleQuery(PageQuery):
+    include_deleted: Annotated[Flag, Filter(lambda c, yes: sa.true() if yes else c.deletion_date.is_(None))] = False
+    license_plate: Annotated[Text | None, Filter(_has_plate)] = None
+
+
+VEHICLES = Table(
+    "vehicles",
+    Vehicle,
+    family="parking",
+    resource="vehicle",
+    key="vehicle_id",
+    parents={"visitor_id": VISITORS},
+    derived={"plate_key": ("license_plate", plate_key), "plain_plate": ("license_plate", plain_beyond_key)},
+    hidden=[
+        folded("plate_key"),
+        folded("plain_plate", nullable=True),
+        sa.Index("vehicles_plain_plate_idx", "plain_plate", postgresql_where="plain_plate is not null"),
+        sa.Index(
+            "vehicles_plate_key_idx", "plate_key", sa.text("update_date desc"), postgresql_where="deletion_date is null"
+        ),
+        sa.Index("vehicles_visitor_id_idx", "visitor_id", "vehicle_id"),
+    ],
+)
+
+_ALL = "/visitors/{visitorId}/vehicles"
+_ONE = f"{_ALL}/{{vehicleId}}"
+
+
+class VehiclePath(VisitorPath):
+    vehicle_id: Int64
+
+
+async def _in_order(tx: Tx, old: Vehicle, patch: VehiclePatch) -> None:
+    """A plate names the vehicle that was updated last, so two of one batch may not have the batch's time."""
+    await tx.refresh_now()
+
+
+@operation(
+    "vehicles.create", f"POST {_ALL}", summary="Create a new vehicle",
+    path=VisitorPath, body=VehicleFields, reply=Vehicle,
+)  # fmt: skip
+async def create(tx: Tx, request: Request[VisitorPath, NoFields, VehicleFields]) -> Vehicle:
+    """Raises NotFound for the visitor."""
+    await tx.refresh_now()  # see _in_order
+    return await VEHICLES.insert(tx, vars(request.body) | vars(request.path))
+
+
+@operation("vehicles.delete", f"DELETE {_ONE}", summary="Delete a vehicle", path=VehiclePath, reply=None)
+async def delete(tx: Tx, request: Request[VehiclePath, NoFields, NoFields]) -> None:
+    """What is deleted already is not found. Raises NotFound."""
+    where = vars(request.path)
+    if (await VEHICLES.lock(tx, **where)).deletion_date is not None:
+        raise VEHICLES.missing()
+    await tx.refresh_now()
+    await VEHICLES.update(tx, {"deletion_date": tx.now}, **where)
+
+
+OPERATIONS: Operations = (
+    create,
+    crud.lists(VEHICLES, "vehicles.list", f"GET {_ALL}", "Retrieve the vehicles of a visitor", VehicleQuery),
+    crud.updates(VEHICLES, "vehicles.update", f"PATCH {_ONE}", "Update a vehicle", VehiclePatch, _in_order),
+    crud.gets(VEHICLES, "vehicles.get", f"GET {_ONE}", "Read a vehicle"),
+    delete,
+)

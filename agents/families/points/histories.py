@@ -1,0 +1,100 @@
+"""What happened to a participant's points, one row for each step; the rows of one participant chain by totalPoints."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from agents.families.visitors.visitor_table import VISITORS
+from agents.operation import Operations, operation
+from schemas.model import Model, NoFields
+from schemas.paths import VisitorPath
+from schemas.replies import Page
+from schemas.requests import Request
+from schemas.types import Flag, Instant, Int64, Omittable, Text, Uuid
+from storage.table import Table
+from storage.tx import Tx
+
+
+class ChallengeHistory(Model):
+    visitor_challenge_history_id: Int64
+    challenge_id: Int64
+    visitor_id: Uuid
+    visitor_challenge_id: Int64
+    points: Int64
+    bonus_activated: Flag
+    total_points: Int64
+    participation_date: Instant
+    origin: Text
+    action: Literal["increment", "update", "bonus"]
+
+
+class HistoryQuery(Model):
+    challenge_id: Omittable[Int64] = None
+
+
+# Not told as changes of their own: the visitorChallenge's change has the new points, and causedBy leads to the request.
+HISTORIES = Table(
+    "challenge_histories",
+    ChallengeHistory,
+    family="points",
+    resource="challengeHistory",
+    key="visitor_challenge_history_id",
+    parents={"visitor_id": VISITORS},
+    emit_changes=False,
+    hidden=[
+        sa.ForeignKeyConstraint(
+            ["visitor_challenge_id"],
+            ["visitor_challenges.visitor_challenge_id"],
+            name="challenge_histories_visitor_challenge_id_fkey",
+            ondelete="CASCADE",
+        ),
+        sa.Index("challenge_histories_visitor_id_idx", "visitor_id", "visitor_challenge_history_id"),
+        sa.Index("challenge_histories_participation_idx", "visitor_challenge_id", "participation_date"),
+    ],
+)
+
+_C = HISTORIES.columns
+_OF_VISITOR = (
+    sa.select(HISTORIES.sql).where(_C.visitor_id == sa.bindparam("visitor")).order_by(_C.visitor_challenge_history_id)
+)
+_OF_CHALLENGE = _OF_VISITOR.where(_C.challenge_id == sa.bindparam("challenge"))
+
+
+def step(tx: Tx, participant: Any, *, points: int, action: str, bonus: bool = False) -> dict[str, Any]:
+    """The row that tells what was just done to a participant, who has the new points already."""
+    return {
+        "challenge_id": participant.challenge_id,
+        "visitor_id": participant.visitor_id,
+        "visitor_challenge_id": participant.visitor_challenge_id,
+        "points": points,
+        "bonus_activated": bonus,
+        "total_points": participant.points,
+        "participation_date": tx.cause.arrived,
+        "origin": tx.cause.caller.origin,
+        "action": action,
+    }
+
+
+@operation(
+    "challengeHistories.list", "GET /visitors/{visitorId}/challengeHistories",
+    summary="List what happened to a visitor's points", path=VisitorPath, query=HistoryQuery,
+    reply=ChallengeHistory, shape="array",
+)  # fmt: skip
+async def list_histories(tx: Tx, request: Request[VisitorPath, HistoryQuery, NoFields]) -> Page[ChallengeHistory]:
+    """All of them, oldest first. Raises NotFound."""
+    visitor_id, challenge_id = request.path.visitor_id, request.query.challenge_id
+    await VISITORS.require(tx, visitor_id)
+    if challenge_id is None:
+        found = await tx.all(_OF_VISITOR, {"visitor": visitor_id})
+    else:
+        found = await tx.all(_OF_CHALLENGE, {"visitor": visitor_id, "challenge": challenge_id})
+    return Page([HISTORIES.to_row(row) for row in found], more=False)
+
+
+def day_start(moment: datetime, zone: Any) -> datetime:
+    """The start of the day of a moment, in a time zone."""
+    return moment.astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+OPERATIONS: Operations = (list_histories,)

@@ -1,0 +1,148 @@
+"""The rank of a visitor in each of its challenges, in a number of statements that does not grow with the page."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from agents import crud
+from agents.families.points import ranking_queries, standings
+from agents.families.points.challenge_table import CHALLENGES, Challenge
+from agents.families.points.histories import day_start
+from agents.families.points.visitor_challenge_table import VISITOR_CHALLENGES, VisitorChallenge
+from agents.families.points.visitor_challenges import VisitorChallengeQuery
+from agents.operation import Operations
+from schemas.model import Model
+from schemas.types import Flag, Int64, Text
+from storage.tx import Tx
+
+NEIGHBOURS = 2
+"""Participants shown above and below a visitor."""
+TOP_LIMIT = 10_000
+"""Entries of topRanking at most, whatever winnerNumber says. Who belongs to the top does not depend on it."""
+
+
+class Standing(Model):
+    position: Int64
+    name: Text
+    points: Text
+    is_visitor_rank: Flag
+
+
+class Ranking(Model):
+    challenge: Challenge
+    visitor_challenge: VisitorChallenge
+    top_ranking: list[Standing]
+    other_ranking: list[Standing]
+    bonus_activated_today: Flag
+    visitor_ranking_position: Int64
+    can_log_points: Flag
+
+
+_Names = Mapping[UUID, str]
+_Positions = Mapping[tuple[int, int], int]
+"""By challenge and points."""
+
+
+async def _rankings(tx: Tx, rows: Sequence[VisitorChallenge]) -> Sequence[Ranking]:
+    if not rows:
+        return []
+    challenges = await CHALLENGES.by_key(tx, (row.challenge_id for row in rows))
+    limits = {key: min(max(challenge.winner_number, 0), TOP_LIMIT) for key, challenge in challenges.items()}
+    tops = _best_first(await ranking_queries.top(tx, limits), by="challenge_id")
+    ranks = await ranking_queries.ranks(tx, (row.visitor_challenge_id for row in rows))
+    around = _best_first(await ranking_queries.neighbours(tx, ranks, NEIGHBOURS), by="participant")
+    scores = ((row.challenge_id, each.points) for row in rows for each in around[row.visitor_challenge_id])
+    positions = await standings.positions(tx, scores)
+    shown = {each.visitor_id for group in (*tops.values(), *around.values()) for each in group}
+    names = {row.visitor_id: _name(row) for row in await ranking_queries.names(tx, shown)}
+    with_bonus = await _with_bonus_today(tx, rows, challenges)
+    winners = await _winners(tx, ranks, challenges, positions)
+    others = {key: group for key, group in around.items() if key not in winners}
+    return [
+        Ranking.model_construct(
+            challenge=challenges[row.challenge_id],
+            visitor_challenge=row,
+            top_ranking=_top(tops[row.challenge_id], row, names),
+            other_ranking=_others(others.get(row.visitor_challenge_id, ()), row, names, positions),
+            bonus_activated_today=row.visitor_challenge_id in with_bonus,
+            visitor_ranking_position=positions[row.challenge_id, row.points],
+            can_log_points=challenges[row.challenge_id].runs(tx.now),
+        )
+        for row in rows
+    ]
+
+
+def _best_first(rows: Iterable[Any], *, by: str) -> Mapping[int, list[Any]]:
+    """Rows grouped by a column, each group from the highest rank to the lowest."""
+    groups: dict[int, list[Any]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: (row.points, row.precedence), reverse=True):
+        groups[getattr(row, by)].append(row)
+    return groups
+
+
+def _top(top: Sequence[Any], row: VisitorChallenge, names: _Names) -> list[Standing]:
+    positions = _positions_from_first(top)
+    return [_standing(each, row, names, position) for each, position in zip(top, positions, strict=True)]
+
+
+def _positions_from_first(top: Sequence[Any]) -> Iterator[int]:
+    """Equal points share a position; the next position counts everybody before it."""
+    position, points = 0, None
+    for rank, each in enumerate(top, start=1):
+        if each.points != points:
+            position, points = rank, each.points
+        yield position
+
+
+def _others(around: Sequence[Any], row: VisitorChallenge, names: _Names, positions: _Positions) -> list[Standing]:
+    """The visitor with its neighbours."""
+    return [_standing(each, row, names, positions[row.challenge_id, each.points]) for each in around]
+
+
+def _standing(participant: Any, row: VisitorChallenge, names: _Names, position: int) -> Standing:
+    return Standing.model_construct(
+        position=position,
+        name=names[participant.visitor_id],
+        points=str(participant.points),
+        is_visitor_rank=participant.visitor_id == row.visitor_id,
+    )
+
+
+def _name(visitor: Any) -> str:
+    """First name and initial; a partial visitor may have no last name."""
+    return f"{visitor.first_name} {visitor.last_name[0]}." if visitor.last_name else str(visitor.first_name)
+
+
+async def _winners(
+    tx: Tx, ranks: Sequence[Any], challenges: Mapping[int, Challenge], positions: _Positions
+) -> set[int]:
+    """The visitorChallengeIds that are among the first winnerNumber. Equal points share a position; among equals, those
+    who reached their points earlier come first, until winnerNumber is reached."""
+    room = {
+        row.visitor_challenge_id: challenges[row.challenge_id].winner_number - positions[row.challenge_id, row.points]
+        for row in ranks
+    }
+    near = [row for row in ranks if room[row.visitor_challenge_id] >= 0]
+    limits = [room[row.visitor_challenge_id] + 1 for row in near]
+    earlier = await ranking_queries.earlier_equals(tx, near, limits)
+    return {key for key, number in room.items() if earlier.get(key, 0) <= number}
+
+
+async def _with_bonus_today(tx: Tx, rows: Sequence[VisitorChallenge], challenges: Mapping[int, Challenge]) -> set[int]:
+    """The participants who had a bonus today, by the day in the challenge's time zone (UTC where it has none)."""
+    zones = {row.visitor_challenge_id: ZoneInfo(challenges[row.challenge_id].timezone or "UTC") for row in rows}
+    return await ranking_queries.with_bonus_since(tx, {key: day_start(tx.now, zone) for key, zone in zones.items()})
+
+
+OPERATIONS: Operations = (
+    crud.lists(
+        VISITOR_CHALLENGES,
+        "rankings.list",
+        "GET /visitors/{visitorId}/rankings",
+        "List where a visitor stands in each of its challenges",
+        VisitorChallengeQuery,
+        view=crud.View(Ranking, _rankings),
+    ),
+)

@@ -1,0 +1,70 @@
+"""Rewards that a visitor collects towards a threshold."""
+
+from typing import Literal
+
+import sqlalchemy as sa
+
+from agents import crud
+from agents.families.centers.centers import CENTERS
+from agents.families.visitors.visitor_table import VISITORS
+from agents.operation import Operations
+from schemas.model import Model
+from schemas.replies import PageQuery
+from schemas.types import Amount, Flag, Instant, Int64, Omittable, PcCode, Uuid
+from storage.table import Table
+
+
+class RewardFields(Model):
+    start_date: Instant
+    end_date: Instant | None = None
+    balance: Amount
+    is_scan: Omittable[Flag] = None
+    is_bank: Omittable[Flag] = None
+    is_restaurant: Omittable[Flag] = None
+    outside_optin: Flag
+    threshold: Int64
+    last_purchase_date: Instant | None = None
+    external_id: Omittable[Uuid] = None
+    upgraded_from: Omittable[Literal["android", "ios", "web", "partner", "other"]] = None
+
+
+class RewardNew(RewardFields):
+    pc_code: PcCode
+
+
+class RewardPatch(RewardFields, partial=True, required=("outside_optin",)):
+    pass
+
+
+class Reward(RewardNew):
+    reward_id: Int64
+    visitor_id: Uuid
+    is_converted: Flag
+    creation_date: Instant
+    update_date: Instant
+
+
+class RewardQuery(PageQuery):
+    pc_code: Omittable[PcCode] = None
+
+
+REWARDS = Table(
+    "rewards",
+    Reward,
+    family="points",
+    resource="reward",
+    key="reward_id",
+    parents={"visitor_id": VISITORS, "pc_code": CENTERS},
+    computed={"is_converted": "balance >= threshold"},
+    hidden=[sa.Index("rewards_visitor_id_idx", "visitor_id", "reward_id")],
+)
+
+_ALL = "/visitors/{visitorId}/rewards"
+_ONE = f"{_ALL}/{{rewardId}}"
+
+OPERATIONS: Operations = (
+    crud.creates(REWARDS, "rewards.create", f"POST {_ALL}", "Add a reward for a visitor", RewardNew),
+    crud.lists(REWARDS, "rewards.list", f"GET {_ALL}", "List the rewards of a visitor", RewardQuery),
+    crud.updates(REWARDS, "rewards.update", f"PATCH {_ONE}", "Update a reward", RewardPatch),
+    crud.gets(REWARDS, "rewards.get", f"GET {_ONE}", "Read a reward"),
+)

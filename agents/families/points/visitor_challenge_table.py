@@ -1,0 +1,66 @@
+"""The visitorChallenge: a visitor's part in a challenge. The record, and its table."""
+
+import sqlalchemy as sa
+
+from agents import crud
+from agents.families.points.challenge_table import CHALLENGES
+from agents.families.visitors.visitor_table import VISITORS
+from schemas.model import Model
+from schemas.types import Flag, Instant, Int64, Omittable, Uuid
+from storage.table import Table
+
+
+class ProgressFields(Model):
+    points: Int64
+    total_entry_count: Int64
+    bonus_entry_count: Int64
+    last_entry_date: Instant | None
+    reward_unlocked: Flag
+    reward_received: Flag
+
+
+class VisitorChallengePatch(ProgressFields, partial=True):
+    pass
+
+
+class VisitorChallengeNew(Model):
+    challenge_id: Int64
+    registered_at: Omittable[Instant] = None
+
+
+class VisitorChallenge(ProgressFields):
+    visitor_id: Uuid
+    challenge_id: Int64
+    registered_date: Instant
+    creation_date: Instant
+    update_date: Instant
+    visitor_challenge_id: Int64
+
+
+VISITOR_CHALLENGES = Table(
+    "visitor_challenges",
+    VisitorChallenge,
+    family="points",
+    resource="visitorChallenge",
+    key="visitor_challenge_id",
+    parents={"visitor_id": VISITORS, "challenge_id": CHALLENGES},
+    conflicts={
+        "visitor_challenges_visitor_id_key": crud.already_exists(
+            "visitor_challenge", "The visitor takes part in this challenge already.", "challengeId"
+        )
+    },
+    hidden=[
+        # Higher is earlier, so that one direction of the index has the order of the ranking.
+        sa.Column("precedence", sa.BigInteger, nullable=False),
+        sa.UniqueConstraint("visitor_id", "challenge_id"),
+        sa.Index("visitor_challenges_challenge_id_idx", "challenge_id", "visitor_challenge_id"),
+        sa.Index("visitor_challenges_standing_idx", "challenge_id", "points", "precedence"),
+        # The few winners among very many participants.
+        sa.Index(
+            "visitor_challenges_unlocked_idx",
+            "challenge_id",
+            "visitor_challenge_id",
+            postgresql_where="reward_unlocked",
+        ),
+    ],
+)

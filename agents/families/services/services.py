@@ -1,0 +1,70 @@
+"""Services of a center, answered with their stores, targets, themes and segments, and how many checkins they had."""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from agents import crud
+from agents.families.services.segments import SERVICE_SEGMENTS, ServiceSegment
+from agents.families.services.service_table import SERVICES, Service, ServiceNew, ServicePatch
+from agents.families.services.stores import SERVICE_STORES, ServiceStore
+from agents.families.services.targets import SERVICE_TARGETS, TARGET_LINKS, ServiceTarget
+from agents.families.services.themes import SERVICE_THEMES, THEME_LINKS, ServiceTheme
+from agents.operation import Operations
+from schemas.replies import PageQuery
+from schemas.types import Instant, Int64, Omittable, PcCode
+from storage.statements import any_of
+from storage.tx import Tx
+
+
+class ServiceReply(Service):
+    stores: list[ServiceStore]
+    targets: list[ServiceTarget]
+    themes: list[ServiceTheme]
+    segments: list[ServiceSegment]
+    checkin_count: Int64
+
+
+class ServiceQuery(PageQuery):
+    pc_code: Omittable[PcCode] = None
+    end_date_since: Omittable[Instant] = None
+    end_date_until: Omittable[Instant] = None
+
+
+_COUNTS = sa.select(SERVICES.columns.service_id, SERVICES.columns.checkin_count).where(
+    any_of(SERVICES.columns.service_id, "ids")
+)
+
+
+async def _whole(tx: Tx, services: Sequence[Service]) -> Sequence[ServiceReply]:
+    ids = [service.service_id for service in services]
+    stores = await SERVICE_STORES.by_parent(tx, "service_id", ids)
+    segments = await SERVICE_SEGMENTS.by_parent(tx, "service_id", ids)
+    of_target = await TARGET_LINKS.by_parent(tx, "service_id", ids)
+    of_theme = await THEME_LINKS.by_parent(tx, "service_id", ids)
+    targets = await SERVICE_TARGETS.by_key(
+        tx, (link.service_target_id for links in of_target.values() for link in links)
+    )
+    themes = await SERVICE_THEMES.by_key(tx, (link.service_theme_id for links in of_theme.values() for link in links))
+    counts = {row.service_id: row.checkin_count for row in await tx.all(_COUNTS, {"ids": ids})}
+    return [
+        ServiceReply.widened(
+            service,
+            stores=stores[key],
+            segments=segments[key],
+            targets=[targets[link.service_target_id] for link in of_target[key]],
+            themes=[themes[link.service_theme_id] for link in of_theme[key]],
+            checkin_count=counts[key],
+        )
+        for key, service in zip(ids, services, strict=True)
+    ]
+
+
+_VIEW = crud.View(ServiceReply, _whole)
+
+OPERATIONS: Operations = (
+    crud.lists(SERVICES, "services.list", "GET /services", "List services", ServiceQuery, view=_VIEW),
+    crud.creates(SERVICES, "services.create", "POST /services", "Create a service", ServiceNew, view=_VIEW),
+    crud.gets(SERVICES, "services.get", "GET /services/{serviceId}", "Read a service", view=_VIEW),
+    crud.updates(SERVICES, "services.update", "PATCH /services/{serviceId}", "Update a service", ServicePatch),
+)

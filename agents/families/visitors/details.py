@@ -1,0 +1,67 @@
+"""Whole visitors, with what belongs to them, in a number of statements that does not grow with the page."""
+
+from collections.abc import Sequence
+
+from agents import crud
+from agents.families.optins.optins import OPTINS, Optin
+from agents.families.parking.cards import CARDS, Card
+from agents.families.parking.vehicles import VEHICLES, Vehicle
+from agents.families.points.rewards import REWARDS, Reward
+from agents.families.profile.visitor_centers import VISITOR_CENTERS, VisitorCenter
+from agents.families.visitors.external_ids import EXTERNAL_IDS, ExternalId
+from agents.families.visitors.visitor_table import VISITORS, Visitor
+from agents.operation import Operations
+from schemas.replies import PagingQuery
+from schemas.types import Instant, Omittable, Uuid
+from storage.tx import Tx
+
+
+class DetailsQuery(PagingQuery):
+    visitor_id: Omittable[Uuid] = None
+    creation_date_gte: Omittable[Instant] = None
+    creation_date_lt: Omittable[Instant] = None
+
+
+class VisitorDetails(Visitor):
+    """Cards and vehicles are those that are not deleted."""
+
+    external_ids: list[ExternalId]
+    optins: list[Optin]
+    rewards: list[Reward]
+    visitor_centers: list[VisitorCenter]
+    vehicles: list[Vehicle]
+    credit_cards: list[Card]
+
+
+async def _whole(tx: Tx, visitors: Sequence[Visitor]) -> Sequence[VisitorDetails]:
+    ids = [visitor.visitor_id for visitor in visitors]
+    external_ids = await EXTERNAL_IDS.by_parent(tx, "visitor_id", ids)
+    optins = await OPTINS.by_parent(tx, "visitor_id", ids)
+    rewards = await REWARDS.by_parent(tx, "visitor_id", ids)
+    centers = await VISITOR_CENTERS.by_parent(tx, "visitor_id", ids)
+    vehicles = await VEHICLES.by_parent(tx, "visitor_id", ids)
+    cards = await CARDS.by_parent(tx, "visitor_id", ids)
+    return [
+        VisitorDetails.widened(
+            visitor,
+            external_ids=external_ids[key],
+            optins=optins[key],
+            rewards=rewards[key],
+            visitor_centers=centers[key],
+            vehicles=[vehicle for vehicle in vehicles[key] if vehicle.deletion_date is None],
+            credit_cards=[card for card in cards[key] if card.deletion_date is None],
+        )
+        for key, visitor in zip(ids, visitors, strict=True)
+    ]
+
+
+OPERATIONS: Operations = (
+    crud.lists(
+        VISITORS,
+        "visitors.details",
+        "GET /visitors/details",
+        "List whole visitors",
+        DetailsQuery,
+        view=crud.View(VisitorDetails, _whole),
+    ),
+)

@@ -1,0 +1,44 @@
+"""A token with which a visitor takes part in a company's event."""
+
+from datetime import datetime, timedelta
+
+import jwt
+
+from agents.families.visitors.visitor_table import VISITORS
+from agents.operation import Operations, operation
+from schemas.faults import Unavailable
+from schemas.model import Model, NoFields
+from schemas.paths import VisitorPath
+from schemas.requests import Request
+from schemas.types import Instant, LongText, Text
+from storage.tx import Tx
+
+
+class TokenQuery(Model):
+    company_id: Text
+
+
+class EventToken(Model):
+    token: LongText
+    expires_at: Instant
+
+
+@operation(
+    "visitors.eventToken", "GET /visitors/{visitorId}/eventToken", summary="Get a token for a company's event",
+    path=VisitorPath, query=TokenQuery, reply=EventToken,
+)  # fmt: skip
+async def event_token(tx: Tx, request: Request[VisitorPath, TokenQuery, NoFields]) -> EventToken:
+    """A JSON Web Token (RFC 7519, HS256) with visitorId, companyId, iat and exp. Raises NotFound, and Unavailable where
+    no secret is configured."""
+    visitor_id = request.path.visitor_id
+    await VISITORS.require(tx, visitor_id)
+    if tx.signing is None:
+        raise Unavailable("not_configured", "Event tokens need VISITOR_WORKER_EVENT_TOKEN_SECRET.")
+    issued = tx.now.replace(microsecond=0)
+    expires: datetime = issued + timedelta(seconds=tx.signing.seconds)
+    claims = {"visitorId": str(visitor_id), "companyId": request.query.company_id, "iat": issued, "exp": expires}
+    token = jwt.encode(claims, tx.signing.secret, algorithm="HS256")
+    return EventToken.model_construct(token=token, expires_at=expires)
+
+
+OPERATIONS: Operations = (event_token,)

