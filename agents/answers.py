@@ -8,7 +8,7 @@ from urllib.parse import quote
 from agents.operation import Existing, Operation
 from schemas.faults import Fault, Invalid
 from schemas.model import Model
-from schemas.replies import Page, PagingQuery, page_links
+from schemas.replies import Page, PagingQuery, envelope, page_links
 from schemas.requests import Request
 
 
@@ -36,13 +36,9 @@ def of_value(operation: Operation, request: Request[Any, Any, Any], raw_query: d
             return Answer(operation.status, _selected(operation, request, value.items))
         case "record":
             data = _selected(operation, request, [value])[0]
-            return Answer(operation.status, {"data": data, "metadata": _metadata({})})
+            return Answer(operation.status, envelope(data))
     links = _links(operation, request, raw_query, value)
-    return Answer(operation.status, {"data": _selected(operation, request, value.items), "metadata": _metadata(links)})
-
-
-def _metadata(links: dict[str, str]) -> dict[str, Any]:
-    return {"version": 1, "_links": links}
+    return Answer(operation.status, envelope(_selected(operation, request, value.items), links))
 
 
 def _links(

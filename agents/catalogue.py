@@ -16,6 +16,7 @@ from agents.families.visits import visits
 from agents.operation import Catalogue as Catalogue
 from agents.operation import Operation as Operation
 from agents.operation import Operations
+from storage.table import TABLES
 
 FAMILIES: Mapping[str, Operations] = {
     "visits": visits.OPERATIONS,
@@ -63,4 +64,4 @@ FAMILIES: Mapping[str, Operations] = {
 }
 
 
-CATALOGUE = Catalogue(FAMILIES)
+CATALOGUE = Catalogue(FAMILIES, TABLES)

@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from pydantic import create_model
-from pydantic.alias_generators import to_snake
+from pydantic.alias_generators import to_camel, to_snake
 
-from agents.operation import Operation, declare
+from agents.operation import Operation, declare, pascal_case
 from schemas.faults import Conflict, Invalid, NotFound
 from schemas.model import Model
 from schemas.replies import FieldsQuery, Page, PageQuery, PagingQuery
@@ -25,8 +25,8 @@ Check = Callable[[Tx, Row, Fields], Awaitable[None]]
 
 @dataclass(frozen=True)
 class View(Generic[Row]):
-    """A reply that is not the row: less of it, or more. What is more comes from `build`, which takes all rows of a page at
-    once, so that a list takes a bounded number of statements."""
+    """A reply that is not the row. `build` makes the replies of all rows of a page at once, so that a list takes a
+    bounded number of statements; without it, the reply has some of the row's fields."""
 
     reply: type[Model]
     build: Callable[[Tx, Sequence[Row]], Awaitable[Sequence[Model]]] | None = None
@@ -84,7 +84,12 @@ def creates(
         return (await viewed(tx, view, [await table.insert(tx, _values(request.body) | _values(request.path))]))[0]
 
     path, reply = path_of(table, name, route), view.reply if view else table.row
-    return declare(name, route, summary=summary, path=path, body=body, reply=reply, handler=create)
+    # Under a path without parameters, records with the same key or the same parent stay in order.
+    references = tuple(to_camel(column) for column in (table.key, *table.parents) if column in body.model_fields)
+    return declare(
+        name, route, summary=summary, path=path, body=body, reply=reply, handler=create,
+        partition_key=() if path.model_fields else references,
+    )  # fmt: skip
 
 
 def already_exists(what: str, message: str, field: str | None = None) -> Callable[[], Conflict]:
@@ -177,8 +182,7 @@ def path_of(table: Table[Any], name: str, route: str) -> type[Model]:
     """A route's places are columns of the table, and have their types."""
     columns = [to_snake(place) for place in re.findall(r"{(\w+)}", route)]
     fields: dict[str, Any] = {column: (_declared(table, column), ...) for column in columns}
-    title = "".join(part[0].upper() + part[1:] for part in name.split("."))
-    return create_model(f"{title}Path", __base__=Model, **fields)
+    return create_model(f"{pascal_case(name)}Path", __base__=Model, **fields)
 
 
 def _declared(table: Table[Any], column: str) -> Any:

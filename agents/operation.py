@@ -15,7 +15,9 @@ from schemas.model import Model, NoFields
 from schemas.replies import Listing, Record
 from schemas.requests import Request
 from schemas.shapes import shape_of
+from storage.table import Table
 from storage.tx import Tx
+from topics import names
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,12 @@ class Operation:
     """Also answers 200, see Existing."""
     sorts: Sequence[str]
     """The reply fields by which `sort` can sort; empty where there is no `sort`."""
+    at_least_one: Sequence[str]
+    """Body fields of which at least one is needed."""
+    faults: Sequence[type[Fault]]
+    """Faults beyond those that its method, path and body imply."""
+    partition_key: Sequence[str]
+    """Fields of the path or body; the first one that is present decides the partition of a request over HTTP."""
     dump: Callable[[Any], Any]
     """A row as the plain data of its reply: exactly the fields of `item`, whatever else the row has."""
     handler: Handler | None = None
@@ -99,12 +107,15 @@ def declare(
     status: int | None = None,
     upserts: bool = False,
     sorted_by: type[Model] | None = None,
+    at_least_one: Sequence[str] = (),
+    faults: Sequence[type[Fault]] = (),
+    partition_key: Sequence[str] = (),
     handler: Handler | None = None,
     batch: BatchHandler | None = None,
 ) -> Operation:
-    """An operation from its parts; its status is that of its method unless `status` says another, and it sorts by the
-    single values of its reply unless `sorted_by` has others. Raises ValueError, at import, where the route and the path
-    model differ."""
+    """Make an operation. By default its status is that of its method, it sorts by the scalar fields of its reply, and
+    its requests are partitioned by the first parameter of its path. Raises ValueError, at import, if the route and the
+    path model differ."""
     found = _ROUTE.fullmatch(route)
     if found is None:
         raise ValueError(f"{name}: {route!r} is not METHOD /path")
@@ -124,6 +135,9 @@ def declare(
         dump=TypeAdapter(reply or NoFields).dump_python,
         status=status or _status(found[1], reply is not None),
         upserts=upserts,
+        at_least_one=at_least_one,
+        faults=faults,
+        partition_key=partition_key or tuple(_PLACE.findall(found[2])[:1]),
         sorts=tuple(_single_values(sorted_by or reply or NoFields)) if "sort" in query.model_fields else (),
         handler=handler,
         batch=batch,
@@ -146,6 +160,11 @@ def _single_values(model: type[Model]) -> Iterator[str]:
         base = shape_of(field.annotation).base
         if base not in (list, dict) and not issubclass(base, BaseModel):
             yield str(field.serialization_alias)
+
+
+def pascal_case(name: str) -> str:
+    """`visits.create` as `VisitsCreate`, the beginning of the names of its models and schemas."""
+    return "".join(part[0].upper() + part[1:] for part in name.split("."))
 
 
 def operation(name: str, route: str, **parts: Any) -> Callable[[Handler], Operation]:
@@ -192,13 +211,20 @@ async def apply_each(
 
 
 class Catalogue:
-    """Operations by name and by family. Raises ValueError, at start, where two share a name or a route."""
+    """Operations by name and by family, and the tables whose changes are published. Raises ValueError, at start, where
+    two operations share a name or a route."""
 
-    def __init__(self, families: Mapping[str, Operations]) -> None:
+    def __init__(self, families: Mapping[str, Operations], tables: Iterable[Table[Any]] = ()) -> None:
         self.families = families
+        self.tables = tuple(tables)
         self.operations: list[Operation] = [operation for group in families.values() for operation in group]
         self.by_name = {operation.name: operation for operation in self.operations}
         self.family_of = {operation.name: family for family, group in families.items() for operation in group}
+        self.topic_of = {
+            operation.name: names.QUERIES if operation.is_query else names.requests(self.family_of[operation.name])
+            for operation in self.operations
+        }
+        """The topic that takes the requests of an operation."""
         _unique("name", [operation.name for operation in self.operations])
         _unique("route", [f"{operation.method} {operation.path}" for operation in self.operations])
 
@@ -208,9 +234,9 @@ class Catalogue:
         return inspect.cleandoc(import_module(f"agents.families.{family}").__doc__ or "")
 
 
-def _unique(kind: str, names: Iterable[str]) -> None:
+def _unique(kind: str, values: Iterable[str]) -> None:
     seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise ValueError(f"two operations have the {kind} {name}")
-        seen.add(name)
+    for value in values:
+        if value in seen:
+            raise ValueError(f"two operations have the {kind} {value}")
+        seen.add(value)

@@ -5,15 +5,15 @@ from datetime import datetime
 from typing import Any
 
 from agents.answers import Answer
-from agents.operation import Catalogue, Operation
+from agents.operation import Catalogue, Operation, pascal_case
 from schemas.changes import Change
 from schemas.faults import Errors, Invalid
 from schemas.replies import Metadata
-from storage.table import TABLES
+from storage.table import Table
 from storage.tx import EntityChange
 from topics import avro, json, names
 from topics.avro import Codec, Schema
-from topics.envelope import AVRO, JSON, InvalidMessage
+from topics.envelope import JSON, InvalidMessage
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,17 @@ class Wire:
     """Reads requests and writes results and changes; made once, at start."""
 
     def __init__(self, catalogue: Catalogue) -> None:
-        self.requests = {op.name: avro.request_schema(title(op), op.request.parts()) for op in catalogue.operations}
+        self.requests = {
+            op.name: avro.request_schema(pascal_case(op.name), op.request.parts()) for op in catalogue.operations
+        }
         self.results = {op.name: _result_schema(op) for op in catalogue.operations}
-        self.changes = {table.resource: avro.record_of(Change[table.row]) for table in TABLES}  # type: ignore[name-defined]
+        self.changes = {table.resource: _change_schema(table) for table in catalogue.tables}
         self._codec = Codec([*self.requests.values(), *self.results.values(), *self.changes.values()])
         self._ids = {
             op.name: _Ids(avro.schema_id(self.requests[op.name]), avro.schema_id(self.results[op.name]), _branch(op))
             for op in catalogue.operations
         }
-        self._after = {table.resource: f"{avro.NAMESPACE}.{table.row.__name__}" for table in TABLES}
+        self._after = {table.resource: f"{avro.NAMESPACE}.{table.row.__name__}" for table in catalogue.tables}
         self.change_ids = {resource: avro.schema_id(schema) for resource, schema in self.changes.items()}
 
     def ids(self, operation: str) -> dict[str, int]:
@@ -116,9 +118,9 @@ class Wire:
         return json.read(value) if content_type == JSON else self._codec.read(value)[1]
 
 
-def title(operation: Operation) -> str:
-    """`visits.create` as `VisitsCreate`."""
-    return "".join(part[0].upper() + part[1:] for part in operation.name.split("."))
+def _change_schema(table: Table[Any]) -> Schema:
+    schema: Schema = avro.record_of(Change[table.row])  # type: ignore[name-defined]
+    return schema
 
 
 def _branch(operation: Operation) -> str | None:
@@ -128,12 +130,12 @@ def _branch(operation: Operation) -> str | None:
         case "object":
             assert operation.item is not None
             return f"{avro.NAMESPACE}.{operation.item.__name__}"
-    return f"{avro.NAMESPACE}.{title(operation)}Reply"
+    return f"{avro.NAMESPACE}.{pascal_case(operation.name)}Reply"
 
 
 def _result_schema(operation: Operation) -> Schema:
     known: set[str] = set()
-    return avro.result_schema(title(operation), _body_schema(operation, known), Errors, known)
+    return avro.result_schema(pascal_case(operation.name), _body_schema(operation, known), Errors, known)
 
 
 def _body_schema(operation: Operation, known: set[str]) -> Any:
@@ -151,8 +153,5 @@ def _body_schema(operation: Operation, known: set[str]) -> Any:
     data = avro.array_of(record) if operation.shape == "page" else record
     fields = [{"name": "data", "type": data}, {"name": "metadata", "type": metadata}]
     return {
-        "type": "record", "name": f"{title(operation)}Reply", "namespace": avro.NAMESPACE, "fields": fields,
+        "type": "record", "name": f"{pascal_case(operation.name)}Reply", "namespace": avro.NAMESPACE, "fields": fields,
     }  # fmt: skip
-
-
-__all__ = ["AVRO", "JSON", "Wire", "title"]

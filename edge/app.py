@@ -25,6 +25,7 @@ from edge.keys import Identity, Keys
 from edge.reply_router import Reply, ReplyRouter
 from edge.settings import HttpSettings
 from schemas.faults import Bug, Fault, Forbidden, Invalid, MethodNotAllowed, NoAnswer, NotFound, RateLimited, TooLarge
+from schemas.replies import envelope
 from topics import json, names
 from topics.envelope import JSON, ReplyTo, RequestHeaders
 from topics.kafka import KafkaSettings, Outgoing
@@ -121,7 +122,7 @@ class Edge:
         with self._waiting(identity):
             if not operation.is_query and "respond-async" in request.headers.get("prefer", "").lower():
                 await self._router.send(self._message(operation, head, parts))
-                accepted = {"data": {"requestId": head.request_id}, "metadata": {"version": 1, "_links": {}}}
+                accepted = envelope({"requestId": head.request_id})
                 return _json(202, accepted, used | {"Preference-Applied": "respond-async"})
             status, body = await self._reply_to(operation, head, parts)
         return _response(status, None if body == b"null" else body, used)
@@ -153,17 +154,15 @@ class Edge:
             reply.cancel()
 
     def _message(self, operation: Operation, head: RequestHeaders, parts: dict[str, Any]) -> Outgoing:
-        topic = names.QUERIES if operation.is_query else names.requests(self._catalogue.family_of[operation.name])
-        return Outgoing(topic, json.write(parts), _partition_key(parts, head), head.encode())
+        topic = self._catalogue.topic_of[operation.name]
+        return Outgoing(topic, json.write(parts), _partition_key(operation, parts, head.request_id), head.encode())
 
 
-def _partition_key(parts: dict[str, Any], head: RequestHeaders) -> bytes:
-    """What should stay in order goes to one partition: the first place of the path, else whom the body names."""
+def _partition_key(operation: Operation, parts: dict[str, Any], request_id: str) -> bytes:
+    """Requests with the same key stay in order, because they go to the same partition."""
     body = parts.get("body")
-    body = body if isinstance(body, dict) else {}
-    named = [body.get(name) for name in ("visitorId", "barcode", "licensePlate", "email", "pcCode")]
-    places = [value for name, value in parts.get("path", {}).items() if name != "visitType"]
-    return next((str(value) for value in (*places, *named) if value), head.request_id).encode()
+    fields = (body if isinstance(body, dict) else {}) | parts.get("path", {})
+    return next((str(fields[name]) for name in operation.partition_key if fields.get(name)), request_id).encode()
 
 
 _KEY = re.compile(headers.KEY_PATTERN)

@@ -1,7 +1,8 @@
 """OpenAPI 3.1 of all operations, from the catalogue."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -9,7 +10,6 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from agents.catalogue import Catalogue, Operation
 from edge import headers, responses
-from edge.about import ABOUT
 from edge.translate import message_only, needs_body
 from schemas.faults import Errors
 from topics.envelope import JSON
@@ -20,8 +20,8 @@ Document = dict[str, Any]
 LONG_ENUM = 100
 """Values; a longer enumeration is a component of its own."""
 
-AT_LEAST_ONE: Mapping[str, Sequence[str]] = {"visits.create": ("visitorId", "barcode", "licensePlate")}
-"""Fields of a body of which one has to be there."""
+_ABOUT = Path(__file__).with_name("about.md").read_text()
+"""The rules that hold for all operations, as the introduction of /docs."""
 
 
 @dataclass
@@ -54,7 +54,7 @@ def describe(catalogue: Catalogue) -> Document:
     schemas = _tidy(known.schemas, shared) | shared
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Visitor service", "version": "1", "description": ABOUT},
+        "info": {"title": "Visitor service", "version": "1", "description": _ABOUT},
         "paths": described["paths"],
         "components": {
             "schemas": _used(schemas, described),
@@ -90,8 +90,8 @@ def _narrow(operation: Operation, known: _Components) -> None:
         schema.pop("description", None)  # it is about them
         for name in hidden:
             schema["properties"].pop(name, None)
-    if operation.name in AT_LEAST_ONE:
-        schema["anyOf"] = [{"required": [name]} for name in AT_LEAST_ONE[operation.name]]
+    if operation.at_least_one:
+        schema["anyOf"] = [{"required": [name]} for name in operation.at_least_one]
 
 
 def _operation(catalogue: Catalogue, operation: Operation, known: _Components) -> Document:

@@ -53,11 +53,6 @@ FAULTS: Mapping[type[Fault], str] = {
 }
 _ANY = (Invalid, Unauthorized, Forbidden, TooLarge, RateLimited, Bug, Unavailable, NoAnswer)
 _WRITES = (Conflict, KeyReused)
-_MISSING = (
-    *("visits.list", "checkins.createByBarcode"),  # the visitor of a barcode or plate
-    *("visitors.create", "visitors.createPartial", "visitors.flagContacts"),  # repeated after the visitor was erased
-)
-"""What answers 404 though its path names nothing."""
 
 
 def shared(errors: Document) -> Document:
@@ -98,9 +93,8 @@ def _faults(operation: Operation) -> Iterator[type[Fault]]:
     yield from _ANY
     if not operation.is_query:
         yield from _WRITES
-    if operation.name == "visits.list":
-        yield Conflict  # visitorId, barcode and licensePlate may name different visitors
     if "body" in operation.request.parts():
         yield UnsupportedMediaType
-    if "{" in operation.path or operation.name in _MISSING:
+    if "{" in operation.path:
         yield NotFound
+    yield from operation.faults

@@ -19,6 +19,11 @@ class Metadata(Model):
     links: dict[str, str] = Field(default={}, alias="_links", serialization_alias="_links")
 
 
+def envelope(data: Any, links: dict[str, str] | None = None) -> dict[str, Any]:
+    """The plain data of a `Record` or `Listing`."""
+    return {"data": data, "metadata": {"version": 1, "_links": links or {}}}
+
+
 class Record(Model, Generic[Item]):
     """The reply about one record."""
 

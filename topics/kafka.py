@@ -104,8 +104,8 @@ class Producer:
             await _close(client)
 
     async def send(self, messages: Sequence[Outgoing]) -> None:
-        """Send in order and wait until the broker has all, within `SEND_LIMIT`. Raises DeliveryError, then possibly after
-        a part of them."""
+        """Send in order and wait until the broker has all, within `SEND_LIMIT`. Raises DeliveryError, then
+        possibly after a part of them."""
         client = self._client
         try:
             async with asyncio.timeout(SEND_LIMIT):

@@ -1,0 +1,11 @@
+"""The engine of a worker, in the order in which a request passes through it.
+
+- `engine`: starts and stops everything, and watches progress.
+- `group_consumer`, `app`: a Faust app in a consumer group, which hands events to lanes.
+- `lanes`: a queue and a task for each assigned partition.
+- `decode`: from a record to a valid request.
+- `processor`: applies a batch and publishes its results and dead letters.
+- `apply`: one transaction for a batch, with inbox and outbox.
+- `publisher`: from the outbox to the change topics.
+- `retry`, `breaker`, `progress`, `telemetry`, `settings`: what the others share.
+"""

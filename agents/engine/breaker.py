@@ -26,7 +26,7 @@ class Breaker:
         count = sum(self._failed)
         if len(self._failed) >= LEAST and count > self._limit * len(self._failed):
             raise NearlyEverythingFails(
-                f"{count} of the last {len(self._failed)} requests met a bug or were invalid_message. Look at the newest"
+                f"{count} of the last {len(self._failed)} messages met a bug or were unreadable. Look at the newest"
                 " dead letters; nothing of the last batch was acknowledged. Where all of them are to be dead letters,"
                 " start with VISITOR_WORKER_FAILURE_LIMIT=1."
             )

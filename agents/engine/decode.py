@@ -96,10 +96,7 @@ def caller_of(source: str | None) -> Caller:
 class Decoder:
     def __init__(self, catalogue: Catalogue, wire: Wire) -> None:
         self._operations = catalogue.by_name
-        self._topics = {
-            operation.name: names.QUERIES if operation.is_query else names.requests(catalogue.family_of[operation.name])
-            for operation in catalogue.operations
-        }
+        self._topics = catalogue.topic_of
         self._wire = wire
 
     def decode(self, record: Record) -> Decoded:

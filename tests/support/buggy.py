@@ -13,6 +13,7 @@ from runtime import logs, settings, worker_process
 from schemas.model import Model, NoFields
 from schemas.requests import Request
 from schemas.types import Int64
+from storage.table import TABLES
 from storage.tx import Tx
 
 BEYOND = 77
@@ -48,7 +49,7 @@ async def slow(tx: Tx, request: Request[NoFields, NoFields, NoFields]) -> Fragil
     return Fragile(value=0)
 
 
-CATALOGUE = Catalogue({**FAMILIES, "visits": (*FAMILIES["visits"], fragile, stuck, slow)})
+CATALOGUE = Catalogue({**FAMILIES, "visits": (*FAMILIES["visits"], fragile, stuck, slow)}, TABLES)
 
 
 def main() -> int:

@@ -277,7 +277,7 @@ class Results:
 
 
 def request_topic(operation: str) -> str:
-    return names.QUERIES if CATALOGUE.by_name[operation].is_query else names.requests(CATALOGUE.family_of[operation])
+    return CATALOGUE.topic_of[operation]
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from agents.families.centers.centers import CENTERS
 from agents.families.services.service_table import SERVICES, Service
 from agents.families.visitors.visitor_table import VISITORS
 from agents.operation import Operations, apply_each, batch_operation
-from schemas.faults import Conflict, Invalid, refuse
+from schemas.faults import Conflict, Invalid, NotFound, refuse
 from schemas.model import Model, NoFields
 from schemas.paths import VisitorPath
 from schemas.replies import PageQuery
@@ -160,7 +160,7 @@ async def create(calls: Sequence[tuple[Tx, Request[VisitorPath, NoFields, Checki
 
 @batch_operation(
     "checkins.createByBarcode", "POST /checkins", summary="Check in the visitor with a barcode at a service",
-    body=CheckinByBarcode, reply=Checkin,
+    body=CheckinByBarcode, reply=Checkin, partition_key=("barcode",), faults=(NotFound,),
 )  # fmt: skip
 async def create_by_barcode(calls: Sequence[tuple[Tx, Request[NoFields, NoFields, CheckinByBarcode]]]) -> Sequence[Any]:
     """As checkins.create, for the visitor with this barcode."""

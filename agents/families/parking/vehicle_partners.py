@@ -48,7 +48,9 @@ VEHICLE_PARTNERS = Table(
         "visitor_id": VISITORS, "vehicle_id": VEHICLES, "visitor_center_id": VISITOR_CENTERS, "pc_code": CENTERS,
     },
     conflicts={
-        "vehicle_partners_one": crud.already_exists("vehicle_partner", "The vehicle has an id of this partner and center.")
+        "vehicle_partners_one": crud.already_exists(
+            "vehicle_partner", "The vehicle has an id of this partner and center."
+        )
     },
     hidden=[
         # The center that is meant, whether by its pcCode or by a center of the visitor.

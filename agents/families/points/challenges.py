@@ -58,7 +58,10 @@ _TEXTS = {"display_name": "displayName", "description": "description", "reward_d
 """The wire names of the lists of texts, which their texts have as their type."""
 
 
-@operation("challenges.create", "POST /challenges", summary="Add a challenge", body=ChallengeNew, reply=Challenge)
+@operation(
+    "challenges.create", "POST /challenges", summary="Add a challenge",
+    body=ChallengeNew, reply=Challenge, partition_key=("pcCode",),
+)  # fmt: skip
 async def create(tx: Tx, request: Request[NoFields, NoFields, ChallengeNew]) -> Challenge:
     """Raises Invalid for an unknown center."""
     body = request.body

@@ -119,7 +119,9 @@ EXTERNAL_IDS = Table(
     key="external_id_key",
     parents={"visitor_id": VISITORS, "pc_code": CENTERS},
     conflicts={
-        "external_ids_one_of_a_type": crud.already_exists("external_id", "The visitor has an id of this type.", "externalType"),
+        "external_ids_one_of_a_type": crud.already_exists(
+            "external_id", "The visitor has an id of this type.", "externalType"
+        ),
         "external_ids_one_visitor": crud.already_exists("external_id", "Another visitor has this id.", "externalId"),
     },
     derived={"folded_id": ("external_id", fold)},

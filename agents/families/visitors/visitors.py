@@ -24,7 +24,7 @@ from agents.families.visitors.visitor_table import (
 )
 from agents.operation import Operations, operation
 from schemas.emails import mailbox
-from schemas.faults import Invalid, refuse
+from schemas.faults import Invalid, NotFound, refuse
 from schemas.model import ListOf, Model, NoFields
 from schemas.replies import Page
 from schemas.requests import Request
@@ -96,7 +96,13 @@ _FLAG = (
 _WITH_EMAIL = sa.select(VISITORS.sql).where(_C.email_key == sa.bindparam("email_key")).with_for_update(key_share=True)
 
 
-@operation("visitors.create", "POST /visitors", summary="Add a new visitor", body=VisitorNew, reply=Visitor)
+_REPEATED_AFTER_ERASURE = (NotFound,)
+
+
+@operation(
+    "visitors.create", "POST /visitors", summary="Add a new visitor",
+    body=VisitorNew, reply=Visitor, partition_key=("email",), faults=_REPEATED_AFTER_ERASURE,
+)  # fmt: skip
 async def create(tx: Tx, request: Request[NoFields, NoFields, VisitorNew]) -> Visitor:
     """A new full visitor. Where the email is a partial visitor's, that visitor is upgraded instead and keeps its
     visitorId and barcode. Raises Conflict where it is a full visitor's."""
@@ -152,7 +158,7 @@ async def _upgrade(tx: Tx, known: Any, fields: dict[str, Any]) -> Visitor:
 
 @operation(
     "visitors.createPartial", "POST /visitors/partial", summary="Add a visitor of whom little is known",
-    body=PartialVisitorNew, reply=Visitor,
+    body=PartialVisitorNew, reply=Visitor, partition_key=("email",), faults=_REPEATED_AFTER_ERASURE,
 )  # fmt: skip
 async def create_partial(tx: Tx, request: Request[NoFields, NoFields, PartialVisitorNew]) -> Visitor:
     """The preferredCenter becomes its favourite center. Raises Conflict for an email that a visitor has, and Invalid
@@ -171,7 +177,7 @@ async def create_partial(tx: Tx, request: Request[NoFields, NoFields, PartialVis
 
 @operation(
     "visitors.flagContacts", "PATCH /visitors", summary="Flag emails and phones of several visitors",
-    body=ListOf[ContactFlagsPatch], reply=VisitorContact, shape="page", status=200,
+    body=ListOf[ContactFlagsPatch], reply=VisitorContact, shape="page", status=200, faults=_REPEATED_AFTER_ERASURE,
 )  # fmt: skip
 async def flag_contacts(tx: Tx, request: Request[NoFields, NoFields, ListOf[ContactFlagsPatch]]) -> Page[Visitor]:
     """All or none. Of several entries about one visitor, the later one counts where both set a flag; each is answered

@@ -15,7 +15,7 @@ from agents.families.centers.centers import CENTERS
 from agents.families.parking.vehicles import VEHICLES
 from agents.families.visitors.visitor_table import VISITORS
 from agents.operation import Operations, apply_each, batch_operation, operation
-from schemas.faults import Conflict, Fault, Invalid
+from schemas.faults import Conflict, Fault, Invalid, NotFound
 from schemas.marks import MessageOnly
 from schemas.model import Model, NoFields
 from schemas.plates import plate_key
@@ -200,6 +200,8 @@ _MOVE_VEHICLES = _move_forward(VEHICLES, "last_parking_session")
     body=VisitNew,
     reply=Visit,
     shape="object",
+    at_least_one=tuple(str(field.serialization_alias) for field in Identification.model_fields.values()),
+    partition_key=("visitorId", "barcode", "licensePlate"),
 )
 async def create(calls: Sequence[tuple[Tx, Request[VisitPath, NoFields, VisitNew]]]) -> list[VisitEvent | Fault]:
     """Keep visits. An entry moves the visitor's lastVisitDate and the vehicle's lastParkingSession forward; that is
@@ -228,7 +230,7 @@ async def _move(conn: Tx, statement: Any, dated: Iterable[tuple[Any, datetime]])
 
 @operation(
     "visits.list", "GET /visits", summary="List the visits of a visitor to a center",
-    query=VisitQuery, reply=Visit, shape="array",
+    query=VisitQuery, reply=Visit, shape="array", faults=(NotFound, Conflict),
 )  # fmt: skip
 async def list_visits(tx: Tx, request: Request[NoFields, VisitQuery, NoFields]) -> Page[VisitEvent]:
     """The visits of one visitor to one center, found by the same rules as when a visit is reported."""
