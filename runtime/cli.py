@@ -211,9 +211,10 @@ def key(
 
 @app.command(name="settings")
 def settings_command() -> None:
-    """List all settings with their meaning."""
-    for name, meaning in settings.known().items():
-        typer.echo(f"{name:36} {meaning}".rstrip())
+    """List all settings with their defaults and meanings."""
+    for name, setting in settings.known().items():
+        default = f" [{setting.default}]" if setting.default else ""
+        typer.echo(f"{name:36} {setting.meaning}{default}")
 
 
 async def _patiently(attempt: Any) -> Any:

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from agents.engine.settings import WorkerSettings
@@ -21,12 +22,14 @@ PREFIX = "VISITOR_"
 
 class DevSettings(BaseModel):
     kafka_port: int = Field(9092, ge=1, le=65535, description="Port of the embedded Kafka.")
-    visits_per_second: float = Field(5.0, gt=0, le=10_000, description="Pace of the simulated gateways.")
+    visits_per_second: float = Field(5.0, gt=0, le=10_000, description="Rate of the simulated gateways.")
 
 
 class LogSettings(BaseModel):
-    format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON.")
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = Field(
+        "auto", description="json, console, or auto: console on a terminal, else JSON."
+    )
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error.")
 
 
 class Settings(BaseSettings):
@@ -68,19 +71,31 @@ def load() -> Settings:
         raise WrongSetting("\n".join(_wrong(item["loc"], item["msg"]) for item in error.errors())) from None
 
 
-def known() -> Mapping[str, str]:
-    """Every variable with what it is for."""
+class Setting(NamedTuple):
+    """A variable as users see it; `default` is empty where there is none."""
+
+    default: str
+    meaning: str
+
+
+def known() -> Mapping[str, Setting]:
+    """Every variable."""
     return dict(_variables())
 
 
-def _variables() -> Iterator[tuple[str, str]]:
+def _variables() -> Iterator[tuple[str, Setting]]:
     for name, field in Settings.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             for inner, info in kind.model_fields.items():
-                yield f"{PREFIX}{name}_{inner}".upper(), info.description or ""
+                yield f"{PREFIX}{name}_{inner}".upper(), _setting(info)
         else:
-            yield f"{PREFIX}{name}".upper(), field.description or ""
+            yield f"{PREFIX}{name}".upper(), _setting(field)
+
+
+def _setting(field: FieldInfo) -> Setting:
+    default = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
+    return Setting("" if default is None else str(default), field.description or "")
 
 
 def _unknown(name: str) -> str:

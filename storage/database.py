@@ -28,8 +28,8 @@ class DatabaseSettings(BaseModel):
         SecretStr("postgresql+asyncpg://visitor@localhost:5432/visitor"),
         description="SQLAlchemy URL with the asyncpg driver; TLS by ?ssl=require.",
     )
-    connections: int = Field(2, ge=1, description="Connections of a worker that apply requests.")
-    query_connections: int = Field(4, ge=1, description="Connections of a worker that answer reads.")
+    connections: int = Field(2, ge=1, description="Connections of a worker for requests.")
+    query_connections: int = Field(4, ge=1, description="Connections of a worker for reads.")
 
 
 def connect(settings: DatabaseSettings, *, connections: int, read_only: bool = False) -> AsyncEngine:

@@ -31,14 +31,18 @@ idle-in-transaction timeout is longer."""
 class KafkaSettings(BaseModel):
     """How to reach Kafka; names and values as in Kafka's own client settings."""
 
-    bootstrap: str = "localhost:9092"
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    sasl_username: str | None = None
-    sasl_password: SecretStr | None = None
-    ssl_cafile: str | None = None
-    ssl_certfile: str | None = None
-    ssl_keyfile: str | None = None
+    bootstrap: str = Field("localhost:9092", description="Addresses of brokers, comma-separated.")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."
+    )
+    sasl_username: str | None = Field(None, description="User of the SASL mechanism.")
+    sasl_password: SecretStr | None = Field(None, description="Password of the SASL mechanism.")
+    ssl_cafile: str | None = Field(None, description="File with the CA certificates to trust; by default the system's.")
+    ssl_certfile: str | None = Field(None, description="File with the client's certificate, for mutual TLS.")
+    ssl_keyfile: str | None = Field(None, description="File with the client's private key, for mutual TLS.")
     partitions: int = Field(6, ge=1, description="Partitions of a topic that `visitor topics` creates.")
     replication: int = Field(3, ge=1, description="Replicas of a topic that `visitor topics` creates.")
     min_insync: int = Field(2, ge=1, description="min.insync.replicas of a topic that `visitor topics` creates.")

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 from markdown_it import MarkdownIt
 
-from runtime import sample
+from runtime.dev import sample
 from tests.support.stack import Stack, eventually
 from topics import names
 
@@ -53,8 +53,9 @@ def _named(block: Block) -> str:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def people(stack: Stack) -> list[sample.Known]:
-    return await sample.create(stack.url)
+async def people(stack: Stack) -> list[sample.SamplePerson]:
+    await sample.ensure(stack.url)
+    return await sample.find(stack.url)
 
 
 @pytest.fixture(scope="session")
@@ -74,13 +75,15 @@ def _here(stack: Stack, code: str) -> str:
     return code.replace("127.0.0.1:9092", stack.servers.kafka).replace("http://127.0.0.1:8080", stack.url)
 
 
-@pytest.mark.parametrize("block", _blocks("json"), ids=_named)
+@pytest.mark.parametrize("block", list(_blocks("json")), ids=_named)
 def test_json_in_the_docs_is_json(block: Block) -> None:
     assert isinstance(json.loads(block.code), dict)
 
 
-@pytest.mark.parametrize("block", _blocks("sh"), ids=_named)
-async def test_commands_in_the_docs_work(stack: Stack, reader: Path, people: list[sample.Known], block: Block) -> None:
+@pytest.mark.parametrize("block", list(_blocks("sh")), ids=_named)
+async def test_commands_in_the_docs_work(
+    stack: Stack, reader: Path, people: list[sample.SamplePerson], block: Block
+) -> None:
     for command in re.split(r"(?<!\\)\n", _here(stack, block.code).strip()):
         followed = FOLLOWS.search(command)
         if followed:
@@ -129,14 +132,14 @@ async def _new_result(stack: Stack, family: str, source: str) -> int:
     return int(record.value["status"])
 
 
-async def test_the_first_visit_is_stored(stack: Stack, reader: Path, people: list[sample.Known]) -> None:
+async def test_the_first_visit_is_stored(stack: Stack, reader: Path, people: list[sample.SamplePerson]) -> None:
     process = await _start(stack, reader, _program("first_visit.py"))
     assert await process.wait() == 0
     assert await _new_result(stack, "visits", "gateway/paris-nord-1") == 201
 
 
 async def test_the_consent_and_the_checkin_are_stored_and_the_crm_has_the_consent(
-    stack: Stack, reader: Path, people: list[sample.Known], client: httpx.AsyncClient
+    stack: Stack, reader: Path, people: list[sample.SamplePerson], client: httpx.AsyncClient
 ) -> None:
     person = next(person for person in people if person.pc_code == "FR-SC-4TEMPS")
     services = (await client.get("/services", params={"pcCode": person.pc_code})).json()["data"]
@@ -199,7 +202,7 @@ def test_every_program_in_the_docs_is_run_by_a_test() -> None:
 LINK = re.compile(r"\]\(([^)#\s]+)?(#[^)\s]+)?\)")
 
 
-@pytest.mark.parametrize("page", dict.fromkeys(PAGES), ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", list(dict.fromkeys(PAGES)), ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files_and_headings(page: Path) -> None:
     for target, anchor in LINK.findall(page.read_text()):
         if target.startswith(("http:", "https:")):

@@ -89,3 +89,12 @@ def test_a_wrong_file_of_keys_is_named(tmp_path: Path, text: str) -> None:
 def test_a_probe_does_not_load_the_operations() -> None:
     code = "import runtime.cli, sys; sys.exit('agents.catalogue' in sys.modules or 'fastapi' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_docs_list_every_setting_with_its_default_and_meaning() -> None:
+    rows = [
+        f"| `{name}` | {f'`{setting.default}`' if setting.default else ''} | {setting.meaning} |"
+        for name, setting in settings.known().items()
+    ]
+    table = "\n".join(["| variable | default | meaning |", "| --- | --- | --- |", *rows])
+    assert table in (Path(__file__).parents[2] / "docs" / "settings.md").read_text(), f"it should have\n{table}"
