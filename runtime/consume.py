@@ -20,6 +20,7 @@ async def follow(kafka: KafkaSettings, topic: str, *, from_beginning: bool) -> N
         **kafka.client(),
         enable_auto_commit=False,
         auto_offset_reset="earliest" if from_beginning else "latest",
+        isolation_level="read_committed",
     )
     try:
         await consumer.start()

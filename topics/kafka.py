@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed, TransactionalIdAuthorizationFailed
 from aiokafka.helpers import create_ssl_context
 from aiokafka.partitioner import murmur2
 from pydantic import BaseModel, Field, SecretStr
@@ -26,6 +26,11 @@ DELIVERY_TIMEOUT = 20.0
 SEND_LIMIT = 25.0
 """Seconds for a whole send, connecting included. The publisher holds its lock while it sends, so the database's
 idle-in-transaction timeout is longer."""
+TRANSACTION_TIMEOUT = SEND_LIMIT + 5
+"""Seconds after which Kafka, which looks every ten, aborts a transaction whose producer is gone. Consumers of what is
+committed wait until then; a producer that takes over ends it at once."""
+_END_SECONDS = 5.0
+"""Seconds that a client gets to end."""
 
 
 class KafkaSettings(BaseModel):
@@ -114,56 +119,31 @@ class Producer:
         try:
             async with asyncio.timeout(SEND_LIMIT):
                 client = await self._connected()
-                placed: dict[tuple[str, int | None], list[Outgoing]] = {}
-                for message in messages:
-                    partition = message.partition
-                    if partition is None and message.partition_key is not None:
-                        partition = partition_of(message.partition_key, await self.partitions(message.topic))
-                    placed.setdefault((message.topic, partition), []).append(message)
-                await asyncio.gather(*(_send_group(client, *place, group) for place, group in placed.items()))
+                await _deliver(client, messages)
         except MessageSizeTooLargeError as error:
-            raise DeliveryError(f"{type(error).__name__}: {error}") from error
+            raise DeliveryError(_told(error)) from error
         except (KafkaError, TimeoutError, OSError) as error:
             await self._discard(client)
-            raise DeliveryError(f"{type(error).__name__}: {error}") from error
+            raise DeliveryError(_told(error)) from error
 
     async def partitions(self, topic: str) -> int:
         """How many partitions a topic has. Raises DeliveryError."""
         client = await self._connected()
-        known = client.client.cluster.partitions_for_topic(topic)
-        if known:
-            return len(known)
         try:
-            return len(await client.partitions_for(topic))
+            return await _partitions(client, topic)
         except (KafkaError, TimeoutError, OSError) as error:
-            raise DeliveryError(f"{type(error).__name__}: {error}") from error
+            raise DeliveryError(_told(error)) from error
 
     async def _connected(self) -> AIOKafkaProducer:
         if self._client is not None:
             return self._client
         async with self._replacing:
             if self._client is None:
-                self._client = await self._connect()
+                try:
+                    self._client = await _connect(self._settings)
+                except (KafkaError, TimeoutError, OSError) as error:
+                    raise DeliveryError(f"no connection to {self._settings.bootstrap}: {error}") from error
             return self._client
-
-    async def _connect(self) -> AIOKafkaProducer:
-        client = AIOKafkaProducer(
-            **self._settings.client(),
-            enable_idempotence=True,
-            acks="all",
-            linger_ms=0,
-            max_batch_size=256 * 1024,
-            max_request_size=32 * 2**20,
-            compression_type=None,
-            request_timeout_ms=int(DELIVERY_TIMEOUT * 1000),
-        )
-        try:
-            async with asyncio.timeout(DELIVERY_TIMEOUT):
-                await client.start()
-        except (KafkaError, TimeoutError, OSError) as error:
-            await _abort(client)
-            raise DeliveryError(f"no connection to {self._settings.bootstrap}: {error}") from error
-        return client
 
     async def _discard(self, client: AIOKafkaProducer | None) -> None:
         """Whatever this client has still to send is dropped before a new one is made, so that nothing old is sent after
@@ -171,6 +151,108 @@ class Producer:
         if client is not None and client is self._client:
             self._client = None
             await _abort(client)
+
+
+class FencedProducer:
+    """Sends in transactions under one transactional id. `take_over` fences every producer that took over before, in
+    whatever process: the brokers refuse all that it still sends.
+
+    `send` never connects: a process that was suspended would fence its successor and then send what is old."""
+
+    def __init__(self, settings: KafkaSettings, transactional_id: str) -> None:
+        self._settings = settings
+        self._id = transactional_id
+        self._client: AIOKafkaProducer | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether it took over and nothing failed since. It may be fenced all the same; `send` meets that."""
+        return self._client is not None and not self._client._txn_manager.is_fatal_error()
+
+    async def take_over(self) -> None:
+        """Also ends the transaction that a predecessor left open, within `DELIVERY_TIMEOUT`. Raises DeliveryError."""
+        await self._drop()
+        try:
+            self._client = await _connect(
+                self._settings, transactional_id=self._id, transaction_timeout_ms=int(TRANSACTION_TIMEOUT * 1000)
+            )
+        except TransactionalIdAuthorizationFailed as error:
+            raise DeliveryError(
+                f"transactional id {self._id}: this user needs an ACL that allows Write on it"
+            ) from error
+        except (KafkaError, TimeoutError, OSError) as error:
+            raise DeliveryError(f"transactional id {self._id}: {_told(error)}") from error
+
+    async def send(self, messages: Sequence[Outgoing]) -> None:
+        """Send in order as one transaction, within `SEND_LIMIT`. Raises DeliveryError where it failed, where that is not
+        known, or where another producer took over; this one has to take over before it can send again."""
+        client = self._client
+        if client is None:
+            raise DeliveryError(f"transactional id {self._id}: not taken over")
+        try:
+            async with asyncio.timeout(SEND_LIMIT):
+                await client.begin_transaction()
+                await _deliver(client, messages)
+                await client.commit_transaction()
+        except (KafkaError, TimeoutError, OSError) as error:
+            await self._drop()
+            raise DeliveryError(f"transactional id {self._id}: {_told(error)}") from error
+        except BaseException:
+            await self._drop()
+            raise
+
+    async def stop(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await _close(client)
+
+    async def _drop(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await _abort(client)
+
+
+async def _connect(settings: KafkaSettings, **transactions: Any) -> AIOKafkaProducer:
+    """Raises KafkaError, TimeoutError, OSError."""
+    client = AIOKafkaProducer(
+        **settings.client(),
+        **transactions,
+        enable_idempotence=True,
+        acks="all",
+        linger_ms=0,
+        max_batch_size=256 * 1024,
+        max_request_size=32 * 2**20,
+        compression_type=None,
+        request_timeout_ms=int(DELIVERY_TIMEOUT * 1000),
+    )
+    try:
+        async with asyncio.timeout(DELIVERY_TIMEOUT):
+            await client.start()
+    except BaseException:
+        await _abort(client)
+        raise
+    return client
+
+
+async def _deliver(client: AIOKafkaProducer, messages: Sequence[Outgoing]) -> None:
+    """Returns when the broker has all."""
+    placed: dict[tuple[str, int | None], list[Outgoing]] = {}
+    for message in messages:
+        partition = message.partition
+        if partition is None and message.partition_key is not None:
+            partition = partition_of(message.partition_key, await _partitions(client, message.topic))
+        placed.setdefault((message.topic, partition), []).append(message)
+    await asyncio.gather(*(_send_group(client, *place, group) for place, group in placed.items()))
+
+
+async def _partitions(client: AIOKafkaProducer, topic: str) -> int:
+    known = client.client.cluster.partitions_for_topic(topic)
+    return len(known or await client.partitions_for(topic))
+
+
+def _told(error: BaseException) -> str:
+    """With the error's type, which KafkaError tells by itself."""
+    return str(error) if isinstance(error, KafkaError) else f"{type(error).__name__}: {error}"
 
 
 async def _send_group(
@@ -202,17 +284,37 @@ def _batches(client: AIOKafkaProducer, messages: Sequence[Outgoing]) -> Iterator
 async def _abort(client: AIOKafkaProducer) -> None:
     """Stop at once. aiokafka's `stop` flushes first, and goes on sending in the background where that is cut short."""
     client._closed = True
+    # First of all, and without waiting: tasks of aiokafka's go on for a while, and none may reach a broker.
+    client.client.send = _refuse
+    for connection in client.client._conns.values():
+        connection.close()
+    sender = client._sender.sender_task
+    if sender is not None:
+        sender.cancel()
+        await asyncio.wait([sender], timeout=_END_SECONDS)
     with suppress(KafkaError, TimeoutError, OSError):
-        async with asyncio.timeout(5):
-            await client._sender.close()
+        async with asyncio.timeout(_END_SECONDS):
             await client.client.close()
     # Others wait for what this client was to send; they would wait for all of SEND_LIMIT.
     client._message_accumulator.fail_all(ProducerClosed())
+    _retrieve_exceptions(client)
+
+
+async def _refuse(*_: Any, **__: Any) -> Any:
+    raise ProducerClosed
+
+
+def _retrieve_exceptions(client: AIOKafkaProducer) -> None:
+    """Of futures that nobody waits for, or asyncio logs each as an error."""
+    waiting = [batch._drain_waiter for batches in client._message_accumulator._batches.values() for batch in batches]
+    for future in (*waiting, client._txn_manager._transaction_waiter):
+        if future is not None and future.done() and not future.cancelled():
+            future.exception()
 
 
 async def _close(client: AIOKafkaProducer) -> None:
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(_END_SECONDS):
             await client.stop()
     except (KafkaError, TimeoutError, OSError) as error:
         log.warning("producer_close_failed", error=repr(error))

@@ -63,6 +63,11 @@ def _segment(retention: timedelta) -> timedelta:
     return min(retention, LONGEST_SEGMENT)
 
 
+def transactional_id(group: str, topic: str) -> str:
+    """Of whichever worker of a group publishes a change topic. Installations on one cluster differ by their group."""
+    return f"{group}.{topic}"
+
+
 @dataclass(frozen=True)
 class TopicSpec:
     """One topic as the service needs it; `config` holds Kafka's own names and values."""

@@ -28,7 +28,7 @@ from agents.wire import Wire
 from storage import inbox, migrate
 from storage.database import DatabaseSettings, connect
 from topics import admin, names
-from topics.kafka import DeliveryError, KafkaSettings, Producer
+from topics.kafka import DeliveryError, FencedProducer, KafkaSettings, Producer
 
 log = structlog.get_logger(__name__)
 
@@ -58,8 +58,7 @@ class Engine:
         self._background = connect(database, connections=2)
         self._producer = Producer(kafka)
         wire = Wire(catalogue)
-        change_topics = [names.changes(family) for family in self._families]
-        self._publisher = Publisher(change_topics, self._background, self._producer, self.readiness)
+        self._publisher = Publisher(self._change_producers(), self._background, self.readiness)
         self._work = BatchProcessor(
             decoder=Decoder(catalogue, wire),
             wire=wire,
@@ -75,6 +74,14 @@ class Engine:
         self._failure: BaseException | None = None
         self._consumers: list[GroupConsumer] = []
         self._observing: AIOKafkaConsumer | None = None
+
+    def _change_producers(self) -> dict[str, FencedProducer]:
+        """Not connected yet, one for each change topic."""
+        change_topics = [names.changes(family) for family in self._families]
+        return {
+            topic: FencedProducer(self._kafka, names.transactional_id(self._settings.group, topic))
+            for topic in change_topics
+        }
 
     def stop(self) -> None:
         self._stopping.set()

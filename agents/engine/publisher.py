@@ -1,30 +1,44 @@
 """From the outbox to the change topics: one publisher a topic at a time, in whichever worker it runs.
 
-A publisher holds the topic's advisory lock for its transaction, deletes the oldest rows, sends them, waits for the
-broker and commits. A crash in between leaves the rows, and they are sent again: at least once, and in order.
+A publisher locks the topic for its transaction, deletes the oldest rows, sends them in a transaction of Kafka's,
+commits that one and then its own. A crash in between leaves the rows, and they are sent again: at least once, and in
+order.
+
+A process can be suspended at any moment, lose its lock and go on. So whoever has the turn and did not have it before
+fences all others first (`FencedProducer.take_over`), and only then deletes rows: that statement fails where the lock
+was lost by then, and whoever has it later fences this publisher.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
+from uuid import uuid4
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from agents.engine.retry import until_done
 from agents.engine.telemetry import CHANGES, Readiness
 from storage import outbox
+from storage.outbox import Turn
 from topics.envelope import change_headers
-from topics.kafka import Outgoing, Producer
+from topics.kafka import FencedProducer, Outgoing
 
 POLL_SECONDS = 1.0
-"""How often a publisher looks by itself; workers of the same process wake it sooner."""
+"""How often a worker looks for changes that others left; its own wake the publishers at once."""
+
+STOP_SECONDS = 3.0
+"""What is being published when the worker stops gets so long."""
 
 
 class Publisher:
-    def __init__(self, topics: Iterable[str], engine: AsyncEngine, producer: Producer, readiness: Readiness) -> None:
+    """`producers` has one for each topic."""
+
+    def __init__(self, producers: Mapping[str, FencedProducer], engine: AsyncEngine, readiness: Readiness) -> None:
         self._engine = engine
-        self._producer = producer
+        self._producers = producers
         self._readiness = readiness
-        self._news = {topic: asyncio.Event() for topic in topics}
+        self._news = {topic: asyncio.Event() for topic in producers}
+        self._owner = uuid4()
 
     def wake(self, topics: Iterable[str]) -> None:
         for topic in topics:
@@ -32,29 +46,56 @@ class Publisher:
 
     async def run(self) -> None:
         """Publishes until it is cancelled. Raises what is not transient."""
-        async with asyncio.TaskGroup() as group:
-            for topic in self._news:
-                group.create_task(self._publish_topic(topic), name=f"publisher {topic}")
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._look(), name="publisher")
+                for topic in self._news:
+                    group.create_task(self._publish_topic(topic), name=f"publisher {topic}")
+        finally:
+            await asyncio.gather(*(producer.stop() for producer in self._producers.values()))
+
+    async def _look(self) -> None:
+        """For changes that a worker left which is gone."""
+        while True:
+            self.wake(await until_done("publisher", self._readiness, self._waiting))
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _waiting(self) -> Iterable[str]:
+        async with self._engine.connect() as conn:
+            return await outbox.waiting(conn, list(self._news))
 
     async def _publish_topic(self, topic: str) -> None:
-        news = self._news[topic]
+        news, publish = self._news[topic], partial(self._publish_some, topic)
         while True:
+            await news.wait()
             news.clear()
-            if await until_done(f"{topic} publisher", self._readiness, lambda: self._publish_some(topic)):
-                continue
-            try:
-                await asyncio.wait_for(news.wait(), POLL_SECONDS)
-            except TimeoutError:
-                continue
+            while (turn := await until_done(f"{topic} publisher", self._readiness, publish)) is not Turn.NOTHING:
+                if turn is Turn.OTHERS:
+                    await asyncio.sleep(outbox.LEASE)
 
-    async def _publish_some(self, topic: str) -> int:
-        """Publish the oldest changes; how many it were."""
+    async def _publish_some(self, topic: str) -> Turn:
+        """Publish the oldest changes where it is this publisher's turn. What is begun ends also where the worker stops,
+        or its successor would send it again."""
+        begun = asyncio.ensure_future(self._attempt(topic))
+        try:
+            return await asyncio.shield(begun)
+        except asyncio.CancelledError:
+            await asyncio.gather(asyncio.wait_for(begun, STOP_SECONDS), return_exceptions=True)
+            raise
+
+    async def _attempt(self, topic: str) -> Turn:
+        producer = self._producers[topic]
         async with self._engine.connect() as conn, conn.begin():
-            entries = await outbox.claim(conn, topic)
+            turn = await outbox.turn(conn, topic, self._owner)
+            if turn in (Turn.NOTHING, Turn.OTHERS):
+                return turn
+            if turn is Turn.NEW or not producer.usable:
+                await producer.take_over()
+            entries = await outbox.claim(conn, topic, self._owner)
             if entries:
-                await self._producer.send([_message(entry) for entry in entries])
+                await producer.send([_message(entry) for entry in entries])
         CHANGES.labels(topic).inc(len(entries))
-        return len(entries)
+        return turn
 
 
 def _message(entry: outbox.Entry) -> Outgoing:

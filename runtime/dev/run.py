@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -91,6 +92,7 @@ class _Dev:
         self._postgres: Postgres | None = None
         self._kafka: Kafka | None = None
         self._url = f"http://{LOOPBACK}:{settings.http.port}"
+        self._changes = 0
 
     def prepare(self, *, reset: bool) -> None:
         """What may take long and starts nothing. Raises PortTaken, ServerFailed."""
@@ -231,7 +233,7 @@ class _Dev:
 
     async def _live(self, kafka: KafkaSettings, people: list[sample.SamplePerson]) -> None:
         producer = Producer(kafka)
-        work = [asyncio.create_task(self._count(kafka, producer))]
+        work = [asyncio.create_task(self._count(kafka, producer)), asyncio.create_task(self._count_changes(kafka))]
         if people:
             work.append(asyncio.create_task(sample.simulate(producer, people, self._settings.dev.visits_per_second)))
         try:
@@ -244,9 +246,10 @@ class _Dev:
     async def _count(self, kafka: KafkaSettings, producer: Producer) -> None:
         """Says how many messages there are, on one line of a terminal, else on a new line every 30 s."""
         topics = {
-            "requests": names.requests("visits"), "results": names.results("visits"),
-            "changes": names.changes("visits"), "dead letters": names.DEAD_LETTERS,
-        }  # fmt: skip
+            "requests": names.requests("visits"),
+            "results": names.results("visits"),
+            "dead letters": names.DEAD_LETTERS,
+        }
         consumer = AIOKafkaConsumer(**kafka.client(), enable_auto_commit=False)
         try:
             await consumer.start()
@@ -254,11 +257,27 @@ class _Dev:
                 self._check_children()
                 try:
                     counts = [f"{what} {await _messages(producer, consumer, topic)}" for what, topic in topics.items()]
+                    counts.insert(2, f"changes {self._changes}")
                 except (KafkaError, DeliveryError):
                     counts = ["Kafka does not answer"]
                 line = "visits: " + "   ".join(counts)
                 self._console.print(line, end="\r" if self._console.is_terminal else "\n")
                 await asyncio.sleep(COUNT_SECONDS if self._console.is_terminal else 30)
+        finally:
+            await consumer.stop()
+
+    async def _count_changes(self, kafka: KafkaSettings) -> None:
+        """By reading them: the marker of each transaction has an offset as well."""
+        consumer = AIOKafkaConsumer(
+            names.changes("visits"), **kafka.client(), enable_auto_commit=False, auto_offset_reset="earliest",
+            isolation_level="read_committed",
+        )  # fmt: skip
+        await consumer.start()
+        try:
+            while True:
+                with suppress(KafkaError):
+                    found = await consumer.getmany(timeout_ms=1_000)
+                    self._changes += sum(map(len, found.values()))
         finally:
             await consumer.stop()
 

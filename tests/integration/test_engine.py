@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import pytest_asyncio
@@ -24,6 +24,7 @@ from schemas.types import Int64
 from storage import outbox
 from storage.database import DatabaseSettings, connect, is_too_slow, is_transient
 from storage.tx import Tx
+from tests.support.plans import plan_of
 from tests.support.stack import Stack
 from topics import json, names
 from topics.envelope import JSON, RequestHeaders
@@ -113,7 +114,7 @@ async def test_changes_go_out_in_order_and_in_portions_of_a_bounded_size(databas
     ]
     async with database.connect() as conn:
         await outbox.insert(conn, entries, datetime.now(UTC))
-        portions = [await outbox.claim(conn, "a topic of the test") for _ in range(5)]
+        portions = [await outbox.claim(conn, "a topic of the test", uuid4()) for _ in range(5)]
     assert [[entry.key for entry in portion] for portion in portions] == [
         ["k:0", "k:1"],
         ["k:2", "k:3"],
@@ -121,6 +122,60 @@ async def test_changes_go_out_in_order_and_in_portions_of_a_bounded_size(databas
         [],
         [],
     ]
+
+
+async def test_a_backlog_of_changes_goes_out_by_an_index_whatever_the_statistics_say(database: AsyncEngine) -> None:
+    """They are mostly taken while hardly any change waits."""
+
+    async def insert(count: int) -> None:
+        entries = [outbox.Entry("a topic of the test", "k:1", "k", "k:1:1", "k.created", b"x") for _ in range(count)]
+        await outbox.insert(conn, entries, datetime.now(UTC))
+
+    async with database.connect() as conn:
+        await insert(1)
+        await conn.execute(sa.text("analyze outbox"))
+        await insert(20 * outbox.TAKEN)
+        parameters = {"of_topic": "a topic of the test", "owner": str(uuid4())}
+        nodes = await plan_of(conn, outbox._TAKE, parameters, "auto")
+    assert max(node["Actual Rows"] for node in nodes) == outbox.TAKEN
+    assert [node["Node Type"] for node in nodes if node["Node Type"] in ("Seq Scan", "Nested Loop", "Sort")] == []
+
+
+async def test_a_topic_stays_with_its_publisher_while_that_publishes_and_goes_to_another_when_it_stops(
+    stack: Stack,
+) -> None:
+    topic, first, second = f"topic {uuid4()}", uuid4(), uuid4()
+    entry = outbox.Entry(topic, "k:1", "k", "k:1:1", "k.created", b"x")
+
+    async def turn(owner: UUID, *, take: bool = False) -> outbox.Turn:
+        async with stack.engine.begin() as conn:
+            found = await outbox.turn(conn, topic, owner)
+            if take:
+                await outbox.claim(conn, topic, owner)
+        return found
+
+    async def change(statement: str) -> None:
+        async with stack.engine.begin() as conn:
+            await conn.execute(sa.text(statement), {"topic": topic})
+
+    assert await turn(first) is outbox.Turn.NOTHING
+    async with stack.engine.begin() as conn:
+        await outbox.insert(conn, [entry], datetime.now(UTC))
+    async with stack.engine.begin() as conn:
+        assert await outbox.waiting(conn, ["none of this", topic]) == [topic]
+        assert await outbox.turn(conn, topic, first) is outbox.Turn.NEW
+        assert await turn(second) is outbox.Turn.OTHERS
+    assert await turn(second, take=True) is outbox.Turn.NEW
+    assert await turn(first) is outbox.Turn.NOTHING
+    async with stack.engine.begin() as conn:
+        await outbox.insert(conn, [entry], datetime.now(UTC))
+    await change("update publishers set renewed_at = now() + interval '1 hour' where topic = :topic")
+    assert (await turn(first), await turn(second)) == (outbox.Turn.OTHERS, outbox.Turn.KEPT)
+    await change("update publishers set renewed_at = now() - interval '1 second' where topic = :topic")
+    assert (await turn(second), await turn(first)) == (outbox.Turn.KEPT, outbox.Turn.NEW)
+    await change("update publishers set renewed_at = now() - interval '1 day' where topic = :topic")
+    assert (await turn(second), await turn(first)) == (outbox.Turn.NEW, outbox.Turn.NEW)
+    await change("delete from outbox where topic = :topic")
 
 
 async def test_what_is_too_large_for_the_broker_harms_no_other_send(stack: Stack) -> None:

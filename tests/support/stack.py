@@ -227,7 +227,8 @@ class Stack:
         return found
 
     async def count(self, topic: str) -> int:
-        """How many messages a topic holds, where none was deleted."""
+        """How many messages a topic holds, where none was deleted; not for change topics, in which the marker of each
+        transaction has an offset as well."""
         places = [TopicPartition(topic, number) for number in await self.producer.partitions_for(topic)]
         async with _reading(self.kafka, places) as consumer:
             return int(sum((await consumer.end_offsets(places)).values()))
@@ -282,7 +283,9 @@ def request_topic(operation: str) -> str:
 
 @asynccontextmanager
 async def _reading(kafka: KafkaSettings, places: Iterable[TopicPartition]) -> AsyncIterator[AIOKafkaConsumer]:
-    consumer = AIOKafkaConsumer(**kafka.client(), enable_auto_commit=False, auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(
+        **kafka.client(), enable_auto_commit=False, auto_offset_reset="earliest", isolation_level="read_committed"
+    )
     await consumer.start()
     try:
         consumer.assign(list(places))

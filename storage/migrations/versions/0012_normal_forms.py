@@ -13,7 +13,7 @@ from schemas.plates import plate_key
 from storage.folding import fill, fold, fold_beyond_mailbox, pages, plain_beyond_key
 
 revision = "0012"
-down_revision = "0010"
+down_revision = "0011"
 
 _VISITORS = sa.table("visitors", *map(sa.column, ("visitor_id", "email", "email_key")))
 _BEYOND_ASCII = sa.func.octet_length(_VISITORS.c.email) != sa.func.char_length(_VISITORS.c.email)

@@ -1,0 +1,219 @@
+"""A publisher that has lost its turn writes nothing any more, and the turn moves on by itself."""
+
+import asyncio
+import random
+import signal
+import statistics
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import ProducerFenced
+from aiokafka.protocol.admin import CreateAclsRequest
+
+from agents.engine.settings import WorkerSettings
+from runtime.dev.servers import Kafka, Processes
+from tests.support import oracle
+from tests.support.load import populate, send_all, update, visit
+from tests.support.oracle import Sent, outbox_empty
+from tests.support.servers import DOWNLOADS
+from tests.support.stack import PARTITIONS, Process, Record, Stack, decode, eventually
+from topics import names
+from topics.kafka import DeliveryError, FencedProducer, KafkaSettings, Outgoing
+
+TOPIC = names.changes("visitors")
+FAMILIES = ("visits", "visitors", "parking", "centers")
+QUICK = {"VISITOR_WORKER_SESSION_SECONDS": "1.5"}
+
+
+async def _started(stack: Stack) -> Process:
+    worker = stack.worker(**QUICK)
+    await eventually("a ready worker", worker.ready)
+    return worker
+
+
+async def _stopped(worker: Process) -> bool:
+    return psutil.Process(worker.child.pid).status() == psutil.STATUS_STOPPED
+
+
+async def _move(stack: Stack, visitor_id: str, city: str) -> str:
+    parts = {"path": {"visitorId": visitor_id}, "body": {"addressCity": city}}
+    return await stack.send("visitors.update", parts, key=visitor_id)
+
+
+async def _moved(stack: Stack, city: str) -> Record:
+    """The change that says so."""
+    return await stack.await_record(
+        TOPIC, lambda record: record.value is not None and (record.value["after"] or {}).get("addressCity") == city
+    )
+
+
+@asynccontextmanager
+async def _following(stack: Stack) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer of the changes that are committed from now on."""
+    consumer = AIOKafkaConsumer(
+        **stack.kafka.client(), enable_auto_commit=False, isolation_level="read_committed", fetch_max_wait_ms=50
+    )
+    await consumer.start()
+    places = [TopicPartition(TOPIC, number) for number in range(PARTITIONS)]
+    consumer.assign(places)
+    await consumer.seek_to_end(*places)
+    for place in places:
+        await consumer.position(place)
+    yield consumer
+    await consumer.stop()
+
+
+async def test_two_workers_that_change_one_visitor_by_turns_publish_promptly_and_in_order(lonely: Stack) -> None:
+    workers = await asyncio.gather(_started(lonely), _started(lonely))
+    sent, rng, seconds, owners = Sent(), random.Random(5), [], set()
+    population = await populate(lonely, sent, 3)
+    visitor_id = population.people[0].visitor_id
+    async with _following(lonely) as changes:
+        for number in range(3 * PARTITIONS):
+            parts = {"path": {"visitorId": visitor_id}, "body": {"addressCity": f"Turn {number}"}}
+            request = await lonely.send("visitors.update", parts, partition=number % PARTITIONS)
+            sent.note(request, "visitors.update")
+            await lonely.result("visitors.update", request)
+            began = time.monotonic()
+            while decode(await changes.getone()).value["causedBy"] != request:
+                pass
+            seconds.append(time.monotonic() - began)
+            owners |= {row.owner for row in await lonely.rows("select owner from publishers where topic = :t", t=TOPIC)}
+    assert len(owners) == len(workers)
+    assert statistics.median(seconds) < 0.5, seconds
+
+    for _ in range(10):
+        await send_all(lonely, sent, rng, [visit(rng, population) for _ in range(40)])
+        await send_all(lonely, sent, rng, [update(rng, population) for _ in range(40)])
+    await eventually("a result for every request", lambda: oracle.all_answered(lonely, sent, FAMILIES), 120)
+    await eventually("all changes published", lambda: outbox_empty(lonely))
+    await oracle.verify(lonely, sent, FAMILIES)
+    assert [worker.terminate() for worker in workers] == [0, 0]
+
+
+async def test_a_fenced_publisher_takes_its_turn_again_and_ends_what_another_left_open(lonely: Stack) -> None:
+    worker = await _started(lonely)
+    visitor_id = (await populate(lonely, Sent(), 1)).people[0].visitor_id
+    transactional_id = names.transactional_id(WorkerSettings().group, TOPIC)
+    other = AIOKafkaProducer(bootstrap_servers=lonely.servers.kafka, transactional_id=transactional_id)
+    await other.start()
+    await other.begin_transaction()
+    await other.send_and_wait(TOPIC, None, key=f"visitor:{visitor_id}".encode(), partition=0)
+
+    await _move(lonely, visitor_id, "Fenced")
+    await _moved(lonely, "Fenced")
+    with pytest.raises(ProducerFenced):
+        await other.commit_transaction()
+    await other.stop()
+    told = [record.value for record in await lonely.read(TOPIC) if record.key == f"visitor:{visitor_id}"]
+    assert None not in told
+    assert "ProducerFenced" in worker.log.read_text()
+    assert worker.terminate() == 0
+
+
+@pytest.mark.parametrize("moment", ["InitProducerIdRequest", "ProduceRequest", "EndTxnRequest"])
+async def test_a_publisher_that_was_frozen_brings_no_erased_visitor_back(lonely: Stack, moment: str) -> None:
+    second = await _started(lonely)
+    erased, other = (await populate(lonely, Sent(), 2)).people
+    await eventually("all changes published", lambda: outbox_empty(lonely))
+    second.terminate()
+
+    for number in range(3):
+        await _move(lonely, erased.visitor_id, f"{moment} {number}")
+    frozen = lonely.worker("tests.support.freezing", FREEZE_BEFORE=moment, FREEZE_TOPIC=TOPIC, **QUICK)
+    await eventually("a worker frozen while it publishes", lambda: _stopped(frozen))
+
+    second = await _started(lonely)
+    analytics = "select external_id from external_ids where visitor_id = :id and external_type = 'analytics'"
+    analytics_id = (await lonely.rows(analytics, id=erased.visitor_id))[0].external_id
+    request = await lonely.send("visitors.eraseByAnalyticsId", {"body": [{"analyticsId": analytics_id}]})
+    assert (await lonely.result("visitors.eraseByAnalyticsId", request)).value["status"] == 200
+    key = f"visitor:{erased.visitor_id}"
+    tombstone = await lonely.await_record(TOPIC, lambda record: record.key == key and record.value is None)
+
+    frozen.child.send_signal(signal.SIGCONT)
+    await eventually("ready again", frozen.ready)
+    await _move(lonely, other.visitor_id, "both")
+    await _moved(lonely, "both")
+    second.terminate()
+    await _move(lonely, other.visitor_id, "alone")
+    await _moved(lonely, "alone")  # so it has got over what it was frozen at
+
+    records = await lonely.read(TOPIC)
+    assert [record for record in records if record.key == key][-1].place == tombstone.place
+    revisions = [record.value["revision"] for record in records if record.key == f"visitor:{other.visitor_id}"]
+    assert revisions == sorted(revisions)
+    await eventually("all changes published", lambda: outbox_empty(lonely))
+    assert frozen.terminate() == 0
+
+
+class Guarded(Kafka):
+    """A broker that checks ACLs, and forgets a transactional id after a second."""
+
+    def _write_properties(self) -> Path:
+        file = super()._write_properties()
+        with file.open("a") as properties:
+            properties.write(
+                "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n"
+                "allow.everyone.if.no.acl.found=true\n"
+                "transactional.id.expiration.ms=1000\n"
+                "transaction.remove.expired.transaction.cleanup.interval.ms=100\n"
+            )
+        return file
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Guarded]:
+    kafka = Guarded(tmp_path, DOWNLOADS, Processes(tmp_path))
+    kafka.start()
+    yield kafka
+    kafka.stop()
+
+
+ALLOW_ONLY_SOMEBODY = CreateAclsRequest(
+    5, "visitor-worker.", 4, "User:somebody", "*", 4, 3  # TransactionalId, prefixed, Write, Allow
+)  # fmt: skip
+
+
+async def test_a_publisher_without_a_right_to_its_transactional_id_names_it_and_a_forgotten_one_is_no_harm(
+    guarded: Guarded,
+) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=guarded.bootstrap)
+    await admin.start()
+    await admin.create_topics([NewTopic(TOPIC, 1, 1)])
+    producer = FencedProducer(KafkaSettings(bootstrap=guarded.bootstrap), f"visitor-worker.{TOPIC}")
+    message = Outgoing(TOPIC, b"x", b"k", [], partition_key=b"k")
+    await producer.take_over()
+    await producer.send([message])
+
+    async def forgotten() -> bool:
+        await asyncio.sleep(1.5)  # each use keeps it for a second
+        try:
+            await producer.send([message])
+        except DeliveryError:
+            return True
+        return False
+
+    await eventually("a forgotten transactional id", forgotten)
+    assert not producer.usable
+    await producer.take_over()
+    await producer.send([message])
+
+    await admin._client.send(admin._client.get_random_node(), ALLOW_ONLY_SOMEBODY)
+
+    async def refused() -> str:
+        try:
+            await producer.take_over()
+        except DeliveryError as error:
+            return str(error)
+        return ""
+
+    told = await eventually("a refusal", refused)
+    assert told == f"transactional id visitor-worker.{TOPIC}: this user needs an ACL that allows Write on it"
+    await admin.close()
