@@ -184,8 +184,8 @@ class FencedProducer:
             raise DeliveryError(f"transactional id {self._id}: {_told(error)}") from error
 
     async def send(self, messages: Sequence[Outgoing]) -> None:
-        """Send in order as one transaction, within `SEND_LIMIT`. Raises DeliveryError where it failed, where that is not
-        known, or where another producer took over; this one has to take over before it can send again."""
+        """Send in order as one transaction, within `SEND_LIMIT`. Raises DeliveryError where it failed, where that is
+        not known, or where another producer took over; this one has to take over before it can send again."""
         client = self._client
         if client is None:
             raise DeliveryError(f"transactional id {self._id}: not taken over")
