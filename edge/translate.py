@@ -111,7 +111,7 @@ def _value(base: type | None, text: str) -> Any:
 
 
 _INTEGER = re.compile(r"-?[0-9]{1,24}(\.0+)?")
-"""As in a body, 25.0 is an integer: the links in the answer to a message have what the message asked for."""
+"""25.0 is an integer, as in a body: links in the result of a message repeat the message's own query."""
 
 
 @cache

@@ -8,20 +8,20 @@ from babel.core import get_global
 from babel.localedata import locale_identifiers
 
 PATTERN = "^[A-Za-z]{2,3}([-_][A-Za-z]{4})?[-_]([A-Za-z]{2}|[0-9]{3})$"
-"""A language, a script or none, and a territory: a country, or an area as 419 for Latin America."""
+"""A language, optionally a script, and a territory: a country or an area (419 is Latin America)."""
 
 _LIKELY: Mapping[str, str] = get_global("likely_subtags")
 _RENAMED: Mapping[str, str] = get_global("language_aliases")
 
 
 def _usual_script(language: str, territory: str) -> str:
-    """The script that a language is written in there, where none is named (CLDR's likely subtags)."""
+    """The script that CLDR's likely subtags imply for a language in a territory."""
     likely = _LIKELY.get(f"{language}_{territory}") or _LIKELY.get(language) or ""
     return next((part for part in likely.split("_") if len(part) == 4), "")
 
 
 def _every() -> Iterator[tuple[str, str]]:
-    """Languages with their territories, whatever the script; a language alone has its likely territory."""
+    """All pairs of a language and a territory; a language without one has its likely territory."""
     for identifier in locale_identifiers():
         language, *more = (identifier if "_" in identifier else _LIKELY.get(identifier, identifier)).split("_")
         if more and re.fullmatch("[A-Z]{2}|[0-9]{3}", more[-1]):
@@ -34,8 +34,8 @@ _BY_KEY = {code.lower(): code for code in CODES}
 
 
 def known(code: str) -> str | None:
-    """The one way a locale is written here (`fr-FR`), whatever the case and separator, with its usual script or without
-    it (`zh-Hans-CN` is `zh-CN`), and by a former code of its language (`iw-IL` is `he-IL`); None for no locale."""
+    """The stored form (`fr-FR`) of a locale in any case, with either separator, with its usual script or without it
+    (`zh-Hans-CN` is `zh-CN`), or with a former language code (`iw-IL` is `he-IL`). None for an unknown locale."""
     if not re.fullmatch(PATTERN, code):
         return None
     language, *script, territory = code.replace("_", "-").lower().split("-")
@@ -46,7 +46,7 @@ def known(code: str) -> str | None:
 
 
 def label(code: str) -> str:
-    """What a locale's language calls itself, in the script that is usual there: `fr-FR` is Français."""
+    """The language's name for itself, in the usual script of the locale: `fr-FR` is Français."""
     language, script = code.partition("-")[0], _SCRIPTS[code]
     usual = script == _usual_script(language, "")
     names = (

@@ -31,13 +31,13 @@ def _refuse_null(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Whole:
-    """An integer between these limits, both included. A decimal with nothing behind its point is one (2020.0)."""
+    """An integer between two limits, both included. A decimal without a fraction (2020.0) is accepted as an integer."""
 
     ge: int
     le: int
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        # With the limits inside: put on from outside, pydantic would not describe them in the JSON schema.
+        # The limits belong to the inner schema: pydantic omits limits around a validator from the JSON schema.
         integer = core_schema.int_schema(strict=True, ge=self.ge, le=self.le)
         return core_schema.no_info_before_validator_function(_without_fraction, integer)
 
@@ -48,7 +48,7 @@ _BEYOND = Decimal(2**64)
 def _without_fraction(value: Any) -> Any:
     if not isinstance(value, Decimal) or value != value.to_integral_value():
         return value
-    # Limited first: the digits of 1E999999999 would fill the memory.
+    # Limit the value first: the integer 1E999999999 does not fit into memory.
     return int(max(-_BEYOND, min(value, _BEYOND)))
 
 

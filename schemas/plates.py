@@ -1,42 +1,44 @@
-"""Licence plates: what two spellings of one plate share."""
+"""Licence plates: the form in which they are compared."""
 
 import re
 import unicodedata
 
-from schemas.unseen import without_unseen
+from schemas.invisible import without_invisible
 
 _ASCII_SEPARATORS = re.compile(r"[^A-Z0-9]+")
 
 _TATWEEL = "\N{ARABIC TATWEEL}"
-"""Makes the letter before it longer; to Unicode, it is a letter."""
+"""Unicode calls it a letter, but it only stretches the letter before it."""
 
 
 def plate_key(plate: str) -> str:
-    """Upper-case letters with their marks, and ASCII digits; empty where a plate has neither: no vehicle has that one.
-    Letters that look alike in two scripts are two."""
+    """The letters in upper case with their marks, and the digits in ASCII. Empty if the plate has neither; callers must
+    not match an empty key. Letters of different scripts stay different even if they look alike."""
     if plate.isascii():
         return _ASCII_SEPARATORS.sub("", plate.upper())
-    plain = unicodedata.normalize("NFKC", without_unseen(plate))
-    # By way of small letters: ẞ is a capital of its own, but ß is SS.
+    plain = unicodedata.normalize("NFKC", without_invisible(plate))
+    # Lower case first, because the capital ẞ stays itself in upper case while ß becomes SS.
     return unicodedata.normalize("NFKC", _letters_and_digits(plain).lower().upper())
 
 
 def _letters_and_digits(text: str) -> str:
     kept = []
-    marks_belong = False
+    after_letter = False
     for character in text:
         if character == _TATWEEL:
             continue
-        kind = unicodedata.category(character)[0]
-        if kind == "L" or (kind == "M" and marks_belong):
+        category = unicodedata.category(character)[0]
+        if category == "L" or (category == "M" and after_letter):
             kept.append(character)
-        elif kind == "N":
+            after_letter = True
+            continue
+        after_letter = False
+        if category == "N":
             kept.append(_digit(character))
-        marks_belong = kind == "L" or (kind == "M" and marks_belong)
     return "".join(kept)
 
 
 def _digit(number: str) -> str:
-    """In ASCII. Numbers that are no digits stay as they are, or two plates might become one."""
+    """The digit in ASCII. Other numeric characters stay as they are; dropping one would merge two plates."""
     value = unicodedata.digit(number, None)
     return number if value is None else str(value)

@@ -1,9 +1,9 @@
 """The vocabulary of the contract: every field of every operation has one of these types.
 
-JSON types are strict ("5" is no integer, 1 is no boolean) with two exceptions. A number given for a string is taken as
-its text, because the documentation's own examples do so; decoders therefore hand over numbers with a fraction as
-`Decimal`, which keeps the text (11.10 stays "11.10"). And a number with nothing behind its point is an integer, as in
-JSON Schema (2020.0 is 2020).
+JSON types are strict ("5" is no integer, 1 is no boolean) with two exceptions. A number for a string field is taken as
+its text, because the documentation's own examples do so; decoders therefore return numbers with a fraction as
+`Decimal`, which keeps the text (11.10 stays "11.10"). A number without a fraction is an integer, as in JSON Schema
+(2020.0 is 2020).
 """
 
 import re
@@ -35,7 +35,7 @@ LIST_LIMIT = 500
 INT64 = 2**63 - 1
 
 AMOUNT_DIGITS, AMOUNT_DECIMALS = 29, 9
-"""Of an exact number: all digits, and those after the point. The Avro schema has room for these decimals."""
+"""The most digits of an exact number, in total and after the point (the scale of the Avro schema)."""
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
@@ -74,7 +74,7 @@ def _email(value: str) -> str:
 
 def _plate(value: str) -> str:
     if not plate_key(value):
-        raise PydanticCustomError("wrong_format", "Input should be a licence plate, with a letter or a digit in it.")
+        raise PydanticCustomError("wrong_format", "Input should be a licence plate with at least one letter or digit.")
     return value
 
 
@@ -127,7 +127,7 @@ def _as_decimal(value: Any) -> Any:
 
 
 def _within_scale(value: Decimal) -> Decimal:
-    """The same number without the zeros for which neither the Avro schema nor memory has room (`0E999999999` is 0)."""
+    """The same number without zeros that exceed the scale of the Avro schema; `0E999999999` becomes 0."""
     exponent = value.as_tuple().exponent
     if value.is_zero() and exponent not in range(-AMOUNT_DECIMALS, 1):
         return Decimal(0)
@@ -158,10 +158,10 @@ Identifier = Annotated[_TextBase, AfterValidator(_storable)]
 """A text that another system gave (barcode, token, externalId …): any digits, so no look for card numbers."""
 
 Phone = Identifier
-"""One in ten phone numbers of 13 digits would pass for a card number."""
+"""Not checked for card numbers: phone numbers with 13 digits may look like one."""
 
 Url = Identifier
-"""Full of numbers that mean other things, for example the time in milliseconds."""
+"""Not checked for card numbers: URLs contain timestamps and ids."""
 
 Text = Annotated[_TextBase, AfterValidator(_clean)]
 Plate = Annotated[
@@ -173,11 +173,11 @@ Plate = Annotated[
             "maxLength": TEXT_LIMIT,
             "pattern": r"^[^\x00]*[\p{L}\p{N}][^\x00]*$",
             "examples": ["GÖ-XY 101"],
-            "description": "Compared by its letters and digits, whatever their case, script of digits and code points.",
+            "description": "Plates are compared by their letters and digits, regardless of case and encoding.",
         }
     ),
 ]
-"""The licence plate of a vehicle. What only asks for one is a Text: any text may be asked for."""
+"""The licence plate of a vehicle. Fields that only search for a plate are Text: any text may be searched for."""
 
 LongText = Annotated[
     str,
@@ -223,8 +223,8 @@ Email = Annotated[
             "format": "email",
             "maxLength": TEXT_LIMIT,
             "examples": ["camille.martin@example.com"],
-            "description": "An address of RFC 6531, without quotes. Those of docomo.ne.jp and ezweb.ne.jp may have dots"
-            " anywhere before the @.",
+            "description": "An address as in RFC 6531, without quotes. Addresses at docomo.ne.jp and ezweb.ne.jp may"
+            " have consecutive dots, and a dot at the start or end of the local part.",
         }
     ),
 ]
@@ -245,7 +245,7 @@ Amount = Annotated[
             "type": "number",
             "exclusiveMinimum": -1e20,
             "exclusiveMaximum": 1e20,
-            "description": "An exact number with at most 9 digits after the point, zeros at its end aside.",
+            "description": "An exact number with at most 9 digits after the point, not counting trailing zeros.",
         }
     ),
 ]

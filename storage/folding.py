@@ -1,5 +1,5 @@
-"""Search without regard to case, accents and kinds of quotes, dashes and blanks, by plain indexes: what is searched is
-kept folded in a column of its own.
+"""Search that ignores case, accents and the kind of quotes, dashes and spaces, with plain indexes: the folded form of a
+searched text is stored in a column of its own.
 
 Such columns have the collation "C", in which all texts with a prefix lie side by side.
 """
@@ -11,8 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from schemas.emails import mailbox, readable
+from schemas.invisible import without_invisible
 from schemas.plates import plate_key
-from schemas.unseen import without_unseen
 
 _WHOLE = str.maketrans(
     {
@@ -35,33 +35,34 @@ _KINDS = (
     | _of_one_kind("\xab\xbb\u201c\u201d\u201e\u201f\u2033\u2036\u301d\u301e\u301f", '"')
     | _of_one_kind("\u2010\u2011\u2012\u2013\u2014\u2015\u2043\u2212\ufe58\ufe63", "-")
 )
-"""Quotes and dashes that word processors and phones put in the place of those on a keyboard."""
+"""Quotes and dashes of typography, by those on a keyboard."""
 
 _TYPED = _WHOLE | _KINDS
 
 
 def fold(text: str | None) -> str | None:
-    """`Éloïse ` and `ELOISE` as `eloise`, `Łódź` as `lodz`, quotes and dashes as they are typed, blanks as one."""
+    """`Éloïse ` and `ELOISE` as `eloise`, `Łódź` as `lodz`, typographic quotes and dashes as those on a keyboard,
+    several spaces as one."""
     if text is None:
         return None
-    compatible = unicodedata.normalize("NFKD", without_unseen(text).translate(_KINDS))
+    compatible = unicodedata.normalize("NFKD", without_invisible(text).translate(_KINDS))
     plain = "".join(c for c in compatible if not unicodedata.combining(c))
     return " ".join(plain.casefold().translate(_TYPED).split())
 
 
 def fold_beyond_mailbox(address: str) -> str | None:
-    """An email address folded, where that is another text than its mailbox, which a column beside holds; else None."""
-    found = fold(readable(address))
-    return None if found == mailbox(address) else found
+    """The folded email address; None if it equals the mailbox, which has a column of its own."""
+    folded_address = fold(readable(address))
+    return None if folded_address == mailbox(address) else folded_address
 
 
 def plain_plate(plate: str) -> str:
-    """The key of a licence plate without accents, which a search ignores; plates that differ in them are two."""
+    """The key of a licence plate without accents, for searches; an accent makes a different plate otherwise."""
     return (fold(plate_key(plate)) or "").upper()
 
 
 def plain_beyond_key(plate: str) -> str | None:
-    """The plain plate where it is another than the key, which a column beside holds; else None."""
+    """The plain plate; None if it equals the key, which has a column of its own."""
     plain = plain_plate(plate)
     return None if plain == plate_key(plate) else plain
 
@@ -73,7 +74,7 @@ def folded(name: str, *, nullable: bool = False) -> sa.Column[str]:
 
 def starts_with(column: Any, prefix: str) -> sa.ColumnElement[bool]:
     """A range rather than LIKE, which an index serves only where the pattern is known when the plan is made. An empty
-    prefix, of a text in which there is nothing to search for, begins nothing and not everything."""
+    prefix matches nothing: the caller searched for a text of which folding left nothing."""
     if not prefix:
         return sa.false()
     return sa.and_(column >= prefix, column < prefix + "\U0010ffff")
@@ -109,7 +110,7 @@ def _made(row: sa.RowMapping, columns: Columns) -> dict[str, str | None]:
 def pages(
     connection: sa.Connection, rows: sa.Select[Any], key: sa.ColumnClause[Any]
 ) -> Iterator[Sequence[sa.RowMapping]]:
-    """What a statement selects, in the order of its unique column `key`."""
+    """The selected rows in pages, ordered by the unique column `key`."""
     ordered = rows.order_by(key).limit(_PAGE)
     page = connection.execute(ordered).mappings().all()
     while page:

@@ -141,8 +141,8 @@ class Codec:
 
 
 def absent_as_left_out(model: type[BaseModel], record: Any) -> Any:
-    """An Avro record as the JSON that means the same: nulls left out, what `clear` names set to null. What may be null
-    and may not be left out is null."""
+    """An Avro record as equivalent JSON: nulls are left out, and fields that `clear` names are set to null. A required
+    nullable field stays null."""
     if issubclass(model, RootModel):
         return _nested(shape_of(model.model_fields["root"].annotation), record)
     found = {}
@@ -150,7 +150,7 @@ def absent_as_left_out(model: type[BaseModel], record: Any) -> Any:
         value = record.get(name)
         if value is not None:
             found[name] = _nested(shape, value)
-        elif name in _needed(model):
+        elif name in _required(model):
             found[name] = None
     return found | dict.fromkeys(record.get(CLEAR) or ())
 
@@ -161,7 +161,7 @@ def _wire_shapes(model: type[BaseModel]) -> dict[str, Shape]:
 
 
 @cache
-def _needed(model: type[BaseModel]) -> frozenset[str]:
+def _required(model: type[BaseModel]) -> frozenset[str]:
     return frozenset(
         field.serialization_alias or name for name, field in model.model_fields.items() if field.is_required()
     )

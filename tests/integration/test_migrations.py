@@ -140,7 +140,7 @@ async def test_visitors_who_share_a_mailbox_since_an_upgrade_stay_and_one_of_the
     }  # fmt: skip
     others = (second, third, partial, ascii_partial, swapped)
     assert [keys[visitor].partition(" ")[2] for visitor in others] == [str(visitor) for visitor in others]
-    assert [(each["event"], each["visitors"]) for each in logged] == [("visitors_without_their_mailbox", 5)]
+    assert [(each["event"], each["visitors"]) for each in logged] == [("mailboxes_shared", 5)]
 
     read = await _ask(conn, "visitors.get", path={"visitorId": str(second)})
     assert (read.email, read.visitor_id) == ("le\u0301a@example.com", second)

@@ -2,7 +2,7 @@
 
 - **Vehicles and cards** are deleted softly: they get a `deletionDate`, and lists show them with `includeDeleted` only.
   Updating a vehicle may set its `deletionDate`, too.
-- **Plates** have a letter or a digit (400 `wrong_format`), and are compared as for visits.
+- **Plates** contain at least one letter or digit (400 `wrong_format`) and are compared as for visits.
 - **Cards**: `goodThru` is MM/YYYY. A card number is never accepted, anywhere: 400 `card_number_refused`.
 - **Parkings**: a visitor has one active parking with each partner (409). Deleting unsubscribes: the row stays, with
   `isActive` false and `unsubscribedAt`.

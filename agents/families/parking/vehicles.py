@@ -22,7 +22,7 @@ from storage.tx import Tx
 
 def _has_plate(columns: Any, plate: str) -> sa.ColumnElement[bool]:
     key = plate_key(plate)
-    # Vehicles from the time when such plates were taken have no key either.
+    # Old vehicles can have such a plate, and an empty key too.
     return columns.plate_key == key if key else sa.false()
 
 
@@ -43,7 +43,7 @@ class VehiclePatch(VehicleFields, partial=True):
 
 
 class Vehicle(VehicleFields):
-    license_plate: Text  # Without letters and digits, from the time when such plates were taken.
+    license_plate: Text  # Old vehicles can have a plate without letters and digits.
     vehicle_id: Int64
     visitor_id: Uuid
     deletion_date: Instant | None

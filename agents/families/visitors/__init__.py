@@ -1,8 +1,8 @@
 """The visitors themselves, full and partial: finding, counting and erasing them, and the ids that others have for them.
 
 **Creating**
-- An `email` belongs to one visitor: 409 `email_taken`. Emails are compared as mailboxes, in NFC, with the domain in
-  A-labels (IDNA), in lower case; `ß` and `ss` are two. The email is answered as it was sent.
+- An `email` belongs to one visitor: 409 `email_taken`. Emails are compared in NFC, with the domain in IDNA A-labels, in
+  lower case (`ß` and `ss` differ), and returned as sent.
 - A full visitor whose email is that of a partial one upgrades it: `visitorId` and `barcode` stay, `accountType` becomes
   full, `registrationDate` is now, and the `acquisitionPcCode` sent is kept as `upgradePcCode`.
 - A partial visitor gets its `preferredCenter` as favourite center.
@@ -10,9 +10,8 @@
   those of the caller: of its API key, or of the source of its message.
 
 **Finding**
-- `queryBy` and `query` go together: a search by prefix in that field, without regard to case, accents and kinds of
-  quotes, dashes and blanks. `fullname` finds "first last" and "last first". A query in which nothing is left to search
-  for finds nobody.
+- `queryBy` and `query` go together: a search by prefix in that field that ignores case, accents and the kind of quotes,
+  dashes and spaces. `fullname` finds "first last" and "last first". A blank query finds nobody.
 - `isSmartparker` is about who has an active parking. `registeredSince` and `registeredUntil` compare
   `registrationDate`.
 - The details are whole visitors with all that belongs to them.

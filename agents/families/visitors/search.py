@@ -58,8 +58,8 @@ def _of_children(found: Any) -> sa.ColumnElement[bool]:
 
 def _by_email(text: str) -> sa.ColumnElement[bool]:
     folded = fold(text) or ""
-    # What was typed may be the beginning of a mailbox with accents, and of a domain in A-labels.
-    ways = [starts_with(_C.email_key, begun) for begun in {folded, mailbox(text.strip())}]
+    # The text can be the prefix of a mailbox that has accents or a domain in A-labels.
+    ways = [starts_with(_C.email_key, prefix) for prefix in {folded, mailbox(text.strip())}]
     return sa.or_(*ways, starts_with(_C.folded_email, folded))
 
 

@@ -99,7 +99,7 @@ VISITORS = Table(
         folded("email_key"),
         folded("first_name_key"),
         folded("last_name_key", nullable=True),
-        # Of the few emails with accents or such domains; the others are searched for in email_key.
+        # Only for emails whose folded form differs from email_key.
         folded("folded_email", nullable=True),
         sa.UniqueConstraint("email_key"),
         sa.UniqueConstraint("barcode"),

@@ -1,7 +1,7 @@
-"""Plates, mailboxes and searched texts are compared in other forms, so what is kept of them is made anew.
+"""Recompute the columns by which plates, emails and searched texts are compared, because their normal forms changed.
 
-Visitors whose emails differed in their code points may have one mailbox now. One of them keeps it: the first full one,
-else the first. The others get a key that no email has, with a blank in it; they keep their email and all else.
+Visitors whose emails differed only in encoding now share a mailbox. One of them keeps it: the oldest full visitor, or
+the oldest. The others get an `email_key` that no email can have (it contains a space) and keep everything else.
 """
 
 import sqlalchemy as sa
@@ -17,7 +17,7 @@ down_revision = "0011"
 
 _VISITORS = sa.table("visitors", *map(sa.column, ("visitor_id", "email", "email_key")))
 _BEYOND_ASCII = sa.func.octet_length(_VISITORS.c.email) != sa.func.char_length(_VISITORS.c.email)
-"""An email in ASCII has the key that it had."""
+"""The keys of ASCII emails do not change."""
 
 _MOVED = sa.table("moved", sa.column("visitor_id", sa.Uuid), sa.column("email_key", sa.Text))
 
@@ -47,12 +47,12 @@ def _move_mailboxes(connection: sa.Connection) -> None:
             connection.execute(sa.insert(_MOVED), other)
     connection.exec_driver_sql("create index on moved (email_key)")
     connection.exec_driver_sql("analyze moved")
-    # Also those who have such a mailbox already.
+    # Visitors whose own key does not change, but who share a mailbox with one of the others.
     connection.exec_driver_sql(
         "insert into moved select visitor_id, email_key from visitors"
         " where email_key in (select email_key from moved) on conflict do nothing"
     )
-    # First a key that no other row has, or a row could meet the old key of one that comes after it.
+    # First a unique key for each, because the new key of one row can be the old key of another.
     moved = connection.exec_driver_sql(
         "update visitors set email_key = moved.email_key || ' ' || moved.visitor_id::text"
         " from moved where visitors.visitor_id = moved.visitor_id"
@@ -63,6 +63,6 @@ def _move_mailboxes(connection: sa.Connection) -> None:
         " order by moved.email_key, account_type <> 'full', creation_date, visitor_id"
         ") as kept where visitors.visitor_id = kept.visitor_id"
     )
-    without = moved.rowcount - kept.rowcount
-    if without:
-        structlog.get_logger("storage.migrations").warning("visitors_without_their_mailbox", visitors=without)
+    sharing = moved.rowcount - kept.rowcount
+    if sharing:
+        structlog.get_logger("storage.migrations").warning("mailboxes_shared", visitors=sharing)

@@ -1,0 +1,14 @@
+"""Invisible characters of Unicode."""
+
+import re
+
+_INVISIBLE = re.compile(
+    "[\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
+    "\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]+"
+)
+"""The code points with the property Default_Ignorable_Code_Point. Some of them are letters (Hangul fillers), and some
+keep a letter and its mark from composing."""
+
+
+def without_invisible(text: str) -> str:
+    return _INVISIBLE.sub("", text)
