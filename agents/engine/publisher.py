@@ -14,6 +14,7 @@ from agents.engine.telemetry import CHANGES, Readiness
 from storage import outbox
 from topics.envelope import change_headers
 from topics.kafka import Outgoing, Producer
+from topics.supervision import run_together
 
 POLL_SECONDS = 1.0
 """How often a publisher looks by itself; workers of the same process wake it sooner."""
@@ -31,10 +32,8 @@ class Publisher:
             self._news[topic].set()
 
     async def run(self) -> None:
-        """Publishes until it is cancelled. Raises what is not transient."""
-        async with asyncio.TaskGroup() as group:
-            for topic in self._news:
-                group.create_task(self._publish_topic(topic), name=f"publisher {topic}")
+        """Publishes until it is cancelled. Raises what is not transient, and TaskEnded."""
+        await run_together({f"publisher {topic}": self._publish_topic(topic) for topic in self._news})
 
     async def _publish_topic(self, topic: str) -> None:
         news = self._news[topic]
