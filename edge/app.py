@@ -40,13 +40,17 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Edge:
-    """The HTTP application and its connection to Kafka."""
+    """The HTTP application and its connection to Kafka. `ended` is called once it cannot go on; `failure` says why."""
 
-    def __init__(self, kafka: KafkaSettings, settings: HttpSettings, catalogue: Catalogue) -> None:
+    def __init__(
+        self, kafka: KafkaSettings, settings: HttpSettings, catalogue: Catalogue, ended: Callable[[], None]
+    ) -> None:
+        self.failure: BaseException | None = None
+        self._ended = ended
         self._settings = settings
         self._catalogue = catalogue
         self._keys: Keys = keys.load(settings.keys)
-        self._router = ReplyRouter(kafka, settings.reply_partition)
+        self._router = ReplyRouter(kafka, settings.reply_partition, self._fail)
         self._in_flight: dict[str, int] = {}
         self.app = self._application()
 
@@ -62,7 +66,7 @@ class Edge:
         described = openapi.describe(self._catalogue)
         app.openapi = lambda: described  # type: ignore[method-assign]
         paths: dict[str, dict[str, Endpoint]] = {
-            "/health": {"GET": self._health}, "/health/live": {"GET": _live}, "/metrics": {"GET": _metrics},
+            "/health": {"GET": self._health}, "/health/live": {"GET": self._live}, "/metrics": {"GET": _metrics},
         }  # fmt: skip
         for operation in self._catalogue.operations:
             paths.setdefault(operation.path, {})[operation.method] = self._endpoint(operation)
@@ -75,8 +79,20 @@ class Edge:
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         self._router.start()
-        yield
-        await self._router.stop()
+        try:
+            yield
+        finally:
+            await self._router.stop()
+
+    def _fail(self, task: str, error: BaseException) -> None:
+        log.critical("edge_failed", task=task, error=type(error).__name__, reason=str(error), exc_info=error)
+        self.failure = self.failure or error
+        self._ended()
+
+    async def _live(self, _: Request) -> Response:
+        if self.failure is None:
+            return _json(200, {"status": "live"})
+        return _json(503, {"status": "failed", "reason": type(self.failure).__name__})
 
     async def _health(self, _: Request) -> Response:
         if self._router.ready:
@@ -204,10 +220,6 @@ async def _read_body(request: Request) -> bytes:
         if len(body) > names.VALUE_LIMIT:
             raise TooLarge("body_too_large", f"A body holds at most {names.VALUE_LIMIT} bytes.")
     return bytes(body)
-
-
-async def _live(_: Request) -> Response:
-    return _json(200, {"status": "live"})
 
 
 async def _metrics(_: Request) -> Response:

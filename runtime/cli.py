@@ -21,12 +21,9 @@ from edge import keys as edge_keys
 from edge.keys import WrongKeyFile
 from runtime import health, logs, ports, settings
 from runtime.settings import Settings, WrongSetting
+from topics.supervision import interruptions_raised
 
 log = structlog.get_logger(__name__)
-
-IDLE_SECONDS = 75
-"""How long the edge keeps a connection that nobody uses. As nginx does, and longer than the 60 of most load balancers:
-a call on a connection that is just being closed fails."""
 
 app = typer.Typer(
     help="All data about the visitors of a group of shopping centers: Kafka messages in, results and changes out.",
@@ -87,28 +84,18 @@ def worker() -> None:
 
 @app.command()
 def edge() -> None:
-    """Run an HTTP edge: translates calls to messages and waits for their results. Docs are under /docs."""
-    import uvicorn
+    """Run an HTTP edge: translates calls to messages and waits for their results. Docs are under /docs.
 
+    Ends with status 1 where it cannot go on."""
     from agents.catalogue import CATALOGUE
-    from edge.app import Edge
+    from runtime import edge_process
 
     found = _start()
     http = found.http
     if http.keys is None and http.host not in ("127.0.0.1", "::1", "localhost"):
         raise WrongSetting("VISITOR_HTTP_KEYS is needed to listen on another address than loopback.")
     ports.ensure_free(http.host, http.port, "VISITOR_HTTP_PORT")
-    application = Edge(found.kafka, http, CATALOGUE)
-    uvicorn.run(
-        application.asgi,
-        host=http.host,
-        port=http.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=int(http.timeout_seconds) + 2,
-    )
+    sys.exit(edge_process.run(found, CATALOGUE))
 
 
 @app.command()
@@ -221,7 +208,8 @@ async def _patiently(attempt: Any) -> Any:
     """Try for as long as the server is not there; others may be starting it."""
     while True:
         try:
-            return await attempt()
+            with interruptions_raised():
+                return await attempt()
         except Exception as error:
             if not (is_retryable(error) or isinstance(error, KafkaError)):
                 raise

@@ -1,19 +1,24 @@
 """Reading a topic as a person: every message a line of JSON."""
 
+import asyncio
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
 
 from agents.catalogue import CATALOGUE
 from agents.wire import Wire
 from topics import json
 from topics.envelope import AVRO, InvalidMessage
-from topics.kafka import KafkaSettings
+from topics.kafka import KafkaSettings, close_consumer, ended_tasks
+from topics.supervision import run_together
+
+CHECK_SECONDS = 5.0
 
 
 async def follow(kafka: KafkaSettings, topic: str, *, from_beginning: bool) -> None:
-    """Prints until it is cancelled."""
+    """Prints until it is cancelled, also while the broker is away for some time. Raises KafkaError."""
     wire = Wire(CATALOGUE)
     consumer = AIOKafkaConsumer(
         topic,
@@ -24,11 +29,23 @@ async def follow(kafka: KafkaSettings, topic: str, *, from_beginning: bool) -> N
     )
     try:
         await consumer.start()
-        async for record in consumer:
-            sys.stdout.write(json.write(_line(wire, record)).decode() + "\n")
-            sys.stdout.flush()
+        await run_together({"messages": _print(wire, consumer), "check": _check(consumer)})
     finally:
-        await consumer.stop()
+        await close_consumer(consumer)
+
+
+async def _print(wire: Wire, consumer: AIOKafkaConsumer) -> None:
+    async for record in consumer:
+        sys.stdout.write(json.write(_line(wire, record)).decode() + "\n")
+        sys.stdout.flush()
+
+
+async def _check(consumer: AIOKafkaConsumer) -> NoReturn:
+    """Raises KafkaError where nothing would be printed any more."""
+    while True:
+        await asyncio.sleep(CHECK_SECONDS)
+        if ended := ended_tasks(consumer):
+            raise KafkaError(f"the consumer's background tasks have ended: {', '.join(ended)}")
 
 
 def _line(wire: Wire, record: Any) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,11 +18,15 @@ from starlette.routing import Route
 
 from agents.catalogue import Catalogue
 from agents.engine.engine import Engine
-from agents.engine.telemetry import Readiness
 from runtime.health import LOOPBACK
 from runtime.settings import Settings
+from topics.supervision import Supervisor
 
 log = structlog.get_logger(__name__)
+
+SERVER_STOP_SECONDS = 5.0
+END_SECONDS = 3.0
+"""In which Python ends what is left."""
 
 
 async def run(found: Settings, catalogue: Catalogue) -> int:
@@ -32,29 +38,52 @@ async def run(found: Settings, catalogue: Catalogue) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, engine.stop)
-    server = _server(engine.readiness, found.worker.health_port) if found.worker.health_port else None
-    serving = asyncio.create_task(server.serve()) if server else None
+    server = _server(engine, found.worker.health_port)
+    serving = Supervisor(engine.fail)
+    if found.worker.health_port:
+        serving.start("health server", _serve(server))
+    status = 1
     try:
         await engine.run()
+        status = 0
+        log.info("stopped")
     except Exception as error:
         log.critical("worker_ended", error=type(error).__name__, exc_info=error)
-        return 1
     finally:
-        if server is not None and serving is not None:
-            server.should_exit = True
-            await serving
-    log.info("stopped")
-    return 0
+        serving.let_end()
+        server.should_exit = True
+        await serving.stop(SERVER_STOP_SECONDS)
+        _end_soon(status)
+    return status
 
 
-def _server(readiness: Readiness, port: int) -> uvicorn.Server:
-    """`/health/live` answers while the event loop turns, `/health/ready` says what is missing."""
+def _end_soon(status: int) -> None:
+    """End the process with this status even where Python waits for tasks that ignore that they are cancelled, or for a
+    thread. Faust's do where it could not stop, and such a process keeps its place in the consumer group."""
+    end = threading.Timer(END_SECONDS, os._exit, (status,))
+    end.daemon = True
+    end.start()
+
+
+async def _serve(server: uvicorn.Server) -> None:
+    """Raises RuntimeError where it does not start: uvicorn would end the process on the spot."""
+    try:
+        await server.serve()
+    except SystemExit as error:
+        raise RuntimeError("the health server did not start") from error
+
+
+def _server(engine: Engine, port: int) -> uvicorn.Server:
+    """`/health/live` answers while the event loop turns and nothing has ended that is needed, `/health/ready` says what
+    is missing."""
 
     async def live(_: Request) -> Response:
-        return JSONResponse({"status": "live"})
+        if engine.failure is None:
+            return JSONResponse({"status": "live"})
+        return JSONResponse({"status": "failed", "reason": type(engine.failure).__name__}, 503)
 
     async def ready(_: Request) -> Response:
-        reasons = readiness.reasons
+        reasons = engine.readiness.reasons
         if reasons:
             return JSONResponse({"status": "not ready", "reasons": reasons}, 503)
         return JSONResponse({"status": "ready"})

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed, TransactionalIdAuthorizationFailed
 from aiokafka.helpers import create_ssl_context
 from aiokafka.partitioner import murmur2
@@ -16,6 +17,7 @@ from pydantic import BaseModel, Field, SecretStr
 
 from topics import lenient
 from topics.envelope import Headers
+from topics.supervision import Interrupted, interruptions_raised
 
 lenient.install()
 
@@ -23,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 DELIVERY_TIMEOUT = 20.0
 """Seconds for one request to the broker."""
+CLOSE_LIMIT = 5.0
+"""Seconds that closing a connection may take; a broker that hangs would make it last for minutes."""
 SEND_LIMIT = 25.0
 """Seconds for a whole send, connecting included. The publisher holds its lock while it sends, so the database's
 idle-in-transaction timeout is longer."""
@@ -236,6 +240,8 @@ async def _connect(settings: KafkaSettings, **transactions: Any) -> AIOKafkaProd
 
 async def _deliver(client: AIOKafkaProducer, messages: Sequence[Outgoing]) -> None:
     """Returns when the broker has all."""
+    if ended := ended_tasks(client):
+        raise KafkaError(f"the producer's background tasks have ended: {', '.join(ended)}")
     placed: dict[tuple[str, int | None], list[Outgoing]] = {}
     for message in messages:
         partition = message.partition
@@ -339,6 +345,44 @@ async def tail(settings: KafkaSettings, topic: str, partition: int) -> AIOKafkaC
         await consumer.seek_to_end(place)
         await consumer.position(place)
     except BaseException:
-        await consumer.stop()
+        await close_consumer(consumer)
         raise
     return consumer
+
+
+async def close_consumer(consumer: AIOKafkaConsumer) -> None:
+    """Stop a consumer and close its connections, at most some seconds long and whatever its `stop` raises."""
+    for close, limit in ((consumer.stop, CLOSE_LIMIT), (consumer._client.close, 1)):
+        with suppress(Interrupted, KafkaError, TimeoutError, OSError), interruptions_raised():
+            async with asyncio.timeout(limit):
+                await close()
+
+
+def ended_tasks(client: AIOKafkaConsumer | AIOKafkaProducer) -> list[str]:
+    """The background tasks of a started client that have ended although the client was not closed. aiokafka 0.14.0
+    does not tell: without its fetcher a consumer waits for ever, without its sender a producer keeps what it gets."""
+    if client._closed:
+        return []
+    if isinstance(client, AIOKafkaProducer):
+        tasks = {"metadata": client.client._sync_task, "sender": client._sender.sender_task}
+    else:
+        tasks = {"metadata": client._client._sync_task, "fetcher": client._fetcher and client._fetcher._fetch_task}
+        # With a consumer group the first, else the second.
+        for name in ("_coordination_task", "_reset_committed_task"):
+            tasks[name] = getattr(client._coordinator, name, None)
+    return [name for name, task in tasks.items() if task is not None and task.done()]
+
+
+async def _close_fetcher(fetcher: Any) -> None:
+    """Fetcher.close. That of aiokafka 0.14.0 raises the CancelledError of a fetch that was waiting for its next
+    attempt, as while the broker is away; the consumer's `stop` ended there and left its connections open."""
+    fetcher._closed = True
+    tasks = (fetcher._fetch_task, *fetcher._pending_tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for waiter in fetcher._fetch_waiters:
+        fetcher._notify(waiter)
+
+
+Fetcher.close = _close_fetcher

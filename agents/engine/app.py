@@ -10,17 +10,23 @@ What Faust 0.15.3 does that shapes this (read in its source):
 
 import asyncio
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
 import faust
+import structlog
+from faust.transport.consumer import Fetcher
 from faust.transport.drivers import aiokafka
 from faust.types import TP
+from mode import Service
 from yarl import URL
 
 from agents.engine.lanes import Event, TopicPartition
-from topics.kafka import KafkaSettings
+from topics.kafka import KafkaSettings, ended_tasks
+from topics.supervision import TaskEnded
+
+log = structlog.get_logger(__name__)
 
 REBALANCE_TIMEOUT = 60.0
 """Seconds in which all workers give up their partitions; a begun batch ends well within (see storage.database)."""
@@ -83,6 +89,39 @@ class _NoMonitor(faust.Monitor):
     def on_stream_event_out(self, *_: Any) -> None: ...
 
 
+_execute_task = Service._execute_task
+
+
+async def _execute_noticed(service: Any, work: Awaitable[Any]) -> None:
+    """Run a task of a service. Where mode 0.7.1 only logs that one was cancelled, be it by the service or by a library
+    that raised CancelledError, the service crashes unless it is stopping: Faust would go on without its commits."""
+
+    async def noticed() -> None:
+        try:
+            await work
+        except asyncio.CancelledError as error:
+            if service.should_stop:
+                raise
+            name = getattr(work, "__qualname__", service.shortlabel)
+            raise TaskEnded(f"Faust's task {name} was cancelled, but should run until Faust stops.") from error
+
+    await _execute_task(service, noticed())
+
+
+Service._execute_task = _execute_noticed  # type: ignore[method-assign, assignment]
+
+
+class _Fetcher(Fetcher):
+    @Service.task
+    async def _fetcher(self) -> None:
+        """Hand over messages. Faust's own suppresses a CancelledError, and nothing would be read any more."""
+        consumer: Any = self.app.consumer
+        try:
+            await consumer._drain_messages(self)
+        finally:
+            self.set_shutdown()
+
+
 class _ConsumerThread(aiokafka.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> Any:
         """With what Faust has no settings for."""
@@ -110,9 +149,38 @@ class _Consumer(aiokafka.Consumer):
     def _new_consumer_thread(self) -> Any:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Nothing, since `Service` watches progress. Faust reads a position that aiokafka has not got while it looks
+        for one, as after its records were deleted unread; the AssertionError ended the worker."""
+
+    def _to_message(self, tp: TP, record: Any) -> Any:
+        """The message of a record that was fetched. Where a broker has lost the end of a partition, offsets begin again
+        below those that were read. Faust drops such messages without a word; what was sent twice, the inbox knows."""
+        if record.offset < (self._read_offset[tp] or 0):
+            log.warning("offsets_begin_again", topic=tp.topic, partition=tp.partition, offset=record.offset)
+            for known in (self._read_offset, self._committed_offset, self._acked, self._acked_index):
+                known.pop(tp, None)
+        return super()._to_message(tp, record)
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """Nothing; see `_new_offset`."""
+
+    def _new_offset(self, tp: TP) -> int | None:
+        """The offset to commit: after what was acknowledged last, since lanes acknowledge in order. Faust looks for
+        offsets in between without a message, and misses those after offset 0: a partition whose records were deleted
+        or taken back there was never committed again."""
+        acknowledged = self._acked[tp]
+        if not acknowledged:
+            return None
+        offset: int = max(acknowledged) + 1
+        acknowledged.clear()
+        self._acked_index[tp].clear()
+        return offset
+
 
 class _Transport(aiokafka.Transport):
     Consumer = _Consumer
+    Fetcher = _Fetcher
 
 
 def _agent(app: Any, topic: str, receive: Callable[[Event], None]) -> None:
@@ -141,6 +209,34 @@ class FaustSource:
 
     def resume(self, place: TopicPartition) -> None:
         self._app.consumer.on_buffer_drop(TP(*place))
+
+
+def fetched(app: Any, place: TopicPartition) -> int | None:
+    """The next offset that aiokafka fetches of a partition; None while it has none. (Its `position` waits until it has
+    one, and with two of those waiting, Faust's consumer thread would do nothing else.)"""
+    client = app.consumer._thread._consumer
+    subscription = client and client._subscription.subscription
+    state = subscription and subscription.assignment and subscription.assignment.state_value(TP(*place))
+    return state._position if state else None
+
+
+def ended_parts(app: Any) -> list[str]:
+    """What works in the background of a running app's consumer and has ended; neither Faust nor aiokafka tells."""
+    thread = app.consumer._thread
+    client = thread._consumer
+    if client is None or client._coordinator is None:
+        return []
+    ended = [f"aiokafka's {name}" for name in ended_tasks(client)]
+    if not thread._thread.is_alive():
+        ended.append("the consumer thread")
+    coordinator = client._coordinator
+    heartbeat = coordinator._heartbeat_task
+    if heartbeat is not None and heartbeat.done() and not coordinator._rejoin_needed_fut.done():
+        ended.append("aiokafka's heartbeat")
+    # The coordinator waits until somebody takes the error; Faust does not.
+    if coordinator._pending_exception is not None:
+        ended.append(f"aiokafka's group membership ({coordinator._pending_exception!r})")
+    return ended
 
 
 def _credentials(kafka: KafkaSettings) -> Any:

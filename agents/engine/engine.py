@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from agents.engine.breaker import Breaker, NearlyEverythingFails
 from agents.engine.decode import Decoder
-from agents.engine.group_consumer import GroupConsumer
+from agents.engine.group_consumer import GroupConsumer, IntakeBroken
 from agents.engine.lanes import Work
 from agents.engine.processor import BatchProcessor, Results
 from agents.engine.progress import Progress
@@ -28,7 +28,8 @@ from agents.wire import Wire
 from storage import inbox, migrate
 from storage.database import DatabaseSettings, connect
 from topics import admin, names
-from topics.kafka import DeliveryError, FencedProducer, KafkaSettings, Producer
+from topics.kafka import DeliveryError, FencedProducer, KafkaSettings, Producer, close_consumer
+from topics.supervision import Interrupted, Supervisor, TaskEnded, interruptions_raised
 
 log = structlog.get_logger(__name__)
 
@@ -41,8 +42,13 @@ class Stalled(Exception):
     """Messages wait, nothing was in the way, and nothing moved."""
 
 
+_EXPLAINED = (NearlyEverythingFails, Stalled, TaskEnded, IntakeBroken)
+"""Failures whose message says what happened, and holds nothing of any visitor."""
+
+
 class Engine:
-    """One worker process's engine. `run` ends when `stop` is called, or raises what ended it."""
+    """One worker process's engine. `run` ends when `stop` is called, or raises what ended it; `failure` has it at
+    once."""
 
     def __init__(
         self, kafka: KafkaSettings, database: DatabaseSettings, settings: WorkerSettings, catalogue: Catalogue
@@ -70,8 +76,9 @@ class Engine:
             signing=settings.signing(),
             changed=self._publisher.wake,
         )
+        self.failure: BaseException | None = None
         self._stopping = asyncio.Event()
-        self._failure: BaseException | None = None
+        self._supervisor = Supervisor(self.fail)
         self._consumers: list[GroupConsumer] = []
         self._observing: AIOKafkaConsumer | None = None
 
@@ -86,26 +93,35 @@ class Engine:
     def stop(self) -> None:
         self._stopping.set()
 
+    def fail(self, task: str, error: BaseException) -> None:
+        """End the worker, because of a task that has ended."""
+        reason = str(error) if isinstance(error, _EXPLAINED) else "a bug of the engine"
+        log.critical("worker_failed", task=task, error=type(error).__name__, reason=reason, exc_info=error)
+        self.failure = self.failure or error
+        self._stopping.set()
+
     async def run(self) -> None:
-        """Raises what ended the worker: NearlyEverythingFails, Stalled, a bug of the engine."""
-        beat = asyncio.create_task(self._heartbeat())
+        """Raises what ended the worker: NearlyEverythingFails, Stalled, TaskEnded, IntakeBroken, or a bug."""
+        heart = Supervisor(self.fail)
+        heart.start("heartbeat", self._heartbeat())
         try:
             if await self._unless_stopped(self._wait_for_needs()):
                 await self._serve()
         finally:
             self._stopping.set()
             await self._close()
-            beat.cancel()
+            await heart.stop()
             faulthandler.cancel_dump_traceback_later()
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
 
     async def _unless_stopped(self, work: Awaitable[None]) -> bool:
         task, stopping = asyncio.ensure_future(work), asyncio.ensure_future(self._stopping.wait())
         await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if task.done():
-            await task
+            with interruptions_raised():
+                await task
             return True
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -166,19 +182,18 @@ class Engine:
             self._consumer("requests", [names.requests(family) for family in self._families], self._work.write),
             self._consumer("queries", [names.QUERIES], self._work.read),
         ]
-        work = [self._publisher.run(), self._prune(), self._watch(), *(consumer.run() for consumer in self._consumers)]
-        tasks = [asyncio.create_task(coroutine) for coroutine in work]
-        for task in tasks:
-            task.add_done_callback(self._task_ended)
+        self._supervisor.start("publisher", self._publisher.run())
+        self._supervisor.start("prune", self._prune())
+        self._supervisor.start("watch", self._watch())
+        for consumer in self._consumers:
+            consumer.start()
         self.readiness.ready("start")
         log.info("started", group=self._settings.group)
         await self._stopping.wait()
         self.readiness.not_ready("stop", "stopping")
         log.info("stopping")
         await asyncio.gather(*(consumer.end() for consumer in self._consumers))
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._supervisor.stop()
 
     def _consumer(self, name: str, topics: Sequence[str], work: Work) -> GroupConsumer:
         return GroupConsumer(
@@ -189,18 +204,8 @@ class Engine:
             topics=topics,
             work=work,
             readiness=self.readiness,
-            failed=self._fail,
+            failed=self.fail,
         )
-
-    def _fail(self, error: BaseException) -> None:
-        reason = str(error) if isinstance(error, (NearlyEverythingFails, Stalled)) else "a bug of the engine"
-        log.critical("worker_failed", error=type(error).__name__, reason=reason, exc_info=error)
-        self._failure = self._failure or error
-        self._stopping.set()
-
-    def _task_ended(self, task: "asyncio.Task[None]") -> None:
-        if not task.cancelled() and task.exception() is not None:
-            self._fail(task.exception())  # type: ignore[arg-type]
 
     async def _prune(self) -> None:
         """Forget old answers, a thousand at a time."""
@@ -226,16 +231,20 @@ class Engine:
 
     async def _watch(self) -> None:
         """Compare what Kafka has with what was acknowledged. Raises Stalled where a partition's messages, or the worker
-        for its partitions, wait and nothing moves, and no fault is known that would explain it."""
+        for its partitions, wait and nothing moves, and no fault is known that would explain it; and IntakeBroken."""
         progress = Progress(self._settings.stall_seconds)
         assignments = {consumer.assignment for consumer in self._consumers}
         while True:
             await asyncio.sleep(WATCH_SECONDS)
+            for consumer in self._consumers:
+                consumer.check()
             try:
-                waiting = await self._waiting()
-            except (KafkaError, OSError, TimeoutError) as error:
+                with interruptions_raised():
+                    waiting = await self._waiting()
+            except (KafkaError, OSError, TimeoutError, Interrupted) as error:
                 self.readiness.not_ready("kafka", type(error).__name__)
                 progress.excuse()
+                await self._forget_observer()
                 continue
             self.readiness.ready("kafka")
             reasons = self.readiness.reasons.keys()
@@ -263,27 +272,29 @@ class Engine:
             waiting = {
                 place: ends[place] - left[place]
                 for place, (consumer, _) in done.items()
-                if await consumer.waits(tuple(place), left[place], ends[place])
+                if consumer.waits(tuple(place), left[place], ends[place])
             }
         LAG.set(sum(waiting.values()))
         return {f"{place.topic}:{place.partition}": done[place][1] for place in waiting}
 
     async def _observer(self) -> AIOKafkaConsumer:
         if self._observing is None:
-            observer = AIOKafkaConsumer(
+            self._observing = AIOKafkaConsumer(
                 **self._kafka.client(), enable_auto_commit=False, isolation_level="read_committed"
             )
-            await observer.start()
-            self._observing = observer
+            await self._observing.start()
         return self._observing
 
+    async def _forget_observer(self) -> None:
+        """The next one connects anew: this one may be what does not work."""
+        observer, self._observing = self._observing, None
+        if observer is not None:
+            await close_consumer(observer)
+
     async def _close(self) -> None:
-        if self._observing is not None:
-            with suppress(KafkaError, OSError):
-                await self._observing.stop()
-        await self._producer.stop()
-        for engine in (self._writes, self._reads, self._background):
-            await _dispose(engine)
+        """All at once: each may wait some seconds for a server that hangs."""
+        engines = (self._writes, self._reads, self._background)
+        await asyncio.gather(self._forget_observer(), self._producer.stop(), *(_dispose(engine) for engine in engines))
 
 
 async def _dispose(engine: AsyncEngine) -> None:

@@ -5,17 +5,17 @@ requests would wait behind a gateway's backlog.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
 from faust.exceptions import ConsumerNotStarted
-from faust.types import TP
 
 from agents.engine import app as faust_app
 from agents.engine.lanes import Event, Lanes, TopicPartition, Work
 from agents.engine.telemetry import Readiness
 from topics.kafka import KafkaSettings
+from topics.supervision import Failed, Supervisor, TaskEnded, interruptions_raised
 
 log = structlog.get_logger(__name__)
 
@@ -24,8 +24,12 @@ PATIENCE = 12.0
 LEAVE_SECONDS = 6.0
 
 
+class IntakeBroken(Exception):
+    """Something that brings messages has ended by itself."""
+
+
 class GroupConsumer:
-    """`name` says what it brings. `failed` is called with what ends a lane for good."""
+    """`name` says what it brings. `failed` is called where a lane, or Faust, ends for good."""
 
     def __init__(
         self,
@@ -37,7 +41,7 @@ class GroupConsumer:
         topics: Sequence[str],
         work: Work,
         readiness: Readiness,
-        failed: Callable[[BaseException], None],
+        failed: Failed,
     ) -> None:
         self.assignment = f"{name} partitions"
         self._name = name
@@ -47,26 +51,39 @@ class GroupConsumer:
         self._app.on_partitions_revoked.connect(self._revoked)
         self._app.on_partitions_assigned.connect(self._assigned)
         self._readiness.not_ready(self.assignment, "waiting for them")
-        self._ending = False
+        self._supervisor = Supervisor(failed)
+        self._ended_parts: list[str] = []
 
-    async def run(self) -> None:
-        """Until it is ended. Raises what made Faust stop by itself."""
+    def start(self) -> None:
+        self._supervisor.start(f"{self._name} consumer", self._run())
+
+    async def _run(self) -> None:
+        """Raises what made Faust stop by itself."""
         await self._app.start()
         await self._app.wait_until_stopped()
-        if not self._ending:
-            raise self._app.crash_reason or RuntimeError("Faust stopped by itself")
+        if reason := self._app.crash_reason:
+            why = str(reason) if isinstance(reason, TaskEnded) else type(reason).__name__
+            raise IntakeBroken(f"Faust has crashed: {why}") from reason
 
     async def end(self) -> None:
         """Finish what is begun, commit what was acknowledged, and leave, so that the others take over at once."""
-        self._ending = True
+        self._supervisor.let_end()
         await self._lanes.close(PATIENCE)
         try:
-            async with asyncio.timeout(LEAVE_SECONDS):
-                await self._app.consumer.commit()
-                await self._app.stop()
+            with interruptions_raised():
+                async with asyncio.timeout(LEAVE_SECONDS):
+                    await self._app.consumer.commit()
+                    await self._app.stop()
         except Exception as error:
             # Nothing is lost: what was not committed is delivered again, and the inbox knows it.
             log.warning("group_not_left", consumer=self._name, error=repr(error))
+        await self._supervisor.stop()
+
+    def check(self) -> None:
+        """Raises IntakeBroken for what has ended unnoticed. Twice in a row, since aiokafka replaces some parts."""
+        before, self._ended_parts = self._ended_parts, faust_app.ended_parts(self._app)
+        if ended := [part for part in self._ended_parts if part in before]:
+            raise IntakeBroken(f"Of the {self._name} consumer these parts have ended: {', '.join(ended)}.")
 
     def positions(self) -> Mapping[TopicPartition, int]:
         """The assigned partitions, each with the next offset that is neither acknowledged nor committed; none before
@@ -78,14 +95,14 @@ class GroupConsumer:
             return {}
         return {tuple(place): max(acknowledged.get(place, 0), committed.get(place) or 0) for place in places}
 
-    async def waits(self, place: TopicPartition, position: int, end: int) -> bool:
+    def waits(self, place: TopicPartition, position: int, end: int) -> bool:
         """Whether a partition has messages from `position` on. Up to its end there may be none: the marker of a
         transaction has an offset as well."""
         if position >= end:
             return False
         if self._lanes.holds(place) or (self._app.consumer._read_offset[place] or 0) > position:
             return True
-        fetched = await self._app.consumer.position(TP(*place))
+        fetched = faust_app.fetched(self._app, place)
         return fetched is None or fetched < end
 
     def _receive(self, event: Event) -> None:

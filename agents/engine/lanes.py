@@ -11,12 +11,9 @@ a full lane has its own partition held back at the source.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import Any, Protocol
 
-import structlog
-
-log = structlog.get_logger(__name__)
+from topics.supervision import Failed, Supervisor
 
 BATCH_LIMIT = 500
 FULL = 2 * 2**20
@@ -98,7 +95,7 @@ class Batch:
 
 
 class Lane:
-    def __init__(self, place: TopicPartition, work: Work, source: Source, feed: Feed) -> None:
+    def __init__(self, place: TopicPartition, work: Work, source: Source, feed: Feed, failed: Failed) -> None:
         self.place = place
         self.acknowledged = 0
         self._waiting: deque[tuple[Event, int]] = deque()
@@ -111,7 +108,8 @@ class Lane:
         self._paused = False
         self._busy = False
         self._closing = False
-        self.task = asyncio.create_task(self._run(), name=f"lane {place[0]}:{place[1]}")
+        self._supervisor = Supervisor(failed)
+        self._supervisor.start(f"lane {place[0]}:{place[1]}", self._run())
 
     def put(self, event: Event) -> None:
         size = _size(event)
@@ -158,11 +156,7 @@ class Lane:
         """Drop what is not begun and give what is begun `patience` seconds to end; it is safe to repeat either way."""
         self._closing = True
         self._waiting.clear()
-        if self._busy:
-            await asyncio.wait([self.task], timeout=patience)
-        self.task.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await self.task
+        await self._supervisor.stop(patience if self._busy else 0)
 
 
 def _size(event: Event) -> int:
@@ -172,14 +166,9 @@ def _size(event: Event) -> int:
 
 
 class Lanes:
-    """The lanes of one source. `failed` is called with what ends a lane for good."""
+    """The lanes of one source. `failed` is called where a lane ends for good."""
 
-    def __init__(
-        self,
-        work: Work,
-        source: Source,
-        failed: Callable[[BaseException], None],
-    ) -> None:
+    def __init__(self, work: Work, source: Source, failed: Failed) -> None:
         self._work = work
         self._source = source
         self._feed = Feed()
@@ -193,14 +182,9 @@ class Lanes:
         place = (event.message.topic, event.message.partition)
         lane = self._lanes.get(place)
         if lane is None:
-            lane = self._lanes[place] = Lane(place, self._work, self._source, self._feed)
-            lane.task.add_done_callback(self._ended)
+            lane = self._lanes[place] = Lane(place, self._work, self._source, self._feed, self._failed)
         self._feed.count += 1
         lane.put(event)
-
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        if not task.cancelled() and task.exception() is not None:
-            self._failed(task.exception())  # type: ignore[arg-type]
 
     async def drop(self, places: Sequence[TopicPartition], patience: float) -> None:
         """End the lanes of partitions that go to another worker."""

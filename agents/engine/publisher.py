@@ -22,6 +22,7 @@ from storage import outbox
 from storage.outbox import Turn
 from topics.envelope import change_headers
 from topics.kafka import FencedProducer, Outgoing
+from topics.supervision import run_together
 
 POLL_SECONDS = 1.0
 """How often a worker looks for changes that others left; its own wake the publishers at once."""
@@ -45,12 +46,10 @@ class Publisher:
             self._news[topic].set()
 
     async def run(self) -> None:
-        """Publishes until it is cancelled. Raises what is not transient."""
+        """Publishes until it is cancelled. Raises what is not transient, and TaskEnded."""
+        publishers = {f"publisher {topic}": self._publish_topic(topic) for topic in self._news}
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._look(), name="publisher")
-                for topic in self._news:
-                    group.create_task(self._publish_topic(topic), name=f"publisher {topic}")
+            await run_together({"publisher": self._look()} | publishers)
         finally:
             await asyncio.gather(*(producer.stop() for producer in self._producers.values()))
 

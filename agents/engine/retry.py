@@ -9,6 +9,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 from agents.engine.telemetry import RETRIES, Readiness
 from storage.database import is_transient
 from topics.kafka import DeliveryError
+from topics.supervision import Interrupted, interruptions_raised
 
 log = structlog.get_logger(__name__)
 
@@ -17,7 +18,7 @@ Result = TypeVar("Result")
 
 def is_retryable(error: BaseException) -> bool:
     """Whether the same work may succeed later with nothing changed."""
-    return isinstance(error, DeliveryError) or is_transient(error)
+    return isinstance(error, (DeliveryError, Interrupted)) or is_transient(error)
 
 
 async def until_done(part: str, readiness: Readiness, attempt: Callable[[], Awaitable[Result]]) -> Result:
@@ -39,7 +40,8 @@ async def until_done(part: str, readiness: Readiness, attempt: Callable[[], Awai
     )
 
     async def once() -> Result:
-        return await attempt()
+        with interruptions_raised():
+            return await attempt()
 
     try:
         result: Result = await retrying(once)

@@ -28,10 +28,12 @@ from runtime.health import LOOPBACK
 from runtime.settings import Settings, WrongSetting
 from storage import migrate
 from topics import admin, names
-from topics.kafka import DeliveryError, KafkaSettings, Producer
+from topics.kafka import DeliveryError, KafkaSettings, Producer, close_consumer
+from topics.supervision import Interrupted, TaskEnded, interruptions_raised, run_together
 
 READY_SECONDS = 60.0
 COUNT_SECONDS = 2.0
+CHILDREN_SECONDS = 1.0
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _OURS = ("postgres", "kafka", "processes.json", "worker.log", "edge.log", "sample.json")
 """All that lies in the home, but for the downloads; the last one is of earlier versions. The home may be a folder with
@@ -62,7 +64,7 @@ def run(settings: Settings, *, reset: bool, simulation: bool) -> int:
         asyncio.run(dev.serve(simulation=simulation))
     except KeyboardInterrupt:
         return 0
-    except ServerFailed as error:
+    except (ServerFailed, TaskEnded) as error:
         console.print(f"visitor: {error}", markup=False)
         return 1
     finally:
@@ -232,16 +234,25 @@ class _Dev:
         )
 
     async def _live(self, kafka: KafkaSettings, people: list[sample.SamplePerson]) -> None:
+        """Until it is cancelled. Raises ServerFailed, TaskEnded."""
         producer = Producer(kafka)
-        work = [asyncio.create_task(self._count(kafka, producer)), asyncio.create_task(self._count_changes(kafka))]
+        work = {
+            "children": self._watch_children(),
+            "counts": self._count(kafka, producer),
+            "changes": self._count_changes(kafka),
+        }
         if people:
-            work.append(asyncio.create_task(sample.simulate(producer, people, self._settings.dev.visits_per_second)))
+            work["simulation"] = sample.simulate(producer, people, self._settings.dev.visits_per_second)
         try:
-            await asyncio.gather(*work)
+            await run_together(work)
         finally:
-            for task in work:
-                task.cancel()
             await producer.stop()
+
+    async def _watch_children(self) -> None:
+        """Raises ServerFailed."""
+        while True:
+            self._check_children()
+            await asyncio.sleep(CHILDREN_SECONDS)
 
     async def _count(self, kafka: KafkaSettings, producer: Producer) -> None:
         """Says how many messages there are, on one line of a terminal, else on a new line every 30 s."""
@@ -254,17 +265,19 @@ class _Dev:
         try:
             await consumer.start()
             while True:
-                self._check_children()
                 try:
-                    counts = [f"{what} {await _messages(producer, consumer, topic)}" for what, topic in topics.items()]
+                    with interruptions_raised():
+                        counts = [
+                            f"{what} {await _messages(producer, consumer, topic)}" for what, topic in topics.items()
+                        ]
                     counts.insert(2, f"changes {self._changes}")
-                except (KafkaError, DeliveryError):
+                except (KafkaError, DeliveryError, Interrupted):
                     counts = ["Kafka does not answer"]
                 line = "visits: " + "   ".join(counts)
                 self._console.print(line, end="\r" if self._console.is_terminal else "\n")
                 await asyncio.sleep(COUNT_SECONDS if self._console.is_terminal else 30)
         finally:
-            await consumer.stop()
+            await close_consumer(consumer)
 
     async def _count_changes(self, kafka: KafkaSettings) -> None:
         """By reading them: the marker of each transaction has an offset as well."""
@@ -272,14 +285,14 @@ class _Dev:
             names.changes("visits"), **kafka.client(), enable_auto_commit=False, auto_offset_reset="earliest",
             isolation_level="read_committed",
         )  # fmt: skip
-        await consumer.start()
         try:
+            await consumer.start()
             while True:
-                with suppress(KafkaError):
-                    found = await consumer.getmany(timeout_ms=1_000)
-                    self._changes += sum(map(len, found.values()))
+                with suppress(KafkaError, Interrupted), interruptions_raised():
+                    records = await consumer.getmany(timeout_ms=1_000)
+                    self._changes += sum(map(len, records.values()))
         finally:
-            await consumer.stop()
+            await close_consumer(consumer)
 
 
 async def _messages(producer: Producer, consumer: AIOKafkaConsumer, topic: str) -> int:

@@ -14,6 +14,7 @@ from topics import json as wire_json
 from topics import names
 from topics.envelope import JSON, RequestHeaders
 from topics.kafka import DeliveryError, Outgoing, Producer
+from topics.supervision import Interrupted, interruptions_raised
 
 CENTERS: list[dict[str, Any]] = [
     {"pcCode": "FR-SC-4TEMPS", "label": "Les 4 Temps", "country": "FR", "centerCode": 3051},
@@ -253,8 +254,9 @@ async def simulate(producer: Producer, people: Sequence[SamplePerson], per_secon
         await asyncio.sleep(random.expovariate(per_second))
         person = random.choice(people)
         try:
-            await producer.send([_visit(person, "exit" if person in inside else "entry")])
-        except DeliveryError:
+            with interruptions_raised():
+                await producer.send([_visit(person, "exit" if person in inside else "entry")])
+        except (DeliveryError, Interrupted):
             continue
         inside ^= {person}
 

@@ -62,7 +62,7 @@ async def test_a_worker_in_which_nearly_everything_fails_stops_and_keeps_the_las
     for _ in range(2 * LEAST):
         await _send(lonely, 0)
 
-    await eventually("the worker's end", lambda: _ended(buggy))
+    await eventually("the worker's end", buggy.ended)
     assert buggy.child.returncode == 1
     assert "nearly" in buggy.log.read_text().lower()
     letters = len(await lonely.read(names.DEAD_LETTERS))
@@ -70,9 +70,5 @@ async def test_a_worker_in_which_nearly_everything_fails_stops_and_keeps_the_las
 
     # What was not acknowledged is there for the next worker, which ends as well, since nothing was mended.
     again = lonely.worker("tests.support.buggy")
-    await eventually("the next worker's end", lambda: _ended(again))
+    await eventually("the next worker's end", again.ended)
     assert again.child.returncode == 1
-
-
-async def _ended(worker: Process) -> bool:
-    return worker.child.poll() is not None

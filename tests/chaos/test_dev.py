@@ -136,6 +136,18 @@ def test_a_reset_removes_the_data_and_nothing_of_others(dev: _Dev) -> None:
     assert {entry.name for entry in dev.home.iterdir()} == {"downloads", "lock", "output", "kept.txt"}
 
 
+async def test_the_end_of_a_child_ends_all_of_it_with_status_1(dev: _Dev) -> None:
+    dev.start("--no-simulation")
+    await dev.greeted()
+    children = dev.children()
+    worker = next(child for child in children if "worker" in child.cmdline())
+    worker.kill()
+    assert dev.child is not None
+    assert dev.child.wait(30) == 1
+    assert "The worker ended" in dev.output.read_text()
+    assert [child for child in children if child.is_running()] == []
+
+
 @pytest.mark.parametrize(
     ("setting", "value"), [("VISITOR_HTTP_KEYS", "keys.toml"), ("VISITOR_WORKER_HEALTH_PORT", "0")]
 )

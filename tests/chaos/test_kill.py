@@ -4,6 +4,7 @@ import asyncio
 import random
 
 from tests.support import oracle
+from tests.support.callers import calling
 from tests.support.load import Population, contest, populate, send_all, update, visit, with_contests
 from tests.support.oracle import Sent
 from tests.support.stack import Process, Stack, eventually
@@ -45,14 +46,16 @@ async def test_a_worker_killed_20_times_under_load_loses_and_doubles_nothing(lon
     worker = lonely.worker()
     await eventually("a ready worker", worker.ready)
     population = await with_contests(lonely, sent, await populate(lonely, sent, 10))
-    worker.kill()
-
-    loading = asyncio.create_task(_load(lonely, sent, random.Random(SEED), population, ended))
-    worker = await _kill_now_and_then(lonely, rng)
-    ended.set()
-    await loading
+    async with calling(lonely, sent, population.pc_code) as callers:
+        worker.kill()
+        loading = asyncio.create_task(_load(lonely, sent, random.Random(SEED), population, ended))
+        worker = await _kill_now_and_then(lonely, rng)
+        ended.set()
+        await loading
+        await callers.finish()
     await eventually("a result for every request", lambda: oracle.all_answered(lonely, sent, FAMILIES), 120)
     await eventually("all changes published", lambda: oracle.outbox_empty(lonely))
     await oracle.verify(lonely, sent, FAMILIES)
+    await callers.verify(lonely)
     assert len(sent.operations) > 1_000
     assert worker.terminate() == 0

@@ -1,18 +1,25 @@
 """Servers that go away and come back, and two partitions that change the same entity."""
 
 import asyncio
+import functools
 import random
 
+import psutil
 import pytest
 
 from tests.chaos.conftest import Killable
 from tests.support import oracle
+from tests.support.callers import calling
 from tests.support.load import Message, Population, populate, send_all, update, visit
 from tests.support.oracle import Sent
 from tests.support.stack import PARTITIONS, Process, Stack, eventually
 from topics import names
 
 AWAY_SECONDS = 10
+SHUTDOWN_SECONDS = 20
+OTHER_EDGES = 2
+READY_SECONDS = 5
+"""In which an edge is ready again after its only broker is back."""
 FAMILIES = ("visits", "visitors", "parking", "centers")
 
 
@@ -42,25 +49,52 @@ async def _send_while(stack: Stack, sent: Sent, population: Population, ended: a
 async def test_a_server_away_for_10_seconds_loses_nothing_and_work_goes_on_by_itself(
     killable: Killable, lonely: Stack, server: str
 ) -> None:
+    """A broker that was killed, and one that has taken its leave: clients meet their end in other ways."""
     kafka, postgres = killable
-    away = postgres if server == "postgres" else kafka
+    away, ends = (postgres, [postgres.kill]) if server == "postgres" else (kafka, [kafka.kill, kafka.stop])
     sent, ended = Sent(), asyncio.Event()
+    others = [lonely.edge()[0] for _ in range(OTHER_EDGES)]
     worker, population = await _prepared(lonely, sent)
-    loading = asyncio.create_task(_send_while(lonely, sent, population, ended))
-    await asyncio.sleep(1)  # work is under way when the server goes
-
-    await asyncio.to_thread(away.kill)
-    await eventually("not ready while it is away", lambda: _not_ready(worker), 30)
-    await asyncio.sleep(AWAY_SECONDS)
-    assert not await worker.ready()
-    await asyncio.to_thread(away.start)
-    await eventually("ready again", worker.ready, 90)
-    ended.set()
-    await loading
+    async with calling(lonely, sent, population.pc_code) as callers:
+        edges = [callers.edge, *others]
+        for edge in others:
+            await eventually("a ready edge", edge.ready)
+        loading = asyncio.create_task(_send_while(lonely, sent, population, ended))
+        for end in ends:
+            await asyncio.sleep(1)  # work is under way when the server goes
+            await asyncio.to_thread(end)
+            for process in [worker, *(edges if server == "kafka" else [])]:
+                await eventually("not ready while it is away", functools.partial(_not_ready, process), 30)
+            await asyncio.sleep(AWAY_SECONDS)
+            assert not await worker.ready()
+            await asyncio.to_thread(away.start)
+            for edge in edges:
+                await eventually("an edge that is ready again", edge.ready, READY_SECONDS)
+            await eventually("ready again", worker.ready, 90)
+        ended.set()
+        await loading
+        await callers.finish()
+        assert callers.repeats, "no call was under way while the server was away"
 
     await _answered(lonely, sent)
     await oracle.verify(lonely, sent, FAMILIES)
+    await callers.verify(lonely)
     assert worker.terminate() == 0
+    for edge in others:
+        edge.kill()
+
+
+async def test_a_worker_ends_within_20_seconds_of_sigterm_while_its_broker_hangs(
+    killable: Killable, lonely: Stack
+) -> None:
+    kafka, _ = killable
+    worker, _ = await _prepared(lonely, Sent())
+    broker = psutil.Process(kafka._processes.pid("kafka"))
+    broker.suspend()
+    try:
+        assert await asyncio.to_thread(worker.terminate, SHUTDOWN_SECONDS) == 0
+    finally:
+        broker.resume()
 
 
 async def test_the_last_change_of_an_entity_that_two_partitions_change_at_once_equals_its_row(lonely: Stack) -> None:

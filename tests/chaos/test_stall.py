@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.support.stack import Process, Stack, eventually
+from tests.support.stack import Stack, eventually
 from topics import names
 from topics.envelope import JSON, RequestHeaders
 
@@ -19,10 +19,6 @@ async def test_a_worker_that_makes_no_progress_ends_itself(lonely: Stack, partit
     head = RequestHeaders(str(uuid4()), "visits.stuck", "test/bugs", JSON)
     value = json.dumps({"body": {"how": how}}).encode()
     await lonely.raw(names.requests("visits"), value, head.encode(), partition=partition)
-    await eventually("its end", lambda: _ended(worker), 90)
+    await eventually("its end", worker.ended, 90)
     assert worker.child.returncode == 1
     assert told in worker.log.read_text()
-
-
-async def _ended(worker: Process) -> bool:
-    return worker.child.poll() is not None

@@ -68,6 +68,9 @@ class Process:
         self.child.send_signal(signal.SIGTERM)
         return self.child.wait(patience)
 
+    async def ended(self) -> bool:
+        return self.child.poll() is not None
+
     async def ready(self) -> bool:
         assert self.child.poll() is None, f"{self.name} ended:\n{self.log.read_text()[-3000:]}"
         try:
@@ -151,18 +154,20 @@ class Stack:
         self.processes.append(process)
         return process
 
-    def worker(self, module: str = "runtime.cli", **settings: str) -> Process:
+    def worker(self, module: str = "runtime.cli", arguments: Sequence[str] = (), **settings: str) -> Process:
         """A worker that was started and need not be ready."""
         port = free_port()
         settings = {"VISITOR_WORKER_HEALTH_PORT": str(port), **settings}
-        return self.spawn("worker", ["-m", module, "worker"], f"http://127.0.0.1:{port}/health/ready", **settings)
+        return self.spawn(
+            "worker", ["-m", module, "worker", *arguments], f"http://127.0.0.1:{port}/health/ready", **settings
+        )
 
-    def edge(self, **settings: str) -> tuple[Process, str]:
+    def edge(self, module: str = "runtime.cli", arguments: Sequence[str] = (), **settings: str) -> tuple[Process, str]:
         """An edge that was started and need not be ready, and its URL."""
         port = free_port()
         url = f"http://127.0.0.1:{port}"
         process = self.spawn(
-            "edge", ["-m", "runtime.cli", "edge"], f"{url}/health", VISITOR_HTTP_PORT=str(port), **settings
+            "edge", ["-m", module, "edge", *arguments], f"{url}/health", VISITOR_HTTP_PORT=str(port), **settings
         )
         return process, url
 
@@ -229,9 +234,14 @@ class Stack:
     async def count(self, topic: str) -> int:
         """How many messages a topic holds, where none was deleted; not for change topics, in which the marker of each
         transaction has an offset as well."""
+        return sum((await self.ends(topic)).values())
+
+    async def ends(self, topic: str) -> dict[TopicPartition, int]:
+        """The next offset of each partition."""
         places = [TopicPartition(topic, number) for number in await self.producer.partitions_for(topic)]
         async with _reading(self.kafka, places) as consumer:
-            return int(sum((await consumer.end_offsets(places)).values()))
+            found: dict[TopicPartition, int] = await consumer.end_offsets(places)
+            return found
 
     async def read(self, topic: str) -> list[Record]:
         """All records that a topic holds now, each partition in order."""

@@ -12,6 +12,7 @@ from edge.settings import HttpSettings
 from tests.support.data import NOBODY
 from topics import json
 from topics.kafka import KafkaSettings, Outgoing
+from topics.supervision import TaskEnded
 
 
 class _AtOnce(ReplyRouter):
@@ -34,10 +35,30 @@ async def test_what_a_worker_cannot_do_now_says_when_to_retry(
 ) -> None:
     monkeypatch.setattr(_AtOnce, "reply", (status, b'{"errors":[]}'), raising=False)
     monkeypatch.setattr("edge.app.ReplyRouter", _AtOnce)
-    edge = Edge(KafkaSettings(bootstrap="nowhere:1"), HttpSettings(), CATALOGUE)
+    edge = Edge(KafkaSettings(bootstrap="nowhere:1"), HttpSettings(), CATALOGUE, ended=lambda: None)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(edge.asgi), base_url="http://localhost") as client:
         answer = await client.get(f"/visitors/{NOBODY}/eventToken?companyId=1")
     assert (answer.status_code, answer.headers.get("Retry-After")) == (status, waits)
+
+
+async def test_an_edge_that_cannot_go_on_is_not_live_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = asyncio.Event()
+    monkeypatch.setattr("edge.app.ReplyRouter", _Broken)
+    edge = Edge(KafkaSettings(bootstrap="nowhere:1"), HttpSettings(), CATALOGUE, ended.set)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(edge.asgi), base_url="http://localhost") as client:
+        before = await client.get("/health/live")
+        async with edge.app.router.lifespan_context(edge.app), asyncio.timeout(5):
+            await ended.wait()
+            after = await client.get("/health/live")
+    assert (before.status_code, after.status_code, after.json()) == (
+        200, 503, {"status": "failed", "reason": "TaskEnded"},
+    )  # fmt: skip
+    assert isinstance(edge.failure, TaskEnded)
+
+
+class _Broken(ReplyRouter):
+    async def _listen(self) -> None:
+        """Ends at once."""
 
 
 @pytest.mark.parametrize("body", [None, {"data": [{"text": 'a "quoted" {brace}\n', "amount": 1.5}]}, []])

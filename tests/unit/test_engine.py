@@ -12,6 +12,7 @@ from agents.engine.retry import until_done
 from agents.engine.telemetry import Readiness
 from tests.support.stack import eventually
 from topics.kafka import DeliveryError
+from topics.supervision import TaskEnded
 
 
 @dataclass
@@ -48,10 +49,10 @@ class _Bench:
         self.gate = asyncio.Event()
         self.most = BATCH_LIMIT
         self.batches: list[list[int]] = []
-        self.failures: list[BaseException] = []
+        self.failures: list[tuple[str, BaseException]] = []
         self.begun = asyncio.Event()
         self.source = _Source()
-        self.lanes = Lanes(self._work, self.source, self.failures.append)
+        self.lanes = Lanes(self._work, self.source, lambda *failure: self.failures.append(failure))
 
     @property
     def acknowledged(self) -> list[int]:
@@ -136,21 +137,37 @@ async def test_a_part_that_is_given_up_leaves_nobody_not_ready() -> None:
     assert readiness.reasons == {}
 
 
-async def test_what_ends_a_lane_is_told() -> None:
-    failures: list[BaseException] = []
+async def test_work_that_a_library_cancels_by_mistake_is_attempted_again() -> None:
+    attempts = 0
+
+    async def attempt() -> int:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            raise asyncio.CancelledError
+        return attempts
+
+    assert await until_done("lane", Readiness(), attempt) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(NearlyEverythingFails("no"), NearlyEverythingFails), (asyncio.CancelledError(), TaskEnded)]
+)
+async def test_what_ends_a_lane_is_told(error: BaseException, told: type[Exception]) -> None:
+    failures: list[tuple[str, BaseException]] = []
 
     async def fail(_: Batch) -> None:
-        raise NearlyEverythingFails("no")
+        raise error
 
     source = _Source()
-    lanes = Lanes(fail, source, failures.append)
+    lanes = Lanes(fail, source, lambda *failure: failures.append(failure))
     lanes.put(_event(1))
 
     async def failed() -> bool:
         return bool(failures)
 
     await eventually("the lane's failure", failed)
-    assert isinstance(failures[0], NearlyEverythingFails)
+    assert [(name, type(why)) for name, why in failures] == [("lane t:0", told)]
     assert source.acknowledged == []
 
 

@@ -1,0 +1,104 @@
+"""A worker whose broker no longer has what the worker reads next."""
+
+import asyncio
+import random
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+
+from tests.chaos.conftest import Killable
+from tests.support.load import Population, populate, visit
+from tests.support.oracle import Sent
+from tests.support.stack import PARTITIONS, Stack, eventually
+from topics import names
+
+TOPIC = names.requests("visits")
+FROZEN_SECONDS = 5.0
+LIVELOCK_SECONDS = 2.5
+"""How often Faust looks at the position of each partition."""
+
+
+async def test_a_worker_goes_on_after_unread_requests_were_deleted_while_it_was_frozen(lonely: Stack) -> None:
+    rng, sent = random.Random(9), Sent()
+    worker = lonely.worker("tests.support.slow")
+    await eventually("a ready worker", worker.ready)
+    population = await populate(lonely, sent, 1)
+    for partition in range(PARTITIONS):
+        await lonely.result("visits.create", await _ask(lonely, rng, population, partition))
+
+    worker.child.send_signal(signal.SIGSTOP)
+    await asyncio.sleep(FROZEN_SECONDS / 2)  # until the broker has answered the fetch that was on its way
+    for partition in range(PARTITIONS):
+        for _ in range(partition + 2):
+            await _ask(lonely, rng, population, partition)
+    await _delete_all(lonely)
+    await asyncio.sleep(FROZEN_SECONDS / 2)
+    worker.child.send_signal(signal.SIGCONT)
+
+    for partition in range(PARTITIONS):
+        await lonely.result("visits.create", await _ask(lonely, rng, population, partition))
+    await asyncio.sleep(LIVELOCK_SECONDS)
+    assert await worker.ready()
+
+    async def committed() -> bool:
+        return await _committed(lonely) == await lonely.ends(TOPIC)
+
+    await eventually("what was answered is committed in every partition", committed, 15)
+    assert worker.terminate() == 0
+
+
+async def test_requests_are_taken_in_after_a_broker_has_lost_those_before(killable: Killable, lonely: Stack) -> None:
+    """Offsets begin again below what was read and committed, as after an unclean election of a leader."""
+    kafka, _ = killable
+    place = TopicPartition(TOPIC, 0)
+    rng, sent = random.Random(9), Sent()
+    worker = lonely.worker()
+    await eventually("a ready worker", worker.ready)
+    population = await populate(lonely, sent, 1)
+    for _ in range(3):
+        await lonely.result("visits.create", await _ask(lonely, rng, population, 0))
+
+    async def committed() -> bool:
+        return (await _committed(lonely)).get(place) == (await lonely.ends(TOPIC))[place]
+
+    await eventually("all is committed", committed)
+    await asyncio.to_thread(kafka.stop)
+    shutil.rmtree(kafka._home / "data" / f"{TOPIC}-0")
+    await asyncio.to_thread(kafka.start)
+
+    for _ in range(2):
+        await lonely.result("visits.create", await _ask(lonely, rng, population, 0))
+    assert (await lonely.ends(TOPIC))[place] == 2
+    await eventually("what was answered is committed", committed, 15)
+    assert worker.terminate() == 0
+
+
+async def _ask(stack: Stack, rng: random.Random, population: Population, partition: int) -> str:
+    message = visit(rng, population)
+    return await stack.send(message.operation, message.parts, partition=partition)
+
+
+@asynccontextmanager
+async def _admin(stack: Stack) -> AsyncIterator[AIOKafkaAdminClient]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=stack.servers.kafka)
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def _delete_all(stack: Stack) -> None:
+    """All records of the topic."""
+    async with _admin(stack) as admin:
+        await admin.delete_records({place: RecordsToDelete(-1) for place in await stack.ends(TOPIC)})
+
+
+async def _committed(stack: Stack) -> dict[TopicPartition, int]:
+    async with _admin(stack) as admin:
+        found = await admin.list_consumer_group_offsets("visitor-worker.requests")
+    return {place: committed.offset for place, committed in found.items() if place.topic == TOPIC}
