@@ -44,6 +44,7 @@ _GROUP = 3
 # Blanks and dashes of all kinds, and invisible characters.
 _BLANK = r"\s\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\-\u2010-\u2015\u2212\ufe58\ufe63\uff0d"
 _RUN = re.compile(rf"\d(?:[{_BLANK}]*\d){{{_SHORTEST - 1},}}")
+_DIGITS = re.compile(rf"\d(?:[{_BLANK}./_·•]*\d){{{_SHORTEST - 1},}}")
 _GROUPS = re.compile(r"\d+")
 _UUID = re.compile(r"(?<![0-9A-Za-z])[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(?![0-9A-Za-z])")
 
@@ -59,8 +60,9 @@ def holds_card_number(text: str) -> bool:
 
 
 def without_digit_runs(text: str) -> str:
-    """A text that may be shown though nobody looked for card numbers in it."""
-    return _RUN.sub("…", text)
+    """The text without anything that could be a card number, in whatever notation. For texts that are shown but were
+    not checked, such as the names of unknown fields."""
+    return _DIGITS.sub("…", text)
 
 
 def passes_luhn(digits: str) -> bool:

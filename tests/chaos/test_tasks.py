@@ -16,7 +16,7 @@ NEEDED = {
     "watch": "'watch'",
     "heartbeat": "'heartbeat'",
     "health server": "'health server'",
-    "requests intake": "'requests intake'",
+    "requests consumer": "'requests consumer'",
     f"lane {names.requests('visits')}:0": "'lane visitor.visits.requests:0'",
     # Faust's
     "Consumer._commit_handler": "Consumer._commit_handler",

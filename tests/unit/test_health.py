@@ -4,9 +4,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
-from runtime.worker import _server
 
 from agents.engine.telemetry import Readiness
+from runtime.worker_process import _server
 
 
 async def test_a_worker_that_cannot_go_on_is_not_live_any_more() -> None:
