@@ -175,7 +175,7 @@ async def create_by_barcode(calls: Sequence[tuple[Tx, Request[NoFields, NoFields
     return await apply_each(calls, values, _store)
 
 
-async def delete_of_visitors(tx: Tx, visitors: Collection[UUID]) -> None:
+async def delete_by_visitors(tx: Tx, visitors: Collection[UUID]) -> None:
     """Remove the checkins of visitors who are being erased, and lower the counts by exactly these."""
     removed = await CHECKINS.delete_by_parent(tx, "visitor_id", visitors, emit_changes=False)
     if removed:

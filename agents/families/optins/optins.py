@@ -157,7 +157,7 @@ async def add(tx: Tx, visitor_id: UUID, optins: Iterable[OptinNew]) -> None:
         await _store(tx, visitor_id, optin)
 
 
-async def absent_texts(tx: Tx, optins: Sequence[OptinNew]) -> list[Invalid]:
+async def missing_text_faults(tx: Tx, optins: Sequence[OptinNew]) -> list[Invalid]:
     """A fault for each of these optins of a body that names a legal text which is not there."""
     named = {place: optin.legal_text_id for place, optin in enumerate(optins) if optin.legal_text_id is not None}
     known = await LEGAL_TEXTS.existing_keys(tx, named.values()) if named else set()
