@@ -1,4 +1,4 @@
-"""Erasing visitors: nothing about them is left, and everybody is told."""
+"""Erasure: nothing about an erased visitor remains, and consumers get tombstones."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -18,181 +18,192 @@ from tests.support.stack import Stack, eventually
 from topics import names
 
 
-async def _created(client: httpx.AsyncClient, path: str, body: Any) -> dict[str, Any]:
+async def _create(client: httpx.AsyncClient, path: str, body: Any) -> dict[str, Any]:
     answer = await client.post(path, json=body)
     assert answer.status_code in (200, 201), answer.text
-    found: dict[str, Any] = answer.json()["data"] if "data" in answer.json() else answer.json()
-    return found
+    created: dict[str, Any] = answer.json()["data"] if "data" in answer.json() else answer.json()
+    return created
 
 
-async def _whole_visitor(client: httpx.AsyncClient) -> dict[str, Any]:
-    """A visitor with something of every kind; its texts are unlike any other's."""
-    known = await data.parker(client)
-    mark = f"Quillfeather{uuid4().hex}".translate(str.maketrans("0123456789", "ghijklmnop"))
-    path, center = f"/visitors/{known['visitorId']}", known["pcCode"]
-    await client.patch(path, json={"lastName": mark, "addressStreet": f"{mark} street"})
-    service = await _created(client, "/services", data.service(center))
-    challenge = await _created(client, "/challenges", data.challenge(center))
-    visit = {"licensePlate": known["licensePlate"], "pcCode": center}
-    await _created(client, "/visits/entry", visit)
-    await _created(
+async def _visitor_with_records(client: httpx.AsyncClient) -> dict[str, Any]:
+    """Create a visitor with a record in every table. Its texts contain a marker that no other visitor has."""
+    parker = await data.parker(client)
+    marker = f"Quillfeather{uuid4().hex}".translate(str.maketrans("0123456789", "ghijklmnop"))
+    path, center = f"/visitors/{parker['visitorId']}", parker["pcCode"]
+    await client.patch(path, json={"lastName": marker, "addressStreet": f"{marker} street"})
+    service = await _create(client, "/services", data.service(center))
+    challenge = await _create(client, "/challenges", data.challenge(center))
+    visit = {"licensePlate": parker["licensePlate"], "pcCode": center}
+    await _create(client, "/visits/entry", visit)
+    await _create(
         client, f"{path}/checkins", {"pcCode": center, "serviceId": service["serviceId"], "origin": "partner"}
     )
-    await _created(
-        client, f"{path}/optins", {"optinType": "terms", "optinChannel": "none", "isActive": True, "sendId": mark}
+    await _create(
+        client, f"{path}/optins", {"optinType": "terms", "optinChannel": "none", "isActive": True, "sendId": marker}
     )
-    joined = await _created(client, f"{path}/visitorChallenges", {"challengeId": challenge["challengeId"]})
-    await client.post(f"{path}/visitorChallenges/{joined['visitorChallengeId']}/points", json={"points": 4_242})
+    participation = await _create(client, f"{path}/visitorChallenges", {"challengeId": challenge["challengeId"]})
+    await client.post(f"{path}/visitorChallenges/{participation['visitorChallengeId']}/points", json={"points": 4_242})
     reward = {"pcCode": center, "startDate": "2024-01-01T00:00:00Z", "balance": 1, "threshold": 2, "outsideOptin": True}
-    await _created(client, f"{path}/rewards", reward)
+    await _create(client, f"{path}/rewards", reward)
     card = {
-        "firstName": mark, "lastName": mark, "year": 2030, "month": 1, "fingerprint": mark, "cardType": "visa",
-        "firstSixDigits": "411111", "lastFourDigits": "1111", "paymentMethodToken": mark,
+        "firstName": marker, "lastName": marker, "year": 2030, "month": 1, "fingerprint": marker, "cardType": "visa",
+        "firstSixDigits": "411111", "lastFourDigits": "1111", "paymentMethodToken": marker,
     }  # fmt: skip
-    card_id = (await _created(client, f"{path}/creditCards", card))["cardId"]
-    parking_id = (await _created(client, f"{path}/parkings", {"parkingPartner": "designa"}))["parkingId"]
-    session = {"currency": "EUR", "accessDevice": mark, "parkingId": parking_id, "cardId": card_id, "pcCode": center}
-    await _created(client, f"{path}/parkingHistories", session)
-    partner = {"vehicleId": known["vehicleId"], "partnerId": mark, "parkingPartner": "designa"}
-    await _created(client, f"{path}/vehiclePartners", partner)
-    await _created(client, f"{path}/centers", {"pcCode": center, "isFavorite": True})
-    bookmark = {"pcCode": center, "externalId": mark, "label": mark, "bookmarkType": "store", "source": "visitor"}
-    await _created(client, f"{path}/bookmarks", bookmark)
-    await _created(client, f"{path}/interests", {"externalId": mark, "label": mark})
-    device = {"token": mark, "platform": "ios", "notificationToken": mark, "urwAppId": "alma"}
-    await _created(client, f"{path}/devices", device)
-    await _created(client, f"{path}/locales", {"localeCode": "fr-FR"})
-    game = {"pcCode": center, "guid": mark, "gameId": "g", "gameName": "Game"}
-    await _created(client, f"{path}/centerOperationSessions", game)
+    card_id = (await _create(client, f"{path}/creditCards", card))["cardId"]
+    parking_id = (await _create(client, f"{path}/parkings", {"parkingPartner": "designa"}))["parkingId"]
+    session = {"currency": "EUR", "accessDevice": marker, "parkingId": parking_id, "cardId": card_id, "pcCode": center}
+    await _create(client, f"{path}/parkingHistories", session)
+    partner = {"vehicleId": parker["vehicleId"], "partnerId": marker, "parkingPartner": "designa"}
+    await _create(client, f"{path}/vehiclePartners", partner)
+    await _create(client, f"{path}/centers", {"pcCode": center, "isFavorite": True})
+    bookmark = {"pcCode": center, "externalId": marker, "label": marker, "bookmarkType": "store", "source": "visitor"}
+    await _create(client, f"{path}/bookmarks", bookmark)
+    await _create(client, f"{path}/interests", {"externalId": marker, "label": marker})
+    device = {"token": marker, "platform": "ios", "notificationToken": marker, "urwAppId": "alma"}
+    await _create(client, f"{path}/devices", device)
+    await _create(client, f"{path}/locales", {"localeCode": "fr-FR"})
+    operation_session = {"pcCode": center, "guid": marker, "gameId": "g", "gameName": "Game"}
+    await _create(client, f"{path}/centerOperationSessions", operation_session)
     for kind in ("segments", "stores"):
-        await _created(client, f"{path}/centerOperationSessions/{mark}/{kind}", [{"id": "1", "name": mark}])
-    await client.patch("/visitors", json=[{"visitorId": known["visitorId"], "emailInvalid": True}])
-    found = (await client.get(path)).json()["data"]
-    analytics = (await client.get(f"{path}/externalIds/analytics")).json()["data"]["externalId"]
+        await _create(client, f"{path}/centerOperationSessions/{marker}/{kind}", [{"id": "1", "name": marker}])
+    await client.patch("/visitors", json=[{"visitorId": parker["visitorId"], "emailInvalid": True}])
+    visitor = (await client.get(path)).json()["data"]
+    analytics_id = (await client.get(f"{path}/externalIds/analytics")).json()["data"]["externalId"]
     return {
-        **known, "mark": mark, "email": found["email"], "analyticsId": analytics, "path": path, "visit": visit,
-        "serviceId": service["serviceId"], "challengeId": challenge["challengeId"],
+        **parker, "marker": marker, "email": visitor["email"], "analyticsId": analytics_id, "path": path,
+        "visit": visit, "serviceId": service["serviceId"], "challengeId": challenge["challengeId"],
     }  # fmt: skip
 
 
 async def _erase(client: httpx.AsyncClient, *analytics_ids: str) -> dict[str, Any]:
-    answer = await client.post("/visitors/erase", json=[{"analyticsId": each} for each in analytics_ids])
+    answer = await client.post(
+        "/visitors/erase", json=[{"analyticsId": analytics_id} for analytics_id in analytics_ids]
+    )
     assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()["data"]
-    return found
+    erased: dict[str, Any] = answer.json()["data"]
+    return erased
 
 
-async def _rows_with(stack: Stack, *texts: str) -> list[str]:
-    """The tables in which a row holds one of the texts, whatever the column; bytes as the text that they are."""
-    found = []
+async def _tables_with(stack: Stack, *texts: str) -> list[str]:
+    """Return `table: text` for each row that contains one of the texts in any column. Bytes are decoded."""
+    tables = []
     async with stack.engine.connect() as conn:
         for table in METADATA.sorted_tables:
             for row in await conn.execute(sa.select(table)):
-                whole = " ".join(v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in row)
-                found += [f"{table.name}: {text}" for text in texts if text in whole]
-    return found
+                values = [v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in row]
+                row_text = " ".join(values)
+                tables += [f"{table.name}: {text}" for text in texts if text in row_text]
+    return tables
 
 
-async def test_every_row_goes_and_a_second_time_it_has_failed(stack: Stack, client: httpx.AsyncClient) -> None:
-    known = await _whole_visitor(client)
-    personal = (known["visitorId"], known["mark"], known["email"], known["licensePlate"], known["barcode"])
-    assert {text.split(":")[0] for text in await _rows_with(stack, known["visitorId"])} >= {
+async def test_an_erasure_deletes_every_row_and_fails_when_repeated(stack: Stack, client: httpx.AsyncClient) -> None:
+    visitor = await _visitor_with_records(client)
+    personal = (visitor["visitorId"], visitor["marker"], visitor["email"], visitor["licensePlate"], visitor["barcode"])
+    assert {text.split(":")[0] for text in await _tables_with(stack, visitor["visitorId"])} >= {
         table.name for table in METADATA.sorted_tables if "visitor_id" in table.c
     }  # fmt: skip
-    assert await _erase(client, known["analyticsId"], "of nobody") == {
-        "success": [known["analyticsId"]], "failed": ["of nobody"],
+    assert await _erase(client, visitor["analyticsId"], "of nobody") == {
+        "success": [visitor["analyticsId"]], "failed": ["of nobody"],
     }  # fmt: skip
 
     await eventually("all changes published", lambda: oracle.outbox_empty(stack))
-    assert await _rows_with(stack, *personal) == []
-    assert await _erase(client, known["analyticsId"]) == {"success": [], "failed": [known["analyticsId"]]}
-    assert (await client.get(known["path"])).status_code == 404
-    service = (await client.get(f"/services/{known['serviceId']}")).json()["data"]
+    assert await _tables_with(stack, *personal) == []
+    assert await _erase(client, visitor["analyticsId"]) == {"success": [], "failed": [visitor["analyticsId"]]}
+    assert (await client.get(visitor["path"])).status_code == 404
+    service = (await client.get(f"/services/{visitor['serviceId']}")).json()["data"]
     assert service["checkinCount"] == 0
-    counted = await stack.rows("select 1 from ranking_counts where challenge_id = :id", id=known["challengeId"])
-    assert counted == []
+    ranking_counts = await stack.rows(
+        "select 1 from ranking_counts where challenge_id = :id", id=visitor["challengeId"]
+    )
+    assert ranking_counts == []
 
 
 async def test_tombstones_follow_on_every_compacted_topic(stack: Stack, client: httpx.AsyncClient) -> None:
-    known = await _whole_visitor(client)
+    visitor = await _visitor_with_records(client)
     families = sorted({table.family for table in TABLES} - names.EVENT_FAMILIES)
 
-    async def last_of_each() -> dict[str, Any]:
-        """The last record of each entity that was ever told with this visitor."""
-        told, last = set(), {}
+    async def last_values() -> dict[str, Any]:
+        """Map the key of each entity that ever had a change with this visitor to the value of its last record."""
+        keys, values = set(), {}
         for family in families:
             for record in await stack.read(names.changes(family)):
-                last[str(record.key)] = record.value
-                if record.value and str(record.value["visitorId"]) == known["visitorId"]:
-                    told.add(str(record.key))
-        return {key: last[key] for key in told}
+                values[str(record.key)] = record.value
+                if record.value and str(record.value["visitorId"]) == visitor["visitorId"]:
+                    keys.add(str(record.key))
+        return {key: values[key] for key in keys}
 
-    assert len(await last_of_each()) > 15
-    await _erase(client, known["analyticsId"])
+    assert len(await last_values()) > 15
+    await _erase(client, visitor["analyticsId"])
 
-    async def all_gone() -> bool:
-        return set((await last_of_each()).values()) == {None}
+    async def all_tombstones() -> bool:
+        return set((await last_values()).values()) == {None}
 
-    await eventually("a tombstone for each", all_gone)
+    await eventually("a tombstone for every entity", all_tombstones)
 
 
-async def test_requests_in_flight_and_repeated_ones_bring_nothing_back(stack: Stack, client: httpx.AsyncClient) -> None:
+async def test_concurrent_and_repeated_requests_do_not_restore_an_erased_visitor(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
     pc_code = (await data.create(client, "/centers", data.center()))["pcCode"]
-    body, key = data.visitor(pc_code), {"Idempotency-Key": str(uuid4())}
-    visitor = (await client.post("/visitors", json=body, headers=key)).json()["data"]
+    body, headers = data.visitor(pc_code), {"Idempotency-Key": str(uuid4())}
+    visitor = (await client.post("/visitors", json=body, headers=headers)).json()["data"]
     path = f"/visitors/{visitor['visitorId']}"
-    analytics = (await client.get(f"{path}/externalIds/analytics")).json()["data"]["externalId"]
-    work = [
+    analytics_id = (await client.get(f"{path}/externalIds/analytics")).json()["data"]["externalId"]
+    writes = [
         client.post(f"{path}/{kind}", json=entity)
         for _ in range(10)
         for kind, entity in (("vehicles", data.vehicle()), ("centers", {"pcCode": pc_code, "isFavorite": True}))
     ]
     visits = [client.post("/visits/exit", json={"barcode": visitor["barcode"], "pcCode": pc_code}) for _ in range(10)]
-    answers = await asyncio.gather(*work[:10], _erase(client, analytics), *work[10:], *visits)
+    answers = await asyncio.gather(*writes[:10], _erase(client, analytics_id), *writes[10:], *visits)
     statuses = {answer.status_code for answer in answers if isinstance(answer, httpx.Response)}
     assert statuses <= {201, 404, 409}
     await eventually("all changes published", lambda: oracle.outbox_empty(stack))
-    assert await _rows_with(stack, visitor["visitorId"], visitor["email"]) == []
+    assert await _tables_with(stack, visitor["visitorId"], visitor["email"]) == []
 
-    again = await client.post("/visitors", json=body, headers=key)
-    assert (again.status_code, again.json()["errors"][0]["code"]) == (404, "visitor_erased")
+    repeated = await client.post("/visitors", json=body, headers=headers)
+    assert (repeated.status_code, repeated.json()["errors"][0]["code"]) == (404, "visitor_erased")
     assert (await client.get("/visitors", params={"email": visitor["email"]})).json()["data"] == []
 
 
-async def test_what_one_batch_created_and_erased_leaves_nothing(stack: Stack, client: httpx.AsyncClient) -> None:
-    """Also in the inbox and the outbox, where the earlier requests of the batch stand only after the erasing one."""
+async def test_a_visitor_that_is_created_and_erased_in_one_batch_leaves_nothing(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    """Nor in the inbox and the outbox, which are written after all requests of the batch were applied."""
     pc_code = (await data.create(client, "/centers", data.center()))["pcCode"]
     partial = {
         "firstName": "Zora", "email": data.new_email(), "countryCode": "FR", "preferredCenter": pc_code, "optins": [],
     }  # fmt: skip
     visitor = await data.create(client, "/visitors/partial", partial)
     path = f"/visitors/{visitor['visitorId']}"
-    analytics = (await client.get(f"{path}/externalIds/analytics")).json()["data"]["externalId"]
-    mark = f"Quillfeather{uuid4().hex}".translate(str.maketrans("0123456789", "ghijklmnop"))
-    body = data.visitor(pc_code, email=partial["email"], lastName=mark)
+    analytics_id = (await client.get(f"{path}/externalIds/analytics")).json()["data"]["externalId"]
+    marker = f"Quillfeather{uuid4().hex}".translate(str.maketrans("0123456789", "ghijklmnop"))
+    body = data.visitor(pc_code, email=partial["email"], lastName=marker)
     await eventually("all changes published", lambda: oracle.outbox_empty(stack))
 
     gate = await _gate(stack, client)
-    upgraded = await stack.send("visitors.create", {"body": body}, key=gate.key)
-    changed = {"path": {"visitorId": visitor["visitorId"]}, "body": {"addressCity": mark}}
-    await stack.send("visitors.update", changed, key=gate.key)
-    erased = await stack.send("visitors.eraseByAnalyticsId", {"body": [{"analyticsId": analytics}]}, key=gate.key)
+    create_id = await stack.send("visitors.create", {"body": body}, key=gate.key)
+    parts = {"path": {"visitorId": visitor["visitorId"]}, "body": {"addressCity": marker}}
+    await stack.send("visitors.update", parts, key=gate.key)
+    erase_id = await stack.send("visitors.eraseByAnalyticsId", {"body": [{"analyticsId": analytics_id}]}, key=gate.key)
     await gate.open()
 
-    assert (await stack.result("visitors.create", upgraded)).value["body"]["data"]["visitorId"] == visitor["visitorId"]
-    assert (await stack.result("visitors.eraseByAnalyticsId", erased)).value["body"]["data"]["success"] == [analytics]
-    kept = await stack.rows("select xmin::text, status from inbox where request_id = any(:ids)", ids=[upgraded, erased])
-    assert len({row.xmin for row in kept}) == 1, "they were to be one batch"
-    assert sorted(row.status for row in kept) == [200, 404]
-    assert await _rows_with(stack, mark, partial["email"]) == []
+    assert (await stack.result("visitors.create", create_id)).value["body"]["data"]["visitorId"] == visitor["visitorId"]
+    erased = (await stack.result("visitors.eraseByAnalyticsId", erase_id)).value["body"]["data"]
+    assert erased["success"] == [analytics_id]
+    statement = "select xmin::text, status from inbox where request_id = any(:ids)"
+    inbox_rows = await stack.rows(statement, ids=[create_id, erase_id])
+    assert len({row.xmin for row in inbox_rows}) == 1, "the requests were applied in more than one batch"
+    assert sorted(row.status for row in inbox_rows) == [200, 404]
+    assert await _tables_with(stack, marker, partial["email"]) == []
     await eventually("all changes published", lambda: oracle.outbox_empty(stack))
-    assert await _rows_with(stack, visitor["visitorId"]) == []
-    told = [record for record in await stack.read(names.changes("visitors")) if record.value and mark in str(record)]
-    assert told == []
+    assert await _tables_with(stack, visitor["visitorId"]) == []
+    changes = [record for record in await stack.read(names.changes("visitors")) if record.value]
+    assert [change for change in changes if marker in str(change)] == []
 
 
 class _Gate:
-    """A lane that waits, so that all that is sent with the key meanwhile is one batch."""
+    """Keeps a lane waiting, so that all requests that are sent meanwhile with `key` form one batch."""
 
     def __init__(self, key: str, conn: Any) -> None:
         self.key, self._conn = key, conn
@@ -204,31 +215,31 @@ class _Gate:
 
 
 async def _gate(stack: Stack, client: httpx.AsyncClient) -> _Gate:
-    """Holds up a request that goes first."""
-    other = await data.parker(client)
+    """Make a lane wait: send a request that needs a row which this gate has locked."""
+    parker = await data.parker(client)
     gate = _Gate(str(uuid4()), await stack.engine.connect())
     lock = sa.text("select 1 from visitors where visitor_id = :id for update")
-    await gate._conn.execute(lock, {"id": UUID(other["visitorId"])})
-    held = {"path": {"visitorId": other["visitorId"]}, "body": {"gender": "u"}}
-    await stack.send("visitors.update", held, key=gate.key)
+    await gate._conn.execute(lock, {"id": UUID(parker["visitorId"])})
+    parts = {"path": {"visitorId": parker["visitorId"]}, "body": {"gender": "u"}}
+    await stack.send("visitors.update", parts, key=gate.key)
 
-    async def waits() -> bool:
-        return bool(await _waiting(stack))
+    async def is_waiting() -> bool:
+        return bool(await _waiting_backends(stack))
 
-    await eventually("a lane that waits", waits)
+    await eventually("a lane that waits", is_waiting)
     return gate
 
 
-async def _waiting(stack: Stack) -> list[Any]:
+async def _waiting_backends(stack: Stack) -> list[Any]:
     return await stack.rows("select pid from pg_stat_activity where wait_event_type = 'Lock'")
 
 
-async def test_deletions_that_wait_to_be_published_are_not_forgotten(stack: Stack) -> None:
-    """Consumers know the entities already; without the tombstone they would keep them."""
-    visitor, now = uuid4(), datetime.now(UTC)
+async def test_unpublished_deletions_survive_an_erasure(stack: Stack) -> None:
+    """Consumers have earlier changes of the entities. Without a tombstone they would keep them."""
+    visitor_id, now = uuid4(), datetime.now(UTC)
 
-    def entry(kind: str, value: bytes | None) -> outbox.Entry:
-        return outbox.Entry("visitor.parking.changes", "vehicle:1", str(visitor), str(uuid4()), kind, value)
+    def entry(event_type: str, value: bytes | None) -> outbox.Entry:
+        return outbox.Entry("visitor.parking.changes", "vehicle:1", str(visitor_id), str(uuid4()), event_type, value)
 
     entries = [
         entry("vehicle.created", b"personal"), entry("vehicle.updated", b"personal"),
@@ -236,96 +247,102 @@ async def test_deletions_that_wait_to_be_published_are_not_forgotten(stack: Stac
     ]  # fmt: skip
     async with stack.engine.connect() as conn:
         await outbox.insert(conn, entries, now)
-        await outbox.delete_unpublished(conn, [visitor])
-        rows = sa.select(outbox.OUTBOX.c.value).where(outbox.OUTBOX.c.partition_key == str(visitor))
-        assert [row.value for row in await conn.execute(rows.order_by(outbox.OUTBOX.c.id))] == [b"deleted", None]
+        await outbox.delete_unpublished(conn, [visitor_id])
+        statement = sa.select(outbox.OUTBOX.c.value).where(outbox.OUTBOX.c.partition_key == str(visitor_id))
+        assert [row.value for row in await conn.execute(statement.order_by(outbox.OUTBOX.c.id))] == [b"deleted", None]
         await conn.rollback()
 
 
-async def test_several_visitors_and_several_ids_of_one_in_one_request(stack: Stack, client: httpx.AsyncClient) -> None:
-    one, other = await data.parker(client), await data.parker(client)
-    ids = []
-    for known in (one, other):
-        found = await client.get(f"/visitors/{known['visitorId']}/externalIds/analytics")
-        ids.append(found.json()["data"]["externalId"])
-    second = str(uuid4())
+async def test_a_request_may_name_several_visitors_and_several_ids_of_a_visitor(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    first, second = await data.parker(client), await data.parker(client)
+    analytics_ids = []
+    for parker in (first, second):
+        answer = await client.get(f"/visitors/{parker['visitorId']}/externalIds/analytics")
+        analytics_ids.append(answer.json()["data"]["externalId"])
+    extra_id = str(uuid4())
     async with stack.engine.begin() as conn:
         await conn.execute(
             sa.text(
                 "insert into external_ids (external_id, folded_id, visitor_id, external_type, pc_code, creation_date,"
                 " update_date, revision) values (:id, :id, :visitor, 'analytics', :center, now(), now(), 1)"
             ),
-            {"id": second, "visitor": UUID(one["visitorId"]), "center": one["pcCode"]},
+            {"id": extra_id, "visitor": UUID(first["visitorId"]), "center": first["pcCode"]},
         )
-    elsewhere = {"analyticsId": second, "pcCode": other["pcCode"]}
-    assert (await client.post("/visitors/erase", json=[elsewhere])).json()["data"]["failed"] == [second]
-    body = [{"analyticsId": ids[0]}, elsewhere, {"analyticsId": second, "pcCode": one["pcCode"]}]
-    body += [{"analyticsId": each} for each in ("of nobody", ids[1], ids[0])]
+    wrong_center = {"analyticsId": extra_id, "pcCode": second["pcCode"]}
+    assert (await client.post("/visitors/erase", json=[wrong_center])).json()["data"]["failed"] == [extra_id]
+    body = [{"analyticsId": analytics_ids[0]}, wrong_center, {"analyticsId": extra_id, "pcCode": first["pcCode"]}]
+    body += [{"analyticsId": analytics_id} for analytics_id in ("of nobody", analytics_ids[1], analytics_ids[0])]
     answer = await client.post("/visitors/erase", json=body)
-    assert answer.json()["data"] == {"success": [ids[0], second, ids[1]], "failed": ["of nobody"]}
-    for known in (one, other):
-        assert (await client.get(f"/visitors/{known['visitorId']}")).status_code == 404
+    assert answer.json()["data"] == {"success": [analytics_ids[0], extra_id, analytics_ids[1]], "failed": ["of nobody"]}
+    for parker in (first, second):
+        assert (await client.get(f"/visitors/{parker['visitorId']}")).status_code == 404
 
 
-async def test_erasing_lowers_counts_by_exactly_what_it_removed(stack: Stack, client: httpx.AsyncClient) -> None:
-    """Not again by a checkin whose removal commits meanwhile."""
-    known = await data.parker(client)
-    service = await _created(client, "/services", data.service(known["pcCode"]))
-    path = f"/visitors/{known['visitorId']}/checkins"
-    body = {"pcCode": known["pcCode"], "serviceId": service["serviceId"], "origin": "partner"}
-    first, _ = [await _created(client, path, body) for _ in range(2)]
-    tx = await _tx(stack)
-    await checkins.CHECKINS.lock(tx, checkin_id=first["checkinId"])
-    await checkins.CHECKINS.delete(tx, checkin_id=first["checkinId"])
+async def test_an_erasure_lowers_counts_only_by_the_checkins_that_it_deletes(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    """A checkin that another transaction deletes meanwhile does not lower the count a second time."""
+    parker = await data.parker(client)
+    service = await _create(client, "/services", data.service(parker["pcCode"]))
+    path = f"/visitors/{parker['visitorId']}/checkins"
+    body = {"pcCode": parker["pcCode"], "serviceId": service["serviceId"], "origin": "partner"}
+    checkin, _ = [await _create(client, path, body) for _ in range(2)]
+    tx = await _open_tx(stack)
+    await checkins.CHECKINS.lock(tx, checkin_id=checkin["checkinId"])
+    await checkins.CHECKINS.delete(tx, checkin_id=checkin["checkinId"])
     await tx.conn.execute(
         sa.text("update services set checkin_count = checkin_count - 1 where service_id = :id"),
         {"id": service["serviceId"]},
     )
-    analytics = (await client.get(f"/visitors/{known['visitorId']}/externalIds/analytics")).json()["data"]["externalId"]
-    erasing = asyncio.create_task(_erase(client, analytics))
+    analytics_id = (await client.get(f"/visitors/{parker['visitorId']}/externalIds/analytics")).json()["data"][
+        "externalId"
+    ]
+    erasure = asyncio.create_task(_erase(client, analytics_id))
 
-    async def waits() -> bool:
-        return bool(await _waiting(stack))
+    async def is_waiting() -> bool:
+        return bool(await _waiting_backends(stack))
 
-    await eventually("an erasure that waits", waits)
+    await eventually("an erasure that waits", is_waiting)
     await tx.conn.commit()
     await tx.conn.close()
-    assert (await erasing)["success"] == [analytics]
-    found = (await client.get(f"/services/{service['serviceId']}")).json()["data"]
-    assert found["checkinCount"] == 0
+    assert (await erasure)["success"] == [analytics_id]
+    service = (await client.get(f"/services/{service['serviceId']}")).json()["data"]
+    assert service["checkinCount"] == 0
 
 
-async def test_a_visitor_that_is_erased_meanwhile_is_404_for_visits_and_checkins(
+async def test_visits_and_checkins_of_a_visitor_that_is_erased_meanwhile_are_404(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
-    """Found by its barcode or plate, and gone when the row is to be kept."""
-    known = await data.parker(client)
-    service = await _created(client, "/services", data.service(known["pcCode"]))
-    checkin = {"barcode": known["barcode"], "serviceId": service["serviceId"], "origin": "partner"}
+    """The visitor is found by its barcode or plate, but is erased before the row is inserted."""
+    parker = await data.parker(client)
+    service = await _create(client, "/services", data.service(parker["pcCode"]))
+    checkin = {"barcode": parker["barcode"], "serviceId": service["serviceId"], "origin": "partner"}
     calls = [
-        ("/visits/exit", {"barcode": known["barcode"]}),
-        ("/visits/entry", {"licensePlate": known["licensePlate"]}),
+        ("/visits/exit", {"barcode": parker["barcode"]}),
+        ("/visits/entry", {"licensePlate": parker["licensePlate"]}),
         ("/checkins", checkin),
     ]
-    tx = await _tx(stack)
-    await VISITORS.lock(tx, for_removal=True, visitor_id=UUID(known["visitorId"]))
-    work = [asyncio.create_task(client.post(path, json={**body, "pcCode": known["pcCode"]})) for path, body in calls]
+    tx = await _open_tx(stack)
+    await VISITORS.lock(tx, for_removal=True, visitor_id=UUID(parker["visitorId"]))
+    tasks = [asyncio.create_task(client.post(path, json={**body, "pcCode": parker["pcCode"]})) for path, body in calls]
 
     async def all_wait() -> bool:
-        # The visits may be of one lane, or of one batch.
-        return len(await _waiting(stack)) >= 2
+        # The two visits may share a lane or a batch, so two waiting backends are enough.
+        return len(await _waiting_backends(stack)) >= 2
 
     await eventually("visits and checkins that wait", all_wait)
-    for name in ("external_ids", "vehicles", "visitors"):
-        await tx.conn.execute(sa.text(f"delete from {name} where visitor_id = :id"), {"id": UUID(known["visitorId"])})
+    for table in ("external_ids", "vehicles", "visitors"):
+        await tx.conn.execute(sa.text(f"delete from {table} where visitor_id = :id"), {"id": UUID(parker["visitorId"])})
     await tx.conn.commit()
     await tx.conn.close()
-    for answer in await asyncio.gather(*work):
-        told = [(entry["field"], entry["code"]) for entry in answer.json()["errors"]]
-        assert (answer.status_code, told) == (404, [(None, "visitor_not_found")])
+    for answer in await asyncio.gather(*tasks):
+        errors = [(entry["field"], entry["code"]) for entry in answer.json()["errors"]]
+        assert (answer.status_code, errors) == (404, [(None, "visitor_not_found")])
 
 
-async def _tx(stack: Stack) -> Tx:
-    """A transaction of the test's own."""
+async def _open_tx(stack: Stack) -> Tx:
+    """Open a transaction that the test controls."""
     now = datetime.now(UTC)
     return Tx(await stack.engine.connect(), Cause("test", Caller("test", "test"), now), now)

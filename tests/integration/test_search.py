@@ -1,4 +1,4 @@
-"""What stays bounded: prefix search and filters among 200,000 visitors, statements whatever the page or the body."""
+"""Bounded work: searches and filters use indexes, and the number of statements depends on neither page nor body."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -25,19 +25,19 @@ from tests.support.plans import plan_of
 from tests.support.scene import FACTS, Scene, adds_to, listings
 from tests.support.stack import Stack
 
-MANY, FEWER = 200_000, 50_000
+VISITOR_COUNT, CHILD_COUNT = 200_000, 50_000
 FILL = (
     "insert into visitors (visitor_id, first_name, first_name_key, last_name, last_name_key, email, email_key, barcode,"
     " country_code, account_type, origin_type, origin, creation_date, update_date, registration_date, revision)"
     " select gen_random_uuid(), md5('f' || n), md5('f' || n), md5('l' || n), md5('l' || n), md5('e' || n),"
     " md5('e' || n), 'search ' || n, 'FR', 'full', 'api', 'search', moment, moment, moment, 1"
-    f" from generate_series(1, {MANY}) as n, lateral (select now() - n * interval '1 minute' as moment) as at",
+    f" from generate_series(1, {VISITOR_COUNT}) as n, lateral (select now() - n * interval '1 minute' as moment) as at",
     "insert into external_ids (external_id, folded_id, visitor_id, external_type, creation_date, update_date, revision)"
     " select barcode, barcode, visitor_id, 'partner', now(), now(), 1 from visitors where origin = 'search'"
-    f" limit {FEWER}",
+    f" limit {CHILD_COUNT}",
     "insert into vehicles (license_plate, plate_key, visitor_id, creation_date, update_date, revision)"
     " select barcode, upper(md5(barcode)), visitor_id, now(), now(), 1 from visitors where origin = 'search'"
-    f" limit {FEWER}",
+    f" limit {CHILD_COUNT}",
     "insert into optins (visitor_id, optin_type, optin_channel, context_id, is_active, creation_date, update_date,"
     " revision) select visitor_id, 'loyalty', 'none', n % 7, false, now(), now(), 1"
     " from (select visitor_id from visitors where origin = 'search' limit 500) as few, generate_series(1, 40) as n",
@@ -49,8 +49,9 @@ FILL = (
 
 
 @pytest_asyncio.fixture(scope="module")
-async def many(stack: Stack, client: httpx.AsyncClient) -> AsyncIterator[AsyncConnection]:
-    """A connection that sees them, in a transaction that never commits: removing them would take minutes."""
+async def search_data(stack: Stack, client: httpx.AsyncClient) -> AsyncIterator[AsyncConnection]:
+    """A connection in a transaction with 200,000 visitors and their records. It never commits, since deleting the rows
+    would take minutes."""
     center = (await data.parker(client))["pcCode"]
     await data.create(client, "/services", data.service(center))
     async with stack.engine.connect() as conn:
@@ -61,14 +62,18 @@ async def many(stack: Stack, client: httpx.AsyncClient) -> AsyncIterator[AsyncCo
         await conn.rollback()
 
 
-@pytest.mark.parametrize("by", ["email", "firstName", "lastName", "licensePlate", "externalId", "fullname"])
-async def test_a_prefix_search_among_200_000_uses_an_index(many: AsyncConnection, by: search.QueryBy) -> None:
-    text = {"externalId": "search 1234", "fullname": "abcd efgh", "licensePlate": "abcd"}.get(by, "abcd")
-    found = sa.select(VISITORS.sql).where(search.SEARCHES[by](text)).order_by(VISITORS.columns.visitor_id).limit(26)
-    _by_index(await plan_of(many, found, {}, "auto"))
+@pytest.mark.parametrize("query_by", ["email", "firstName", "lastName", "licensePlate", "externalId", "fullname"])
+async def test_a_prefix_search_among_200_000_visitors_uses_an_index(
+    search_data: AsyncConnection, query_by: search.QueryBy
+) -> None:
+    text = {"externalId": "search 1234", "fullname": "abcd efgh", "licensePlate": "abcd"}.get(query_by, "abcd")
+    statement = (
+        sa.select(VISITORS.sql).where(search.SEARCHES[query_by](text)).order_by(VISITORS.columns.visitor_id).limit(26)
+    )
+    _assert_index(await plan_of(search_data, statement, {}, "auto"))
 
 
-def _by_index(nodes: list[dict[str, Any]]) -> None:
+def _assert_index(nodes: list[dict[str, Any]]) -> None:
     assert [node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"] == []
     assert any("Index Name" in node for node in nodes)
 
@@ -93,59 +98,59 @@ LISTS = {
 }
 
 
-@pytest.mark.parametrize("listed", LISTS)
-async def test_what_is_listed_of_many_is_found_by_an_index(many: AsyncConnection, listed: str) -> None:
-    found = await many.exec_driver_sql(
+@pytest.mark.parametrize("name", LISTS)
+async def test_a_filtered_list_of_many_rows_uses_an_index(search_data: AsyncConnection, name: str) -> None:
+    rows = await search_data.exec_driver_sql(
         "select visitor_id::text, (now() - interval '1 hour')::text from optins where optin_type = 'loyalty' limit 1"
     )
-    visitor, recently = found.one()
-    given = {"moment": recently, "center": "FR-NO-ONE", "visitor": visitor}
-    nodes = await plan_of(many, LISTS[listed].limit(26), given, "auto")
-    _by_index(nodes)
-    # Along the key, everybody's newer optins would be read.
+    visitor, an_hour_ago = rows.one()
+    parameters = {"moment": an_hour_ago, "center": "FR-NO-ONE", "visitor": visitor}
+    nodes = await plan_of(search_data, LISTS[name].limit(26), parameters, "auto")
+    _assert_index(nodes)
+    # An index scan of optins_pkey would read the newer optins of all visitors.
     assert "optins_pkey" not in {node.get("Index Name") for node in nodes}
 
 
-async def test_derived_columns_are_made_anew_in_pages(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_derived_columns_are_filled_in_pages(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folding, "_PAGE", 2)
-    columns = {"name_key": ("name", fold), "apart": ("email", folding.fold_beyond_mailbox)}
+    columns = {"name_key": ("name", fold), "folded_email": ("email", folding.fold_beyond_mailbox)}
     async with stack.engine.connect() as conn:
-        columns_of = "id uuid, name text, name_key text, email text, apart text"
+        columns_of = "id uuid, name text, name_key text, email text, folded_email text"
         await conn.exec_driver_sql(f"create temporary table filled ({columns_of}) on commit drop")
         await conn.exec_driver_sql(
             "insert into filled select gen_random_uuid(), nullif('É' || n, 'É3'), 'old', 'é' || n, null"
             " from generate_series(1, 5) as n"
         )
-        await conn.run_sync(lambda each: folding.fill(each, "filled", "id", columns))
-        found = await conn.exec_driver_sql("select name_key, apart from filled order by email")
-        assert [tuple(row) for row in found] == [
+        await conn.run_sync(lambda sync_conn: folding.fill(sync_conn, "filled", "id", columns))
+        rows = await conn.exec_driver_sql("select name_key, folded_email from filled order by email")
+        assert [tuple(row) for row in rows] == [
             ("e1", "e1"), ("e2", "e2"), (None, "e3"), ("e4", "e4"), ("e5", "e5")
         ]  # fmt: skip
         await conn.rollback()
 
 
 @contextmanager
-def _counted(stack: Stack) -> Iterator[list[str]]:
+def _record_statements(stack: Stack) -> Iterator[list[str]]:
     statements: list[str] = []
 
-    def note(_: Any, __: Any, statement: str, *___: Any) -> None:
+    def record(_: Any, __: Any, statement: str, *___: Any) -> None:
         statements.append(statement)
 
-    sa.event.listen(stack.engine.sync_engine, "before_cursor_execute", note)
+    sa.event.listen(stack.engine.sync_engine, "before_cursor_execute", record)
     try:
         yield statements
     finally:
-        sa.event.remove(stack.engine.sync_engine, "before_cursor_execute", note)
+        sa.event.remove(stack.engine.sync_engine, "before_cursor_execute", record)
 
 
-async def _statements(stack: Stack, operation: str, parts: dict[str, Any]) -> tuple[int, int]:
-    """How many rows an operation answers, and with how many statements."""
-    found = CATALOGUE.by_name[operation]
-    assert found.handler is not None
+async def _rows_and_statements(stack: Stack, name: str, parts: dict[str, Any]) -> tuple[int, int]:
+    """Run a query. Return the number of rows in its reply, and the number of statements that it took."""
+    operation = CATALOGUE.by_name[name]
+    assert operation.handler is not None
     cause = Cause("test", Caller("test", "test"), datetime.now(UTC))
-    with _counted(stack) as statements:
+    with _record_statements(stack) as statements:
         async with stack.engine.connect() as conn:
-            page = await found.handler(Tx(conn, cause, datetime.now(UTC)), found.request.model_validate(parts))
+            page = await operation.handler(Tx(conn, cause, datetime.now(UTC)), operation.request.model_validate(parts))
     return len(page.items), len(statements)
 
 
@@ -157,51 +162,56 @@ async def test_the_number_of_statements_does_not_grow_with_the_page(
     stack: Stack, client: httpx.AsyncClient, operation: str
 ) -> None:
     scene = Scene(client)
-    adding = adds_to(operation)
-    for _ in range(3 if adding else 0):
-        await scene.again(str(adding), operation)
+    child = adds_to(operation)
+    for _ in range(3 if child else 0):
+        await scene.again(str(child), operation)
     parts = await scene.parts(operation)
-    one, more = [
-        await _statements(stack, operation, {**parts, "query": {**parts.get("query", {}), "limit": limit}})
+    small, large = [
+        await _rows_and_statements(stack, operation, {**parts, "query": {**parts.get("query", {}), "limit": limit}})
         for limit in (1, 3)
     ]
-    # All sessions of a month with their payments are one row of the summary.
-    assert (one[0], more[0]) == (1, 1 if operation == "parkingHistories.summary" else 3)
-    assert one[1] == more[1]
+    # The summary has one row for all sessions of a month.
+    assert (small[0], large[0]) == (1, 1 if operation == "parkingHistories.summary" else 3)
+    assert small[1] == large[1]
 
 
-async def _statements_of_write(stack: Stack, operation: str, body: Any) -> int:
-    """With how many statements a request is applied; nothing of it stays."""
-    found = CATALOGUE.by_name[operation]
-    assert found.handler is not None
+async def _statements_of_write(stack: Stack, name: str, body: Any) -> int:
+    """Apply a request, roll it back, and return the number of statements that it took."""
+    operation = CATALOGUE.by_name[name]
+    assert operation.handler is not None
     cause = Cause("test", Caller("test", "test"), datetime.now(UTC))
-    with _counted(stack) as statements:
+    with _record_statements(stack) as statements:
         async with stack.engine.connect() as conn:
-            await found.handler(Tx(conn, cause, datetime.now(UTC)), found.request.model_validate({"body": body}))
+            request = operation.request.model_validate({"body": body})
+            await operation.handler(Tx(conn, cause, datetime.now(UTC)), request)
             await conn.rollback()
     return len(statements)
 
 
 async def test_the_number_of_statements_does_not_grow_with_the_body(stack: Stack, client: httpx.AsyncClient) -> None:
     visitors = [(await data.parker(client))["visitorId"] for _ in range(3)]
-    flags = [{"visitorId": each, "emailInvalid": True} for each in visitors]
-    one = await _statements_of_write(stack, "visitors.flagContacts", flags[:1])
-    assert await _statements_of_write(stack, "visitors.flagContacts", flags) == one == 2
+    flags = [{"visitorId": visitor_id, "emailInvalid": True} for visitor_id in visitors]
+    single = await _statements_of_write(stack, "visitors.flagContacts", flags[:1])
+    assert await _statements_of_write(stack, "visitors.flagContacts", flags) == single == 2
 
-    analytics = [
-        {"analyticsId": (await client.get(f"/visitors/{each}/externalIds/analytics")).json()["data"]["externalId"]}
-        for each in visitors
+    erasures = [
+        {
+            "analyticsId": (await client.get(f"/visitors/{visitor_id}/externalIds/analytics")).json()["data"][
+                "externalId"
+            ]
+        }
+        for visitor_id in visitors
     ]
-    one = await _statements_of_write(stack, "visitors.eraseByAnalyticsId", analytics[:1])
-    # Of the standings each visitor is taken out by itself.
-    assert await _statements_of_write(stack, "visitors.eraseByAnalyticsId", analytics) == one + 2
+    single = await _statements_of_write(stack, "visitors.eraseByAnalyticsId", erasures[:1])
+    # Each further visitor takes one statement, which removes it from the standings.
+    assert await _statements_of_write(stack, "visitors.eraseByAnalyticsId", erasures) == single + 2
 
     center = (await data.create(client, "/centers", data.center()))["pcCode"]
     optin = {"optinType": "loyalty", "optinChannel": "none", "isActive": True}
 
-    async def creating(count: int) -> int:
+    async def statements_of_create(count: int) -> int:
         optins = [{**optin, "contextId": number} for number in range(count)]
         return await _statements_of_write(stack, "visitors.create", data.visitor(center, optins=optins))
 
-    # Each optin ends the older one of its key and is kept.
-    assert await creating(3) == await creating(1) + 4
+    # Each optin takes two statements: an UPDATE of the active optin with its key, and an INSERT.
+    assert await statements_of_create(3) == await statements_of_create(1) + 4

@@ -1,4 +1,4 @@
-"""Finding, counting and flagging visitors, partial ones, and the ids that others know them by, rule by rule."""
+"""Visitors: partial ones, search, counts, contact flags, external ids, details and event tokens."""
 
 import asyncio
 import random
@@ -39,19 +39,19 @@ def _partial(center: str, **fields: Any) -> dict[str, Any]:
 # partial visitors
 
 
-async def test_a_partial_visitor_gets_its_preferred_center_as_a_favourite(client: httpx.AsyncClient) -> None:
+async def test_the_preferred_center_of_a_partial_visitor_becomes_its_favorite(client: httpx.AsyncClient) -> None:
     center = (await data.create(client, "/centers", data.center()))["pcCode"]
-    made = await data.create(client, "/visitors/partial", _partial(center, lastName=None))
-    assert (made["accountType"], made["registrationDate"], made["lastName"]) == ("partial", None, None)
-    favorites = (await client.get(f"/visitors/{made['visitorId']}/centers")).json()["data"]
+    visitor = await data.create(client, "/visitors/partial", _partial(center, lastName=None))
+    assert (visitor["accountType"], visitor["registrationDate"], visitor["lastName"]) == ("partial", None, None)
+    favorites = (await client.get(f"/visitors/{visitor['visitorId']}/centers")).json()["data"]
     assert [(row["pcCode"], row["isFavorite"]) for row in favorites] == [(center, True)]
-    wrong = await client.post("/visitors/partial", json=_partial("FR-NO-ONE"))
-    assert (wrong.status_code, _codes(wrong)) == (400, [("preferredCenter", "center_not_found")])
-    again = await client.post("/visitors/partial", json=_partial(center, email=made["email"].upper()))
-    assert (again.status_code, _codes(again)) == (409, [("email", "email_taken")])
+    unknown_center = await client.post("/visitors/partial", json=_partial("FR-NO-ONE"))
+    assert (unknown_center.status_code, _codes(unknown_center)) == (400, [("preferredCenter", "center_not_found")])
+    duplicate = await client.post("/visitors/partial", json=_partial(center, email=visitor["email"].upper()))
+    assert (duplicate.status_code, _codes(duplicate)) == (409, [("email", "email_taken")])
 
 
-async def test_a_full_visitor_upgrades_the_partial_one_with_its_email(client: httpx.AsyncClient) -> None:
+async def test_a_full_visitor_upgrades_the_partial_one_with_the_same_email(client: httpx.AsyncClient) -> None:
     center = (await data.create(client, "/centers", data.center()))["pcCode"]
     partial = await data.create(client, "/visitors/partial", _partial(center))
     full = await data.create(client, "/visitors", data.visitor(center, email=partial["email"]))
@@ -62,24 +62,22 @@ async def test_a_full_visitor_upgrades_the_partial_one_with_its_email(client: ht
 
 ONE_MAILBOX = {
     "a letter and its mark": ("ren\u00e9.{}@example.com", "rene\u0301.{}@example.com"),
-    "capitals of them": ("ren\u00e9.{}@example.com", "RENE\u0301.{}@EXAMPLE.COM"),
-    "a capital that no code point has with its mark": ("\u01f0.{}@example.com", "J\u030c.{}@example.com"),
+    "the same in capitals": ("ren\u00e9.{}@example.com", "RENE\u0301.{}@EXAMPLE.COM"),
+    "a capital whose mark is never part of its code point": ("\u01f0.{}@example.com", "J\u030c.{}@example.com"),
     "a domain in A-labels": ("{}@b\u00fccher.example.de", "{}@xn--bcher-kva.example.de"),
-    "a domain with marks apart": ("{}@b\u00fccher.example.de", "{}@BU\u0308CHER.Example.de"),
+    "a domain with separate marks": ("{}@b\u00fccher.example.de", "{}@BU\u0308CHER.Example.de"),
     "a domain in full width": ("{}@example.com", "{}@\uff45\uff58\uff41\uff4d\uff50\uff4c\uff45.com"),
-    "a full stop of Chinese": ("{}@b\u00fccher.example.de", "{}@b\u00fccher\u3002example\u3002de"),
+    "a Chinese full stop": ("{}@b\u00fccher.example.de", "{}@b\u00fccher\u3002example\u3002de"),
 }
 
 
-@pytest.mark.parametrize("how", ONE_MAILBOX)
-async def test_one_mailbox_is_one_visitor_whatever_its_code_points(
-    stack: Stack, client: httpx.AsyncClient, how: str
-) -> None:
+@pytest.mark.parametrize("spelling", ONE_MAILBOX)
+async def test_spellings_of_a_mailbox_are_one_visitor(stack: Stack, client: httpx.AsyncClient, spelling: str) -> None:
     local = data.new_email()[:20]
-    first, second = [form.format(local) for form in ONE_MAILBOX[how]]
-    made, other = await _visitor(client, email=first), await _visitor(client)
-    center = made["acquisitionPcCode"]
-    assert made["email"] == first
+    first, second = [template.format(local) for template in ONE_MAILBOX[spelling]]
+    visitor, other = await _visitor(client, email=first), await _visitor(client)
+    center = visitor["acquisitionPcCode"]
+    assert visitor["email"] == first
     for answer in (
         await client.post("/visitors", json=data.visitor(center, email=second)),
         await client.post("/visitors/partial", json=_partial(center, email=second)),
@@ -89,11 +87,11 @@ async def test_one_mailbox_is_one_visitor_whatever_its_code_points(
     request_id = await stack.send("visitors.create", {"body": data.visitor(center, email=second)})
     assert (await stack.result("visitors.create", request_id)).value["status"] == 409
     for email in (first, second):
-        assert await _found(client, email=email) == [made["visitorId"]]
-        assert await _found(client, query=email, queryBy="email") == [made["visitorId"]]
+        assert await _search(client, email=email) == [visitor["visitorId"]]
+        assert await _search(client, query=email, queryBy="email") == [visitor["visitorId"]]
 
 
-async def test_a_full_visitor_upgrades_the_partial_one_of_the_same_mailbox(client: httpx.AsyncClient) -> None:
+async def test_a_full_visitor_upgrades_the_partial_one_with_the_same_mailbox(client: httpx.AsyncClient) -> None:
     center = (await data.create(client, "/centers", data.center()))["pcCode"]
     local = data.new_email()[:20]
     partial = await data.create(client, "/visitors/partial", _partial(center, email=f"e\u0301{local}@bücher.de"))
@@ -103,40 +101,40 @@ async def test_a_full_visitor_upgrades_the_partial_one_of_the_same_mailbox(clien
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [
         ("{}@strasse.de", "{}@straße.de"), ("strasse.{}@example.com", "straße.{}@example.com"),
         ("i{}@example.com", "İ{}@example.com"), ("{}ss@example.com", "{}ẞ@example.com"),
         ("rene.{}@example.com", "rené.{}@example.com"),
     ],
 )  # fmt: skip
-async def test_two_mailboxes_are_two_visitors_also_where_folding_makes_them_one(
-    stack: Stack, client: httpx.AsyncClient, one: str, other: str
+async def test_mailboxes_that_differ_only_in_letters_that_search_ignores_are_two_visitors(
+    stack: Stack, client: httpx.AsyncClient, first: str, second: str
 ) -> None:
     center = (await data.create(client, "/centers", data.center()))["pcCode"]
     local = data.new_email()[:20]
-    partial = await data.create(client, "/visitors/partial", _partial(center, email=one.format(local)))
-    parts = {"body": data.visitor(center, email=other.format(local))}
+    partial = await data.create(client, "/visitors/partial", _partial(center, email=first.format(local)))
+    parts = {"body": data.visitor(center, email=second.format(local))}
     full = (await stack.result("visitors.create", await stack.send("visitors.create", parts))).value["body"]["data"]
     assert full["visitorId"] != partial["visitorId"]
-    for made in (partial, full):
-        assert await _found(client, email=made["email"]) == [made["visitorId"]]
-    kept = (await client.get(f"/visitors/{partial['visitorId']}")).json()["data"]
-    assert (kept["email"], kept["accountType"]) == (one.format(local), "partial")
+    for visitor in (partial, full):
+        assert await _search(client, email=visitor["email"]) == [visitor["visitorId"]]
+    unchanged = (await client.get(f"/visitors/{partial['visitorId']}")).json()["data"]
+    assert (unchanged["email"], unchanged["accountType"]) == (first.format(local), "partial")
 
 
 @pytest.mark.parametrize("email", ["{}..b@docomo.ne.jp", ".{}@docomo.ne.jp", "{}.@docomo.ne.jp", "{}...b.@EZweb.ne.jp"])
-async def test_an_address_with_dots_anywhere_is_accepted_of_carriers_that_deliver_to_it(
+async def test_an_address_with_dots_anywhere_is_accepted_at_carriers_that_deliver_to_it(
     stack: Stack, client: httpx.AsyncClient, email: str
 ) -> None:
     email = email.format(data.new_email()[:20])
-    made = await _visitor(client, email=email)
-    assert made["email"] == email
-    body = data.visitor(made["acquisitionPcCode"], email=email.upper())
-    taken = (await stack.result("visitors.create", await stack.send("visitors.create", {"body": body}))).value
-    assert taken["status"] == 409
-    for found in (await _found(client, email=email), await _found(client, query=email[:10], queryBy="email")):
-        assert found == [made["visitorId"]]
+    visitor = await _visitor(client, email=email)
+    assert visitor["email"] == email
+    body = data.visitor(visitor["acquisitionPcCode"], email=email.upper())
+    duplicate = (await stack.result("visitors.create", await stack.send("visitors.create", {"body": body}))).value
+    assert duplicate["status"] == 409
+    for visitor_ids in (await _search(client, email=email), await _search(client, query=email[:10], queryBy="email")):
+        assert visitor_ids == [visitor["visitorId"]]
 
 
 @pytest.mark.parametrize(
@@ -147,13 +145,13 @@ async def test_an_address_with_dots_anywhere_is_accepted_of_carriers_that_delive
         "a\u200b@example.com", "a\uff20example.com",
     ],
 )  # fmt: skip
-async def test_what_is_no_address_is_refused(client: httpx.AsyncClient, email: str) -> None:
+async def test_an_invalid_email_address_is_refused(client: httpx.AsyncClient, email: str) -> None:
     center = (await data.create(client, "/centers", data.center()))["pcCode"]
     answer = await client.post("/visitors", json=data.visitor(center, email=email))
     assert (answer.status_code, _codes(answer)) == (400, [("email", "wrong_format")])
 
 
-async def test_an_upgrade_keeps_where_a_visitor_came_from_and_its_external_ids(
+async def test_an_upgrade_keeps_the_origin_and_the_external_ids_of_a_visitor(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
     first, second = [(await data.create(client, "/centers", data.center()))["pcCode"] for _ in range(2)]
@@ -161,27 +159,27 @@ async def test_an_upgrade_keeps_where_a_visitor_came_from_and_its_external_ids(
     partial = (await stack.result("visitors.createPartial", request_id)).value["body"]["data"]
     path = f"/visitors/{partial['visitorId']}"
     await data.create(client, f"{path}/externalIds", {"externalType": "crm_id", "externalId": str(uuid4())})
-    known = (await client.get(f"{path}/externalIds")).json()["data"]
+    external_ids = (await client.get(f"{path}/externalIds")).json()["data"]
     async with stack.engine.begin() as conn:
-        acquired = f"update visitors set acquisition_pc_code = '{first}' where visitor_id = '{partial['visitorId']}'"
-        await conn.exec_driver_sql(acquired)
+        statement = f"update visitors set acquisition_pc_code = '{first}' where visitor_id = '{partial['visitorId']}'"
+        await conn.exec_driver_sql(statement)
     full = await data.create(client, "/visitors", data.visitor(second, email=partial["email"]))
     assert (full["acquisitionPcCode"], full["upgradePcCode"]) == (first, second)
     assert (full["originType"], full["origin"]) == ("kiosk", "hall-1")
     assert full["creationDate"] == partial["creationDate"]
-    assert (await client.get(f"{path}/externalIds")).json()["data"] == known
+    assert (await client.get(f"{path}/externalIds")).json()["data"] == external_ids
 
 
 @pytest.mark.parametrize("path", ["/visitors", "/visitors/partial"])
-async def test_all_that_a_new_visitor_names_and_that_is_not_there_is_told_at_once(
+async def test_all_missing_references_of_a_new_visitor_are_reported_together(
     client: httpx.AsyncClient, path: str
 ) -> None:
     optins = [{"optinType": "terms", "optinChannel": "none", "isActive": True}] * 2
     optins[1] = {**optins[1], "legalTextId": 2**62}
-    nowhere = "FR-NO-ONE"
-    body, field = (
-        (data.visitor(nowhere), "acquisitionPcCode") if path == "/visitors" else (_partial(nowhere), "preferredCenter")
-    )
+    pc_code = "FR-NO-ONE"
+    body, field = _partial(pc_code), "preferredCenter"
+    if path == "/visitors":
+        body, field = data.visitor(pc_code), "acquisitionPcCode"
     answer = await client.post(path, json={**body, "optins": optins})
     assert answer.status_code == 400
     assert _codes(answer) == [(field, "center_not_found"), ("optins[1].legalTextId", "legal_text_not_found")]
@@ -194,21 +192,21 @@ async def test_an_upgrade_with_an_unknown_center_names_the_field_that_was_sent(c
     assert (answer.status_code, _codes(answer)) == (400, [("acquisitionPcCode", "center_not_found")])
 
 
-async def test_the_optins_of_an_upgrade_supersede_and_have_one_time(client: httpx.AsyncClient) -> None:
+async def test_the_optins_of_an_upgrade_supersede_older_ones_and_have_the_same_time(client: httpx.AsyncClient) -> None:
     center = (await data.create(client, "/centers", data.center()))["pcCode"]
     optin = {"optinType": "commercial", "optinChannel": "email", "isActive": True}
     partial = await data.create(
         client, "/visitors/partial", _partial(center, optins=[optin, {**optin, "contextId": 1}])
     )
-    again = [optin, {**optin, "optinChannel": "sms"}, {**optin, "isActive": False}]
-    await data.create(client, "/visitors", data.visitor(center, email=partial["email"], optins=again))
+    optins = [optin, {**optin, "optinChannel": "sms"}, {**optin, "isActive": False}]
+    await data.create(client, "/visitors", data.visitor(center, email=partial["email"], optins=optins))
     rows = (await client.get(f"/visitors/{partial['visitorId']}/optins")).json()["data"]
     assert [row["isActive"] for row in rows] == [False, True, False, True, False]
     assert len({row["creationDate"] for row in rows[2:]}) == 1
     assert rows[0]["optoutDate"] == rows[2]["optoutDate"] == rows[2]["creationDate"]
 
 
-async def test_one_email_by_two_creates_at_once_is_one_visitor(client: httpx.AsyncClient) -> None:
+async def test_concurrent_creates_with_one_email_make_one_visitor(client: httpx.AsyncClient) -> None:
     center = (await data.create(client, "/centers", data.center()))["pcCode"]
     email = data.new_email()
     answers = await asyncio.gather(
@@ -220,27 +218,27 @@ async def test_one_email_by_two_creates_at_once_is_one_visitor(client: httpx.Asy
     assert len({answer.json()["data"]["visitorId"] for answer in answers if answer.status_code == 201}) == 1
 
 
-async def test_a_partial_and_a_full_visitor_at_once_end_as_one_full_visitor(
+async def test_concurrent_creates_of_a_partial_and_a_full_visitor_make_one_full_visitor(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
-    """Whoever comes first: the full one is never told that the email is taken by a partial visitor."""
+    """In either order. A full visitor is never refused because a partial visitor has its email."""
     center = (await data.create(client, "/centers", data.center()))["pcCode"]
     emails = [data.new_email() for _ in range(40)]
-    pairs = []
+    request_ids = []
     for email in emails:
-        # In different lanes, so that their transactions run side by side.
+        # Different partitions have different lanes, so the two transactions run concurrently.
         body = _partial(center, email=email)
         partial = await stack.send("visitors.createPartial", {"body": body}, partition=0)
         full = await stack.send("visitors.create", {"body": data.visitor(center, email=email)}, partition=1)
-        pairs.append((partial, full))
-    for partial, full in pairs:
+        request_ids.append((partial, full))
+    for partial, full in request_ids:
         assert (await stack.result("visitors.createPartial", partial)).value["status"] in (201, 409)
         assert (await stack.result("visitors.create", full)).value["status"] == 201
     rows = await stack.rows("select account_type from visitors where email = any(:emails)", emails=emails)
     assert [row.account_type for row in rows] == ["full"] * 40
 
 
-async def test_a_full_visitor_waits_for_the_partial_one_that_is_being_added(
+async def test_a_full_visitor_waits_for_the_partial_one_that_is_being_created(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
     center = (await data.create(client, "/centers", data.center()))["pcCode"]
@@ -251,29 +249,29 @@ async def test_a_full_visitor_waits_for_the_partial_one_that_is_being_added(
             " account_type, origin_type, origin, creation_date, update_date, revision) values"
             f" ('{uuid4()}', 'A', 'a', '{email}', '{email}', '{uuid4()}', 'FR', 'partial', 'a', 'b', now(), now(), 1)"
         )
-        creating = asyncio.create_task(data.create(client, "/visitors", data.visitor(center, email=email)))
+        create = asyncio.create_task(data.create(client, "/visitors", data.visitor(center, email=email)))
 
-        async def waits() -> bool:
-            waiting = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like '%visitors%'"
-            return bool(await stack.rows(waiting))
+        async def is_waiting() -> bool:
+            statement = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like '%visitors%'"
+            return bool(await stack.rows(statement))
 
-        await eventually("a create that waits", waits)
+        await eventually("a create that waits", is_waiting)
         await conn.commit()
-    made = await creating
-    assert (made["accountType"], made["upgradePcCode"], made["origin"]) == ("full", center, "b")
+    visitor = await create
+    assert (visitor["accountType"], visitor["upgradePcCode"], visitor["origin"]) == ("full", center, "b")
 
 
-# finding
+# search
 
 
-async def _found(client: httpx.AsyncClient, **query: Any) -> list[str]:
+async def _search(client: httpx.AsyncClient, **query: Any) -> list[str]:
     answer = await client.get("/visitors", params=query)
     assert answer.status_code == 200, answer.text
     return [row["visitorId"] for row in answer.json()["data"]]
 
 
 @pytest.mark.parametrize(
-    ("by", "text"),
+    ("query_by", "text"),
     [
         ("firstName", "elois"),
         ("firstName", "ÉLOÏSE"),
@@ -284,48 +282,48 @@ async def _found(client: httpx.AsyncClient, **query: Any) -> list[str]:
         ("fullname", "  eloise   MULLER"),
     ],
 )
-async def test_a_query_is_a_prefix_without_regard_to_case_and_accents(
-    client: httpx.AsyncClient, by: str, text: str
+async def test_a_query_is_a_prefix_and_ignores_case_and_accents(
+    client: httpx.AsyncClient, query_by: str, text: str
 ) -> None:
-    made = await _visitor(client, firstName="Éloïse", lastName="Müller-Lüdenscheidt")
-    center = made["acquisitionPcCode"]
-    assert await _found(client, query=text, queryBy=by, acquisitionPcCode=center) == [made["visitorId"]]
-    assert await _found(client, query=f"{text}x", queryBy=by, acquisitionPcCode=center) == []
+    visitor = await _visitor(client, firstName="Éloïse", lastName="Müller-Lüdenscheidt")
+    center = visitor["acquisitionPcCode"]
+    assert await _search(client, query=text, queryBy=query_by, acquisitionPcCode=center) == [visitor["visitorId"]]
+    assert await _search(client, query=f"{text}x", queryBy=query_by, acquisitionPcCode=center) == []
 
 
-async def test_a_query_by_email_plate_and_external_id(client: httpx.AsyncClient) -> None:
-    known = await data.parker(client)
-    person = (await client.get(f"/visitors/{known['visitorId']}")).json()["data"]
+async def test_visitors_are_found_by_email_plate_and_external_id(client: httpx.AsyncClient) -> None:
+    parker = await data.parker(client)
+    visitor = (await client.get(f"/visitors/{parker['visitorId']}")).json()["data"]
     external = {"externalType": "crm_id", "externalId": f"CRM-É{uuid4()}"}
-    await data.create(client, f"/visitors/{known['visitorId']}/externalIds", external)
-    for by, text in (
-        ("email", person["email"][:15].upper()),
-        ("licensePlate", known["licensePlate"].lower().replace("-", " ")[:9]),
+    await data.create(client, f"/visitors/{parker['visitorId']}/externalIds", external)
+    for query_by, text in (
+        ("email", visitor["email"][:15].upper()),
+        ("licensePlate", parker["licensePlate"].lower().replace("-", " ")[:9]),
         ("externalId", external["externalId"].lower().replace("é", "e")[:20]),
     ):
-        assert await _found(client, query=text, queryBy=by) == [known["visitorId"]], by
-    await client.delete(f"/visitors/{known['visitorId']}/vehicles/{known['vehicleId']}")
-    assert await _found(client, query=known["licensePlate"], queryBy="licensePlate") == []
+        assert await _search(client, query=text, queryBy=query_by) == [parker["visitorId"]], query_by
+    await client.delete(f"/visitors/{parker['visitorId']}/vehicles/{parker['vehicleId']}")
+    assert await _search(client, query=parker["licensePlate"], queryBy="licensePlate") == []
 
 
 @pytest.mark.parametrize("text", ["jose", "JOSÉ", "josé.łu", "jose.lu"])
 async def test_an_email_is_found_without_its_accents(client: httpx.AsyncClient, text: str) -> None:
-    made = await _visitor(client, email=f"José.Łukasz.{data.new_email()}")
-    mine = {"acquisitionPcCode": made["acquisitionPcCode"]}
-    assert await _found(client, query=text, queryBy="email", **mine) == [made["visitorId"]]
-    assert await _found(client, email=made["email"].upper()) == [made["visitorId"]]
-    await client.patch(f"/visitors/{made['visitorId']}", json={"email": data.new_email()})
-    assert await _found(client, query=text, queryBy="email", **mine) == []
+    visitor = await _visitor(client, email=f"José.Łukasz.{data.new_email()}")
+    filters = {"acquisitionPcCode": visitor["acquisitionPcCode"]}
+    assert await _search(client, query=text, queryBy="email", **filters) == [visitor["visitorId"]]
+    assert await _search(client, email=visitor["email"].upper()) == [visitor["visitorId"]]
+    await client.patch(f"/visitors/{visitor['visitorId']}", json={"email": data.new_email()})
+    assert await _search(client, query=text, queryBy="email", **filters) == []
 
 
 @pytest.mark.parametrize("text", ["mü", "MU ", "mu-ab"])
 async def test_a_plate_is_found_without_its_accents(client: httpx.AsyncClient, text: str) -> None:
-    made = await _visitor(client)
-    path, mine = f"/visitors/{made['visitorId']}/vehicles", {"acquisitionPcCode": made["acquisitionPcCode"]}
-    car = await data.create(client, path, data.vehicle(licensePlate="MÜ-AB 1"))
-    assert await _found(client, query=text, queryBy="licensePlate", **mine) == [made["visitorId"]]
-    await client.patch(f"{path}/{car['vehicleId']}", json={"licensePlate": "OS-AB 1"})
-    assert await _found(client, query=text, queryBy="licensePlate", **mine) == []
+    visitor = await _visitor(client)
+    path, filters = f"/visitors/{visitor['visitorId']}/vehicles", {"acquisitionPcCode": visitor["acquisitionPcCode"]}
+    vehicle = await data.create(client, path, data.vehicle(licensePlate="MÜ-AB 1"))
+    assert await _search(client, query=text, queryBy="licensePlate", **filters) == [visitor["visitorId"]]
+    await client.patch(f"{path}/{vehicle['vehicleId']}", json={"licensePlate": "OS-AB 1"})
+    assert await _search(client, query=text, queryBy="licensePlate", **filters) == []
 
 
 @pytest.mark.parametrize(
@@ -340,193 +338,201 @@ async def test_a_plate_is_found_without_its_accents(client: httpx.AsyncClient, t
         ("Mo\u00adham\u200bmadi", ["mohammadi"]),
     ],
 )  # fmt: skip
-async def test_quotes_dashes_and_blanks_of_all_kinds_are_found_by_any_of_their_kind(
+async def test_a_search_ignores_the_kinds_of_quotes_dashes_and_spaces(
     client: httpx.AsyncClient, name: str, texts: list[str]
 ) -> None:
-    made = await _visitor(client, firstName="Zora", lastName=name)
+    visitor = await _visitor(client, firstName="Zora", lastName=name)
     for text in texts:
         for query in ({"queryBy": "lastName", "query": text}, {"queryBy": "fullname", "query": f"zora {text}"}):
-            found = await _found(client, **query, acquisitionPcCode=made["acquisitionPcCode"])
-            assert found == [made["visitorId"]], query
-    assert (await client.get(f"/visitors/{made['visitorId']}")).json()["data"]["lastName"] == name
+            visitor_ids = await _search(client, **query, acquisitionPcCode=visitor["acquisitionPcCode"])
+            assert visitor_ids == [visitor["visitorId"]], query
+    assert (await client.get(f"/visitors/{visitor['visitorId']}")).json()["data"]["lastName"] == name
 
 
-@pytest.mark.parametrize("by", ["email", "firstName", "lastName", "licensePlate", "fullname"])
+@pytest.mark.parametrize("query_by", ["email", "firstName", "lastName", "licensePlate", "fullname"])
 @pytest.mark.parametrize("text", ["", " ", "\u0301"])
-async def test_a_query_in_which_there_is_nothing_to_search_for_finds_nobody(
-    client: httpx.AsyncClient, by: str, text: str
+async def test_a_query_without_searchable_characters_finds_nobody(
+    client: httpx.AsyncClient, query_by: str, text: str
 ) -> None:
     await data.parker(client)
-    assert await _found(client, query=text, queryBy=by) == []
+    assert await _search(client, query=text, queryBy=query_by) == []
 
 
 @pytest.mark.parametrize(
     ("name", "text"), [("Łukasz", "lu"), ("Søren", "SOREN"), ("Œdipe", "oed"), ("Strauß", "strauss")]
 )
-async def test_letters_without_a_plain_form_are_found_by_what_people_write(
+async def test_letters_without_a_plain_form_are_found_by_their_usual_replacement(
     client: httpx.AsyncClient, name: str, text: str
 ) -> None:
-    made = await _visitor(client, firstName=name)
-    assert await _found(client, query=text, queryBy="firstName", acquisitionPcCode=made["acquisitionPcCode"]) == [
-        made["visitorId"]
+    visitor = await _visitor(client, firstName=name)
+    assert await _search(client, query=text, queryBy="firstName", acquisitionPcCode=visitor["acquisitionPcCode"]) == [
+        visitor["visitorId"]
     ]
 
 
-async def test_only_an_external_id_may_be_searched_by_the_digits_of_a_card(client: httpx.AsyncClient) -> None:
-    made = await _visitor(client)
+async def test_only_a_query_by_external_id_may_contain_a_card_number(client: httpx.AsyncClient) -> None:
+    visitor = await _visitor(client)
     number = "4111111111111111"
     external = {"externalType": "partner", "externalId": f"{number}{uuid4()}"}
-    await data.create(client, f"/visitors/{made['visitorId']}/externalIds", external)
-    assert await _found(client, query=number, queryBy="externalId") == [made["visitorId"]]
-    for by in ("email", "firstName", "lastName", "licensePlate", "fullname"):
-        answer = await client.get("/visitors", params={"query": number, "queryBy": by})
-        assert (answer.status_code, _codes(answer)) == (400, [("query", "card_number_refused")]), by
+    await data.create(client, f"/visitors/{visitor['visitorId']}/externalIds", external)
+    assert await _search(client, query=number, queryBy="externalId") == [visitor["visitorId"]]
+    for query_by in ("email", "firstName", "lastName", "licensePlate", "fullname"):
+        answer = await client.get("/visitors", params={"query": number, "queryBy": query_by})
+        assert (answer.status_code, _codes(answer)) == (400, [("query", "card_number_refused")]), query_by
     for path, field in (("/visitors", "originType"), ("/visitors/count", "originType")):
         answer = await client.get(path, params={field: number})
         assert (answer.status_code, _codes(answer)) == (400, [(field, "card_number_refused")])
-    answer = await client.get(f"/visitors/{made['visitorId']}/eventToken", params={"companyId": number})
+    answer = await client.get(f"/visitors/{visitor['visitorId']}/eventToken", params={"companyId": number})
     assert (answer.status_code, _codes(answer)) == (400, [("companyId", "card_number_refused")])
 
 
-async def test_texts_that_no_index_holds_are_too_long(client: httpx.AsyncClient) -> None:
-    made = await _visitor(client)
-    long = "".join(random.SystemRandom().choices([chr(number) for number in range(0x4E00, 0x9FA5)], k=1000))
-    answer = await client.patch(f"/visitors/{made['visitorId']}", json={"firstName": long})
+async def test_texts_that_exceed_an_index_entry_are_too_long(client: httpx.AsyncClient) -> None:
+    visitor = await _visitor(client)
+    long_text = "".join(random.SystemRandom().choices([chr(number) for number in range(0x4E00, 0x9FA5)], k=1000))
+    answer = await client.patch(f"/visitors/{visitor['visitorId']}", json={"firstName": long_text})
     assert (answer.status_code, _codes(answer)) == (400, [(None, "too_long")])
-    external = {"externalType": "partner", "externalId": long}
-    answer = await client.post(f"/visitors/{made['visitorId']}/externalIds", json=external)
+    external = {"externalType": "partner", "externalId": long_text}
+    answer = await client.post(f"/visitors/{visitor['visitorId']}/externalIds", json=external)
     assert (answer.status_code, _codes(answer)) == (400, [(None, "too_long")])
-    answer = await client.post("/visitors", json=data.visitor(made["acquisitionPcCode"], lastName=long))
+    answer = await client.post("/visitors", json=data.visitor(visitor["acquisitionPcCode"], lastName=long_text))
     assert (answer.status_code, _codes(answer)) == (400, [(None, "too_long")])
-    assert (await client.get(f"/visitors/{made['visitorId']}")).json()["data"] == made
+    assert (await client.get(f"/visitors/{visitor['visitorId']}")).json()["data"] == visitor
 
 
-async def test_query_and_query_by_need_each_other(client: httpx.AsyncClient) -> None:
+async def test_query_and_query_by_must_be_sent_together(client: httpx.AsyncClient) -> None:
     for query, field in (({"query": "a"}, "queryBy"), ({"queryBy": "email"}, "query")):
         answer = await client.get("/visitors", params=query)
         assert (answer.status_code, _codes(answer)) == (400, [(field, "required")])
 
 
 async def test_visitors_are_filtered(client: httpx.AsyncClient) -> None:
-    made = await _visitor(client, countryCode="TV")
-    mine = {"acquisitionPcCode": made["acquisitionPcCode"]}
+    visitor = await _visitor(client, countryCode="TV")
+    filters = {"acquisitionPcCode": visitor["acquisitionPcCode"]}
     for query in (
-        {"email": made["email"].upper()},
-        {"barcode": made["barcode"]},
-        {"countryCode": "TV", **mine},
-        {"accountType": "full", **mine},
-        {"originType": "api", **mine},
-        {"updatedSince": made["updateDate"], **mine},
-        {"createdSince": made["creationDate"], **mine},
-        {"isSmartparker": "false", **mine},
+        {"email": visitor["email"].upper()},
+        {"barcode": visitor["barcode"]},
+        {"countryCode": "TV", **filters},
+        {"accountType": "full", **filters},
+        {"originType": "api", **filters},
+        {"updatedSince": visitor["updateDate"], **filters},
+        {"createdSince": visitor["creationDate"], **filters},
+        {"isSmartparker": "false", **filters},
     ):
-        assert await _found(client, **query) == [made["visitorId"]], query
-    for query in ({"barcode": "of nobody"}, {"accountType": "partial", **mine}, {"isSmartparker": "true", **mine}):
-        assert await _found(client, **query) == [], query
-    path = f"/visitors/{made['visitorId']}/parkings"
+        assert await _search(client, **query) == [visitor["visitorId"]], query
+    for query in (
+        {"barcode": "of nobody"},
+        {"accountType": "partial", **filters},
+        {"isSmartparker": "true", **filters},
+    ):
+        assert await _search(client, **query) == [], query
+    path = f"/visitors/{visitor['visitorId']}/parkings"
     parking = await data.create(client, path, {"parkingPartner": "designa"})
-    assert await _found(client, isSmartparker="true", **mine) == [made["visitorId"]]
+    assert await _search(client, isSmartparker="true", **filters) == [visitor["visitorId"]]
     assert (await client.delete(f"{path}/{parking['parkingId']}")).status_code == 204
-    assert await _found(client, isSmartparker="true", **mine) == []
-    assert await _found(client, isSmartparker="false", **mine) == [made["visitorId"]]
+    assert await _search(client, isSmartparker="true", **filters) == []
+    assert await _search(client, isSmartparker="false", **filters) == [visitor["visitorId"]]
 
 
 async def test_visitors_are_counted(client: httpx.AsyncClient) -> None:
-    made = await _visitor(client)
-    mine, moment = {"acquisitionPcCode": made["acquisitionPcCode"]}, made["registrationDate"]
+    visitor = await _visitor(client)
+    filters, registration_date = {"acquisitionPcCode": visitor["acquisitionPcCode"]}, visitor["registrationDate"]
 
-    async def counted(**query: Any) -> int:
-        return int((await client.get("/visitors/count", params={**mine, **query})).json()["data"]["count"])
+    async def count(**query: Any) -> int:
+        return int((await client.get("/visitors/count", params={**filters, **query})).json()["data"]["count"])
 
-    assert await counted() == 1
-    assert await counted(registeredSince=moment, accountType="full", originType="api") == 1
-    assert await counted(registeredUntil=moment) == 0
-    assert await counted(accountType="partial") == 0
+    assert await count() == 1
+    assert await count(registeredSince=registration_date, accountType="full", originType="api") == 1
+    assert await count(registeredUntil=registration_date) == 0
+    assert await count(accountType="partial") == 0
 
 
 # flags
 
 
 async def test_contacts_of_several_visitors_are_flagged_all_or_none(stack: Stack, client: httpx.AsyncClient) -> None:
-    one, other = await _visitor(client), await _visitor(client, phoneInvalid=True)
+    first, second = await _visitor(client), await _visitor(client, phoneInvalid=True)
     flags = [
-        {"visitorId": one["visitorId"], "emailInvalid": True},
-        {"visitorId": other["visitorId"], "phoneInvalid": False},
+        {"visitorId": first["visitorId"], "emailInvalid": True},
+        {"visitorId": second["visitorId"], "phoneInvalid": False},
     ]
     answer = await client.patch("/visitors", json=flags)
     assert answer.status_code == 200, answer.text
     assert answer.json()["data"] == [
-        {"visitorId": one["visitorId"], "emailInvalid": True, "phoneInvalid": None},
-        {"visitorId": other["visitorId"], "emailInvalid": None, "phoneInvalid": False},
+        {"visitorId": first["visitorId"], "emailInvalid": True, "phoneInvalid": None},
+        {"visitorId": second["visitorId"], "emailInvalid": None, "phoneInvalid": False},
     ]
-    nobodies = [{"visitorId": NOBODY}, {"visitorId": str(uuid4())}]
-    wrong = await client.patch("/visitors", json=[nobodies[0], {**flags[0], "emailInvalid": False}, nobodies[1]])
-    assert wrong.status_code == 400
-    assert _codes(wrong) == [(f"[{place}].visitorId", "visitor_not_found") for place in (0, 2)]
-    assert (await client.get(f"/visitors/{one['visitorId']}")).json()["data"]["emailInvalid"] is True
-    faulty = await client.patch("/visitors", json=[{"emailInvalid": 1}])
-    assert sorted(_codes(faulty)) == [("[0].emailInvalid", "wrong_type"), ("[0].visitorId", "required")]
+    unknown = [{"visitorId": NOBODY}, {"visitorId": str(uuid4())}]
+    refused = await client.patch("/visitors", json=[unknown[0], {**flags[0], "emailInvalid": False}, unknown[1]])
+    assert refused.status_code == 400
+    assert _codes(refused) == [(f"[{index}].visitorId", "visitor_not_found") for index in (0, 2)]
+    assert (await client.get(f"/visitors/{first['visitorId']}")).json()["data"]["emailInvalid"] is True
+    malformed = await client.patch("/visitors", json=[{"emailInvalid": 1}])
+    assert sorted(_codes(malformed)) == [("[0].emailInvalid", "wrong_type"), ("[0].visitorId", "required")]
     request_id = await stack.send("visitors.flagContacts", {"body": flags}, content_type=AVRO)
     assert (await stack.result("visitors.flagContacts", request_id)).value["status"] == 200
 
 
-async def test_of_two_entries_about_one_visitor_the_later_flag_counts(stack: Stack, client: httpx.AsyncClient) -> None:
-    made = await _visitor(client)
-    mine = {"visitorId": made["visitorId"]}
-    flags = [{**mine, "emailInvalid": True, "phoneInvalid": True}, {**mine, "emailInvalid": False}]
+async def test_a_later_entry_overrides_the_flags_of_an_earlier_one_for_the_same_visitor(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    visitor = await _visitor(client)
+    entry = {"visitorId": visitor["visitorId"]}
+    flags = [{**entry, "emailInvalid": True, "phoneInvalid": True}, {**entry, "emailInvalid": False}]
     answer = await client.patch("/visitors", json=flags)
-    assert answer.json()["data"] == [{**mine, "emailInvalid": False, "phoneInvalid": True}] * 2
-    found = (await client.get(f"/visitors/{made['visitorId']}")).json()["data"]
-    assert (found["emailInvalid"], found["phoneInvalid"]) == (False, True)
-    revisions = await stack.rows("select revision from visitors where visitor_id = :id", id=UUID(made["visitorId"]))
-    assert [row.revision for row in revisions] == [2]
+    assert answer.json()["data"] == [{**entry, "emailInvalid": False, "phoneInvalid": True}] * 2
+    updated = (await client.get(f"/visitors/{visitor['visitorId']}")).json()["data"]
+    assert (updated["emailInvalid"], updated["phoneInvalid"]) == (False, True)
+    rows = await stack.rows("select revision from visitors where visitor_id = :id", id=UUID(visitor["visitorId"]))
+    assert [row.revision for row in rows] == [2]
 
 
 async def test_the_update_date_never_goes_back(stack: Stack, client: httpx.AsyncClient) -> None:
-    """Whoever waited for a visitor's lock may have begun before who had it."""
-    made = await _visitor(client)
-    visitor_id, then = UUID(made["visitorId"]), datetime.now(UTC) - timedelta(hours=1)
+    """A transaction that waited for the visitor's lock may have an earlier time than the one that held the lock."""
+    visitor = await _visitor(client)
+    visitor_id, earlier = UUID(visitor["visitorId"]), datetime.now(UTC) - timedelta(hours=1)
     async with stack.engine.connect() as conn:
-        tx = Tx(conn, Cause("test", Caller("test", "test"), then), then)
+        tx = Tx(conn, Cause("test", Caller("test", "test"), earlier), earlier)
         updated = await VISITORS.update(tx, {"gender": "u"}, visitor_id=visitor_id)
-        assert updated.update_date.isoformat().replace("+00:00", "Z") == made["updateDate"]
-        flagged = CATALOGUE.by_name["visitors.flagContacts"]
-        assert flagged.handler is not None
-        body = {"body": [{"visitorId": made["visitorId"], "emailInvalid": True}]}
-        page = await flagged.handler(tx, flagged.request.model_validate(body))
+        assert updated.update_date.isoformat().replace("+00:00", "Z") == visitor["updateDate"]
+        operation = CATALOGUE.by_name["visitors.flagContacts"]
+        assert operation.handler is not None
+        body = {"body": [{"visitorId": visitor["visitorId"], "emailInvalid": True}]}
+        page = await operation.handler(tx, operation.request.model_validate(body))
         assert page.items[0].update_date == updated.update_date
         later = datetime.now(UTC)
-        after = Tx(conn, tx.cause, later)
-        assert (await VISITORS.update(after, {"gender": "f"}, visitor_id=visitor_id)).update_date == later
+        later_tx = Tx(conn, tx.cause, later)
+        assert (await VISITORS.update(later_tx, {"gender": "f"}, visitor_id=visitor_id)).update_date == later
         await conn.rollback()
 
 
 # external ids
 
 
-async def test_one_external_id_of_a_type_for_each_center_and_one_visitor_for_each_id(client: httpx.AsyncClient) -> None:
-    one, other = await _visitor(client), await _visitor(client)
-    path, center = f"/visitors/{one['visitorId']}/externalIds", one["acquisitionPcCode"]
+async def test_an_external_id_is_unique_by_type_and_center_for_its_visitor_and_among_visitors(
+    client: httpx.AsyncClient,
+) -> None:
+    first, second = await _visitor(client), await _visitor(client)
+    path, center = f"/visitors/{first['visitorId']}/externalIds", first["acquisitionPcCode"]
     body = {"externalType": "designa", "externalId": str(uuid4())}
-    made = await data.create(client, path, body)
-    at_center = await data.create(client, path, {**body, "pcCode": center})
-    again = await client.post(path, json={**body, "externalId": "other"})
-    assert (again.status_code, _codes(again)) == (409, [("externalType", "external_id_exists")])
-    taken = await client.post(f"/visitors/{other['visitorId']}/externalIds", json=body)
-    assert (taken.status_code, _codes(taken)) == (409, [("externalId", "external_id_exists")])
+    without_center = await data.create(client, path, body)
+    with_center = await data.create(client, path, {**body, "pcCode": center})
+    same_type = await client.post(path, json={**body, "externalId": "other"})
+    assert (same_type.status_code, _codes(same_type)) == (409, [("externalType", "external_id_exists")])
+    same_id = await client.post(f"/visitors/{second['visitorId']}/externalIds", json=body)
+    assert (same_id.status_code, _codes(same_id)) == (409, [("externalId", "external_id_exists")])
 
-    assert (await client.get(f"{path}/designa")).json()["data"] == made
-    assert (await client.get(f"{path}/designa", params={"pcCode": center})).json()["data"] == at_center
+    assert (await client.get(f"{path}/designa")).json()["data"] == without_center
+    assert (await client.get(f"{path}/designa", params={"pcCode": center})).json()["data"] == with_center
     assert (await client.get(f"{path}/google")).status_code == 404
     listed = (await client.get(path, params={"pcCode": center})).json()["data"]
-    assert listed == [at_center]
+    assert listed == [with_center]
     assert (await client.delete(f"{path}/designa")).status_code == 204
-    assert (await client.get(f"{path}/designa")).json()["data"] == at_center
+    assert (await client.get(f"{path}/designa")).json()["data"] == with_center
     assert (await client.delete(f"{path}/designa")).status_code == 204
     assert (await client.delete(f"{path}/designa")).status_code == 404
 
 
-async def test_which_types_can_be_created_and_deleted(client: httpx.AsyncClient) -> None:
+async def test_analytics_ids_can_be_neither_created_nor_deleted_by_callers(client: httpx.AsyncClient) -> None:
     path = f"/visitors/{(await _visitor(client))['visitorId']}/externalIds"
     answer = await client.post(path, json={"externalType": "analytics", "externalId": "a"})
     assert (answer.status_code, _codes(answer)) == (400, [("externalType", "not_allowed")])
@@ -537,99 +543,103 @@ async def test_which_types_can_be_created_and_deleted(client: httpx.AsyncClient)
 
 async def test_an_external_id_with_a_slash_is_resolved(client: httpx.AsyncClient) -> None:
     visitor = await _visitor(client)
-    external = f"a/b %{uuid4()}"
-    body = {"externalType": "partner", "externalId": external}
-    made = await data.create(client, f"/visitors/{visitor['visitorId']}/externalIds", body)
-    encoded = external.replace("%", "%25").replace("/", "%2F").replace(" ", "%20")
-    assert (await client.get(f"/externalIds/partner/{encoded}")).json()["data"] == made
+    external_id = f"a/b %{uuid4()}"
+    body = {"externalType": "partner", "externalId": external_id}
+    created = await data.create(client, f"/visitors/{visitor['visitorId']}/externalIds", body)
+    encoded = external_id.replace("%", "%25").replace("/", "%2F").replace(" ", "%20")
+    assert (await client.get(f"/externalIds/partner/{encoded}")).json()["data"] == created
     assert (await client.get(f"/externalIds/google/{encoded}")).status_code == 404
 
 
-async def test_external_ids_of_several_visitors(client: httpx.AsyncClient) -> None:
-    one, other = await _visitor(client), await _visitor(client)
-    ids = f"{one['visitorId']},{other['visitorId']},{NOBODY}"
-    found = (await client.get("/externalIds", params={"visitorId": ids})).json()["data"]
-    assert [(row["visitorId"], row["externalType"]) for row in found] == [
-        (one["visitorId"], "analytics"), (other["visitorId"], "analytics"),
+async def test_the_external_ids_of_several_visitors_are_listed_together(client: httpx.AsyncClient) -> None:
+    first, second = await _visitor(client), await _visitor(client)
+    ids = f"{first['visitorId']},{second['visitorId']},{NOBODY}"
+    rows = (await client.get("/externalIds", params={"visitorId": ids})).json()["data"]
+    assert [(row["visitorId"], row["externalType"]) for row in rows] == [
+        (first["visitorId"], "analytics"), (second["visitorId"], "analytics"),
     ]  # fmt: skip
     query = {"visitorId": ids, "externalType": "google,designa"}
     assert (await client.get("/externalIds", params=query)).json()["data"] == []
 
 
-async def test_500_visitors_whatever_the_digits_of_their_ids(client: httpx.AsyncClient) -> None:
-    made = await _visitor(client)
-    digits = "41111111-1111-1111-a000-000000000000"  # of a test card
-    ids = [made["visitorId"], digits, *(str(uuid4()) for _ in range(498))]
-    found = await client.get("/externalIds", params={"visitorId": ",".join(ids)})
-    assert found.status_code == 200, found.text
-    assert [row["visitorId"] for row in found.json()["data"]] == [made["visitorId"]]
-    many = await client.get("/externalIds", params={"visitorId": ",".join([*ids, NOBODY])})
-    assert (many.status_code, _codes(many)) == (400, [("visitorId", "too_many")])
+async def test_a_batch_accepts_500_visitor_ids_with_any_digits(client: httpx.AsyncClient) -> None:
+    visitor = await _visitor(client)
+    card_like_id = "41111111-1111-1111-a000-000000000000"  # its digits are a test card number
+    ids = [visitor["visitorId"], card_like_id, *(str(uuid4()) for _ in range(498))]
+    answer = await client.get("/externalIds", params={"visitorId": ",".join(ids)})
+    assert answer.status_code == 200, answer.text
+    assert [row["visitorId"] for row in answer.json()["data"]] == [visitor["visitorId"]]
+    too_many = await client.get("/externalIds", params={"visitorId": ",".join([*ids, NOBODY])})
+    assert (too_many.status_code, _codes(too_many)) == (400, [("visitorId", "too_many")])
 
 
-@pytest.mark.parametrize("wrong", ["x", NOBODY.replace("-", ""), f"{{{NOBODY}}}", f"urn:uuid:{NOBODY}", f"{NOBODY} 1"])
-async def test_each_part_of_a_list_is_checked(client: httpx.AsyncClient, wrong: str) -> None:
-    query = {"visitorId": f"{NOBODY},{wrong}", "externalType": "google,nothing", "pcCode": "FR-A-1,fr"}
+@pytest.mark.parametrize(
+    "malformed", ["x", NOBODY.replace("-", ""), f"{{{NOBODY}}}", f"urn:uuid:{NOBODY}", f"{NOBODY} 1"]
+)
+async def test_each_item_of_a_comma_list_is_validated(client: httpx.AsyncClient, malformed: str) -> None:
+    query = {"visitorId": f"{NOBODY},{malformed}", "externalType": "google,nothing", "pcCode": "FR-A-1,fr"}
     answer = await client.get("/externalIds", params=query)
     assert answer.status_code == 400
     assert sorted(_codes(answer)) == [
         ("externalType", "not_allowed"), ("pcCode", "wrong_format"), ("visitorId", "wrong_format"),
     ]  # fmt: skip
-    spaced = await client.get(
+    with_spaces = await client.get(
         "/externalIds", params={"visitorId": f" {NOBODY} , ,{NOBODY}", "externalType": "google, fid"}
     )
-    assert (spaced.status_code, spaced.json()["data"]) == (200, [])
+    assert (with_spaces.status_code, with_spaces.json()["data"]) == (200, [])
 
 
 # details
 
 
-async def test_details_answer_whole_visitors_with_their_children(stack: Stack, client: httpx.AsyncClient) -> None:
-    known = await data.parker(client)
-    path = f"/visitors/{known['visitorId']}"
+async def test_details_list_visitors_with_all_their_records(stack: Stack, client: httpx.AsyncClient) -> None:
+    parker = await data.parker(client)
+    path = f"/visitors/{parker['visitorId']}"
     optin = {"optinType": "terms", "optinChannel": "none", "isActive": True}
-    reward = {"pcCode": known["pcCode"], "startDate": "2024-01-01T00:00:00Z", "balance": 1, "threshold": 2}
-    made = {
+    reward = {"pcCode": parker["pcCode"], "startDate": "2024-01-01T00:00:00Z", "balance": 1, "threshold": 2}
+    records = {
         "optins": await data.create(client, f"{path}/optins", optin),
         "rewards": await data.create(client, f"{path}/rewards", {**reward, "outsideOptin": False}),
-        "visitorCenters": await data.create(client, f"{path}/centers", {"pcCode": known["pcCode"], "isFavorite": True}),
+        "visitorCenters": await data.create(
+            client, f"{path}/centers", {"pcCode": parker["pcCode"], "isFavorite": True}
+        ),
     }
-    gone = await data.create(client, f"{path}/vehicles", data.vehicle())
-    await client.delete(f"{path}/vehicles/{gone['vehicleId']}")
-    (found,) = (await client.get("/visitors/details", params={"visitorId": known["visitorId"]})).json()["data"]
-    assert {name: found[name] for name in made} == {name: [row] for name, row in made.items()}
-    assert [row["vehicleId"] for row in found["vehicles"]] == [known["vehicleId"]]
-    assert [row["externalType"] for row in found["externalIds"]] == ["analytics"]
-    assert found["creditCards"] == []
-    whole = (await client.get(path)).json()["data"]
-    assert {name: found[name] for name in whole} == whole
+    deleted = await data.create(client, f"{path}/vehicles", data.vehicle())
+    await client.delete(f"{path}/vehicles/{deleted['vehicleId']}")
+    (details,) = (await client.get("/visitors/details", params={"visitorId": parker["visitorId"]})).json()["data"]
+    assert {name: details[name] for name in records} == {name: [row] for name, row in records.items()}
+    assert [row["vehicleId"] for row in details["vehicles"]] == [parker["vehicleId"]]
+    assert [row["externalType"] for row in details["externalIds"]] == ["analytics"]
+    assert details["creditCards"] == []
+    visitor = (await client.get(path)).json()["data"]
+    assert {name: details[name] for name in visitor} == visitor
 
-    created = whole["creationDate"]
+    created = visitor["creationDate"]
     since = (await client.get("/visitors/details", params={"creationDateGte": created, "limit": 1})).json()
-    assert [row["visitorId"] for row in since["data"]] == [known["visitorId"]]
+    assert [row["visitorId"] for row in since["data"]] == [parker["visitorId"]]
     until = (await client.get("/visitors/details", params={"creationDateLt": created, "sort": "-creationDate"})).json()
-    assert known["visitorId"] not in [row["visitorId"] for row in until["data"]]
+    assert parker["visitorId"] not in [row["visitorId"] for row in until["data"]]
 
 
 # event tokens
 
 
-async def test_an_event_token_is_signed_and_says_when_it_expires(stack: Stack, client: httpx.AsyncClient) -> None:
+async def test_an_event_token_is_signed_and_has_its_expiry(stack: Stack, client: httpx.AsyncClient) -> None:
     visitor = await _visitor(client)
     path = f"/visitors/{visitor['visitorId']}/eventToken"
-    found = (await client.get(path, params={"companyId": "acme"})).json()["data"]
-    claims = jwt.decode(found["token"], EVENT_TOKEN_SECRET, algorithms=["HS256"])
+    event_token = (await client.get(path, params={"companyId": "acme"})).json()["data"]
+    claims = jwt.decode(event_token["token"], EVENT_TOKEN_SECRET, algorithms=["HS256"])
     assert (claims["visitorId"], claims["companyId"]) == (visitor["visitorId"], "acme")
     assert claims["exp"] - claims["iat"] == 3600
-    assert datetime.fromisoformat(found["expiresAt"]).timestamp() == claims["exp"]
+    assert datetime.fromisoformat(event_token["expiresAt"]).timestamp() == claims["exp"]
     assert (await client.get(path)).status_code == 400
-    nobody = await client.get(f"/visitors/{NOBODY}/eventToken", params={"companyId": "acme"})
-    assert (nobody.status_code, _codes(nobody)) == (404, [(None, "visitor_not_found")])
+    unknown_visitor = await client.get(f"/visitors/{NOBODY}/eventToken", params={"companyId": "acme"})
+    assert (unknown_visitor.status_code, _codes(unknown_visitor)) == (404, [(None, "visitor_not_found")])
     operation = CATALOGUE.by_name["visitors.eventToken"]
     assert operation.handler is not None
-    asked = {"path": {"visitorId": visitor["visitorId"]}, "query": {"companyId": "acme"}}
+    parts = {"path": {"visitorId": visitor["visitorId"]}, "query": {"companyId": "acme"}}
     now = datetime.now(UTC)
     async with stack.engine.connect() as conn:
         without_secret = Tx(conn, Cause("test", Caller("test", "test"), now), now)
         with pytest.raises(Unavailable, match="not_configured"):
-            await operation.handler(without_secret, operation.request.model_validate(asked))
+            await operation.handler(without_secret, operation.request.model_validate(parts))

@@ -1,4 +1,4 @@
-"""Visits over all three ways in, and the rules of visits."""
+"""A visit as JSON, as Avro and over HTTP: its answer, its row and its change."""
 
 import httpx
 
@@ -12,9 +12,11 @@ async def _change(stack: Stack, request_id: str) -> Record:
     return await stack.await_record(names.changes("visits"), lambda record: record.value["causedBy"] == request_id)
 
 
-async def test_one_visit_as_json_as_avro_and_over_http(stack: Stack, client: httpx.AsyncClient) -> None:
-    known = await data.parker(client)
-    body = {"licensePlate": known["licensePlate"], "pcCode": known["pcCode"]}
+async def test_a_visit_is_stored_and_published_as_json_as_avro_and_over_http(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    parker = await data.parker(client)
+    body = {"licensePlate": parker["licensePlate"], "pcCode": parker["pcCode"]}
     parts = {"path": {"visitType": "entry"}, "body": body}
     over_json = await stack.send("visits.create", parts, content_type=JSON)
     over_avro = await stack.send("visits.create", parts, content_type=AVRO)
@@ -25,20 +27,20 @@ async def test_one_visit_as_json_as_avro_and_over_http(stack: Stack, client: htt
         (await stack.result("visits.create", request_id)).value for request_id in (over_json, over_avro, over_http)
     ]
     assert [result["status"] for result in results] == [201, 201, 201]
-    bodies = [plain(result["body"]) for result in results]
+    visits = [plain(result["body"]) for result in results]
     assert answer.status_code == 201
-    assert answer.json() == bodies[2]
-    for found in bodies:
-        assert found.pop("visitDate").endswith("Z")
-        assert found == {**body, "visitorId": known["visitorId"], "visitType": "entry"}
+    assert answer.json() == visits[2]
+    for visit in visits:
+        assert visit.pop("visitDate").endswith("Z")
+        assert visit == {**body, "visitorId": parker["visitorId"], "visitType": "entry"}
 
-    rows = await stack.rows("select * from visits where visitor_id = :id order by visit_id", id=known["visitorId"])
+    rows = await stack.rows("select * from visits where visitor_id = :id order by visit_id", id=parker["visitorId"])
     assert [(row.pc_code, row.visit_type, row.license_plate, row.vehicle_id) for row in rows] == [
-        (known["pcCode"], "entry", known["licensePlate"], known["vehicleId"])
+        (parker["pcCode"], "entry", parker["licensePlate"], parker["vehicleId"])
     ] * 3
 
     changes = [(await _change(stack, request_id)).value for request_id in (over_json, over_avro, over_http)]
     for change in changes:
         assert (change["resource"], change["action"], change["revision"]) == ("visit", "created", 1)
-        assert str(change["visitorId"]) == known["visitorId"]
-        assert change["after"]["licensePlate"] == known["licensePlate"]
+        assert str(change["visitorId"]) == parker["visitorId"]
+        assert change["after"]["licensePlate"] == parker["licensePlate"]

@@ -1,7 +1,7 @@
-"""Checkins of visitors at services."""
+"""Checkins of visitors at the services of a center."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -69,76 +69,83 @@ CHECKINS = Table(
     ],
 )
 
-_BY_BARCODE = sa.select(VISITORS.columns.barcode, VISITORS.columns.visitor_id).where(
+_SELECT_BY_BARCODE = sa.select(VISITORS.columns.barcode, VISITORS.columns.visitor_id).where(
     any_of(VISITORS.columns.barcode, "barcodes")
 )
 
 
-def _count() -> Any:
-    """Add to the checkinCount of services."""
+def _update_counts() -> Any:
+    """UPDATE checkin_count of the services in the list parameter `ids`: add their number in `deltas`, which may be
+    negative. A CTE locks the services in the order of their ids first, so that concurrent batches cannot deadlock.
+    The statement touches only the services in `ids`."""
     services = SERVICES.columns
-    rows = locked(SERVICES, "ids")
-    added = unnest_rows(ids=sa.BigInteger(), numbers=sa.BigInteger())
+    locked_rows = locked(SERVICES, "ids")
+    added = unnest_rows(ids=sa.BigInteger(), deltas=sa.BigInteger())
     return (
         sa.update(SERVICES.sql)
-        .where(services.service_id == rows.c.service_id, services.service_id == added.c.ids)
-        .values(checkin_count=services.checkin_count + added.c.numbers)
+        .where(services.service_id == locked_rows.c.service_id, services.service_id == added.c.ids)
+        .values(checkin_count=services.checkin_count + added.c.deltas)
     )
 
 
-_COUNT = _count()
+_UPDATE_COUNTS = _update_counts()
 
 
-async def _add(tx: Tx, numbers: Counter[int]) -> None:
-    await tx.conn.execute(_COUNT, {"ids": list(numbers), "numbers": list(numbers.values())})
+async def _add_to_counts(tx: Tx, deltas: Mapping[int, int]) -> None:
+    """Add `deltas`, a number for each service id, to the checkinCount of the services."""
+    await tx.conn.execute(_UPDATE_COUNTS, {"ids": list(deltas), "deltas": list(deltas.values())})
 
 
 class _References:
-    """Which centers and services there are of those that a batch names."""
+    """The existing centers and services that a batch of requests refers to."""
 
-    def __init__(self, centers: Collection[str], services: dict[int, Service]) -> None:
-        self._centers = centers
+    def __init__(self, pc_codes: Collection[str], services: Mapping[int, Service]) -> None:
+        self._pc_codes = pc_codes
         self._services = services
 
     @classmethod
-    async def of(cls, tx: Tx, bodies: Sequence[CheckinNew]) -> "_References":
-        centers = await CENTERS.existing_keys(tx, (body.pc_code for body in bodies))
-        return cls(centers, await SERVICES.by_key(tx, (body.service_id for body in bodies)))
+    async def read(cls, tx: Tx, bodies: Sequence[CheckinNew]) -> "_References":
+        """Read the centers and services with two statements."""
+        pc_codes = await CENTERS.existing_keys(tx, (body.pc_code for body in bodies))
+        return cls(pc_codes, await SERVICES.by_key(tx, (body.service_id for body in bodies)))
 
-    def values(self, tx: Tx, visitor_id: UUID | None, body: CheckinNew) -> dict[str, Any]:
-        """The row of a checkin. Raises NotFound, Invalid, Conflict."""
+    def checkin_values(self, tx: Tx, visitor_id: UUID | None, body: CheckinNew) -> dict[str, Any]:
+        """Return the column values of a new checkin. `visitor_id` is None if the visitor does not exist. Raises
+        NotFound, Invalid, Conflict."""
         if visitor_id is None:
             raise VISITORS.missing()
-        service = self._service(body)
+        service = self._service_of(body)
         if service.pc_code != body.pc_code:
-            raise Invalid("service_of_another_center", "The service is one of another center.", field="serviceId")
-        if not _available(service, tx.cause.arrived):
+            raise Invalid("service_of_another_center", "The service belongs to another center.", field="serviceId")
+        if not _is_available(service, tx.cause.arrived):
             raise Conflict("service_not_available", "The service is not available at this time.", field="serviceId")
         return {
             "visitor_id": visitor_id, "pc_code": body.pc_code, "service_id": body.service_id, "origin": body.origin,
         }  # fmt: skip
 
-    def _service(self, body: CheckinNew) -> Service:
-        """Raises Invalid for all that is not there."""
-        absent = []
-        if body.pc_code not in self._centers:
-            absent.append(Invalid("center_not_found", "There is no such center.", field="pcCode"))
+    def _service_of(self, body: CheckinNew) -> Service:
+        """Raises Invalid with an entry for the center and for the service if they do not exist."""
+        faults = []
+        if body.pc_code not in self._pc_codes:
+            faults.append(Invalid("center_not_found", "There is no such center.", field="pcCode"))
         if body.service_id not in self._services:
-            absent.append(Invalid("service_not_found", "There is no such service.", field="serviceId"))
-        refuse(absent)
+            faults.append(Invalid("service_not_found", "There is no such service.", field="serviceId"))
+        refuse(faults)
         return self._services[body.service_id]
 
 
-def _available(service: Service, moment: datetime) -> bool:
-    begun = service.start_date is None or service.start_date <= moment
-    return begun and (service.end_date is None or moment <= service.end_date)
+def _is_available(service: Service, moment: datetime) -> bool:
+    if service.start_date is not None and moment < service.start_date:
+        return False
+    return service.end_date is None or moment <= service.end_date
 
 
-async def _store(accepted: Sequence[tuple[Tx, dict[str, Any]]]) -> list[Checkin]:
-    made = await CHECKINS.insert_many(accepted)
-    # Visitor, checkin, service: who erases or removes takes their locks in this order too.
-    await _add(accepted[0][0], _by_service(made))
-    return made
+async def _store(new_checkins: Sequence[tuple[Tx, dict[str, Any]]]) -> list[Checkin]:
+    tx = new_checkins[0][0]
+    checkins = await CHECKINS.insert_many(new_checkins)
+    # Every transaction locks in this order: visitor, checkin, service. Erasures and deletes do so too.
+    await _add_to_counts(tx, _count_by_service(checkins))
+    return checkins
 
 
 @batch_operation(
@@ -146,16 +153,17 @@ async def _store(accepted: Sequence[tuple[Tx, dict[str, Any]]]) -> list[Checkin]
     path=VisitorPath, body=CheckinNew, reply=Checkin,
 )  # fmt: skip
 async def create(calls: Sequence[tuple[Tx, Request[VisitorPath, NoFields, CheckinNew]]]) -> Sequence[Any]:
-    """Raises NotFound for the visitor, Invalid for the center and service, Conflict outside the service's dates."""
+    """Check a visitor in at a service. Raises NotFound for the visitor, Invalid for the center and the service, and
+    Conflict outside the dates of the service."""
     tx = calls[0][0]
-    visitors = await VISITORS.existing_keys(tx, (request.path.visitor_id for _, request in calls))
-    known = await _References.of(tx, [request.body for _, request in calls])
+    visitor_ids = await VISITORS.existing_keys(tx, (request.path.visitor_id for _, request in calls))
+    references = await _References.read(tx, [request.body for _, request in calls])
 
-    def values(tx: Tx, request: Request[VisitorPath, NoFields, CheckinNew]) -> dict[str, Any]:
-        visitor_id = request.path.visitor_id
-        return known.values(tx, visitor_id if visitor_id in visitors else None, request.body)
+    def checkin_values(tx: Tx, request: Request[VisitorPath, NoFields, CheckinNew]) -> dict[str, Any]:
+        visitor_id = request.path.visitor_id if request.path.visitor_id in visitor_ids else None
+        return references.checkin_values(tx, visitor_id, request.body)
 
-    return await apply_each(calls, values, _store)
+    return await apply_each(calls, checkin_values, _store)
 
 
 @batch_operation(
@@ -163,31 +171,33 @@ async def create(calls: Sequence[tuple[Tx, Request[VisitorPath, NoFields, Checki
     body=CheckinByBarcode, reply=Checkin, partition_key=("barcode",), faults=(NotFound,),
 )  # fmt: skip
 async def create_by_barcode(calls: Sequence[tuple[Tx, Request[NoFields, NoFields, CheckinByBarcode]]]) -> Sequence[Any]:
-    """As checkins.create, for the visitor with this barcode."""
+    """Like checkins.create, but the visitor is named by its barcode. Raises NotFound, Invalid, Conflict."""
     tx = calls[0][0]
     barcodes = sorted({str(request.body.barcode) for _, request in calls})
-    visitors = {row.barcode: row.visitor_id for row in await tx.all(_BY_BARCODE, {"barcodes": barcodes})}
-    known = await _References.of(tx, [request.body for _, request in calls])
+    rows = await tx.all(_SELECT_BY_BARCODE, {"barcodes": barcodes})
+    visitor_ids = {row.barcode: row.visitor_id for row in rows}
+    references = await _References.read(tx, [request.body for _, request in calls])
 
-    def values(tx: Tx, request: Request[NoFields, NoFields, CheckinByBarcode]) -> dict[str, Any]:
-        return known.values(tx, visitors.get(str(request.body.barcode)), request.body)
+    def checkin_values(tx: Tx, request: Request[NoFields, NoFields, CheckinByBarcode]) -> dict[str, Any]:
+        return references.checkin_values(tx, visitor_ids.get(str(request.body.barcode)), request.body)
 
-    return await apply_each(calls, values, _store)
-
-
-async def delete_of_visitors(tx: Tx, visitors: Collection[UUID]) -> None:
-    """Remove the checkins of visitors who are being erased, and lower the counts by exactly these."""
-    removed = await CHECKINS.delete_by_parent(tx, "visitor_id", visitors, emit_changes=False)
-    if removed:
-        await _add(tx, Counter({number: -count for number, count in _by_service(removed).items()}))
+    return await apply_each(calls, checkin_values, _store)
 
 
-def _by_service(checkins: Iterable[Checkin]) -> Counter[int]:
+async def delete_by_visitors(tx: Tx, visitor_ids: Collection[UUID]) -> None:
+    """Delete the checkins of visitors that are being erased, and lower the counts by the deleted checkins only."""
+    deleted = await CHECKINS.delete_by_parent(tx, "visitor_id", visitor_ids, emit_changes=False)
+    if deleted:
+        counts = _count_by_service(deleted)
+        await _add_to_counts(tx, {service_id: -count for service_id, count in counts.items()})
+
+
+def _count_by_service(checkins: Iterable[Checkin]) -> Counter[int]:
     return Counter(checkin.service_id for checkin in checkins)
 
 
-async def _lower(tx: Tx, checkin: Checkin) -> None:
-    await _add(tx, Counter({checkin.service_id: -1}))
+async def _lower_count(tx: Tx, checkin: Checkin) -> None:
+    await _add_to_counts(tx, {checkin.service_id: -1})
 
 
 _ONE = "/visitors/{visitorId}/checkins/{checkinId}"
@@ -204,5 +214,5 @@ OPERATIONS: Operations = (
     ),
     crud.lists(CHECKINS, "checkins.list", "GET /checkins", "List checkins", CheckinQuery),
     crud.gets(CHECKINS, "checkins.get", f"GET {_ONE}", "Read a checkin"),
-    crud.deletes(CHECKINS, "checkins.delete", f"DELETE {_ONE}", "Remove a checkin", then=_lower),
+    crud.deletes(CHECKINS, "checkins.delete", f"DELETE {_ONE}", "Remove a checkin", then=_lower_count),
 )

@@ -1,11 +1,11 @@
-"""Which legal texts a visitor has still to agree to."""
+"""The legal texts that require the consent of a visitor."""
 
-from collections.abc import Iterator
+from typing import Any
 
 import sqlalchemy as sa
 
 from agents.families.centers.centers import CENTERS
-from agents.families.optins.legal_texts import LEGAL_TEXTS, newest_released
+from agents.families.optins.legal_texts import LEGAL_TEXTS, is_newest_released
 from agents.families.optins.optins import OPTINS
 from agents.families.visitors.visitor_table import VISITORS
 from agents.operation import Operations, operation
@@ -21,7 +21,7 @@ EEA = frozenset((
     "AT", "BE", "BG", "CY", "CZ", "DE", "DK", "EE", "ES", "FI", "FR", "GR", "HR", "HU", "IE", "IS", "IT", "LI", "LT",
     "LU", "LV", "MT", "NL", "NO", "PL", "PT", "RO", "SE", "SI", "SK",
 ))  # fmt: skip
-"""Countries of the European Economic Area, in which the GDPR holds; for them there is privacy_eu."""
+"""Countries of the European Economic Area. The GDPR applies there, and so does the legal text privacy_eu."""
 
 _US_ONLY = ("privacy_us", "smartparking_us", "sms_us")
 
@@ -35,27 +35,37 @@ class RequiredConsent(Model):
     require_consent: Flag
 
 
-_TEXTS = LEGAL_TEXTS.columns
-_AGREED = sa.exists(
-    sa.select(sa.literal(1)).where(
-        OPTINS.columns.visitor_id == sa.bindparam("visitor"),
-        OPTINS.columns.legal_text_id == _TEXTS.legal_text_id,
-        OPTINS.columns.is_active,
+def _select_required() -> Any:
+    """SELECT the newest released legal text of each type whose newest released text requires consent. Its column
+    `require_consent` is false if the visitor has an active optin that names exactly this text. The result has at most
+    one row for each type."""
+    texts, optins = LEGAL_TEXTS.columns, OPTINS.columns
+    has_consent = sa.exists(
+        sa.select(sa.literal(1)).where(
+            optins.visitor_id == sa.bindparam("visitor"),
+            optins.legal_text_id == texts.legal_text_id,
+            optins.is_active,
+        )
     )
-)
-_REQUIRED = (
-    sa.select(_TEXTS.legal_text_id, _TEXTS.type, (~_AGREED).label("require_consent"))
-    .where(newest_released(sa.bindparam("now", type_=sa.TIMESTAMP(timezone=True))), _TEXTS.require_consent)
-    .order_by(_TEXTS.legal_text_id)
-)
+    now = sa.bindparam("now", type_=sa.TIMESTAMP(timezone=True))
+    return (
+        sa.select(texts.legal_text_id, texts.type, (~has_consent).label("require_consent"))
+        .where(is_newest_released(now), texts.require_consent)
+        .order_by(texts.legal_text_id)
+    )
 
 
-def _elsewhere(country: str) -> Iterator[str]:
-    """The types that are not for visitors of this country's centers."""
+_SELECT_REQUIRED = _select_required()
+
+
+def _types_of_other_countries(country: str) -> set[str]:
+    """Return the types of legal texts that do not apply in this country."""
+    types = set()
     if country not in EEA:
-        yield "privacy_eu"
+        types.add("privacy_eu")
     if country != "US":
-        yield from _US_ONLY
+        types.update(_US_ONLY)
+    return types
 
 
 @operation(
@@ -64,25 +74,25 @@ def _elsewhere(country: str) -> Iterator[str]:
     reply=RequiredConsent, shape="page",
 )  # fmt: skip
 async def required(tx: Tx, request: Request[VisitorPath, ConsentQuery, NoFields]) -> Page[RequiredConsent]:
-    """Of each type whose newest released text needs consent, that text; `requireConsent` is true unless the visitor has
-    an active optin that names it. With `newCenter`, types of other countries are left out. Raises NotFound, Invalid."""
-    visitor_id, code = request.path.visitor_id, request.query.new_center
+    """List one legal text for each type: the newest released version, if it requires consent. `requireConsent` is true
+    unless the visitor has an active optin that names exactly that text. With `newCenter`, types that do not apply in
+    its country are left out. Raises NotFound, Invalid."""
+    visitor_id, pc_code = request.path.visitor_id, request.query.new_center
     await VISITORS.require(tx, visitor_id)
-    elsewhere = set() if code is None else set(_elsewhere(await _country(tx, code)))
-    found = await tx.all(_REQUIRED, {"visitor": visitor_id, "now": tx.now})
-    rows = [row for row in found if row.type not in elsewhere]
-    return Page(
-        [
-            RequiredConsent.model_construct(legal_text_id=row.legal_text_id, require_consent=row.require_consent)
-            for row in rows
-        ],
-        more=False,
-    )
+    excluded_types = set() if pc_code is None else _types_of_other_countries(await _country_of(tx, pc_code))
+    rows = await tx.all(_SELECT_REQUIRED, {"visitor": visitor_id, "now": tx.now})
+    consents = [
+        RequiredConsent.model_construct(legal_text_id=row.legal_text_id, require_consent=row.require_consent)
+        for row in rows
+        if row.type not in excluded_types
+    ]
+    return Page(consents, more=False)
 
 
-async def _country(tx: Tx, code: str) -> str:
+async def _country_of(tx: Tx, pc_code: str) -> str:
+    """Return the country of a center. Raises Invalid if the center does not exist."""
     try:
-        return (await CENTERS.find(tx, pc_code=code)).country
+        return (await CENTERS.find(tx, pc_code=pc_code)).country
     except NotFound as fault:
         raise Invalid(fault.code, "There is no such center.", field="newCenter") from None
 

@@ -1,4 +1,4 @@
-"""Legal texts by type and version, and what they say in each locale."""
+"""Legal texts by type and version, and their texts in each locale."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -59,11 +59,12 @@ class LegalTextLocale(Texts):
 
 
 class LegalTextReply(LegalText, Texts):
-    """The three texts are those of the asked locale; null where it has none or none was asked for."""
+    """The three texts are those of the requested locale. They are null if the legal text does not have that locale, or
+    if no locale was requested."""
 
 
 class LegalTextQuery(PageQuery):
-    legal_type: Annotated[Omittable[LegalType], Filter(lambda c, kind: c.type == kind)] = None
+    legal_type: Annotated[Omittable[LegalType], Filter(lambda c, legal_type: c.type == legal_type)] = None
     version: Omittable[Int64] = None
     latest: Omittable[Flag] = None
     locale: Omittable[LocaleCode] = None
@@ -86,7 +87,7 @@ LOCALES = Table(
     key="legal_text_locale_id",
     parents={"legal_text_id": LEGAL_TEXTS},
     conflicts={
-        "legal_text_locales_legal_text_id_key": crud.already_exists("locale", "The legal text has this locale.")
+        "legal_text_locales_legal_text_id_key": crud.already_exists("locale", "The legal text already has this locale.")
     },
     hidden=[
         sa.Column("legal_text_locale_id", sa.BigInteger, sa.Identity(), primary_key=True),
@@ -95,32 +96,32 @@ LOCALES = Table(
 )
 
 _C = LEGAL_TEXTS.columns
-_NEWEST_VERSION = sa.select(sa.func.coalesce(sa.func.max(_C.version), 0).label("version")).where(
+_SELECT_NEWEST_VERSION = sa.select(sa.func.coalesce(sa.func.max(_C.version), 0).label("version")).where(
     _C.type == sa.bindparam("type")
 )
-_IN_LOCALE = sa.select(LOCALES.sql).where(
+_SELECT_IN_LOCALE = sa.select(LOCALES.sql).where(
     any_of(LOCALES.columns.legal_text_id, "ids"), LOCALES.columns.locale_code == sa.bindparam("locale")
 )
 
 
 @operation("legalTexts.create", "POST /legalTexts", summary="Add a legal text", body=LegalTextNew, reply=LegalTextReply)
 async def create(tx: Tx, request: Request[NoFields, NoFields, LegalTextNew]) -> LegalTextReply:
-    """`version` counts up by type from 1."""
+    """Create the next version of a type. Versions count up from 1."""
     body = request.body
     await tx.advisory_lock(f"legal texts {body.type}")
-    newest = await tx.first(_NEWEST_VERSION, {"type": body.type})
+    newest = await tx.first(_SELECT_NEWEST_VERSION, {"type": body.type})
     assert newest is not None
-    text = await LEGAL_TEXTS.insert(tx, vars(body) | {"version": newest.version + 1})
-    return (await _in_locale(tx, [text], None))[0]
+    legal_text = await LEGAL_TEXTS.insert(tx, vars(body) | {"version": newest.version + 1})
+    return (await _without_locale(tx, [legal_text]))[0]
 
 
-def newest_released(now: Any) -> sa.ColumnElement[bool]:
-    """The condition of being the newest version of its type that is released."""
-    newer = LEGAL_TEXTS.sql.alias("newer")
-    later = sa.select(sa.literal(1)).where(
-        newer.c.type == _C.type, newer.c.version > _C.version, newer.c.release_date <= now
+def is_newest_released(now: Any) -> sa.ColumnElement[bool]:
+    """The legal text is released, and no released text of its type has a higher version."""
+    other = LEGAL_TEXTS.sql.alias("newer")
+    newer_released = sa.select(sa.literal(1)).where(
+        other.c.type == _C.type, other.c.version > _C.version, other.c.release_date <= now
     )
-    return sa.and_(_C.release_date <= now, ~sa.exists(later))
+    return sa.and_(_C.release_date <= now, ~sa.exists(newer_released))
 
 
 @operation(
@@ -128,26 +129,32 @@ def newest_released(now: Any) -> sa.ColumnElement[bool]:
     query=LegalTextQuery, reply=LegalTextReply, sorted_by=LegalText, shape="page",
 )  # fmt: skip
 async def list_texts(tx: Tx, request: Request[NoFields, LegalTextQuery, NoFields]) -> Page[LegalTextReply]:
-    """`latest` is the newest released version of each type."""
+    """List legal texts. With `latest`, list only the newest released version of each type."""
     query = request.query
-    latest = [newest_released(tx.now)] if query.latest else []
-    found = await page(tx, LEGAL_TEXTS, query, *latest, skip=("latest", "locale"))
-    return Page(await _in_locale(tx, found.items, query.locale), found.more)
+    conditions = [is_newest_released(tx.now)] if query.latest else []
+    rows = await page(tx, LEGAL_TEXTS, query, *conditions, skip=("latest", "locale"))
+    return Page(await _in_locale(tx, rows.items, query.locale), rows.more)
 
 
-async def _without_texts(tx: Tx, texts: Sequence[LegalText]) -> Sequence[LegalTextReply]:
-    return await _in_locale(tx, texts, None)
+async def _without_locale(tx: Tx, legal_texts: Sequence[LegalText]) -> Sequence[LegalTextReply]:
+    return await _in_locale(tx, legal_texts, None)
 
 
-async def _in_locale(tx: Tx, texts: Sequence[LegalText], locale: str | None) -> Sequence[LegalTextReply]:
-    found = {}
+async def _in_locale(tx: Tx, legal_texts: Sequence[LegalText], locale: str | None) -> Sequence[LegalTextReply]:
+    """Add the three texts in this locale to each legal text."""
+    locales_by_text: dict[int, LegalTextLocale] = {}
     if locale is not None:
-        rows = await tx.all(_IN_LOCALE, {"ids": [text.legal_text_id for text in texts], "locale": locale})
-        found = {row.legal_text_id: LOCALES.to_row(row) for row in rows}
-    return [LegalTextReply.widened(text, **_texts(found.get(text.legal_text_id))) for text in texts]
+        parameters = {"ids": [legal_text.legal_text_id for legal_text in legal_texts], "locale": locale}
+        for row in await tx.all(_SELECT_IN_LOCALE, parameters):
+            locales_by_text[row.legal_text_id] = LOCALES.to_row(row)
+    return [
+        LegalTextReply.widened(legal_text, **_texts(locales_by_text.get(legal_text.legal_text_id)))
+        for legal_text in legal_texts
+    ]
 
 
 def _texts(locale: LegalTextLocale | None) -> dict[str, str | None]:
+    """Return the three texts of a locale, or nulls if there is no locale."""
     return {name: getattr(locale, name, None) for name in Texts.model_fields}
 
 
@@ -163,7 +170,7 @@ OPERATIONS: Operations = (
         "legalTexts.get",
         f"GET {_ONE}",
         "Read a legal text",
-        view=crud.View(LegalTextReply, _without_texts),
+        view=crud.View(LegalTextReply, _without_locale),
     ),
     crud.updates(LEGAL_TEXTS, "legalTexts.update", f"PATCH {_ONE}", "Update a legal text", LegalTextPatch),
     crud.creates(LOCALES, "legalTextLocales.create", f"POST {_LOCALE}", "Add a locale to a legal text", Texts),

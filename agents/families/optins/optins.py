@@ -1,6 +1,7 @@
-"""Optins: what a visitor agreed to, by type, channel and context.
+"""Optins: the consents of a visitor, by type, channel and context.
 
-An optin is never overwritten: a new one for the same key supersedes the older, so the table is the history of consents.
+An optin is never overwritten: a new optin with the same key supersedes the active one. So the table is the history of
+consents.
 """
 
 from collections.abc import Iterable, Sequence
@@ -84,110 +85,115 @@ OPTINS = Table(
 _C = OPTINS.columns
 
 
-def _newest(columns: Any, wanted: bool) -> sa.ColumnElement[bool]:
-    """Of each key the newest; an optin's id grows with its creation, since the visitor is locked meanwhile."""
-    if not wanted:
+def _is_latest(columns: Any, value: bool) -> sa.ColumnElement[bool]:
+    """No other optin with the same key has a higher id. Always true if `value` is False.
+
+    Ids grow in the order of creation, since the visitor's row is locked while an optin is inserted. The subquery reads
+    the optins of one visitor by an index.
+    """
+    if not value:
         return sa.true()
     newer = OPTINS.sql.alias("newer")
-    # Only the context may be null; of the others, an index serves equality and nothing else.
-    same = [newer.c[name] == columns[name] for name in _KEY if name != _CONTEXT]
-    same.append(newer.c[_CONTEXT].is_not_distinct_from(columns[_CONTEXT]))
-    return ~sa.exists(sa.select(sa.literal(1)).where(*same, newer.c.optin_id > columns.optin_id))
+    # Only the context can be null. The other columns use =, since no index serves IS NOT DISTINCT FROM.
+    same_key = [newer.c[name] == columns[name] for name in _KEY if name != _CONTEXT]
+    same_key.append(newer.c[_CONTEXT].is_not_distinct_from(columns[_CONTEXT]))
+    return ~sa.exists(sa.select(sa.literal(1)).where(*same_key, newer.c.optin_id > columns.optin_id))
 
 
 class OptinQuery(PageQuery):
     is_active: Omittable[Flag] = None
     context_id: Omittable[Int64] = None
-    latest: Annotated[Omittable[Flag], Filter(_newest)] = None
+    latest: Annotated[Omittable[Flag], Filter(_is_latest)] = None
     optin_type: Omittable[OptinType] = None
     optin_channel: Omittable[OptinChannel] = None
 
 
-_NOW = sa.bindparam("now", type_=sa.TIMESTAMP(timezone=True))
-
-
-def _active(*conditions: sa.ColumnElement[bool]) -> Any:
-    """The active optins of a visitor, set to out."""
+def _opt_out(*conditions: sa.ColumnElement[bool]) -> Any:
+    """UPDATE the active optins of the visitor `of_visitor` that meet the conditions: they become inactive."""
+    now = sa.bindparam("now", type_=sa.TIMESTAMP(timezone=True))
     return (
         sa.update(OPTINS.sql)
         .where(_C.visitor_id == sa.bindparam("of_visitor"), _C.is_active, *conditions)
         .values(
             is_active=False,
-            optout_date=_NOW,
-            update_date=sa.func.greatest(_C.update_date, _NOW),
+            optout_date=now,
+            update_date=sa.func.greatest(_C.update_date, now),
             revision=_C.revision + 1,
         )
         .returning(*_C)
     )
 
 
-_OF_TYPE = (_C.optin_type == sa.bindparam("type"), _C.optin_channel == sa.bindparam("channel"))
-_SAME_CONTEXT = _C.context_id.is_not_distinct_from(sa.bindparam("context", type_=sa.BigInteger))
-_SUPERSEDE = _active(*_OF_TYPE, _SAME_CONTEXT)
-_END_OF_TYPE = _active(*_OF_TYPE)
-_END_ONE = _active(_C.optin_id == sa.bindparam("id"))
+_HAS_KIND = (_C.optin_type == sa.bindparam("type"), _C.optin_channel == sa.bindparam("channel"))
+_HAS_CONTEXT = _C.context_id.is_not_distinct_from(sa.bindparam("context", type_=sa.BigInteger))
+_OPT_OUT_OF_KEY = _opt_out(*_HAS_KIND, _HAS_CONTEXT)
+_OPT_OUT_OF_KIND = _opt_out(*_HAS_KIND)
+_OPT_OUT_BY_ID = _opt_out(_C.optin_id == sa.bindparam("id"))
 
 
-async def _end(tx: Tx, statement: Any, visitor_id: UUID, **which: Any) -> int:
-    """Set to out; how many it were."""
-    found = await tx.all(statement, {"of_visitor": visitor_id, "now": tx.now, **which})
-    for row in found:
+async def _run_opt_out(tx: Tx, statement: Any, visitor_id: UUID, **parameters: Any) -> int:
+    """Run a statement of `_opt_out`, record the changes, and return the number of optins that became inactive."""
+    rows = await tx.all(statement, {"of_visitor": visitor_id, "now": tx.now, **parameters})
+    for row in rows:
         OPTINS.changed(tx, row, "updated")
-    return len(found)
+    return len(rows)
 
 
-async def _one_at_a_time(tx: Tx, visitor_id: UUID) -> None:
-    """Optins of one visitor come one after the other, so that one of a key is active, and the dates do not overlap.
-    Raises NotFound."""
+async def _lock_visitor(tx: Tx, visitor_id: UUID) -> None:
+    """Lock the visitor's row and then refresh `tx.now`. So at most one optin of a key is active, and the dates of
+    consecutive optins do not overlap. Raises NotFound."""
     await VISITORS.lock(tx, visitor_id=visitor_id)
     await tx.refresh_now()
 
 
-async def _store(tx: Tx, visitor_id: UUID, optin: OptinNew) -> Optin:
-    """The older one of the same key goes out."""
-    await _end(tx, _SUPERSEDE, visitor_id, type=optin.optin_type, channel=optin.optin_channel, context=optin.context_id)
-    moment = {"optin_date": tx.now} if optin.is_active else {"optout_date": tx.now}
-    return await OPTINS.insert(tx, vars(optin) | moment | {"visitor_id": visitor_id})
+async def _insert(tx: Tx, visitor_id: UUID, optin: OptinNew) -> Optin:
+    """Insert an optin and opt out of the active optin with the same key."""
+    key = {"type": optin.optin_type, "channel": optin.optin_channel, "context": optin.context_id}
+    await _run_opt_out(tx, _OPT_OUT_OF_KEY, visitor_id, **key)
+    date = {"optin_date": tx.now} if optin.is_active else {"optout_date": tx.now}
+    return await OPTINS.insert(tx, vars(optin) | date | {"visitor_id": visitor_id})
 
 
 async def add(tx: Tx, visitor_id: UUID, optins: Iterable[OptinNew]) -> None:
-    """What a visitor agreed to or refused on being created. The caller has locked it and then taken the time, or made
-    it itself."""
+    """Insert the optins of a visitor that is created or upgraded. The caller has either inserted the visitor in this
+    transaction, or locked it and then refreshed `tx.now`."""
     for optin in optins:
-        await _store(tx, visitor_id, optin)
+        await _insert(tx, visitor_id, optin)
 
 
-async def absent_texts(tx: Tx, optins: Sequence[OptinNew]) -> list[Invalid]:
-    """A fault for each of these optins of a body that names a legal text which is not there."""
-    named = {place: optin.legal_text_id for place, optin in enumerate(optins) if optin.legal_text_id is not None}
-    known = await LEGAL_TEXTS.existing_keys(tx, named.values()) if named else set()
+async def missing_text_faults(tx: Tx, optins: Sequence[OptinNew]) -> list[Invalid]:
+    """Return a fault for each optin of a request body that names a legal text that does not exist."""
+    ids_by_index = {index: optin.legal_text_id for index, optin in enumerate(optins) if optin.legal_text_id is not None}
+    if not ids_by_index:
+        return []
+    existing_ids = await LEGAL_TEXTS.existing_keys(tx, ids_by_index.values())
     return [
-        Invalid("legal_text_not_found", "There is no such legalText.", field=f"optins[{place}].legalTextId")
-        for place, key in named.items()
-        if key not in known
+        Invalid("legal_text_not_found", "There is no such legalText.", field=f"optins[{index}].legalTextId")
+        for index, legal_text_id in ids_by_index.items()
+        if legal_text_id not in existing_ids
     ]
 
 
 @operation(
-    "optins.create", "POST /visitors/{visitorId}/optins", summary="Keep what a visitor agreed to or refused",
+    "optins.create", "POST /visitors/{visitorId}/optins", summary="Add a consent or a refusal",
     path=VisitorPath, body=OptinNew, reply=Optin,
 )  # fmt: skip
 async def create(tx: Tx, request: Request[VisitorPath, NoFields, OptinNew]) -> Optin:
-    """What holds now; the older one of the same key goes out. Raises NotFound."""
-    await _one_at_a_time(tx, request.path.visitor_id)
-    return await _store(tx, request.path.visitor_id, request.body)
+    """Add an optin. The active optin with the same type, channel and context becomes inactive. Raises NotFound."""
+    await _lock_visitor(tx, request.path.visitor_id)
+    return await _insert(tx, request.path.visitor_id, request.body)
 
 
 @operation(
     "optins.deleteByType", "DELETE /visitors/{visitorId}/optins",
-    summary="Opt a visitor out of a type and channel, whatever the context", path=VisitorPath, query=OptinKind,
+    summary="Opt a visitor out of a type and channel in every context", path=VisitorPath, query=OptinKind,
     reply=None,
 )  # fmt: skip
 async def delete_by_type(tx: Tx, request: Request[VisitorPath, OptinKind, NoFields]) -> None:
-    """Nothing is removed. Raises NotFound where nothing was active."""
+    """Make the active optins inactive; they are not removed. Raises NotFound if none was active."""
     visitor_id, kind = request.path.visitor_id, request.query
-    await _one_at_a_time(tx, visitor_id)
-    if not await _end(tx, _END_OF_TYPE, visitor_id, type=kind.optin_type, channel=kind.optin_channel):
+    await _lock_visitor(tx, visitor_id)
+    if not await _run_opt_out(tx, _OPT_OUT_OF_KIND, visitor_id, type=kind.optin_type, channel=kind.optin_channel):
         raise OPTINS.missing()
 
 
@@ -195,9 +201,9 @@ async def delete_by_type(tx: Tx, request: Request[VisitorPath, OptinKind, NoFiel
     "optins.disable", "DELETE /visitors/{visitorId}/optins/{optinId}", summary="Opt out", path=OptinPath, reply=None
 )
 async def disable(tx: Tx, request: Request[OptinPath, NoFields, NoFields]) -> None:
-    """The optin goes out; it is not removed. Raises NotFound where it is out already."""
-    await _one_at_a_time(tx, request.path.visitor_id)
-    if not await _end(tx, _END_ONE, request.path.visitor_id, id=request.path.optin_id):
+    """Make the optin inactive; it is not removed. Raises NotFound if it is inactive already."""
+    await _lock_visitor(tx, request.path.visitor_id)
+    if not await _run_opt_out(tx, _OPT_OUT_BY_ID, request.path.visitor_id, id=request.path.optin_id):
         raise OPTINS.missing()
 
 
@@ -209,6 +215,6 @@ OPERATIONS: Operations = (
     create,
     delete_by_type,
     crud.gets(OPTINS, "optins.get", f"GET {_ONE}", "Read an optin"),
-    crud.updates(OPTINS, "optins.update", f"PATCH {_ONE}", "Update who sent an optin", OptinPatch),
+    crud.updates(OPTINS, "optins.update", f"PATCH {_ONE}", "Update the sender of an optin", OptinPatch),
     disable,
 )

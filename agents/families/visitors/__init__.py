@@ -1,33 +1,37 @@
-"""The visitors themselves, full and partial: finding, counting and erasing them, and the ids that others have for them.
+"""Full and partial visitors: how to create, find, count and erase them, and the ids that other systems have for them.
 
-**Creating**
-- An `email` belongs to one visitor: 409 `email_taken`. Emails are compared in NFC, with the domain in IDNA A-labels, in
-  lower case (`ß` and `ss` differ), and returned as sent.
-- A full visitor whose email is that of a partial one upgrades it: `visitorId` and `barcode` stay, `accountType` becomes
-  full, `registrationDate` is now, and the `acquisitionPcCode` sent is kept as `upgradePcCode`.
-- A partial visitor gets its `preferredCenter` as favourite center.
-- Each visitor gets a `barcode` and an external id of the type `analytics`, both UUIDs. `originType` and `origin` are
-  those of the caller: of its API key, or of the source of its message.
+**Create**
+- Only one visitor can have an `email`; a second one is 409 `email_taken`. Emails are compared as mailboxes: in NFC, in
+  lower case, with the domain in A-labels (IDNA). `ß` and `ss` are different. Answers show the email as it was sent.
+- A new full visitor with the email of a partial visitor upgrades the partial one: `visitorId` and `barcode` stay,
+  `accountType` becomes full, `registrationDate` becomes the current time, and the `acquisitionPcCode` that was sent is
+  stored as `upgradePcCode`.
+- The `preferredCenter` of a partial visitor becomes its favourite center.
+- Each visitor gets a `barcode` and an external id of the type `analytics`. Both are UUIDs. `originType` and `origin`
+  describe the caller: its API key, or the source of its message.
 
-**Finding**
-- `queryBy` and `query` go together: a search by prefix in that field that ignores case, accents and the kind of quotes,
-  dashes and spaces. `fullname` finds "first last" and "last first". A blank query finds nobody.
-- `isSmartparker` is about who has an active parking. `registeredSince` and `registeredUntil` compare
+**Find**
+- `query` and `queryBy` must be sent together. They search by prefix in one field, and ignore case, accents, and the
+  kinds of quotes, dashes and spaces. `fullname` finds "first last" and "last first". A query without searchable
+  characters finds nobody.
+- `isSmartparker` is true for visitors with an active parking. `registeredSince` and `registeredUntil` compare
   `registrationDate`.
-- The details are whole visitors with all that belongs to them.
-- Any text may be asked for as a barcode; one that is nobody's finds nothing.
+- The details operation lists visitors together with all their records.
+- `barcode` accepts any text. A barcode that no visitor has finds nobody.
 
 **External ids**
-- A visitor has at most one of a type in each center, and one without a center. A type, id and center name one visitor.
-- Some types are given by us only and cannot be created, or not be deleted; the operations list what they take.
-- The batch takes comma lists.
+- A visitor has at most one external id of a type in each center, and one without a center. A type, an id and a center
+  together name one visitor.
+- Some types are created only by this service. They cannot be created by callers, and some cannot be deleted. Each
+  operation lists the types that it accepts.
+- The batch operation takes comma lists.
 
-**Erasing**
-- Every row about the visitor goes, and tombstones follow on the compacted change topics.
-- The answer lists the ids that were erased and those that failed. An id that nobody has, also since it was erased
-  before, has failed; that is no error.
+**Erase**
+- All rows about the visitor are deleted, and tombstones follow on the compacted change topics.
+- The answer lists the ids that were erased and the ids that failed. An id that no visitor has is listed as failed; so
+  is an id that was erased earlier. The request itself still succeeds.
 
 **Event tokens**
-- A JSON Web Token (HS256) with `visitorId`, `companyId`, `iat` and `exp`; `expiresAt` is its `exp`. Where no secret is
-  configured it is 503.
+- An event token is a JSON Web Token (HS256) with `visitorId`, `companyId`, `iat` and `exp`. `expiresAt` is its `exp`.
+  If no secret is configured, the answer is 503.
 """

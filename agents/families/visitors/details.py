@@ -1,4 +1,4 @@
-"""Whole visitors, with what belongs to them, in a number of statements that does not grow with the page."""
+"""Visitors with all their records. The number of SQL statements does not depend on the size of the page."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ class DetailsQuery(PagingQuery):
 
 
 class VisitorDetails(Visitor):
-    """Cards and vehicles are those that are not deleted."""
+    """A visitor with all its records. Deleted cards and vehicles are left out."""
 
     external_ids: list[ExternalId]
     optins: list[Optin]
@@ -33,7 +33,7 @@ class VisitorDetails(Visitor):
     credit_cards: list[Card]
 
 
-async def _whole(tx: Tx, visitors: Sequence[Visitor]) -> Sequence[VisitorDetails]:
+async def _with_records(tx: Tx, visitors: Sequence[Visitor]) -> Sequence[VisitorDetails]:
     ids = [visitor.visitor_id for visitor in visitors]
     external_ids = await EXTERNAL_IDS.by_parent(tx, "visitor_id", ids)
     optins = await OPTINS.by_parent(tx, "visitor_id", ids)
@@ -44,14 +44,14 @@ async def _whole(tx: Tx, visitors: Sequence[Visitor]) -> Sequence[VisitorDetails
     return [
         VisitorDetails.widened(
             visitor,
-            external_ids=external_ids[key],
-            optins=optins[key],
-            rewards=rewards[key],
-            visitor_centers=centers[key],
-            vehicles=[vehicle for vehicle in vehicles[key] if vehicle.deletion_date is None],
-            credit_cards=[card for card in cards[key] if card.deletion_date is None],
+            external_ids=external_ids[visitor.visitor_id],
+            optins=optins[visitor.visitor_id],
+            rewards=rewards[visitor.visitor_id],
+            visitor_centers=centers[visitor.visitor_id],
+            vehicles=[vehicle for vehicle in vehicles[visitor.visitor_id] if vehicle.deletion_date is None],
+            credit_cards=[card for card in cards[visitor.visitor_id] if card.deletion_date is None],
         )
-        for key, visitor in zip(ids, visitors, strict=True)
+        for visitor in visitors
     ]
 
 
@@ -60,8 +60,8 @@ OPERATIONS: Operations = (
         VISITORS,
         "visitors.details",
         "GET /visitors/details",
-        "List whole visitors",
+        "List visitors with all their records",
         DetailsQuery,
-        view=crud.View(VisitorDetails, _whole),
+        view=crud.View(VisitorDetails, _with_records),
     ),
 )

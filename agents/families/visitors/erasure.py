@@ -1,4 +1,4 @@
-"""Erasing a visitor: every row that is about it goes, wherever it stands."""
+"""Erasure of visitors: every row about a visitor is deleted, in every table."""
 
 from collections.abc import Collection, Sequence
 from itertools import islice
@@ -27,14 +27,14 @@ class Erasure(Model):
 
 
 class Erased(Model):
-    """The analytics ids whose visitors are gone, and those that no visitor has."""
+    """`success` lists the analytics ids whose visitors were erased, `failed` those that no visitor has."""
 
     success: list[Identifier]
     failed: list[Identifier]
 
 
 _C = EXTERNAL_IDS.columns
-_WHOSE = (
+_SELECT_EXTERNAL_IDS = (
     sa.select(_C.external_id, _C.visitor_id, _C.pc_code)
     .where(_C.external_type == "analytics", any_of(_C.external_id, "ids"))
     .order_by(_C.pc_code.is_not(None), _C.pc_code)
@@ -46,37 +46,44 @@ _WHOSE = (
     body=ListOf[Erasure], reply=Erased, status=200,
 )  # fmt: skip
 async def erase(tx: Tx, request: Request[NoFields, NoFields, ListOf[Erasure]]) -> Erased:
-    """Rows go, and tombstones follow on the compacted change topics. What the inbox keeps of the visitors' requests is
-    only that they were answered. An id that nobody has, also since it was erased before, has failed."""
-    whose = await _whose(tx, request.body.root)
-    erased = await _erase(tx, {visitor_id for visitors in whose.values() for visitor_id in visitors})
+    """Delete all rows about the visitors. Tombstones follow on the compacted change topics. The inbox keeps only the
+    fact that the visitors' requests were answered. An id that no visitor has is listed as failed; so is an id that was
+    erased earlier."""
+    visitor_ids = await _visitor_ids_by_analytics_id(tx, request.body.root)
+    erased = await _erase(tx, set[UUID]().union(*visitor_ids.values()))
     return Erased(
-        success=[analytics_id for analytics_id, visitors in whose.items() if visitors & erased],
-        failed=[analytics_id for analytics_id, visitors in whose.items() if not visitors & erased],
+        success=[analytics_id for analytics_id, named in visitor_ids.items() if named & erased],
+        failed=[analytics_id for analytics_id, named in visitor_ids.items() if not named & erased],
     )
 
 
-async def _whose(tx: Tx, entries: Sequence[Erasure]) -> dict[str, set[UUID]]:
-    """The visitors that the entries with one id name; an id may stand in several entries, with another center."""
-    whose: dict[str, set[UUID]] = {entry.analytics_id: set() for entry in entries}
-    known = await tx.all(_WHOSE, {"ids": list(whose)})
+async def _visitor_ids_by_analytics_id(tx: Tx, entries: Sequence[Erasure]) -> dict[str, set[UUID]]:
+    """Map each analytics id to the visitors that its entries name. Several entries may have the same id with different
+    centers. An entry names at most one visitor."""
+    visitor_ids: dict[str, set[UUID]] = {entry.analytics_id: set() for entry in entries}
+    rows = await tx.all(_SELECT_EXTERNAL_IDS, {"ids": list(visitor_ids)})
+    rows_by_id: dict[str, list[Any]] = {analytics_id: [] for analytics_id in visitor_ids}
+    for row in rows:
+        rows_by_id[row.external_id].append(row)
     for entry in entries:
-        # Without pcCode, the id that is for no center; else the first by pcCode.
-        named = (row.visitor_id for row in known if row.external_id == entry.analytics_id and _at(row, entry.pc_code))
-        whose[entry.analytics_id].update(islice(named, 1))
-    return whose
+        # The rows without a center come first, then the rows in the order of pc_code.
+        matches = (row.visitor_id for row in rows_by_id[entry.analytics_id] if _is_in_center(row, entry.pc_code))
+        visitor_ids[entry.analytics_id].update(islice(matches, 1))
+    return visitor_ids
 
 
-def _at(row: Any, pc_code: str | None) -> bool:
+def _is_in_center(row: Any, pc_code: str | None) -> bool:
+    """True if the entry names no center, or the external id belongs to that center or to no center."""
     return pc_code is None or row.pc_code in (None, pc_code)
 
 
-async def _erase(tx: Tx, visitors: Collection[UUID]) -> set[UUID]:
-    """Whom of them it erased: not whom another transaction did meanwhile."""
-    erased = sorted(await VISITORS.lock_all(tx, visitors, for_removal=True))
+async def _erase(tx: Tx, visitor_ids: Collection[UUID]) -> set[UUID]:
+    """Erase the visitors and return the ids of those that existed. A visitor that another transaction erased at the
+    same time is not included."""
+    erased = sorted(await VISITORS.lock_all(tx, visitor_ids, for_removal=True))
     if not erased:
         return set()
-    await checkins.delete_of_visitors(tx, erased)
+    await checkins.delete_by_visitors(tx, erased)
     for visitor_id in erased:
         await visitor_challenges.remove_from_standings(tx, visitor_id)
     for table in with_children_first("visitor_id"):

@@ -1,4 +1,4 @@
-"""A token with which a visitor takes part in a company's event."""
+"""Signed tokens that let a visitor take part in an event of a company."""
 
 from datetime import datetime, timedelta
 
@@ -28,17 +28,17 @@ class EventToken(Model):
     path=VisitorPath, query=TokenQuery, reply=EventToken,
 )  # fmt: skip
 async def event_token(tx: Tx, request: Request[VisitorPath, TokenQuery, NoFields]) -> EventToken:
-    """A JSON Web Token (RFC 7519, HS256) with visitorId, companyId, iat and exp. Raises NotFound, and Unavailable where
-    no secret is configured."""
+    """Get a JSON Web Token (RFC 7519, HS256) with visitorId, companyId, iat and exp. Raises NotFound, and Unavailable
+    if no secret is configured."""
     visitor_id = request.path.visitor_id
     await VISITORS.require(tx, visitor_id)
     if tx.signing is None:
-        raise Unavailable("not_configured", "Event tokens need VISITOR_WORKER_EVENT_TOKEN_SECRET.")
-    issued = tx.now.replace(microsecond=0)
-    expires: datetime = issued + timedelta(seconds=tx.signing.seconds)
-    claims = {"visitorId": str(visitor_id), "companyId": request.query.company_id, "iat": issued, "exp": expires}
+        raise Unavailable("not_configured", "Set VISITOR_WORKER_EVENT_TOKEN_SECRET to issue event tokens.")
+    issued_at = tx.now.replace(microsecond=0)
+    expires_at: datetime = issued_at + timedelta(seconds=tx.signing.seconds)
+    claims = {"visitorId": str(visitor_id), "companyId": request.query.company_id, "iat": issued_at, "exp": expires_at}
     token = jwt.encode(claims, tx.signing.secret, algorithm="HS256")
-    return EventToken.model_construct(token=token, expires_at=expires)
+    return EventToken.model_construct(token=token, expires_at=expires_at)
 
 
 OPERATIONS: Operations = (event_token,)

@@ -1,4 +1,4 @@
-"""The ids that other systems know a visitor by."""
+"""External ids: the ids that other systems have for a visitor."""
 
 from typing import Annotated, Any, Literal
 from uuid import UUID, uuid4
@@ -22,22 +22,22 @@ from storage.statements import any_of
 from storage.table import Table
 from storage.tx import Tx
 
-DeletedType = Literal["designa", "facebook", "google", "cognito", "partner", "crm_id", "wifi_device_id"]
-CreatedType = Literal[
+DeletableType = Literal["designa", "facebook", "google", "cognito", "partner", "crm_id", "wifi_device_id"]
+CreatableType = Literal[
     "designa", "facebook", "google", "cognito", "partner", "crm_id", "pas", "fid", "wifi_device_id"
 ]  # fmt: skip
 ExternalType = Literal[
     "designa", "facebook", "google", "cognito", "pas", "pas_barcode", "fid", "fid_barcode", "partner", "crm_id",
     "analytics", "wifi_device_id",
 ]  # fmt: skip
-BATCH_LIMIT = 500
-"""Ids in one comma list of externalIds.batch."""
+MAX_VISITORS = 500
+"""Visitors in one request of externalIds.batch."""
 
 
 class ExternalIdNew(Model):
     external_id: Identifier
     pc_code: PcCode | None = None
-    external_type: CreatedType
+    external_type: CreatableType
 
 
 class ExternalId(Model):
@@ -59,11 +59,11 @@ class OfTypePath(VisitorPath):
 
 
 class DeletePath(VisitorPath):
-    external_type: DeletedType
+    external_type: DeletableType
 
 
 class CenterQuery(Model):
-    """Without pcCode, the id that is for no center; else the first by pcCode."""
+    """With pcCode, the id of that center. Without it, the id that has no center, or else the first one by pcCode."""
 
     pc_code: Omittable[PcCode] = None
 
@@ -76,39 +76,42 @@ class ExternalIdQuery(PageQuery):
     pc_code: Omittable[PcCode] = None
 
 
-def _parts(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
+def _split(comma_list: str | None) -> list[str]:
+    """Return the items of a comma list without surrounding spaces. Empty items are left out."""
+    items = (item.strip() for item in (comma_list or "").split(","))
+    return [item for item in items if item]
 
 
-def _each(kind: Any, code: str, what: str) -> AfterValidator:
-    """Each part of a comma list is of this type."""
-    part = TypeAdapter[Any](kind)
+def _items_are(item_type: Any, code: str, items: str) -> AfterValidator:
+    """A validator of comma lists: each item must have `item_type`. `code` and `items` are for the error."""
+    adapter = TypeAdapter[Any](item_type)
 
-    def checked(text: str) -> str:
+    def validate(comma_list: str) -> str:
         try:
-            for each in _parts(text):
-                part.validate_python(each)
+            for item in _split(comma_list):
+                adapter.validate_python(item)
         except ValidationError:
-            raise PydanticCustomError(code, f"Input should be a comma list of {what}.") from None
-        return text
+            raise PydanticCustomError(code, f"Input should be a comma list of {items}.") from None
+        return comma_list
 
-    return AfterValidator(checked)
+    return AfterValidator(validate)
 
 
-_List = Annotated[str, Field(max_length=BATCH_LIMIT * len(f"{UUID(int=0)}, "), coerce_numbers_to_str=True)]
-"""Not Text: the digits of several UUIDs in a row are no card number, and 500 of them are more than a text holds."""
+_CommaList = Annotated[str, Field(max_length=MAX_VISITORS * len(f"{UUID(int=0)}, "), coerce_numbers_to_str=True)]
+"""Not a Text: Text refuses digits that look like a card number, and neighbouring UUIDs may have such digits. Text is
+also too short for 500 UUIDs."""
 
-Visitors = Annotated[_List, _each(Uuid, "wrong_format", "UUIDs")]
-ExternalTypes = Annotated[_List, _each(ExternalType, "not_allowed", "types of external ids")]
-PcCodes = Annotated[_List, _each(PcCode, "wrong_format", "pcCodes")]
+VisitorIdList = Annotated[_CommaList, _items_are(Uuid, "wrong_format", "UUIDs")]
+ExternalTypeList = Annotated[_CommaList, _items_are(ExternalType, "not_allowed", "types of external ids")]
+PcCodeList = Annotated[_CommaList, _items_are(PcCode, "wrong_format", "pcCodes")]
 
 
 class BatchQuery(Model):
-    """Comma lists."""
+    """Each field is a comma list."""
 
-    visitor_id: Visitors
-    external_type: Omittable[ExternalTypes] = None
-    pc_code: Omittable[PcCodes] = None
+    visitor_id: VisitorIdList
+    external_type: Omittable[ExternalTypeList] = None
+    pc_code: Omittable[PcCodeList] = None
 
 
 EXTERNAL_IDS = Table(
@@ -120,9 +123,11 @@ EXTERNAL_IDS = Table(
     parents={"visitor_id": VISITORS, "pc_code": CENTERS},
     conflicts={
         "external_ids_one_of_a_type": crud.already_exists(
-            "external_id", "The visitor has an id of this type.", "externalType"
+            "external_id", "The visitor already has an id of this type.", "externalType"
         ),
-        "external_ids_one_visitor": crud.already_exists("external_id", "Another visitor has this id.", "externalId"),
+        "external_ids_one_visitor": crud.already_exists(
+            "external_id", "Another visitor already has this id.", "externalId"
+        ),
     },
     derived={"folded_id": ("external_id", fold)},
     hidden=[
@@ -143,29 +148,39 @@ EXTERNAL_IDS = Table(
 )  # fmt: skip
 
 _C = EXTERNAL_IDS.columns
-_CENTER = sa.bindparam("center", type_=sa.Text)
-_IN_CENTER = (_CENTER.is_(None)) | (_C.pc_code == _CENTER)
-_NO_CENTER_FIRST = (_C.pc_code.is_not(None), _C.pc_code)
-_OF_TYPE = (
-    sa.select(EXTERNAL_IDS.sql)
-    .where(_C.visitor_id == sa.bindparam("visitor"), _C.external_type == sa.bindparam("type"), _IN_CENTER)
-    .order_by(*_NO_CENTER_FIRST)
-    .limit(1)
-)
-_RESOLVE = (
-    sa.select(EXTERNAL_IDS.sql)
-    .where(_C.external_type == sa.bindparam("type"), _C.external_id == sa.bindparam("id"), _IN_CENTER)
-    .order_by(*_NO_CENTER_FIRST)
-    .limit(1)
-)
-_BATCH = sa.select(EXTERNAL_IDS.sql).where(any_of(_C.visitor_id, "visitors")).order_by(_C.external_id_key)
 
 
-async def add_analytics(tx: Tx, visitor_id: UUID) -> ExternalId:
-    """The id by which analytics know a visitor, given to each one."""
+def _select_one(*conditions: sa.ColumnElement[bool]) -> Any:
+    """SELECT at most one external id that meets the conditions. If the parameter `center` is null, the id that has no
+    center, or else the first one by pc_code; otherwise the id of that center."""
+    center = sa.bindparam("center", type_=sa.Text)
+    return (
+        sa.select(EXTERNAL_IDS.sql)
+        .where(*conditions, center.is_(None) | (_C.pc_code == center))
+        .order_by(_C.pc_code.is_not(None), _C.pc_code)
+        .limit(1)
+    )
+
+
+_SELECT_OF_VISITOR = _select_one(_C.visitor_id == sa.bindparam("visitor"), _C.external_type == sa.bindparam("type"))
+_SELECT_BY_ID = _select_one(_C.external_type == sa.bindparam("type"), _C.external_id == sa.bindparam("id"))
+_SELECT_OF_VISITORS = sa.select(EXTERNAL_IDS.sql).where(any_of(_C.visitor_id, "visitors")).order_by(_C.external_id_key)
+
+
+async def add_analytics_id(tx: Tx, visitor_id: UUID) -> ExternalId:
+    """Insert the id that analytics systems have for a visitor. Each new visitor gets one."""
     return await EXTERNAL_IDS.insert(
         tx, {"external_id": str(uuid4()), "visitor_id": visitor_id, "external_type": "analytics"}
     )
+
+
+async def _find_of_visitor(tx: Tx, path: OfTypePath | DeletePath, query: CenterQuery) -> Any:
+    """Return the row of a visitor's external id. Raises NotFound."""
+    parameters = {"visitor": path.visitor_id, "type": path.external_type, "center": query.pc_code}
+    row = await tx.first(_SELECT_OF_VISITOR, parameters)
+    if row is None:
+        raise EXTERNAL_IDS.missing()
+    return row
 
 
 @operation(
@@ -174,9 +189,7 @@ async def add_analytics(tx: Tx, visitor_id: UUID) -> ExternalId:
 )  # fmt: skip
 async def get(tx: Tx, request: Request[OfTypePath, OfTypeQuery, NoFields]) -> ExternalId:
     """Raises NotFound."""
-    path, center = request.path, request.query.pc_code
-    given = {"visitor": path.visitor_id, "type": path.external_type, "center": center}
-    return EXTERNAL_IDS.to_row(await tx.first(_OF_TYPE, given))
+    return EXTERNAL_IDS.to_row(await _find_of_visitor(tx, request.path, request.query))
 
 
 @operation(
@@ -185,24 +198,20 @@ async def get(tx: Tx, request: Request[OfTypePath, OfTypeQuery, NoFields]) -> Ex
 )  # fmt: skip
 async def delete(tx: Tx, request: Request[DeletePath, CenterQuery, NoFields]) -> None:
     """Raises NotFound."""
-    path, center = request.path, request.query.pc_code
-    given = {"visitor": path.visitor_id, "type": path.external_type, "center": center}
-    found = await tx.first(_OF_TYPE, given)
-    if found is None:
-        raise EXTERNAL_IDS.missing()
-    await EXTERNAL_IDS.lock(tx, external_id_key=found.external_id_key)
-    await EXTERNAL_IDS.delete(tx, external_id_key=found.external_id_key)
+    row = await _find_of_visitor(tx, request.path, request.query)
+    await EXTERNAL_IDS.lock(tx, external_id_key=row.external_id_key)
+    await EXTERNAL_IDS.delete(tx, external_id_key=row.external_id_key)
 
 
 @operation(
-    "externalIds.resolve", "GET /externalIds/{externalType}/{externalId}", summary="Find whose an external id is",
+    "externalIds.resolve", "GET /externalIds/{externalType}/{externalId}", summary="Find the visitor of an external id",
     path=ResolvePath, query=CenterQuery, reply=ExternalId,
 )  # fmt: skip
 async def resolve(tx: Tx, request: Request[ResolvePath, CenterQuery, NoFields]) -> ExternalId:
     """Raises NotFound."""
-    path, center = request.path, request.query.pc_code
-    given = {"type": path.external_type, "id": path.external_id, "center": center}
-    return EXTERNAL_IDS.to_row(await tx.first(_RESOLVE, given))
+    path = request.path
+    parameters = {"type": path.external_type, "id": path.external_id, "center": request.query.pc_code}
+    return EXTERNAL_IDS.to_row(await tx.first(_SELECT_BY_ID, parameters))
 
 
 @operation(
@@ -210,18 +219,18 @@ async def resolve(tx: Tx, request: Request[ResolvePath, CenterQuery, NoFields]) 
     query=BatchQuery, reply=ExternalId, shape="page",
 )  # fmt: skip
 async def batch(tx: Tx, request: Request[NoFields, BatchQuery, NoFields]) -> Page[ExternalId]:
-    """All of them; ids that are no visitor's are left out. Raises Invalid."""
+    """List all matching external ids in one page. Ids of visitors that do not exist are ignored. Raises Invalid."""
     query = request.query
-    visitors = [UUID(part) for part in _parts(query.visitor_id)]
-    if len(visitors) > BATCH_LIMIT:
-        raise Invalid("too_many", f"At most {BATCH_LIMIT} visitors at once.", field="visitorId")
-    kinds, centers = set(_parts(query.external_type)), set(_parts(query.pc_code))
-    found = [EXTERNAL_IDS.to_row(row) for row in await tx.all(_BATCH, {"visitors": visitors})]
-    wanted = [
-        row for row in found
-        if (not kinds or row.external_type in kinds) and (not centers or row.pc_code in centers)
-    ]  # fmt: skip
-    return Page(wanted, more=False)
+    visitor_ids = [UUID(item) for item in _split(query.visitor_id)]
+    if len(visitor_ids) > MAX_VISITORS:
+        raise Invalid("too_many", f"Send at most {MAX_VISITORS} visitors in one request.", field="visitorId")
+    external_types, pc_codes = set(_split(query.external_type)), set(_split(query.pc_code))
+    rows = [EXTERNAL_IDS.to_row(row) for row in await tx.all(_SELECT_OF_VISITORS, {"visitors": visitor_ids})]
+    if external_types:
+        rows = [row for row in rows if row.external_type in external_types]
+    if pc_codes:
+        rows = [row for row in rows if row.pc_code in pc_codes]
+    return Page(rows, more=False)
 
 
 _ALL = "/visitors/{visitorId}/externalIds"

@@ -1,6 +1,6 @@
-"""Finding visitors by what is known of them."""
+"""The search for visitors, by filters and by a prefix in one field."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
@@ -27,16 +27,17 @@ _C = VISITORS.columns
 _TEXT = TypeAdapter[str](Text)
 
 
-def _parks(columns: Any, yes: bool) -> sa.ColumnElement[bool]:
-    parking = sa.exists(
+def _is_smartparker(columns: Any, value: bool) -> sa.ColumnElement[bool]:
+    """The visitor has an active parking, or has none if `value` is False."""
+    has_active_parking = sa.exists(
         sa.select(sa.literal(1)).where(PARKINGS.columns.visitor_id == columns.visitor_id, PARKINGS.columns.is_active)
     )
-    return parking if yes else ~parking
+    return has_active_parking if value else ~has_active_parking
 
 
 class VisitorQuery(PageQuery):
-    """`query` is a prefix of what `queryBy` names, without regard to case and accents. Only an externalId may have the
-    digits of a card number."""
+    """`query` is a prefix of the field that `queryBy` names. Case and accents are ignored. Digits that look like a card
+    number are refused, except for `externalId`."""
 
     country_code: Omittable[CountryCode] = None
     barcode: Omittable[Identifier] = None
@@ -44,74 +45,84 @@ class VisitorQuery(PageQuery):
     acquisition_pc_code: Omittable[PcCode] = None
     account_type: Omittable[AccountType] = None
     origin_type: Omittable[Text] = None
-    is_smartparker: Annotated[Omittable[Flag], Filter(_parks)] = None
+    is_smartparker: Annotated[Omittable[Flag], Filter(_is_smartparker)] = None
     updated_since: Annotated[Omittable[Instant], Filter(lambda c, moment: c.update_date >= moment)] = None
     created_since: Annotated[Omittable[Instant], Filter(lambda c, moment: c.creation_date >= moment)] = None
     query: Omittable[Identifier] = None
     query_by: Omittable[QueryBy] = None
 
 
-def _of_children(found: Any) -> sa.ColumnElement[bool]:
-    condition: sa.ColumnElement[bool] = _C.visitor_id.in_(found)
+def _has_id_in(visitor_ids: sa.Select[Any]) -> sa.ColumnElement[bool]:
+    condition: sa.ColumnElement[bool] = _C.visitor_id.in_(visitor_ids)
     return condition
 
 
-def _by_email(text: str) -> sa.ColumnElement[bool]:
-    folded = fold(text) or ""
-    # The text can be the prefix of a mailbox that has accents or a domain in A-labels.
-    ways = [starts_with(_C.email_key, prefix) for prefix in {folded, mailbox(text.strip())}]
-    return sa.or_(*ways, starts_with(_C.folded_email, folded))
+def _email_starts_with(text: str) -> sa.ColumnElement[bool]:
+    """Compare with email_key as the text is typed and as a mailbox, since email_key has its domain in A-labels; and
+    with folded_email, which is set for emails with accents."""
+    folded_text = fold(text) or ""
+    prefixes = {folded_text, mailbox(text.strip())}
+    return sa.or_(
+        *(starts_with(_C.email_key, prefix) for prefix in prefixes), starts_with(_C.folded_email, folded_text)
+    )
 
 
-def _by_plate(text: str) -> sa.ColumnElement[bool]:
-    columns, plain = VEHICLES.columns, plain_plate(text)
-    matching = starts_with(columns.plate_key, plain) | starts_with(columns.plain_plate, plain)
-    return _of_children(sa.select(columns.visitor_id).where(matching, columns.deletion_date.is_(None)))
+def _plate_starts_with(text: str) -> sa.ColumnElement[bool]:
+    columns, prefix = VEHICLES.columns, plain_plate(text)
+    condition = starts_with(columns.plate_key, prefix) | starts_with(columns.plain_plate, prefix)
+    return _has_id_in(sa.select(columns.visitor_id).where(condition, columns.deletion_date.is_(None)))
 
 
-def _by_external_id(text: str) -> sa.ColumnElement[bool]:
+def _external_id_starts_with(text: str) -> sa.ColumnElement[bool]:
     columns = EXTERNAL_IDS.columns
-    return _of_children(sa.select(columns.visitor_id).where(starts_with(columns.folded_id, fold(text) or "")))
+    return _has_id_in(sa.select(columns.visitor_id).where(starts_with(columns.folded_id, fold(text) or "")))
 
 
-def _by_full_name(text: str) -> sa.ColumnElement[bool]:
-    """ "first last" and "last first": wherever the text can be split, one part is a whole name and the other begins
-    one; and the whole text may begin either."""
+def _full_name_starts_with(text: str) -> sa.ColumnElement[bool]:
+    """Match "first last" and "last first".
+
+    The whole text may be a prefix of the first or the last name. For each split of its words into two parts, the head
+    may also be equal to one name while the tail is a prefix of the other. Each alternative is a range of an index on
+    both names, and their number grows with the words of the text only.
+    """
     words = (fold(text) or "").split()
-    first, last = _C.first_name_key, _C.last_name_key
-    ways = [starts_with(first, " ".join(words)), starts_with(last, " ".join(words))]
-    for place in range(1, len(words)):
-        whole, begun = " ".join(words[:place]), " ".join(words[place:])
-        ways += [(first == whole) & starts_with(last, begun), (last == whole) & starts_with(first, begun)]
-    return sa.or_(*ways)
+    first_name, last_name = _C.first_name_key, _C.last_name_key
+    alternatives = [starts_with(first_name, " ".join(words)), starts_with(last_name, " ".join(words))]
+    for index in range(1, len(words)):
+        head, tail = " ".join(words[:index]), " ".join(words[index:])
+        alternatives.append((first_name == head) & starts_with(last_name, tail))
+        alternatives.append((last_name == head) & starts_with(first_name, tail))
+    return sa.or_(*alternatives)
 
 
 SEARCHES: Mapping[QueryBy, Callable[[str], sa.ColumnElement[bool]]] = {
-    "email": _by_email,
+    "email": _email_starts_with,
     "firstName": lambda text: starts_with(_C.first_name_key, fold(text) or ""),
     "lastName": lambda text: starts_with(_C.last_name_key, fold(text) or ""),
-    "licensePlate": _by_plate,
-    "externalId": _by_external_id,
-    "fullname": _by_full_name,
+    "licensePlate": _plate_starts_with,
+    "externalId": _external_id_starts_with,
+    "fullname": _full_name_starts_with,
 }
 
 
 @operation("visitors.list", "GET /visitors", summary="List visitors", query=VisitorQuery, reply=Visitor, shape="page")
 async def list_visitors(tx: Tx, request: Request[NoFields, VisitorQuery, NoFields]) -> Page[Visitor]:
-    """Raises Invalid where only one of query and queryBy is there, or the query is a card number."""
-    return await page(tx, VISITORS, request.query, *_searched(request.query), skip=("query", "query_by"))
+    """List visitors by filters, and by a prefix if `query` and `queryBy` are sent. Raises Invalid if only one of the
+    two is sent, or if the query looks like a card number."""
+    conditions = _search_conditions(request.query)
+    return await page(tx, VISITORS, request.query, *conditions, skip=("query", "query_by"))
 
 
-def _searched(query: VisitorQuery) -> Iterator[sa.ColumnElement[bool]]:
-    text, by = query.query, query.query_by
-    if text is None and by is None:
-        return
-    if text is None or by is None:
-        missing = "query" if text is None else "queryBy"
-        raise Invalid("required", "query and queryBy need each other.", field=missing)
-    if by != "externalId":
+def _search_conditions(query: VisitorQuery) -> list[sa.ColumnElement[bool]]:
+    text, query_by = query.query, query.query_by
+    if text is None and query_by is None:
+        return []
+    if text is None or query_by is None:
+        missing_field = "query" if text is None else "queryBy"
+        raise Invalid("required", "Send query and queryBy together.", field=missing_field)
+    if query_by != "externalId":
         _refuse_card_number(text)
-    yield SEARCHES[by](text)
+    return [SEARCHES[query_by](text)]
 
 
 def _refuse_card_number(text: str) -> None:

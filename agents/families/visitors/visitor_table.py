@@ -1,4 +1,4 @@
-"""The visitor: the record, its table, and what other resources ask of it."""
+"""The record of a visitor and its table. Other resources refer to the table."""
 
 from functools import partial
 from typing import Annotated, Literal
@@ -21,7 +21,7 @@ BirthMonth = Annotated[int, Whole(ge=1, le=12)]
 
 
 class Profile(Model):
-    """What a visitor may change."""
+    """The fields of a visitor that can be updated."""
 
     last_visit_date: Omittable[Instant] = None
     address_city: Text | None = None
@@ -50,7 +50,7 @@ class VisitorPatch(Profile, partial=True):
 
 
 class VisitorFields(Profile):
-    """What a full visitor is created with, its optins aside. A day of birth may be left out, but not be null."""
+    """The fields of a new full visitor, without its optins. Parts of the birth date can be omitted, but not null."""
 
     acquisition_pc_code: PcCode
     email_verified: Omittable[Flag] = None
@@ -64,7 +64,7 @@ class VisitorFields(Profile):
 
 
 class Visitor(VisitorFields):
-    # A partial visitor may lack these two.
+    # Null is allowed, since a partial visitor may have no value.
     last_name: Text | None  # type: ignore[assignment]
     gender: Gender | None  # type: ignore[assignment]
     acquisition_pc_code: PcCode | None  # type: ignore[assignment]
@@ -99,7 +99,7 @@ VISITORS = Table(
         folded("email_key"),
         folded("first_name_key"),
         folded("last_name_key", nullable=True),
-        # Only for emails whose folded form differs from email_key.
+        # Set only if it differs from email_key, that is for accents or internationalized domains.
         folded("folded_email", nullable=True),
         sa.UniqueConstraint("email_key"),
         sa.UniqueConstraint("barcode"),

@@ -1,4 +1,4 @@
-"""Creating, reading and changing visitors."""
+"""Operations that create, read, count and update visitors."""
 
 from typing import Annotated, Any
 from uuid import UUID, uuid4
@@ -12,7 +12,7 @@ from agents.families.optins import optins
 from agents.families.optins.optins import OptinNew
 from agents.families.profile import visitor_centers
 from agents.families.profile.visitor_centers import VisitorCenterNew
-from agents.families.visitors.external_ids import add_analytics
+from agents.families.visitors.external_ids import add_analytics_id
 from agents.families.visitors.visitor_table import (
     VISITORS,
     AccountType,
@@ -80,23 +80,33 @@ class VisitorCount(Model):
 
 
 _C = VISITORS.columns
-_NEW = unnest_rows(**{f"new_{name}": _C[name].type for name in VisitorContact.model_fields})
-_FLAG = (
-    sa.update(VISITORS.sql)
-    .where(_C.visitor_id == _NEW.c.new_visitor_id)
-    .values(
-        {name: sa.func.coalesce(_NEW.c[f"new_{name}"], _C[name]) for name in ContactFlags.model_fields}
-        | {
-            "update_date": sa.func.greatest(_C.update_date, sa.bindparam("now", type_=sa.TIMESTAMP(timezone=True))),
-            "revision": _C.revision + 1,
-        }
-    )
-    .returning(*_C)
-)
-_WITH_EMAIL = sa.select(VISITORS.sql).where(_C.email_key == sa.bindparam("email_key")).with_for_update(key_share=True)
 
+
+def _update_contact_flags() -> Any:
+    """UPDATE the contact flags of several visitors.
+
+    The list parameters `new_visitor_id`, `new_email_invalid` and `new_phone_invalid` have one item for each visitor; a
+    null flag keeps the stored one. `update_date` never moves back, since a transaction that waited for a row lock may
+    have an older `now` than the one before it. The statement touches only the visitors in `new_visitor_id`.
+    """
+    new = unnest_rows(**{f"new_{name}": _C[name].type for name in VisitorContact.model_fields})
+    flags = {name: sa.func.coalesce(new.c[f"new_{name}"], _C[name]) for name in ContactFlags.model_fields}
+    now = sa.bindparam("now", type_=sa.TIMESTAMP(timezone=True))
+    return (
+        sa.update(VISITORS.sql)
+        .where(_C.visitor_id == new.c.new_visitor_id)
+        .values(flags | {"update_date": sa.func.greatest(_C.update_date, now), "revision": _C.revision + 1})
+        .returning(*_C)
+    )
+
+
+_UPDATE_CONTACT_FLAGS = _update_contact_flags()
+_LOCK_BY_EMAIL = (
+    sa.select(VISITORS.sql).where(_C.email_key == sa.bindparam("email_key")).with_for_update(key_share=True)
+)
 
 _REPEATED_AFTER_ERASURE = (NotFound,)
+"""A repeated request whose visitor was erased in the meantime is 404."""
 
 
 @operation(
@@ -104,37 +114,39 @@ _REPEATED_AFTER_ERASURE = (NotFound,)
     body=VisitorNew, reply=Visitor, partition_key=("email",), faults=_REPEATED_AFTER_ERASURE,
 )  # fmt: skip
 async def create(tx: Tx, request: Request[NoFields, NoFields, VisitorNew]) -> Visitor:
-    """A new full visitor. Where the email is a partial visitor's, that visitor is upgraded instead and keeps its
-    visitorId and barcode. Raises Conflict where it is a full visitor's."""
+    """Create a full visitor. If a partial visitor has the email, upgrade that visitor instead; it keeps its visitorId
+    and barcode. Raises Conflict if a full visitor has the email, and Invalid for an unknown center or legal text."""
     body = request.body
     await _require_references(tx, body, "acquisition_pc_code")
-    visitor = await _add_or_upgrade(tx, {name: getattr(body, name) for name in VisitorFields.model_fields})
+    visitor = await _insert_or_upgrade(tx, {name: getattr(body, name) for name in VisitorFields.model_fields})
     await optins.add(tx, visitor.visitor_id, body.optins)
     return visitor
 
 
-async def _require_references(tx: Tx, body: VisitorNew | PartialVisitorNew, center: str) -> None:
-    """Raises Invalid for all that the body names and that is not there."""
-    known = await CENTERS.existing_keys(tx, [getattr(body, center)])
-    nowhere = [] if known else [Invalid("center_not_found", "There is no such center.", field=to_camel(center))]
-    refuse([*nowhere, *await optins.absent_texts(tx, body.optins)])
+async def _require_references(tx: Tx, body: VisitorNew | PartialVisitorNew, center_field: str) -> None:
+    """Raises Invalid with an entry for the center and for each legal text that does not exist."""
+    faults = []
+    if not await CENTERS.existing_keys(tx, [getattr(body, center_field)]):
+        faults.append(Invalid("center_not_found", "There is no such center.", field=to_camel(center_field)))
+    faults += await optins.missing_text_faults(tx, body.optins)
+    refuse(faults)
 
 
-async def _add_or_upgrade(tx: Tx, fields: dict[str, Any]) -> Visitor:
-    """Raises Conflict for the email of a full visitor."""
+async def _insert_or_upgrade(tx: Tx, fields: dict[str, Any]) -> Visitor:
+    """Raises Conflict if a full visitor has the email."""
     while True:
-        known = await tx.first(_WITH_EMAIL, {"email_key": mailbox(fields["email"])})
-        if known is not None:
+        existing = await tx.first(_LOCK_BY_EMAIL, {"email_key": mailbox(fields["email"])})
+        if existing is not None:
             await tx.refresh_now()
-            return await _upgrade(tx, known, fields)
-        made = await _add(tx, fields | {"account_type": "full", "registration_date": tx.now})
-        if made is not None:
-            return made
-        # Another transaction added one with this email, and committed, after we had looked: there is one now.
+            return await _upgrade(tx, existing, fields)
+        visitor = await _insert(tx, fields | {"account_type": "full", "registration_date": tx.now})
+        if visitor is not None:
+            return visitor
+        # Another transaction committed a visitor with this email after the SELECT. The next SELECT will find it.
 
 
-async def _add(tx: Tx, fields: dict[str, Any]) -> Visitor | None:
-    """None where a visitor has the email."""
+async def _insert(tx: Tx, fields: dict[str, Any]) -> Visitor | None:
+    """Insert a visitor with its analytics id. Return None if another visitor has the email."""
     identity = {
         "visitor_id": uuid4(),
         "barcode": str(uuid4()),
@@ -143,30 +155,31 @@ async def _add(tx: Tx, fields: dict[str, Any]) -> Visitor | None:
     }
     visitor = await VISITORS.insert_unless(tx, fields | identity, "email_key")
     if visitor is not None:
-        await add_analytics(tx, visitor.visitor_id)
+        await add_analytics_id(tx, visitor.visitor_id)
     return visitor
 
 
-async def _upgrade(tx: Tx, known: Any, fields: dict[str, Any]) -> Visitor:
-    if known.account_type != "partial":
+async def _upgrade(tx: Tx, existing: Any, fields: dict[str, Any]) -> Visitor:
+    """Turn a partial visitor into a full one. `existing` is its locked row. Raises Conflict if it is a full visitor."""
+    if existing.account_type != "partial":
         raise email_taken()
     values = {name: value for name, value in fields.items() if value is not None}
     values["upgrade_pc_code"] = values.pop("acquisition_pc_code")
     values |= {"account_type": "full", "registration_date": tx.now}
-    return await VISITORS.update(tx, values, visitor_id=known.visitor_id)
+    return await VISITORS.update(tx, values, visitor_id=existing.visitor_id)
 
 
 @operation(
-    "visitors.createPartial", "POST /visitors/partial", summary="Add a visitor of whom little is known",
+    "visitors.createPartial", "POST /visitors/partial", summary="Add a partial visitor",
     body=PartialVisitorNew, reply=Visitor, partition_key=("email",), faults=_REPEATED_AFTER_ERASURE,
 )  # fmt: skip
 async def create_partial(tx: Tx, request: Request[NoFields, NoFields, PartialVisitorNew]) -> Visitor:
-    """The preferredCenter becomes its favourite center. Raises Conflict for an email that a visitor has, and Invalid
-    for an unknown center or legal text."""
+    """Create a partial visitor. Its preferredCenter becomes its favourite center. Raises Conflict if another visitor
+    has the email, and Invalid for an unknown center or legal text."""
     body = request.body
     await _require_references(tx, body, "preferred_center")
     fields = {name: getattr(body, name) for name in PartialFields.model_fields}
-    visitor = await _add(tx, fields | {"account_type": "partial"})
+    visitor = await _insert(tx, fields | {"account_type": "partial"})
     if visitor is None:
         raise email_taken()
     favorite = VisitorCenterNew.model_construct(pc_code=body.preferred_center, is_favorite=True)
@@ -180,31 +193,35 @@ async def create_partial(tx: Tx, request: Request[NoFields, NoFields, PartialVis
     body=ListOf[ContactFlagsPatch], reply=VisitorContact, shape="page", status=200, faults=_REPEATED_AFTER_ERASURE,
 )  # fmt: skip
 async def flag_contacts(tx: Tx, request: Request[NoFields, NoFields, ListOf[ContactFlagsPatch]]) -> Page[Visitor]:
-    """All or none. Of several entries about one visitor, the later one counts where both set a flag; each is answered
-    with what holds in the end. Raises Invalid for all visitors that are not there."""
-    flags = request.body.root
-    known = await VISITORS.lock_all(tx, (flag.visitor_id for flag in flags))
+    """Set the flags of all visitors, or of none if an entry is refused. If several entries name the same visitor, a
+    later entry overrides the flags of an earlier one, and each entry is answered with the final flags. Raises Invalid
+    with an entry for each visitor that does not exist."""
+    entries = request.body.root
+    existing = await VISITORS.lock_all(tx, (entry.visitor_id for entry in entries))
     refuse(
-        Invalid("visitor_not_found", "There is no such visitor.", field=f"[{place}].visitorId")
-        for place, flag in enumerate(flags)
-        if flag.visitor_id not in known
+        Invalid("visitor_not_found", "There is no such visitor.", field=f"[{index}].visitorId")
+        for index, entry in enumerate(entries)
+        if entry.visitor_id not in existing
     )
-    new: dict[UUID, dict[str, Any]] = {flag.visitor_id: {} for flag in flags}
-    for flag in flags:
-        new[flag.visitor_id] |= flag.sent_fields()
-    columns = {f"new_{name}": [values.get(name) for values in new.values()] for name in VisitorContact.model_fields}
-    found = await tx.all(_FLAG, columns | {"now": tx.now})
-    changed = {row.visitor_id: VISITORS.changed(tx, row, "updated") for row in found}
-    return Page([changed[flag.visitor_id] for flag in flags], more=False)
+    fields_by_visitor: dict[UUID, dict[str, Any]] = {entry.visitor_id: {} for entry in entries}
+    for entry in entries:
+        fields_by_visitor[entry.visitor_id] |= entry.sent_fields()
+    parameters: dict[str, Any] = {"now": tx.now}
+    for name in VisitorContact.model_fields:
+        parameters[f"new_{name}"] = [fields.get(name) for fields in fields_by_visitor.values()]
+    rows = await tx.all(_UPDATE_CONTACT_FLAGS, parameters)
+    updated = {row.visitor_id: VISITORS.changed(tx, row, "updated") for row in rows}
+    return Page([updated[entry.visitor_id] for entry in entries], more=False)
 
 
 @operation("visitors.count", "GET /visitors/count", summary="Count visitors", query=CountQuery, reply=VisitorCount)
 async def count(tx: Tx, request: Request[NoFields, CountQuery, NoFields]) -> VisitorCount:
-    """Reads all that it counts: some tenths of a second for a million."""
-    counted = sa.select(sa.func.count().label("number")).select_from(VISITORS.sql)
-    found = await tx.first(counted.where(*filters(VISITORS, request.query)))
-    assert found is not None
-    return VisitorCount.model_construct(count=found.number)
+    """Count the matching visitors. The database reads all of them, which takes some tenths of a second for a
+    million."""
+    statement = sa.select(sa.func.count().label("visitors")).select_from(VISITORS.sql)
+    row = await tx.first(statement.where(*filters(VISITORS, request.query)))
+    assert row is not None
+    return VisitorCount.model_construct(count=row.visitors)
 
 
 OPERATIONS: Operations = (

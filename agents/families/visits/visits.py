@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -29,22 +29,24 @@ from storage.tx import Tx
 
 VisitType = Literal["entry", "exit"]
 
-AHEAD = timedelta(minutes=5)
-"""How far a gateway's clock may be ahead of the broker's."""
+MAX_CLOCK_AHEAD = timedelta(minutes=5)
+"""How far the clock of a gateway may be ahead of the broker's clock."""
+
+_IDENTIFICATION_FIELDS = ("visitorId", "barcode", "licensePlate")
 
 
 class Identification(Model):
-    """Who it is: at least one of the three; where several are given, all name one visitor."""
+    """Names one visitor by at least one field. If several fields are sent, all of them must name the same visitor."""
 
     visitor_id: Omittable[Text] = None
     barcode: Omittable[Identifier] = None
     license_plate: Omittable[Text] = None
 
     @model_validator(mode="after")
-    def _at_least_one(self) -> "Identification":
+    def _require_one_field(self) -> "Identification":
         if self.visitor_id is None and self.barcode is None and self.license_plate is None:
             raise PydanticCustomError(
-                "identification_required", "At least one of visitorId, barcode and licensePlate is needed."
+                "identification_required", "Send at least one of visitorId, barcode and licensePlate."
             )
         return self
 
@@ -54,7 +56,7 @@ class VisitPath(Model):
 
 
 class VisitNew(Identification):
-    """`visitDate` is the gateway's own time; without it, the time of arrival."""
+    """`visitDate` is the time of the visit by the gateway's clock. By default it is the time of arrival."""
 
     pc_code: PcCode
     visit_date: Annotated[Omittable[Instant], MessageOnly()] = None
@@ -69,7 +71,7 @@ class Visit(Model):
 
 
 class VisitEvent(Visit):
-    """What a change tells beside the visit: the vehicle whose lastParkingSession an entry moves."""
+    """A visit as its change shows it: with its id, and with the vehicle whose plate was sent."""
 
     visit_id: Int64
     vehicle_id: Int64 | None
@@ -93,103 +95,132 @@ VISITS = Table(
 )
 
 
+class _Vehicle(NamedTuple):
+    visitor_id: UUID
+    vehicle_id: int
+
+
 @dataclass
-class _Resolved:
-    """What a batch of identifications was resolved to: visitors by id, barcode and plate, and the centers there are."""
+class _References:
+    """The existing centers, visitors and vehicles that a batch of requests refers to."""
 
-    centers: set[str]
-    by_id: dict[str, UUID] = field(default_factory=dict)
-    by_barcode: dict[str, UUID] = field(default_factory=dict)
-    by_plate: dict[str, tuple[UUID, int]] = field(default_factory=dict)
+    pc_codes: set[str]
+    visitors_by_id: dict[str, UUID] = field(default_factory=dict)
+    visitors_by_barcode: dict[str, UUID] = field(default_factory=dict)
+    vehicles_by_plate_key: dict[str, _Vehicle] = field(default_factory=dict)
 
 
-_VISITORS = sa.select(VISITORS.columns.visitor_id, VISITORS.columns.barcode).where(
-    any_of(VISITORS.columns.visitor_id, "ids") | any_of(VISITORS.columns.barcode, "barcodes")
-)
-_PLATES = (
-    sa.select(VEHICLES.columns.plate_key, VEHICLES.columns.visitor_id, VEHICLES.columns.vehicle_id)
-    .ext(distinct_on(VEHICLES.columns.plate_key))
-    .where(any_of(VEHICLES.columns.plate_key, "plates"), VEHICLES.columns.deletion_date.is_(None))
-    .order_by(VEHICLES.columns.plate_key, VEHICLES.columns.update_date.desc(), VEHICLES.columns.vehicle_id.desc())
+_SELECT_VISITORS = sa.select(VISITORS.columns.visitor_id, VISITORS.columns.barcode).where(
+    any_of(VISITORS.columns.visitor_id, "visitor_ids") | any_of(VISITORS.columns.barcode, "barcodes")
 )
 
 
-async def _resolve(tx: Tx, identifications: Iterable[Identification], codes: set[str]) -> _Resolved:
-    given = list(identifications)
-    ids = _uuids(item.visitor_id for item in given)
-    barcodes = {item.barcode for item in given if item.barcode is not None}
-    plates = {plate_key(item.license_plate) for item in given if item.license_plate is not None} - {""}
-    known = _Resolved(await CENTERS.existing_keys(tx, codes))
-    if ids or barcodes:
-        found = await tx.all(_VISITORS, {"ids": sorted(ids.values()), "barcodes": sorted(barcodes)})
-        present = {row.visitor_id for row in found}
-        known.by_id = {text: visitor for text, visitor in ids.items() if visitor in present}
-        known.by_barcode = {row.barcode: row.visitor_id for row in found}
-    if plates:
-        found = await tx.all(_PLATES, {"plates": sorted(plates)})
-        known.by_plate = {row.plate_key: (row.visitor_id, row.vehicle_id) for row in found}
-    return known
+def _select_vehicles() -> Any:
+    """SELECT one vehicle for each plate key in the list parameter `plate_keys`: of the vehicles that are not deleted,
+    the one that was updated last. DISTINCT ON keeps the first row of each plate key. The statement returns at most one
+    row for each plate key."""
+    columns = VEHICLES.columns
+    return (
+        sa.select(columns.plate_key, columns.visitor_id, columns.vehicle_id)
+        .ext(distinct_on(columns.plate_key))
+        .where(any_of(columns.plate_key, "plate_keys"), columns.deletion_date.is_(None))
+        .order_by(columns.plate_key, columns.update_date.desc(), columns.vehicle_id.desc())
+    )
 
 
-def _uuids(texts: Iterable[str | None]) -> dict[str, UUID]:
-    """Of these texts those that are UUIDs."""
-    found = {text: uuid_of(text) for text in texts if text is not None}
-    return {text: visitor for text, visitor in found.items() if visitor is not None}
+_SELECT_VEHICLES = _select_vehicles()
 
 
-def _identify(known: _Resolved, given: Identification) -> tuple[UUID, int | None]:
-    """The one visitor that all given fields name, and the vehicle of a given plate. Raises NotFound, Conflict."""
-    visitors: list[UUID | None] = []
-    vehicle = None
-    if given.visitor_id is not None:
-        visitors.append(known.by_id.get(given.visitor_id))
-    if given.barcode is not None:
-        visitors.append(known.by_barcode.get(given.barcode))
-    if given.license_plate is not None:
-        owner, vehicle = known.by_plate.get(plate_key(given.license_plate), (None, None))
-        visitors.append(owner)
-    named = set(visitors)
-    if None in named:
-        raise VISITORS.missing()
-    if len(named) > 1:
-        raise Conflict("ids_mismatch", "visitorId, barcode and licensePlate name different visitors.")
-    visitor = visitors[0]
-    assert visitor is not None
-    return visitor, vehicle
+async def _read_references(tx: Tx, identifications: Sequence[Identification], pc_codes: set[str]) -> _References:
+    """Read everything that the identifications and `pc_codes` refer to, with at most three statements."""
+    references = _References(await CENTERS.existing_keys(tx, pc_codes))
+    visitor_ids = _parse_uuids(item.visitor_id for item in identifications if item.visitor_id is not None)
+    barcodes = {item.barcode for item in identifications if item.barcode is not None}
+    plate_keys = {plate_key(item.license_plate) for item in identifications if item.license_plate is not None} - {""}
+    if visitor_ids or barcodes:
+        parameters = {"visitor_ids": sorted(visitor_ids.values()), "barcodes": sorted(barcodes)}
+        rows = await tx.all(_SELECT_VISITORS, parameters)
+        existing_ids = {row.visitor_id for row in rows}
+        references.visitors_by_id = {text: parsed for text, parsed in visitor_ids.items() if parsed in existing_ids}
+        references.visitors_by_barcode = {row.barcode: row.visitor_id for row in rows}
+    if plate_keys:
+        rows = await tx.all(_SELECT_VEHICLES, {"plate_keys": sorted(plate_keys)})
+        references.vehicles_by_plate_key = {row.plate_key: _Vehicle(row.visitor_id, row.vehicle_id) for row in rows}
+    return references
 
 
-def _values(known: _Resolved, tx: Tx, request: Request[VisitPath, NoFields, VisitNew]) -> dict[str, Any]:
-    """Raises Invalid, NotFound, Conflict."""
-    body = request.body
-    if body.pc_code not in known.centers:
+def _parse_uuids(texts: Iterable[str]) -> dict[str, UUID]:
+    """Map each text that is a UUID to its UUID. Other texts are left out."""
+    parsed = {text: uuid_of(text) for text in texts}
+    return {text: visitor_id for text, visitor_id in parsed.items() if visitor_id is not None}
+
+
+def _require_center(references: _References, pc_code: str) -> None:
+    """Raises Invalid if the center does not exist."""
+    if pc_code not in references.pc_codes:
         raise Invalid("center_not_found", "There is no such center.", field="pcCode")
-    if body.visit_date is not None and body.visit_date > tx.cause.arrived + AHEAD:
-        raise Invalid("visit_date_ahead", "The visit lies more than 5 minutes ahead of our clock.", field="visitDate")
-    visitor, vehicle = _identify(known, body)
+
+
+def _identify(references: _References, identification: Identification) -> tuple[UUID, int | None]:
+    """Return the id of the visitor that all sent fields name, and the id of the vehicle if a plate was sent.
+
+    Raises NotFound if a field names no visitor, and Conflict if the fields name different visitors.
+    """
+    visitor_ids: list[UUID | None] = []
+    vehicle_id = None
+    if identification.visitor_id is not None:
+        visitor_ids.append(references.visitors_by_id.get(identification.visitor_id))
+    if identification.barcode is not None:
+        visitor_ids.append(references.visitors_by_barcode.get(identification.barcode))
+    if identification.license_plate is not None:
+        vehicle = references.vehicles_by_plate_key.get(plate_key(identification.license_plate))
+        visitor_ids.append(vehicle.visitor_id if vehicle else None)
+        vehicle_id = vehicle.vehicle_id if vehicle else None
+    visitor_id = visitor_ids[0]
+    if visitor_id is None or None in visitor_ids:
+        raise VISITORS.missing()
+    if len(set(visitor_ids)) > 1:
+        raise Conflict("ids_mismatch", "visitorId, barcode and licensePlate must name the same visitor.")
+    return visitor_id, vehicle_id
+
+
+def _visit_values(references: _References, tx: Tx, request: Request[VisitPath, NoFields, VisitNew]) -> dict[str, Any]:
+    """Return the column values of a new visit. Raises Invalid, NotFound, Conflict."""
+    body = request.body
+    _require_center(references, body.pc_code)
+    if body.visit_date is not None and body.visit_date > tx.cause.arrived + MAX_CLOCK_AHEAD:
+        raise Invalid(
+            "visit_date_ahead", "visitDate is more than 5 minutes in the future. Check your clock.", field="visitDate"
+        )
+    visitor_id, vehicle_id = _identify(references, body)
     return {
-        "visitor_id": visitor,
+        "visitor_id": visitor_id,
         "pc_code": body.pc_code,
         "visit_date": body.visit_date or tx.cause.arrived,
         "visit_type": request.path.visit_type,
         "license_plate": body.license_plate,
-        "vehicle_id": vehicle,
+        "vehicle_id": vehicle_id,
     }
 
 
-def _move_forward(table: Table[Any], column: str) -> Any:
-    """Set a date to a later one, never back. The rows are locked in the order of their ids first."""
+def _advance_date(table: Table[Any], column: str) -> Any:
+    """UPDATE the date in `column` of the rows in the list parameter `keys`, each to its date in `dates`.
+
+    Rows that have the same or a later date stay unchanged. A CTE locks the rows in key order first, so that concurrent
+    batches cannot deadlock. The statement touches only the rows in `keys`.
+    """
     key, date = table.columns[table.key], table.columns[column]
-    rows = locked(table, "keys")
-    later = unnest_rows(keys=key.type, dates=date.type)
+    locked_rows = locked(table, "keys")
+    new = unnest_rows(keys=key.type, dates=date.type)
     return (
         sa.update(table.sql)
-        .where(key == rows.c[table.key], key == later.c["keys"], date.is_(None) | (date < later.c.dates))
-        .values({column: later.c.dates})
+        .where(key == locked_rows.c[table.key], key == new.c["keys"], date.is_(None) | (date < new.c.dates))
+        .values({column: new.c.dates})
     )
 
 
-_MOVE_VISITORS = _move_forward(VISITORS, "last_visit_date")
-_MOVE_VEHICLES = _move_forward(VEHICLES, "last_parking_session")
+_ADVANCE_LAST_VISIT = _advance_date(VISITORS, "last_visit_date")
+_ADVANCE_LAST_PARKING = _advance_date(VEHICLES, "last_parking_session")
 
 
 @batch_operation(
@@ -200,32 +231,33 @@ _MOVE_VEHICLES = _move_forward(VEHICLES, "last_parking_session")
     body=VisitNew,
     reply=Visit,
     shape="object",
-    at_least_one=tuple(str(field.serialization_alias) for field in Identification.model_fields.values()),
-    partition_key=("visitorId", "barcode", "licensePlate"),
+    at_least_one=_IDENTIFICATION_FIELDS,
+    partition_key=_IDENTIFICATION_FIELDS,
 )
 async def create(calls: Sequence[tuple[Tx, Request[VisitPath, NoFields, VisitNew]]]) -> list[VisitEvent | Fault]:
-    """Keep visits. An entry moves the visitor's lastVisitDate and the vehicle's lastParkingSession forward; that is
-    told by the visit's own change and not by changes of those two."""
+    """Store a visit. An entry also moves the visitor's lastVisitDate and the vehicle's lastParkingSession forward. Only
+    the visit emits a change; the visitor and the vehicle do not."""
     bodies = [request.body for _, request in calls]
-    known = await _resolve(calls[0][0], bodies, {body.pc_code for body in bodies})
-    return await apply_each(calls, lambda tx, request: _values(known, tx, request), _store)
+    references = await _read_references(calls[0][0], bodies, {body.pc_code for body in bodies})
+    return await apply_each(calls, lambda tx, request: _visit_values(references, tx, request), _store)
 
 
-async def _store(accepted: Sequence[tuple[Tx, dict[str, Any]]]) -> list[VisitEvent]:
-    conn = accepted[0][0]
-    entries = [values for _, values in accepted if values["visit_type"] == "entry"]
-    await _move(conn, _MOVE_VISITORS, ((entry["visitor_id"], entry["visit_date"]) for entry in entries))
-    await _move(conn, _MOVE_VEHICLES, ((entry["vehicle_id"], entry["visit_date"]) for entry in entries))
-    return await VISITS.insert_many(accepted)
+async def _store(visits: Sequence[tuple[Tx, dict[str, Any]]]) -> list[VisitEvent]:
+    tx = visits[0][0]
+    entries = [values for _, values in visits if values["visit_type"] == "entry"]
+    await _advance(tx, _ADVANCE_LAST_VISIT, ((entry["visitor_id"], entry["visit_date"]) for entry in entries))
+    await _advance(tx, _ADVANCE_LAST_PARKING, ((entry["vehicle_id"], entry["visit_date"]) for entry in entries))
+    return await VISITS.insert_many(visits)
 
 
-async def _move(conn: Tx, statement: Any, dated: Iterable[tuple[Any, datetime]]) -> None:
+async def _advance(tx: Tx, statement: Any, dates: Iterable[tuple[Any, datetime]]) -> None:
+    """Run a statement of `_advance_date` with the latest date of each key. Pairs whose key is None are skipped."""
     latest: dict[Any, datetime] = {}
-    for key, date in dated:
+    for key, date in dates:
         if key is not None:
             latest[key] = max(date, latest.get(key, date))
     if latest:
-        await conn.conn.execute(statement, {"keys": list(latest), "dates": list(latest.values())})
+        await tx.conn.execute(statement, {"keys": list(latest), "dates": list(latest.values())})
 
 
 @operation(
@@ -233,14 +265,16 @@ async def _move(conn: Tx, statement: Any, dated: Iterable[tuple[Any, datetime]])
     query=VisitQuery, reply=Visit, shape="array", faults=(NotFound, Conflict),
 )  # fmt: skip
 async def list_visits(tx: Tx, request: Request[NoFields, VisitQuery, NoFields]) -> Page[VisitEvent]:
-    """The visits of one visitor to one center, found by the same rules as when a visit is reported."""
+    """List the visits of one visitor to one center. The visitor is named by the same rules as in a reported visit.
+    Raises Invalid, NotFound, Conflict."""
     query = request.query
-    known = await _resolve(tx, [query], {query.pc_code})
-    if query.pc_code not in known.centers:
-        raise Invalid("center_not_found", "There is no such center.", field="pcCode")
-    visitor, _ = _identify(known, query)
-    within, named = {"visitor_id": visitor}, Identification.model_fields
-    return await page(tx, VISITS, query, within=within, skip=named, default_sort="visitDate", shown=Visit)
+    references = await _read_references(tx, [query], {query.pc_code})
+    _require_center(references, query.pc_code)
+    visitor_id, _ = _identify(references, query)
+    return await page(
+        tx, VISITS, query, within={"visitor_id": visitor_id}, skip=Identification.model_fields,
+        default_sort="visitDate", shown=Visit,
+    )  # fmt: skip
 
 
 OPERATIONS: Operations = (create, list_visits)
