@@ -1,6 +1,6 @@
-"""Payment cards of a visitor by what the payment provider gave for them; a card number itself is never accepted.
+"""Payment cards of a visitor, identified by the token of the payment provider. A card number is never accepted.
 
-A deleted one keeps its row, with a deletionDate.
+A deleted card keeps its row, with a deletionDate.
 """
 
 from typing import Annotated, Literal
@@ -20,7 +20,7 @@ from storage.table import Table
 
 ServiceTypes = list[Literal["parking"]]
 
-# The documented patterns are of ECMA-262, where \d is an ASCII digit; here it would be a digit of any script.
+# The documented patterns are ECMA-262, where \d is an ASCII digit. In Python, \d matches digits of any script.
 SixDigits = Annotated[
     str,
     Field(pattern=r"^[0-9]{6}$", coerce_numbers_to_str=True),
@@ -64,7 +64,9 @@ class Card(CardNew):
 
 
 class CardQuery(PageQuery):
-    include_deleted: Annotated[Flag, Filter(lambda c, yes: sa.true() if yes else c.deletion_date.is_(None))] = False
+    include_deleted: Annotated[Flag, Filter(lambda c, include: sa.true() if include else c.deletion_date.is_(None))] = (
+        False
+    )
 
 
 CARDS = Table(
@@ -78,18 +80,18 @@ CARDS = Table(
     hidden=[sa.Index("credit_cards_visitor_id_idx", "visitor_id", "card_id")],
 )
 
-_ALL = "/visitors/{visitorId}/creditCards"
-_ONE = f"{_ALL}/{{cardId}}"
+_COLLECTION = "/visitors/{visitorId}/creditCards"
+_ITEM = f"{_COLLECTION}/{{cardId}}"
 
 OPERATIONS: Operations = (
-    crud.creates(CARDS, "creditCards.create", f"POST {_ALL}", "Add a card", CardNew),
-    crud.lists(CARDS, "creditCards.list", f"GET {_ALL}", "List the cards of a visitor", CardQuery),
-    crud.gets(CARDS, "creditCards.get", f"GET {_ONE}", "Read a card"),
-    crud.updates(CARDS, "creditCards.update", f"PATCH {_ONE}", "Update a card", CardPatch),
+    crud.creates(CARDS, "creditCards.create", f"POST {_COLLECTION}", "Add a card", CardNew),
+    crud.lists(CARDS, "creditCards.list", f"GET {_COLLECTION}", "List the cards of a visitor", CardQuery),
+    crud.gets(CARDS, "creditCards.get", f"GET {_ITEM}", "Read a card"),
+    crud.updates(CARDS, "creditCards.update", f"PATCH {_ITEM}", "Update a card", CardPatch),
     crud.soft_deletes(
         CARDS,
         "creditCards.delete",
-        f"DELETE {_ONE}",
+        f"DELETE {_ITEM}",
         "Delete a card",
         over=lambda card: card.deletion_date is not None,
         values=lambda tx: {"deletion_date": tx.now},

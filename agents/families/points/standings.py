@@ -125,7 +125,7 @@ def better_statement() -> Any:
         .where(
             _COUNTS.challenge_id == bucket_ranges.c.challenge_ids,
             _COUNTS.level == bucket_ranges.c.levels,
-            _COUNTS.bucket.between(bucket_ranges.c.lows, ranges.c.highs),
+            _COUNTS.bucket.between(bucket_ranges.c.lows, bucket_ranges.c.highs),
         )
         .correlate(bucket_ranges)
         .scalar_subquery()
