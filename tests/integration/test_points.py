@@ -165,9 +165,9 @@ async def test_a_balance_with_trailing_zeros_is_stored_exactly(stack: Stack, cli
             assert answer.json(parse_float=Decimal)["data"]["balance"] == Decimal(balance)
     assert len(await _get(client, collector["path"])) == len(ZEROS)
 
-    path = {"visitorId": collector["visitorId"]}
+    path_params = {"visitorId": collector["visitorId"]}
     for balance in ZEROS:
-        value = json.dumps({"path": path, "body": _reward(collector, balance="@")}).replace('"@"', balance)
+        value = json.dumps({"path": path_params, "body": _reward(collector, balance="@")}).replace('"@"', balance)
         request_id = str(uuid4())
         headers = RequestHeaders(request_id, "rewards.create", "gateway/test", JSON).encode()
         await stack.raw(request_topic("rewards.create"), value.encode(), headers)
