@@ -80,18 +80,18 @@ CARDS = Table(
     hidden=[sa.Index("credit_cards_visitor_id_idx", "visitor_id", "card_id")],
 )
 
-_COLLECTION = "/visitors/{visitorId}/creditCards"
-_ITEM = f"{_COLLECTION}/{{cardId}}"
+_ALL = "/visitors/{visitorId}/creditCards"
+_ONE = f"{_ALL}/{{cardId}}"
 
 OPERATIONS: Operations = (
-    crud.creates(CARDS, "creditCards.create", f"POST {_COLLECTION}", "Add a card", CardNew),
-    crud.lists(CARDS, "creditCards.list", f"GET {_COLLECTION}", "List the cards of a visitor", CardQuery),
-    crud.gets(CARDS, "creditCards.get", f"GET {_ITEM}", "Read a card"),
-    crud.updates(CARDS, "creditCards.update", f"PATCH {_ITEM}", "Update a card", CardPatch),
+    crud.creates(CARDS, "creditCards.create", f"POST {_ALL}", "Add a card", CardNew),
+    crud.lists(CARDS, "creditCards.list", f"GET {_ALL}", "List the cards of a visitor", CardQuery),
+    crud.gets(CARDS, "creditCards.get", f"GET {_ONE}", "Read a card"),
+    crud.updates(CARDS, "creditCards.update", f"PATCH {_ONE}", "Update a card", CardPatch),
     crud.soft_deletes(
         CARDS,
         "creditCards.delete",
-        f"DELETE {_ITEM}",
+        f"DELETE {_ONE}",
         "Delete a card",
         over=lambda card: card.deletion_date is not None,
         values=lambda tx: {"deletion_date": tx.now},

@@ -110,13 +110,13 @@ HISTORIES = Table(
     ],
 )
 
-_COLLECTION = "/visitors/{visitorId}/parkingHistories"
-_ITEM = f"{_COLLECTION}/{{parkingHistoryId}}"
+_ALL = "/visitors/{visitorId}/parkingHistories"
+_ONE = f"{_ALL}/{{parkingHistoryId}}"
 _VIEW = crud.View[StoredHistory](History)
 
 
 @operation(
-    "parkingHistories.create", f"POST {_COLLECTION}", summary="Add a parking session",
+    "parkingHistories.create", f"POST {_ALL}", summary="Add a parking session",
     path=VisitorPath, body=HistoryNew, reply=History,
 )  # fmt: skip
 async def create(tx: Tx, request: Request[VisitorPath, NoFields, HistoryNew]) -> StoredHistory:
@@ -137,7 +137,7 @@ _IS_COUNTED = _COLUMNS.payment_status.is_(None) | _COLUMNS.payment_status.not_in
 
 
 @operation(
-    "parkingHistories.summary", f"GET {_COLLECTION}/summary", summary="Sum up parking costs by month and currency",
+    "parkingHistories.summary", f"GET {_ALL}/summary", summary="Sum up parking costs by month and currency",
     path=VisitorPath, query=SummaryQuery, reply=MonthSummary, shape="page",
 )  # fmt: skip
 async def summary(tx: Tx, request: Request[VisitorPath, SummaryQuery, NoFields]) -> Page[MonthSummary]:
@@ -179,13 +179,13 @@ OPERATIONS: Operations = (
     crud.lists(
         HISTORIES,
         "parkingHistories.list",
-        f"GET {_COLLECTION}",
+        f"GET {_ALL}",
         "List a visitor's parking sessions",
         HistoryQuery,
         view=_VIEW,
     ),
-    crud.updates(HISTORIES, "parkingHistories.update", f"PATCH {_ITEM}", "Update a parking session", HistoryPatch),
-    crud.gets(HISTORIES, "parkingHistories.get", f"GET {_ITEM}", "Read a parking session", view=_VIEW),
-    crud.deletes(HISTORIES, "parkingHistories.delete", f"DELETE {_ITEM}", "Remove a parking session"),
+    crud.updates(HISTORIES, "parkingHistories.update", f"PATCH {_ONE}", "Update a parking session", HistoryPatch),
+    crud.gets(HISTORIES, "parkingHistories.get", f"GET {_ONE}", "Read a parking session", view=_VIEW),
+    crud.deletes(HISTORIES, "parkingHistories.delete", f"DELETE {_ONE}", "Remove a parking session"),
     summary,
 )

@@ -50,8 +50,8 @@ PARKINGS = Table(
     ],
 )
 
-_COLLECTION = "/visitors/{visitorId}/parkings"
-_ITEM = f"{_COLLECTION}/{{parkingId}}"
+_ALL = "/visitors/{visitorId}/parkings"
+_ONE = f"{_ALL}/{{parkingId}}"
 _CENTERS_WITH_PARTNER = (
     sa.select(CENTERS.columns.country, CENTERS.columns.pc_code, CENTERS.columns.parking_partner)
     .where(CENTERS.columns.is_active, CENTERS.columns.parking_partner.is_not(None))
@@ -60,8 +60,8 @@ _CENTERS_WITH_PARTNER = (
 
 
 @operation(
-    "parkings.create", f"POST {_COLLECTION}", summary="Subscribe to a partner's parking",
-    path=crud.path_of(PARKINGS, "parkings.create", _COLLECTION), body=ParkingNew, reply=Parking,
+    "parkings.create", f"POST {_ALL}", summary="Subscribe to a partner's parking",
+    path=crud.path_of(PARKINGS, "parkings.create", _ALL), body=ParkingNew, reply=Parking,
 )  # fmt: skip
 async def create(tx: Tx, request: Request[Model, NoFields, ParkingNew]) -> Parking:
     subscription = {"is_active": True, "subscription_date": tx.now}
@@ -82,12 +82,12 @@ async def partners(tx: Tx, request: Request[NoFields, NoFields, NoFields]) -> Ma
 
 OPERATIONS: Operations = (
     create,
-    crud.lists(PARKINGS, "parkings.list", f"GET {_COLLECTION}", "List the parkings of a visitor", ParkingQuery),
-    crud.gets(PARKINGS, "parkings.get", f"GET {_ITEM}", "Read a parking"),
+    crud.lists(PARKINGS, "parkings.list", f"GET {_ALL}", "List the parkings of a visitor", ParkingQuery),
+    crud.gets(PARKINGS, "parkings.get", f"GET {_ONE}", "Read a parking"),
     crud.soft_deletes(
         PARKINGS,
         "parkings.delete",
-        f"DELETE {_ITEM}",
+        f"DELETE {_ONE}",
         "Unsubscribe from a partner's parking",
         over=lambda parking: not parking.is_active,
         values=lambda tx: {"is_active": False, "unsubscribed_at": tx.now},

@@ -66,11 +66,11 @@ VEHICLE_PARTNERS = Table(
     ],
 )  # fmt: skip
 
-_COLLECTION = "/visitors/{visitorId}/vehiclePartners"
+_ALL = "/visitors/{visitorId}/vehiclePartners"
 
 
 @operation(
-    "vehiclePartners.create", f"POST {_COLLECTION}", summary="Add a partner's id to a vehicle",
+    "vehiclePartners.create", f"POST {_ALL}", summary="Add a partner's id to a vehicle",
     path=VisitorPath, body=VehiclePartnerNew, reply=VehiclePartner,
 )  # fmt: skip
 async def create(tx: Tx, request: Request[VisitorPath, NoFields, VehiclePartnerNew]) -> VehiclePartner:
@@ -99,11 +99,11 @@ async def _center_pc_code(tx: Tx, visitor_id: UUID, body: VehiclePartnerNew) -> 
 
 OPERATIONS: Operations = (
     create,
-    crud.lists(VEHICLE_PARTNERS, "vehiclePartners.list", f"GET {_COLLECTION}", "List the partners' ids of vehicles"),
+    crud.lists(VEHICLE_PARTNERS, "vehiclePartners.list", f"GET {_ALL}", "List the partners' ids of vehicles"),
     crud.deletes(
         VEHICLE_PARTNERS,
         "vehiclePartners.delete",
-        f"DELETE {_COLLECTION}/{{vehiclePartnerId}}",
+        f"DELETE {_ALL}/{{vehiclePartnerId}}",
         "Remove a partner's id from a vehicle",
     ),
 )

@@ -80,8 +80,8 @@ VEHICLES = Table(
     ],
 )
 
-_COLLECTION = "/visitors/{visitorId}/vehicles"
-_ITEM = f"{_COLLECTION}/{{vehicleId}}"
+_ALL = "/visitors/{visitorId}/vehicles"
+_ONE = f"{_ALL}/{{vehicleId}}"
 
 
 class VehiclePath(VisitorPath):
@@ -95,7 +95,7 @@ async def _refresh_now(tx: Tx, old: Vehicle, patch: VehiclePatch) -> None:
 
 
 @operation(
-    "vehicles.create", f"POST {_COLLECTION}", summary="Create a new vehicle",
+    "vehicles.create", f"POST {_ALL}", summary="Create a new vehicle",
     path=VisitorPath, body=VehicleFields, reply=Vehicle,
 )  # fmt: skip
 async def create(tx: Tx, request: Request[VisitorPath, NoFields, VehicleFields]) -> Vehicle:
@@ -104,7 +104,7 @@ async def create(tx: Tx, request: Request[VisitorPath, NoFields, VehicleFields])
     return await VEHICLES.insert(tx, vars(request.body) | vars(request.path))
 
 
-@operation("vehicles.delete", f"DELETE {_ITEM}", summary="Delete a vehicle", path=VehiclePath, reply=None)
+@operation("vehicles.delete", f"DELETE {_ONE}", summary="Delete a vehicle", path=VehiclePath, reply=None)
 async def delete(tx: Tx, request: Request[VehiclePath, NoFields, NoFields]) -> None:
     """A vehicle that is already deleted gives 404. Raises NotFound."""
     where = vars(request.path)
@@ -116,8 +116,8 @@ async def delete(tx: Tx, request: Request[VehiclePath, NoFields, NoFields]) -> N
 
 OPERATIONS: Operations = (
     create,
-    crud.lists(VEHICLES, "vehicles.list", f"GET {_COLLECTION}", "Retrieve the vehicles of a visitor", VehicleQuery),
-    crud.updates(VEHICLES, "vehicles.update", f"PATCH {_ITEM}", "Update a vehicle", VehiclePatch, _refresh_now),
-    crud.gets(VEHICLES, "vehicles.get", f"GET {_ITEM}", "Read a vehicle"),
+    crud.lists(VEHICLES, "vehicles.list", f"GET {_ALL}", "Retrieve the vehicles of a visitor", VehicleQuery),
+    crud.updates(VEHICLES, "vehicles.update", f"PATCH {_ONE}", "Update a vehicle", VehiclePatch, _refresh_now),
+    crud.gets(VEHICLES, "vehicles.get", f"GET {_ONE}", "Read a vehicle"),
     delete,
 )

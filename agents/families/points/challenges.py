@@ -156,17 +156,17 @@ def _unlock_statement() -> Any:
 
 
 _UNLOCK = _unlock_statement()
-_ITEM = "/challenges/{challengeId}"
+_ONE = "/challenges/{challengeId}"
 
 OPERATIONS: Operations = (
     create,
     crud.lists(CHALLENGES, "challenges.list", "GET /challenges", "List challenges", ChallengeQuery),
     update,
-    crud.gets(CHALLENGES, "challenges.get", f"GET {_ITEM}", "Read a challenge", query=NoFields),
+    crud.gets(CHALLENGES, "challenges.get", f"GET {_ONE}", "Read a challenge", query=NoFields),
     crud.lists(
         VISITOR_CHALLENGES,
         "challenges.participants",
-        f"GET {_ITEM}/visitorChallenges",
+        f"GET {_ONE}/visitorChallenges",
         "List the participants of a challenge",
         ParticipantQuery,
     ),

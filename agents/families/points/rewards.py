@@ -59,12 +59,12 @@ REWARDS = Table(
     hidden=[sa.Index("rewards_visitor_id_idx", "visitor_id", "reward_id")],
 )
 
-_COLLECTION = "/visitors/{visitorId}/rewards"
-_ITEM = f"{_COLLECTION}/{{rewardId}}"
+_ALL = "/visitors/{visitorId}/rewards"
+_ONE = f"{_ALL}/{{rewardId}}"
 
 OPERATIONS: Operations = (
-    crud.creates(REWARDS, "rewards.create", f"POST {_COLLECTION}", "Add a reward for a visitor", RewardNew),
-    crud.lists(REWARDS, "rewards.list", f"GET {_COLLECTION}", "List the rewards of a visitor", RewardQuery),
-    crud.updates(REWARDS, "rewards.update", f"PATCH {_ITEM}", "Update a reward", RewardPatch),
-    crud.gets(REWARDS, "rewards.get", f"GET {_ITEM}", "Read a reward"),
+    crud.creates(REWARDS, "rewards.create", f"POST {_ALL}", "Add a reward for a visitor", RewardNew),
+    crud.lists(REWARDS, "rewards.list", f"GET {_ALL}", "List the rewards of a visitor", RewardQuery),
+    crud.updates(REWARDS, "rewards.update", f"PATCH {_ONE}", "Update a reward", RewardPatch),
+    crud.gets(REWARDS, "rewards.get", f"GET {_ONE}", "Read a reward"),
 )

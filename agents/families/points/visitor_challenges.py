@@ -264,14 +264,14 @@ async def _remove_points(tx: Tx, deleted: VisitorChallenge) -> None:
     await standings.move(tx, [(deleted.challenge_id, deleted.points, 0)])
 
 
-_COLLECTION = "/visitors/{visitorId}/visitorChallenges"
+_ALL = "/visitors/{visitorId}/visitorChallenges"
 
 OPERATIONS: Operations = (
     create,
     crud.lists(
         VISITOR_CHALLENGES,
         "visitorChallenges.list",
-        f"GET {_COLLECTION}",
+        f"GET {_ALL}",
         "List a visitor's challenges",
         VisitorChallengeQuery,
     ),
@@ -280,7 +280,7 @@ OPERATIONS: Operations = (
     crud.deletes(
         VISITOR_CHALLENGES,
         "visitorChallenges.delete",
-        f"DELETE {_COLLECTION}/{{visitorChallengeId}}",
+        f"DELETE {_ALL}/{{visitorChallengeId}}",
         "Leave a challenge",
         then=_remove_points,
     ),
