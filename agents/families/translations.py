@@ -1,4 +1,4 @@
-"""Texts in several locales, kept inside the record that they belong to and replaced by locale."""
+"""Texts in several locales. They are stored inside their record, and are replaced by locale."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -8,9 +8,9 @@ from schemas.model import Model
 from schemas.types import Instant, LocaleCode, LongText
 from storage.tx import Tx
 
-TOGETHER = 1_000_000
-"""Characters of all texts of one list. A change holds the whole record: three such lists, with up to 4 bytes a
-character, stay under what a topic lets in (topics.names.LARGEST_RECORD)."""
+MAX_CHARACTERS = 1_000_000
+"""Limit for all texts of one list, in characters. A change holds the complete record: three such lists, with up to 4
+bytes a character, are smaller than the largest record of a topic (topics.names.LARGEST_RECORD)."""
 
 
 class TranslationNew(Model):
@@ -23,19 +23,20 @@ class Translation(TranslationNew):
     update_date: Instant
 
 
-Kept = TypeVar("Kept", bound=Translation)
+Stored = TypeVar("Stored", bound=Translation)
 
 
 def translated(
-    tx: Tx, kind: type[Kept], old: Sequence[Kept], new: Sequence[TranslationNew], *, field: str, **more: Any
-) -> list[Kept]:
-    """The texts with the new ones in their locales' places; other locales keep theirs. Raises Invalid, naming the
-    field, where they are too much together."""
+    tx: Tx, model: type[Stored], old: Sequence[Stored], new: Sequence[TranslationNew], *, field: str, **extra: Any
+) -> list[Stored]:
+    """Replace the old texts by the new ones of the same locale; keep the other locales. `extra` are further fields of
+    `model`. Raises Invalid for `field` if all texts together are longer than MAX_CHARACTERS."""
     texts = {text.locale_code: text for text in old}
     for text in new:
-        known = texts.get(text.locale_code)
-        created = known.creation_date if known else tx.now
-        texts[text.locale_code] = kind.widened(text, creation_date=created, update_date=tx.now, **more)
-    if sum(len(text.value) for text in texts.values()) > TOGETHER:
-        raise Invalid("too_long", f"All texts together hold at most {TOGETHER} characters.", field=field)
+        replaced = texts.get(text.locale_code)
+        creation_date = replaced.creation_date if replaced else tx.now
+        texts[text.locale_code] = model.widened(text, creation_date=creation_date, update_date=tx.now, **extra)
+    if sum(len(text.value) for text in texts.values()) > MAX_CHARACTERS:
+        message = f"All texts of this field together may have at most {MAX_CHARACTERS} characters. Shorten them."
+        raise Invalid("too_long", message, field=field)
     return list(texts.values())

@@ -1,4 +1,4 @@
-"""Parts of the engine on real servers, where a whole worker would show the same only after minutes."""
+"""Parts of the engine on real servers. With a complete worker, these tests would take minutes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -52,61 +52,61 @@ async def database(stack: Stack) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-def _incoming(*seconds: int) -> list[ValidRequest]:
+def _valid_requests(*seconds: int) -> list[ValidRequest]:
     decoder = Decoder(CATALOGUE, WIRE)
     records = [
         SimpleNamespace(
-            topic=names.requests("naps"), partition=0, offset=number, key=None, timestamp=0.0,
-            value=json.write({"body": {"seconds": each}}),
+            topic=names.requests("naps"), partition=0, offset=offset, key=None, timestamp=0.0,
+            value=json.write({"body": {"seconds": nap_seconds}}),
             headers=RequestHeaders(str(uuid4()), "naps.create", "test/naps", JSON).encode(),
         )
-        for number, each in enumerate(seconds)
+        for offset, nap_seconds in enumerate(seconds)
     ]  # fmt: skip
     requests = [decoder.decode(record) for record in records]
     assert all(isinstance(request, ValidRequest) for request in requests)
     return cast(list[ValidRequest], requests)
 
 
-async def _apply(conn: AsyncConnection, requests: Sequence[ValidRequest], **how: Any) -> list[int | None]:
+async def _apply(conn: AsyncConnection, requests: Sequence[ValidRequest], **options: Any) -> list[int | None]:
     await conn.execute(sa.text("set local statement_timeout = 300"))
-    await apply.apply(conn, requests, WIRE, datetime.now(UTC), **how)
-    return [incoming.answer.status if incoming.answer else None for incoming in requests]
+    await apply.apply(conn, requests, WIRE, datetime.now(UTC), **options)
+    return [request.answer.status if request.answer else None for request in requests]
 
 
-async def test_a_write_that_takes_too_long_is_repeated_and_on_the_last_try_fails_by_itself(
+async def test_a_slow_write_is_retried_and_fails_alone_on_the_last_try(
     database: AsyncEngine,
 ) -> None:
-    requests = _incoming(0, 5, 0)
+    requests = _valid_requests(0, 5, 0)
     async with database.connect() as conn:
-        with pytest.raises(DBAPIError) as slow:
+        with pytest.raises(DBAPIError) as error:
             await _apply(conn, requests)
-        assert is_transient(slow.value)
-        assert is_too_slow(slow.value)
+        assert is_transient(error.value)
+        assert is_too_slow(error.value)
     async with database.connect() as conn:
         assert await _apply(conn, requests, last_try=True) == [201, 503, 201]
         rows = await conn.execute(sa.text("select request_id, status from inbox where operation = 'naps.create'"))
         statuses = dict(tuple(row) for row in rows)
-        assert [statuses[incoming.key.request_id] for incoming in requests] == [201, 503, 201]
+        assert [statuses[request.key.request_id] for request in requests] == [201, 503, 201]
 
 
-async def test_a_transaction_goes_on_for_a_bounded_time_and_leaves_the_rest(
+async def test_a_transaction_ends_after_a_time_limit_and_leaves_the_other_requests(
     database: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(apply, "APPLY_SECONDS", -1.0)
     async with database.connect() as conn:
-        assert await _apply(conn, _incoming(0, 0, 0)) == [201, None, None]
+        assert await _apply(conn, _valid_requests(0, 0, 0)) == [201, None, None]
 
 
-async def test_a_standby_behind_the_name_is_left_and_the_work_repeated(database: AsyncEngine) -> None:
+async def test_a_connection_to_a_standby_is_closed_and_the_work_is_retried(database: AsyncEngine) -> None:
     async with database.connect() as conn:
         await conn.execute(sa.text("set transaction read only"))
-        with pytest.raises(DBAPIError) as refused:
+        with pytest.raises(DBAPIError) as error:
             await conn.execute(sa.text("delete from inbox"))
-        assert is_transient(refused.value)
+        assert is_transient(error.value)
         assert conn.invalidated
 
 
-async def test_changes_go_out_in_order_and_in_portions_of_a_bounded_size(database: AsyncEngine) -> None:
+async def test_changes_are_claimed_in_order_and_in_claims_of_limited_size(database: AsyncEngine) -> None:
     sizes = (5, 5, 5, 20, 1)
     entries = [
         outbox.Entry("a topic of the test", f"k:{number}", "k", f"k:{number}:1", "k.created", b"x" * (size * 2**20))
@@ -114,8 +114,8 @@ async def test_changes_go_out_in_order_and_in_portions_of_a_bounded_size(databas
     ]
     async with database.connect() as conn:
         await outbox.insert(conn, entries, datetime.now(UTC))
-        portions = [await outbox.claim(conn, "a topic of the test", uuid4()) for _ in range(5)]
-    assert [[entry.key for entry in portion] for portion in portions] == [
+        claims = [await outbox.claim(conn, "a topic of the test", uuid4()) for _ in range(5)]
+    assert [[entry.key for entry in claim] for claim in claims] == [
         ["k:0", "k:1"],
         ["k:2", "k:3"],
         ["k:4"],
@@ -134,10 +134,10 @@ async def test_a_backlog_of_changes_goes_out_by_an_index_whatever_the_statistics
     async with database.connect() as conn:
         await insert(1)
         await conn.execute(sa.text("analyze outbox"))
-        await insert(20 * outbox.TAKEN)
+        await insert(20 * outbox.CLAIM_LIMIT)
         parameters = {"of_topic": "a topic of the test", "owner": str(uuid4())}
-        nodes = await plan_of(conn, outbox._TAKE, parameters, "auto")
-    assert max(node["Actual Rows"] for node in nodes) == outbox.TAKEN
+        nodes = await plan_of(conn, outbox._CLAIM, parameters, "auto")
+    assert max(node["Actual Rows"] for node in nodes) == outbox.CLAIM_LIMIT
     assert [node["Node Type"] for node in nodes if node["Node Type"] in ("Seq Scan", "Nested Loop", "Sort")] == []
 
 
@@ -178,33 +178,33 @@ async def test_a_topic_stays_with_its_publisher_while_that_publishes_and_goes_to
     await change("delete from outbox where topic = :topic")
 
 
-async def test_what_is_too_large_for_the_broker_harms_no_other_send(stack: Stack) -> None:
+async def test_a_message_that_is_too_large_for_the_broker_fails_no_other_send(stack: Stack) -> None:
     producer = Producer(stack.kafka)
     await producer.start()
 
     def message(size: int) -> Outgoing:
         return Outgoing(names.DEAD_LETTERS, b"x" * size, b"k", [], partition=0)
 
-    async def refused() -> None:
+    async def assert_refused() -> None:
         with pytest.raises(DeliveryError, match="MessageSizeTooLarge"):
             await producer.send([message(20 * 2**20)])
 
     client = await producer._connected()
-    await asyncio.gather(refused(), *(producer.send([message(10)]) for _ in range(50)))
+    await asyncio.gather(assert_refused(), *(producer.send([message(10)]) for _ in range(50)))
     assert await producer._connected() is client
     await producer.stop()
 
 
-async def test_sends_that_wait_for_a_client_that_is_replaced_fail_at_once_and_are_not_hindered_again(
+async def test_pending_sends_of_a_replaced_client_end_at_once_and_later_sends_use_the_new_client(
     stack: Stack,
 ) -> None:
     producer = Producer(stack.kafka)
     await producer.start()
-    old = await producer._connected()
-    waiting = await old.send(names.DEAD_LETTERS, b"x", partition=0)
-    await producer._discard(old)
-    assert isinstance(await asyncio.wait_for(asyncio.gather(waiting, return_exceptions=True), 5), list)
-    new = await producer._connected()
-    await producer._discard(old)
-    assert await producer._connected() is new
+    old_client = await producer._connected()
+    pending_send = await old_client.send(names.DEAD_LETTERS, b"x", partition=0)
+    await producer._discard(old_client)
+    assert isinstance(await asyncio.wait_for(asyncio.gather(pending_send, return_exceptions=True), 5), list)
+    new_client = await producer._connected()
+    await producer._discard(old_client)
+    assert await producer._connected() is new_client
     await producer.stop()

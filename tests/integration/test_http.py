@@ -1,4 +1,4 @@
-"""The HTTP API: every status that its operations can give, and what a caller may rely on."""
+"""The HTTP API: every status of its operations, and its guarantees for callers."""
 
 import asyncio
 import json
@@ -25,14 +25,14 @@ JSON_TYPE = {"content-type": "application/json"}
 
 
 def _codes(answer: httpx.Response) -> set[tuple[str | None, str]]:
-    """(field, code) of every fault told; each has exactly the documented members."""
+    """(field, code) of every fault in the answer. Checks that each has exactly the documented members."""
     entries = answer.json()["errors"]
     assert all(entry.keys() == {"code", "type", "field", "message"} for entry in entries)
     return {(entry["field"], entry["code"]) for entry in entries}
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "content", "headers", "status", "told"),
+    ("method", "path", "content", "headers", "status", "fault"),
     [
         ("GET", "/nowhere", None, {}, 404, (None, "route_not_found")),
         ("GET", "/centers/", None, {}, 404, (None, "route_not_found")),
@@ -73,22 +73,22 @@ def _codes(answer: httpx.Response) -> set[tuple[str | None, str]]:
         ("POST", "/visits/entry", '{"pcCode": "FR-A-1"}', JSON_TYPE, 400, (None, "identification_required")),
     ],
 )  # fmt: skip
-async def test_what_is_wrong_is_told_with_status_code_and_field(
-    client: httpx.AsyncClient, method: str, path: str, content: Any, headers: Any, status: int, told: Any
+async def test_a_wrong_call_gets_a_status_a_code_and_a_field(
+    client: httpx.AsyncClient, method: str, path: str, content: Any, headers: Any, status: int, fault: Any
 ) -> None:
-    body = {"content": content} if content is not None else {}
-    answer = await client.request(method, path, headers=headers, **body)
+    options = {"content": content} if content is not None else {}
+    answer = await client.request(method, path, headers=headers, **options)
     assert answer.status_code == status, answer.text
-    assert told in _codes(answer)
+    assert fault in _codes(answer)
 
 
 @pytest.mark.parametrize("key", ["x" * 129, "", "tab\there"])
-async def test_a_key_that_cannot_be_one_is_refused(client: httpx.AsyncClient, key: str) -> None:
+async def test_an_invalid_idempotency_key_is_refused(client: httpx.AsyncClient, key: str) -> None:
     answer = await client.post("/centers", json=data.center(), headers={"Idempotency-Key": key})
     assert (answer.status_code, _codes(answer)) == (400, {("Idempotency-Key", "wrong_idempotency_key")})
 
 
-async def test_all_faults_of_a_body_are_told_at_once(client: httpx.AsyncClient) -> None:
+async def test_all_faults_of_a_body_are_returned_together(client: httpx.AsyncClient) -> None:
     body = {
         "email": "x",
         "gender": "n",
@@ -114,54 +114,56 @@ async def test_texts_that_cannot_be_stored_are_refused(client: httpx.AsyncClient
     assert (answer.status_code, _codes(answer)) == (400, {("label", code)})
 
 
-async def test_a_number_for_a_string_field_is_taken_as_its_text(client: httpx.AsyncClient) -> None:
+async def test_a_number_for_a_string_field_is_stored_as_text(client: httpx.AsyncClient) -> None:
     body = json.dumps(data.center(label="LABEL")).replace('"LABEL"', "11.10")
     answer = await client.post("/centers", content=body, headers=JSON_TYPE)
     assert answer.json()["data"]["label"] == "11.10"
 
 
 @pytest.mark.parametrize(
-    ("sent", "kept"), [("1e5", "1E+5"), ("1e999999", "1E+999999"), ("9" * 30, "9" * 30), ("-0", "0")]
+    ("number", "stored"), [("1e5", "1E+5"), ("1e999999", "1E+999999"), ("9" * 30, "9" * 30), ("-0", "0")]
 )
-async def test_a_number_for_a_string_may_be_of_any_size(client: httpx.AsyncClient, sent: str, kept: str) -> None:
-    body = json.dumps(data.center(label="LABEL")).replace('"LABEL"', sent)
+async def test_a_number_for_a_string_field_can_have_any_size(
+    client: httpx.AsyncClient, number: str, stored: str
+) -> None:
+    body = json.dumps(data.center(label="LABEL")).replace('"LABEL"', number)
     answer = await client.post("/centers", content=body, headers=JSON_TYPE)
-    assert (answer.status_code, answer.json().get("data", {}).get("label")) == (201, kept)
+    assert (answer.status_code, answer.json().get("data", {}).get("label")) == (201, stored)
 
 
 async def test_a_reply_that_would_be_too_large_says_what_to_do(client: httpx.AsyncClient) -> None:
-    text = {"type": "wifi_terms", "releaseDate": "2001-01-01T00:00:00Z"}
-    path = f"/legalTexts/{(await data.create(client, '/legalTexts', text))['id']}/locales"
-    long = dict.fromkeys(("optinDisplayText", "optinHeaderText", "documentText"), "x" * 200_000)
+    legal_text = {"type": "wifi_terms", "releaseDate": "2001-01-01T00:00:00Z"}
+    path = f"/legalTexts/{(await data.create(client, '/legalTexts', legal_text))['id']}/locales"
+    long_texts = dict.fromkeys(("optinDisplayText", "optinHeaderText", "documentText"), "x" * 200_000)
     for country in ("FR", "BE", "CH", "CA", "LU", "MC", "SN", "ML", "CI", "CM", "GA", "TG", "BJ", "NE", "BF"):
-        await data.create(client, f"{path}/fr-{country}", long)
+        await data.create(client, f"{path}/fr-{country}", long_texts)
     answer = await client.get(path)
     assert (answer.status_code, _codes(answer)) == (400, {("limit", "reply_too_large")})
     assert len((await client.get(f"{path}?limit=10")).json()["data"]) == 10
 
 
-async def test_the_same_key_and_body_is_applied_once_and_answered_the_same(client: httpx.AsyncClient) -> None:
+async def test_the_same_key_and_body_are_applied_once_and_get_the_same_answer(client: httpx.AsyncClient) -> None:
     headers, body = {"Idempotency-Key": str(uuid4())}, data.center()
     first = await client.post("/centers", json=body, headers=headers)
-    again = await client.post("/centers", json=body, headers=headers)
-    assert (first.status_code, again.status_code) == (201, 201)
-    assert first.json() == again.json()
+    second = await client.post("/centers", json=body, headers=headers)
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert first.json() == second.json()
     assert first.headers["Idempotency-Key"] == headers["Idempotency-Key"]
-    other = await client.post("/centers", json=data.center(), headers=headers)
-    assert (other.status_code, _codes(other)) == (422, {(None, "key_reused")})
+    conflicting = await client.post("/centers", json=data.center(), headers=headers)
+    assert (conflicting.status_code, _codes(conflicting)) == (422, {(None, "key_reused")})
 
 
-async def test_the_same_key_sent_many_times_at_once_is_applied_once(stack: Stack, client: httpx.AsyncClient) -> None:
-    known = await data.parker(client)
+async def test_20_concurrent_calls_with_the_same_key_are_applied_once(stack: Stack, client: httpx.AsyncClient) -> None:
+    parker = await data.parker(client)
     headers = {"Idempotency-Key": str(uuid4())}
-    body = {"barcode": known["barcode"], "pcCode": known["pcCode"]}
+    body = {"barcode": parker["barcode"], "pcCode": parker["pcCode"]}
     answers = await asyncio.gather(*(client.post("/visits/entry", json=body, headers=headers) for _ in range(20)))
     assert {answer.status_code for answer in answers} == {201}
     assert len({answer.text for answer in answers}) == 1
-    assert len(await stack.rows("select 1 from visits where visitor_id = :id", id=known["visitorId"])) == 1
+    assert len(await stack.rows("select 1 from visits where visitor_id = :id", id=parker["visitorId"])) == 1
 
 
-async def test_respond_async_answers_at_once_and_the_key_gets_the_answer(client: httpx.AsyncClient) -> None:
+async def test_respond_async_returns_202_and_a_retry_with_the_key_gets_the_answer(client: httpx.AsyncClient) -> None:
     body = data.center()
     accepted = await client.post("/centers", json=body, headers={"Prefer": "respond-async"})
     assert accepted.status_code == 202
@@ -175,52 +177,52 @@ async def test_respond_async_answers_at_once_and_the_key_gets_the_answer(client:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def impatient(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of an edge that waits for no answer."""
-    hasty, url = stack.edge(VISITOR_HTTP_TIMEOUT_SECONDS="0.001")
-    await eventually("a ready edge", hasty.ready)
+async def impatient_client(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an edge with a timeout of one millisecond."""
+    edge, url = stack.edge(VISITOR_HTTP_TIMEOUT_SECONDS="0.001")
+    await eventually("a ready edge", edge.ready)
     async with httpx.AsyncClient(base_url=url) as client:
         yield client
-    hasty.kill()
+    edge.kill()
 
 
-async def test_no_answer_in_time_is_504_and_a_retry_with_the_key_gets_it(
-    impatient: httpx.AsyncClient, client: httpx.AsyncClient
+async def test_a_timeout_is_504_and_a_retry_with_the_key_gets_the_answer(
+    impatient_client: httpx.AsyncClient, client: httpx.AsyncClient
 ) -> None:
     body = data.center()
-    answer = await impatient.post("/centers", json=body)
+    answer = await impatient_client.post("/centers", json=body)
     assert (answer.status_code, _codes(answer)) == (504, {(None, "no_answer")})
     retried = await client.post("/centers", json=body, headers={"Idempotency-Key": answer.headers["Idempotency-Key"]})
     assert retried.status_code == 201
 
 
-async def test_a_read_without_an_answer_has_no_key(impatient: httpx.AsyncClient) -> None:
-    answer = await impatient.get("/centers", headers={"Idempotency-Key": "k"})
+async def test_a_timeout_of_a_read_has_no_idempotency_key(impatient_client: httpx.AsyncClient) -> None:
+    answer = await impatient_client.get("/centers", headers={"Idempotency-Key": "k"})
     assert (answer.status_code, _codes(answer)) == (504, {(None, "no_answer")})
     assert "Idempotency-Key" not in answer.headers
     assert "Idempotency-Key" not in answer.text
 
 
-async def test_without_kafka_the_edge_says_503_and_when_to_retry(stack: Stack) -> None:
-    lost, url = stack.edge(VISITOR_KAFKA_BOOTSTRAP=f"127.0.0.1:{free_port()}")
+async def test_without_kafka_the_edge_returns_503_and_retry_after(stack: Stack) -> None:
+    edge, url = stack.edge(VISITOR_KAFKA_BOOTSTRAP=f"127.0.0.1:{free_port()}")
 
-    async def listening() -> bool:
+    async def is_unavailable() -> bool:
         try:
-            async with httpx.AsyncClient() as found:
-                return (await found.get(f"{url}/health")).status_code == 503
+            async with httpx.AsyncClient() as health_client:
+                return (await health_client.get(f"{url}/health")).status_code == 503
         except httpx.HTTPError:
             return False
 
-    await eventually("an edge that says not ready", listening)
+    await eventually("an edge that reports not-ready", is_unavailable)
     async with httpx.AsyncClient(base_url=url) as client:
         answer = await client.post("/centers", json=data.center())
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
     assert _codes(answer) == {(None, "not_ready")}
-    lost.kill()
+    edge.kill()
 
 
-Guarded = tuple[httpx.AsyncClient, str]
-_KEYS = """
+GuardedEdge = tuple[httpx.AsyncClient, str]
+_KEY_FILE = """
 [[keys]]
 name = "shop"
 sha256 = "{digest}"
@@ -231,16 +233,16 @@ origin_type = "app"
 
 @pytest.fixture(scope="module")
 def key_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A file with one key that may write visitors and read centers, and the key."""
+    """A file with one API key, which may write visitors and read centers, and the key."""
     secret = keys.new_key()
     file = tmp_path_factory.mktemp("keys") / "keys.toml"
-    file.write_text(_KEYS.format(digest=keys.digest(secret)))
+    file.write_text(_KEY_FILE.format(digest=keys.digest(secret)))
     return file, secret
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def guarded(stack: Stack, key_file: tuple[Path, str]) -> AsyncIterator[Guarded]:
-    """A client of an edge with keys, and a key."""
+async def guarded_edge(stack: Stack, key_file: tuple[Path, str]) -> AsyncIterator[GuardedEdge]:
+    """A client of an edge with API keys, and a key."""
     file, secret = key_file
     edge, url = stack.edge(VISITOR_HTTP_KEYS=str(file), VISITOR_HTTP_IN_FLIGHT="1")
     await eventually("a ready edge", edge.ready)
@@ -249,36 +251,38 @@ async def guarded(stack: Stack, key_file: tuple[Path, str]) -> AsyncIterator[Gua
     edge.kill()
 
 
-async def test_a_key_is_needed_and_has_its_scopes(guarded: Guarded) -> None:
-    client, secret = guarded
+async def test_an_api_key_is_required_and_limited_to_its_scopes(guarded_edge: GuardedEdge) -> None:
+    client, secret = guarded_edge
     for headers in ({}, {"Authorization": "Bearer wrong"}):
         answer = await client.get("/centers", headers=headers)
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
-    mine = {"Authorization": f"Bearer {secret}"}
-    assert (await client.get("/centers", headers=mine)).status_code == 200
-    refused = await client.post("/centers", json=data.center(), headers=mine)
+    authorization = {"Authorization": f"Bearer {secret}"}
+    assert (await client.get("/centers", headers=authorization)).status_code == 200
+    refused = await client.post("/centers", json=data.center(), headers=authorization)
     assert (refused.status_code, _codes(refused)) == (403, {(None, "forbidden")})
 
 
-async def test_origin_is_that_of_the_key(client: httpx.AsyncClient, guarded: Guarded) -> None:
-    shop, secret = guarded
+async def test_the_origin_of_a_visitor_is_that_of_the_api_key(
+    client: httpx.AsyncClient, guarded_edge: GuardedEdge
+) -> None:
+    shop, secret = guarded_edge
     pc_code = (await data.create(client, "/centers", data.center()))["pcCode"]
     answer = await shop.post("/visitors", json=data.visitor(pc_code), headers={"Authorization": f"Bearer {secret}"})
     assert answer.status_code == 201, answer.text
     assert (answer.json()["data"]["originType"], answer.json()["data"]["origin"]) == ("app", "shop")
 
 
-async def test_too_many_calls_at_once_are_429(guarded: Guarded) -> None:
-    client, secret = guarded
-    mine = {"Authorization": f"Bearer {secret}"}
-    answers = await asyncio.gather(*(client.get("/centers", headers=mine) for _ in range(20)))
+async def test_too_many_concurrent_calls_are_429(guarded_edge: GuardedEdge) -> None:
+    client, secret = guarded_edge
+    authorization = {"Authorization": f"Bearer {secret}"}
+    answers = await asyncio.gather(*(client.get("/centers", headers=authorization) for _ in range(20)))
     statuses = {answer.status_code for answer in answers}
     assert statuses == {200, 429}
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert (refused.headers["Retry-After"], _codes(refused)) == ("1", {(None, "too_many_calls")})
 
 
-async def test_openapi_and_its_pages_work_offline(client: httpx.AsyncClient) -> None:
+async def test_openapi_and_its_pages_load_nothing_from_other_hosts(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
     assert document["openapi"] == "3.1.0"
     for page in ("/docs", "/redoc"):
@@ -290,36 +294,36 @@ async def test_openapi_and_its_pages_work_offline(client: httpx.AsyncClient) -> 
             assert (await client.get(asset)).status_code == 200
 
 
-async def _raw(client: httpx.AsyncClient, target: bytes) -> httpx.Response:
-    """GET of exactly this."""
+async def _get_target(client: httpx.AsyncClient, target: bytes) -> httpx.Response:
+    """GET this request target, without any encoding."""
     return await client.get("/", extensions={"target": target})
 
 
 async def test_a_path_value_is_decoded_once(client: httpx.AsyncClient) -> None:
     answer = await client.get("/centers/FR%2DNO%2DONE")
     assert _codes(answer) == {(None, "center_not_found")}
-    twice = await client.get("/centers/FR%252DNO%252DONE")
-    assert _codes(twice) == {("pcCode", "wrong_format")}
+    double_encoded = await client.get("/centers/FR%252DNO%252DONE")
+    assert _codes(double_encoded) == {("pcCode", "wrong_format")}
 
 
 @pytest.mark.parametrize("name", ["a/b", "100%", "%2D", "%2%35", "é", "~.-_", "\N{AUTOMOBILE}", "a b+c", ";?#"])
-async def test_a_path_value_may_hold_any_character(client: httpx.AsyncClient, name: str) -> None:
+async def test_a_path_value_can_contain_any_character(client: httpx.AsyncClient, name: str) -> None:
     visitor_id, external_id = (await data.parker(client))["visitorId"], f"{name} {uuid4()}"
     body = {"externalType": "partner", "externalId": external_id}
     await data.create(client, f"/visitors/{visitor_id}/externalIds", body)
-    for sent in (quote(external_id, safe=""), "".join(f"%{byte:02x}" for byte in external_id.encode())):
-        found = await _raw(client, f"/externalIds/partner/{sent}".encode())
-        assert found.json()["data"]["externalId"] == external_id
+    for encoded in (quote(external_id, safe=""), "".join(f"%{byte:02x}" for byte in external_id.encode())):
+        answer = await _get_target(client, f"/externalIds/partner/{encoded}".encode())
+        assert answer.json()["data"]["externalId"] == external_id
 
 
 @pytest.mark.parametrize("path", ["/visitors/%63ount", "/%76isitors/count", "/visitors/%63%6F%75%6E%74"])
-async def test_a_letter_that_needs_no_encoding_is_the_same_encoded(client: httpx.AsyncClient, path: str) -> None:
-    assert (await _raw(client, path.encode())).json()["data"].keys() == {"count"}
+async def test_an_encoded_letter_in_a_path_equals_the_plain_letter(client: httpx.AsyncClient, path: str) -> None:
+    assert (await _get_target(client, path.encode())).json()["data"].keys() == {"count"}
 
 
-@pytest.mark.parametrize("sent", ["%FF", "a%C3", "%ED%A0%80"])
-async def test_what_is_no_utf8_in_a_path_is_named(client: httpx.AsyncClient, sent: str) -> None:
-    answer = await _raw(client, f"/externalIds/partner/{sent}".encode())
+@pytest.mark.parametrize("encoded", ["%FF", "a%C3", "%ED%A0%80"])
+async def test_a_path_parameter_that_is_not_utf8_is_named(client: httpx.AsyncClient, encoded: str) -> None:
+    answer = await _get_target(client, f"/externalIds/partner/{encoded}".encode())
     assert (answer.status_code, _codes(answer)) == (400, {("externalId", "not_utf8")})
 
 
@@ -335,7 +339,7 @@ async def test_what_is_no_utf8_in_a_path_is_named(client: httpx.AsyncClient, sen
         ("POST", "/docs", "GET, HEAD"),
     ],
 )
-async def test_a_405_tells_all_methods_of_the_path(
+async def test_a_405_lists_all_methods_of_the_path(
     client: httpx.AsyncClient, method: str, path: str, allowed: str
 ) -> None:
     answer = await client.request(method, path)
@@ -345,42 +349,44 @@ async def test_a_405_tells_all_methods_of_the_path(
 
 @pytest.mark.parametrize("path", ["/centers?limit=3", "/centers/FR-NO-ONE", "/health", "/metrics", "/docs"])
 async def test_head_is_answered_as_get_without_the_body(client: httpx.AsyncClient, path: str) -> None:
-    whole, head = await client.get(path), await client.head(path)
-    assert (head.status_code, head.content) == (whole.status_code, b"")
-    assert head.headers["content-type"] == whole.headers["content-type"]
+    get_answer, head_answer = await client.get(path), await client.head(path)
+    assert (head_answer.status_code, head_answer.content) == (get_answer.status_code, b"")
+    assert head_answer.headers["content-type"] == get_answer.headers["content-type"]
 
 
 @pytest.mark.parametrize("name", ["localhost", "LOCALHOST:8080", "127.0.0.1:1", "[::1]", "[::1]:8080"])
-async def test_without_keys_the_edge_answers_to_names_of_its_own_machine(client: httpx.AsyncClient, name: str) -> None:
+async def test_without_api_keys_the_edge_accepts_the_local_host_names(client: httpx.AsyncClient, name: str) -> None:
     assert (await client.get("/centers", headers={"Host": name})).status_code == 200
 
 
 @pytest.mark.parametrize("name", ["evil.example", "localhost.evil.example:8080", "127.0.0.1.evil.example", "[::2]", ""])
 @pytest.mark.parametrize("path", ["/centers", "/nowhere", "/openapi.json", "/metrics"])
-async def test_without_keys_the_edge_answers_to_no_other_name(client: httpx.AsyncClient, name: str, path: str) -> None:
+async def test_without_api_keys_the_edge_refuses_other_host_names(
+    client: httpx.AsyncClient, name: str, path: str
+) -> None:
     answer = await client.get(path, headers={"Host": name})
     assert (answer.status_code, _codes(answer)) == (403, {(None, "unknown_host")})
 
 
-async def test_with_keys_any_name_will_do(guarded: Guarded) -> None:
-    client, secret = guarded
+async def test_with_api_keys_the_edge_accepts_any_host_name(guarded_edge: GuardedEdge) -> None:
+    client, secret = guarded_edge
     answer = await client.get("/centers", headers={"Host": "api.example", "Authorization": f"Bearer {secret}"})
     assert answer.status_code == 200
 
 
-async def test_an_idle_connection_outlives_those_of_a_clients_pool(client: httpx.AsyncClient) -> None:
-    """The client's end goes first, or its next call meets a connection that is being closed."""
-    pools_seconds = httpx.Limits().keepalive_expiry
-    assert pools_seconds is not None
+async def test_an_idle_connection_stays_open_longer_than_a_client_pool_keeps_it(client: httpx.AsyncClient) -> None:
+    """The client must close first; otherwise its next call can use a connection that the edge is closing."""
+    pool_seconds = httpx.Limits().keepalive_expiry
+    assert pool_seconds is not None
     reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
     with closing(writer):
         writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await reader.readuntil(b"\r\n")).split()[1] == b"200"
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(pools_seconds + 1):
-                await reader.read(-1)  # what is left of the answer, and then the end
+            async with asyncio.timeout(pool_seconds + 1):
+                await reader.read(-1)  # Reads the rest of the answer, and then waits for the end of the connection.
 
 
-async def test_metrics_are_there(client: httpx.AsyncClient) -> None:
+async def test_metrics_are_served(client: httpx.AsyncClient) -> None:
     await client.get("/centers")
     assert "visitor_http_calls_total" in (await client.get("/metrics")).text

@@ -1,4 +1,4 @@
-"""What stock HTTP clients send by habit: compressed bodies, no body at all, headers of tracing libraries."""
+"""Requests as common HTTP clients send them: compressed bodies, missing bodies, headers of tracing libraries."""
 
 import gzip
 import json
@@ -24,7 +24,7 @@ GZIP = {"content-encoding": "gzip"}
 TRACE = "00-1234567890123456789012345678abcd-1234567890123456-01"
 
 
-def _told(answer: httpx.Response) -> tuple[int, set[tuple[str | None, str]]]:
+def _status_and_faults(answer: httpx.Response) -> tuple[int, set[tuple[str | None, str]]]:
     """The status, and (field, code) of every fault."""
     return answer.status_code, {(entry["field"], entry["code"]) for entry in answer.json()["errors"]}
 
@@ -39,57 +39,65 @@ async def _post_center(client: httpx.AsyncClient, content: Any, headers: Mapping
 
 
 @pytest.mark.parametrize("coding", ["gzip", "GZIP", "x-gzip", "identity", "identity, gzip", "gzip,,"])
-async def test_a_body_may_be_compressed_with_gzip(client: httpx.AsyncClient, coding: str) -> None:
+async def test_a_body_can_be_compressed_with_gzip(client: httpx.AsyncClient, coding: str) -> None:
     center = data.center()
     body = json.dumps(center).encode()
     content = gzip.compress(body) if "gzip" in coding.lower() else body
-    for sent in (content, _in_chunks(content)):
-        answer = await _post_center(client, sent, {"content-encoding": coding, "Idempotency-Key": center["pcCode"]})
+    for request_content in (content, _in_chunks(content)):
+        answer = await _post_center(
+            client, request_content, {"content-encoding": coding, "Idempotency-Key": center["pcCode"]}
+        )
         assert (answer.status_code, answer.json()["data"]["pcCode"]) == (201, center["pcCode"])
 
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "deflate", "gzip, br", "gzip, gzip", "gzip;q=1"])
-async def test_another_coding_is_415_and_the_answer_names_the_one_that_is_taken(
-    client: httpx.AsyncClient, coding: str
-) -> None:
+async def test_another_content_coding_is_415_and_the_answer_names_gzip(client: httpx.AsyncClient, coding: str) -> None:
     answer = await _post_center(client, zlib.compress(b"{}"), {"content-encoding": coding})
-    assert _told(answer) == (415, {(None, "unsupported_content_coding")})
+    assert _status_and_faults(answer) == (415, {(None, "unsupported_content_coding")})
     assert answer.headers["Accept-Encoding"] == "gzip"
 
 
-async def test_codings_of_several_headers_count_together(client: httpx.AsyncClient) -> None:
+async def test_content_codings_of_several_headers_are_combined(client: httpx.AsyncClient) -> None:
     headers = [*JSON_TYPE.items(), *GZIP.items(), ("content-encoding", "br")]
     answer = await client.post("/centers", content=gzip.compress(b"{}"), headers=headers)
-    assert _told(answer) == (415, {(None, "unsupported_content_coding")})
+    assert _status_and_faults(answer) == (415, {(None, "unsupported_content_coding")})
 
 
-async def test_a_wrong_content_type_names_no_coding(client: httpx.AsyncClient) -> None:
-    """RFC 9110, 15.5.16: Accept-Encoding in a 415 says that the coding was what is wrong."""
+async def test_a_wrong_content_type_is_415_without_accept_encoding(client: httpx.AsyncClient) -> None:
+    """RFC 9110, 15.5.16: Accept-Encoding in a 415 means that the content coding caused it."""
     answer = await client.post("/centers", content=gzip.compress(b"x"), headers={"content-type": "text/plain"} | GZIP)
-    assert _told(answer) == (415, {(None, "unsupported_media_type")})
+    assert _status_and_faults(answer) == (415, {(None, "unsupported_media_type")})
     assert "Accept-Encoding" not in answer.headers
 
 
-_WHOLE = gzip.compress(b'{"pcCode": 1}')
+_COMPRESSED = gzip.compress(b'{"pcCode": 1}')
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"{}", _WHOLE[:-1], _WHOLE[:1], _WHOLE + b"x", _WHOLE + _WHOLE, _WHOLE[:-8] + b"\0" * 8, zlib.compress(b"{}")],
-    ids=["not-gzip", "cut", "one-byte", "garbage-after-it", "two-streams", "wrong-checksum", "zlib"],
+    [
+        b"{}",
+        _COMPRESSED[:-1],
+        _COMPRESSED[:1],
+        _COMPRESSED + b"x",
+        _COMPRESSED + _COMPRESSED,
+        _COMPRESSED[:-8] + b"\0" * 8,
+        zlib.compress(b"{}"),
+    ],
+    ids=["not-gzip", "cut", "one-byte", "trailing-garbage", "two-streams", "wrong-checksum", "zlib"],
 )
 async def test_a_broken_gzip_body_is_400(client: httpx.AsyncClient, content: bytes) -> None:
-    assert _told(await _post_center(client, content, GZIP)) == (400, {(None, "not_gzip")})
+    assert _status_and_faults(await _post_center(client, content, GZIP)) == (400, {(None, "not_gzip")})
 
 
 @pytest.mark.parametrize("size", [VALUE_LIMIT + 1, 100 * VALUE_LIMIT], ids=["one-byte-more", "bomb"])
 async def test_a_small_body_that_expands_beyond_the_limit_is_413(client: httpx.AsyncClient, size: int) -> None:
     content = gzip.compress(b" " * size)
     assert len(content) < VALUE_LIMIT
-    assert _told(await _post_center(client, content, GZIP)) == (413, {(None, "body_too_large")})
+    assert _status_and_faults(await _post_center(client, content, GZIP)) == (413, {(None, "body_too_large")})
 
 
-async def test_a_body_that_expands_to_the_limit_is_read(client: httpx.AsyncClient) -> None:
+async def test_a_body_that_expands_to_the_limit_is_accepted(client: httpx.AsyncClient) -> None:
     body = json.dumps(data.center()).encode().ljust(VALUE_LIMIT)
     assert (await _post_center(client, gzip.compress(body), GZIP)).status_code == 201
 
@@ -110,32 +118,32 @@ async def test_a_patch_that_changes_nothing_needs_no_body(
 
 
 @pytest.mark.parametrize("headers", [{}, JSON_TYPE, {"content-type": "application/x-www-form-urlencoded"}])
-async def test_without_a_body_the_fields_that_are_missing_are_told(
+async def test_without_a_body_the_missing_fields_are_named(
     client: httpx.AsyncClient, headers: Mapping[str, str]
 ) -> None:
-    status, faults = _told(await client.post("/centers", headers=headers))
+    status, faults = _status_and_faults(await client.post("/centers", headers=headers))
     assert (status, faults >= {("pcCode", "required"), ("label", "required")}) == (400, True)
 
 
 @pytest.mark.parametrize(("content", "headers"), [(None, {}), (None, JSON_TYPE), (b"null", JSON_TYPE)])
-async def test_an_array_is_never_made_up(
+async def test_a_missing_array_body_is_400(
     client: httpx.AsyncClient, content: bytes | None, headers: Mapping[str, str]
 ) -> None:
-    """No body for "replace all" must not delete all."""
+    """A "replace all" without a body must not delete all."""
     answer = await client.put(f"/visitors/{NOBODY}/interests", content=content, headers=headers)
-    assert _told(answer) == (400, {(None, "body_required")})
+    assert _status_and_faults(answer) == (400, {(None, "body_required")})
 
 
 @pytest.mark.parametrize("headers", [{}, JSON_TYPE, GZIP])
-async def test_a_delete_or_a_get_may_say_what_its_missing_body_would_be(
+async def test_a_get_or_delete_without_a_body_can_have_body_headers(
     client: httpx.AsyncClient, headers: Mapping[str, str]
 ) -> None:
     assert (await client.get("/centers", headers=headers)).status_code == 200
     deleted = await client.delete(f"/visitors/{NOBODY}/vehicles/1", headers=headers)
-    assert _told(deleted) == (404, {(None, "vehicle_not_found")})
+    assert _status_and_faults(deleted) == (404, {(None, "vehicle_not_found")})
 
 
-async def test_a_client_that_compresses_by_itself_is_understood(stack: Stack) -> None:
+async def test_bodies_compressed_by_aiohttp_are_accepted(stack: Stack) -> None:
     async with aiohttp.ClientSession(stack.url) as session:
         async with session.post("/centers", json=data.center(), compress="gzip") as answer:
             assert answer.status == 201
@@ -143,20 +151,20 @@ async def test_a_client_that_compresses_by_itself_is_understood(stack: Stack) ->
             assert answer.status == 201
 
 
-async def _traced(stack: Stack, client: httpx.AsyncClient, *values: bytes) -> list[str | None]:
+async def _sent_traceparents(stack: Stack, client: httpx.AsyncClient, *values: bytes) -> list[str | None]:
     """The `traceparent` of a call's request and result messages."""
     center = data.center()
     headers = [(b"traceparent", value) for value in values]
     answer = await client.post("/centers", json=center, headers=[*headers, (b"Idempotency-Key", center["pcCode"])])
     assert answer.status_code == 201, answer.text
     topics = (names.requests("centers"), names.results("centers"))
-    found = [await stack.await_record(topic, lambda record: record.id.endswith(center["pcCode"])) for topic in topics]
-    return [record.headers.get("traceparent") for record in found]
+    records = [await stack.await_record(topic, lambda record: record.id.endswith(center["pcCode"])) for topic in topics]
+    return [record.headers.get("traceparent") for record in records]
 
 
-async def test_a_traceparent_goes_with_the_request_and_its_result(stack: Stack, client: httpx.AsyncClient) -> None:
-    assert await _traced(stack, client, TRACE.encode()) == [TRACE, TRACE]
-    assert await _traced(stack, client, TRACE.encode(), TRACE.encode()) == [TRACE, TRACE]
+async def test_a_traceparent_is_copied_to_the_request_and_the_result(stack: Stack, client: httpx.AsyncClient) -> None:
+    assert await _sent_traceparents(stack, client, TRACE.encode()) == [TRACE, TRACE]
+    assert await _sent_traceparents(stack, client, TRACE.encode(), TRACE.encode()) == [TRACE, TRACE]
 
 
 @pytest.mark.parametrize(
@@ -170,33 +178,44 @@ async def test_a_traceparent_goes_with_the_request_and_its_result(stack: Stack, 
     ],
     ids=["long", "empty", "upper-case", "not-ascii", "two-that-differ"],
 )
-async def test_an_invalid_traceparent_is_as_none(stack: Stack, client: httpx.AsyncClient, values: list[bytes]) -> None:
-    assert await _traced(stack, client, *values) == [None, None]
+async def test_an_invalid_traceparent_is_ignored(stack: Stack, client: httpx.AsyncClient, values: list[bytes]) -> None:
+    assert await _sent_traceparents(stack, client, *values) == [None, None]
 
 
-_NAMES = ("traceparent", "Idempotency-Key", "Prefer", "ce_id", "ce_type", "ce_source", "correlation-id", "reply-to")
-_VALUES = st.one_of(
+_HEADER_NAMES = (
+    "traceparent",
+    "Idempotency-Key",
+    "Prefer",
+    "ce_id",
+    "ce_type",
+    "ce_source",
+    "correlation-id",
+    "reply-to",
+)
+_HEADER_VALUES = st.one_of(
     st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f"), max_size=20),
     st.integers(100, 1_200).map(lambda size: "x" * size),
 )
 
 
 @settings(max_examples=40, deadline=None, phases=[Phase.generate])
-@given(headers=st.lists(st.tuples(st.sampled_from(_NAMES), _VALUES), max_size=4))
-async def test_a_call_is_answered_whatever_its_headers_hold(
+@given(headers=st.lists(st.tuples(st.sampled_from(_HEADER_NAMES), _HEADER_VALUES), max_size=4))
+async def test_a_call_is_answered_with_any_header_values(
     client: httpx.AsyncClient, headers: list[tuple[str, str]]
 ) -> None:
-    """Nothing that a caller sends makes a message that no worker can read, which would be a 504."""
-    sent = [(name.encode(), value.strip().encode("latin-1")) for name, value in headers]
-    answer = await client.post("/centers", json=data.center(), headers=sent)
-    # The same key may be made up twice.
+    """No header value may lead to a message that the worker cannot read: the caller would get a 504."""
+    encoded_headers = [(name.encode(), value.strip().encode("latin-1")) for name, value in headers]
+    answer = await client.post("/centers", json=data.center(), headers=encoded_headers)
+    # hypothesis can generate the same key twice.
     refused = [(400, {("Idempotency-Key", "wrong_idempotency_key")}), (422, {(None, "key_reused")})]
-    assert answer.status_code in (201, 202) or _told(answer) in refused
+    assert answer.status_code in (201, 202) or _status_and_faults(answer) in refused
 
 
-async def test_two_keys_that_differ_are_refused(client: httpx.AsyncClient) -> None:
-    one, other = str(uuid4()), str(uuid4())
-    twice = await client.post("/centers", json=data.center(), headers=[("Idempotency-Key", one)] * 2)
-    assert (twice.status_code, twice.headers["Idempotency-Key"]) == (201, one)
-    differ = await client.post("/centers", json=data.center(), headers=[("Idempotency-Key", k) for k in (one, other)])
-    assert _told(differ) == (400, {("Idempotency-Key", "wrong_idempotency_key")})
+async def test_two_different_idempotency_keys_are_refused(client: httpx.AsyncClient) -> None:
+    key, other_key = str(uuid4()), str(uuid4())
+    repeated = await client.post("/centers", json=data.center(), headers=[("Idempotency-Key", key)] * 2)
+    assert (repeated.status_code, repeated.headers["Idempotency-Key"]) == (201, key)
+    refused = await client.post(
+        "/centers", json=data.center(), headers=[("Idempotency-Key", value) for value in (key, other_key)]
+    )
+    assert _status_and_faults(refused) == (400, {("Idempotency-Key", "wrong_idempotency_key")})

@@ -1,6 +1,6 @@
-"""Payment cards of a visitor by what the payment provider gave for them; a card number itself is never accepted.
+"""Payment cards of a visitor, identified by the token of the payment provider. A card number is never accepted.
 
-A deleted one keeps its row, with a deletionDate.
+A deleted card keeps its row, with a deletionDate.
 """
 
 from typing import Annotated, Literal
@@ -20,7 +20,7 @@ from storage.table import Table
 
 ServiceTypes = list[Literal["parking"]]
 
-# The documented patterns are of ECMA-262, where \d is an ASCII digit; here it would be a digit of any script.
+# The documented patterns are ECMA-262, where \d is an ASCII digit. In Python, \d matches digits of any script.
 SixDigits = Annotated[
     str,
     Field(pattern=r"^[0-9]{6}$", coerce_numbers_to_str=True),
@@ -64,7 +64,9 @@ class Card(CardNew):
 
 
 class CardQuery(PageQuery):
-    include_deleted: Annotated[Flag, Filter(lambda c, yes: sa.true() if yes else c.deletion_date.is_(None))] = False
+    include_deleted: Annotated[Flag, Filter(lambda c, include: sa.true() if include else c.deletion_date.is_(None))] = (
+        False
+    )
 
 
 CARDS = Table(

@@ -1,4 +1,4 @@
-"""What a visitor's parkings cost, session by session and summed up by month."""
+"""Parking sessions of a visitor with their costs, and their summary by month."""
 
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,7 @@ from schemas.paths import VisitorPath
 from schemas.replies import Page, PageQuery, PagingQuery
 from schemas.requests import Request
 from schemas.types import Amount, Flag, Identifier, Instant, Int64, Omittable, PcCode, Text, Timezone, Uuid
-from storage.lists import Filter, order_of
+from storage.lists import Filter, filters, order_of
 from storage.table import Table
 from storage.tx import Tx
 
@@ -65,15 +65,15 @@ class StoredHistory(History):
     visitor_id: Uuid
 
 
-def _device(columns: Any, device: str) -> sa.ColumnElement[bool]:
-    found: sa.ColumnElement[bool] = (columns.access_device == device) | (columns.exit_access_device == device)
-    return found
+def _uses_device(columns: Any, device: str) -> sa.ColumnElement[bool]:
+    matches: sa.ColumnElement[bool] = (columns.access_device == device) | (columns.exit_access_device == device)
+    return matches
 
 
 class HistoryQuery(PageQuery):
-    """`startDate` and `endDate` bound parkingSessionStart, both included."""
+    """`startDate` and `endDate` are inclusive limits for parkingSessionStart."""
 
-    access_device: Annotated[Omittable[Text], Filter(_device)] = None
+    access_device: Annotated[Omittable[Text], Filter(_uses_device)] = None
     parking_id: Omittable[Int64] = None
     start_date: Annotated[Omittable[Instant], Filter(lambda c, moment: c.parking_session_start >= moment)] = None
     end_date: Annotated[Omittable[Instant], Filter(lambda c, moment: c.parking_session_start <= moment)] = None
@@ -83,7 +83,7 @@ class HistoryQuery(PageQuery):
 class SummaryQuery(PagingQuery):
     timezone: Timezone
     parking_id: Omittable[Int64] = None
-    access_device: Annotated[Omittable[Text], Filter(_device)] = None
+    access_device: Annotated[Omittable[Text], Filter(_uses_device)] = None
     pc_code: Omittable[PcCode] = None
 
 
@@ -104,7 +104,7 @@ HISTORIES = Table(
     parents={"visitor_id": VISITORS, "parking_id": PARKINGS, "card_id": CARDS, "pc_code": CENTERS},
     hidden=[
         sa.Index("parking_histories_visitor_id_idx", "visitor_id", "parking_history_id"),
-        # Erasing a visitor removes parkings and cards, and each time PostgreSQL looks for who refers to them.
+        # Erasure deletes parkings and cards; for each of them, PostgreSQL looks for rows that reference it.
         sa.Index("parking_histories_parking_id_idx", "parking_id"),
         sa.Index("parking_histories_card_id_idx", "card_id"),
     ],
@@ -120,7 +120,7 @@ _VIEW = crud.View[StoredHistory](History)
     path=VisitorPath, body=HistoryNew, reply=History,
 )  # fmt: skip
 async def create(tx: Tx, request: Request[VisitorPath, NoFields, HistoryNew]) -> StoredHistory:
-    """Raises NotFound for the visitor, Invalid for a parking or card that is not the visitor's, or no center."""
+    """Raises NotFound for the visitor, and Invalid for a parking or card of another visitor or an unknown center."""
     visitor_id, body = request.path.visitor_id, request.body
     await VISITORS.require(tx, visitor_id)
     await crud.require_child(tx, PARKINGS, body, "parking_id", visitor_id=visitor_id)
@@ -129,60 +129,60 @@ async def create(tx: Tx, request: Request[VisitorPath, NoFields, HistoryNew]) ->
 
 
 _ZONES = {"CET": "Europe/Brussels", "EET": "Europe/Athens", "MET": "Europe/Brussels", "WET": "Europe/Lisbon"}
-"""The zones that PostgreSQL takes for abbreviations of a fixed offset, without summer time, by the names that the IANA
-database links them to."""
+"""Time zones that PostgreSQL reads as abbreviations of a fixed offset, without summer time. Each is mapped to the zone
+that the IANA database links it to."""
 
-_C = HISTORIES.columns
-_COUNTED = _C.payment_status.is_(None) | _C.payment_status.not_in(("failed", "pending"))
+_COLUMNS = HISTORIES.columns
+_IS_COUNTED = _COLUMNS.payment_status.is_(None) | _COLUMNS.payment_status.not_in(("failed", "pending"))
 
 
 @operation(
-    "parkingHistories.summary", f"GET {_ALL}/summary", summary="Sum up a visitor's parking by month and currency",
+    "parkingHistories.summary", f"GET {_ALL}/summary", summary="Sum up parking costs by month and currency",
     path=VisitorPath, query=SummaryQuery, reply=MonthSummary, shape="page",
 )  # fmt: skip
 async def summary(tx: Tx, request: Request[VisitorPath, SummaryQuery, NoFields]) -> Page[MonthSummary]:
-    """Months are those of the time zone; payments that failed or are pending do not count. Raises NotFound, Invalid."""
+    """Months begin in the given time zone. Failed and pending payments are not counted. Raises NotFound, Invalid."""
     query = request.query
     await VISITORS.require(tx, request.path.visitor_id)
     zone = _ZONES.get(query.timezone, query.timezone)
-    local = sa.func.timezone(zone, sa.func.coalesce(_C.parking_session_start, _C.creation_date))
-    grouped = (
-        sa.select(
-            sa.cast(sa.extract("year", local), sa.BigInteger).label("year"),
-            sa.cast(sa.extract("month", local), sa.BigInteger).label("month"),
-            sa.func.coalesce(sa.func.sum(_C.amount), 0).label("total_amount"),
-            _C.currency.label("currency"),
-            sa.func.count().label("total_histories"),
-        )
-        .where(_C.visitor_id == request.path.visitor_id, _COUNTED, *_conditions(query))
-        .group_by(sa.text("1"), sa.text("2"), _C.currency)
-        .subquery()
-    )
+    conditions = filters(HISTORIES, query, skip=("timezone",))
+    months = _months(zone, _COLUMNS.visitor_id == request.path.visitor_id, _IS_COUNTED, *conditions).subquery()
     rows = await tx.all(
-        sa.select(grouped)
-        .order_by(*order_of(MonthSummary, grouped.c, query.sort), grouped.c.year, grouped.c.month, grouped.c.currency)
+        sa.select(months)
+        .order_by(*order_of(MonthSummary, months.c, query.sort), months.c.year, months.c.month, months.c.currency)
         .offset(query.offset or 0)
         .limit(query.limit + 1)
     )
-    found = [MonthSummary.model_construct(**row._mapping) for row in rows]
-    return Page(found[: query.limit], more=len(found) > query.limit)
+    summaries = [MonthSummary.model_construct(**row._mapping) for row in rows]
+    return Page(summaries[: query.limit], more=len(summaries) > query.limit)
 
 
-def _conditions(query: SummaryQuery) -> list[sa.ColumnElement[bool]]:
-    found = []
-    if query.parking_id is not None:
-        found.append(_C.parking_id == query.parking_id)
-    if query.access_device is not None:
-        found.append(_device(_C, query.access_device))
-    if query.pc_code is not None:
-        found.append(_C.pc_code == query.pc_code)
-    return found
+def _months(zone: str, *conditions: sa.ColumnElement[bool]) -> Any:
+    """One row for each month in `zone` and currency: the sum of the amounts and the number of the sessions. Bounded by
+    the sessions of one visitor, which an index finds."""
+    local_time = sa.func.timezone(zone, sa.func.coalesce(_COLUMNS.parking_session_start, _COLUMNS.creation_date))
+    return (
+        sa.select(
+            sa.cast(sa.extract("year", local_time), sa.BigInteger).label("year"),
+            sa.cast(sa.extract("month", local_time), sa.BigInteger).label("month"),
+            sa.func.coalesce(sa.func.sum(_COLUMNS.amount), 0).label("total_amount"),
+            _COLUMNS.currency.label("currency"),
+            sa.func.count().label("total_histories"),
+        )
+        .where(*conditions)
+        .group_by(sa.text("1"), sa.text("2"), _COLUMNS.currency)
+    )
 
 
 OPERATIONS: Operations = (
     create,
     crud.lists(
-        HISTORIES, "parkingHistories.list", f"GET {_ALL}", "List a visitor's parking sessions", HistoryQuery, view=_VIEW
+        HISTORIES,
+        "parkingHistories.list",
+        f"GET {_ALL}",
+        "List a visitor's parking sessions",
+        HistoryQuery,
+        view=_VIEW,
     ),
     crud.updates(HISTORIES, "parkingHistories.update", f"PATCH {_ONE}", "Update a parking session", HistoryPatch),
     crud.gets(HISTORIES, "parkingHistories.get", f"GET {_ONE}", "Read a parking session", view=_VIEW),

@@ -1,4 +1,4 @@
-"""A visitor's subscriptions to partners' parking, one active for each partner; and which partner is at which center."""
+"""Subscriptions of a visitor to the parking of partners, one active for each; and the map of partners by center."""
 
 import sqlalchemy as sa
 
@@ -41,7 +41,7 @@ PARKINGS = Table(
     parents={"visitor_id": VISITORS},
     conflicts={
         "parkings_one_active": crud.already_exists(
-            "parking", "The visitor parks with this partner already.", "parkingPartner"
+            "parking", "The visitor already has an active parking with this partner. Delete it first.", "parkingPartner"
         )
     },
     hidden=[
@@ -52,7 +52,7 @@ PARKINGS = Table(
 
 _ALL = "/visitors/{visitorId}/parkings"
 _ONE = f"{_ALL}/{{parkingId}}"
-_CENTERS = (
+_CENTERS_WITH_PARTNER = (
     sa.select(CENTERS.columns.country, CENTERS.columns.pc_code, CENTERS.columns.parking_partner)
     .where(CENTERS.columns.is_active, CENTERS.columns.parking_partner.is_not(None))
     .order_by(CENTERS.columns.country, CENTERS.columns.pc_code)
@@ -64,20 +64,20 @@ _CENTERS = (
     path=crud.path_of(PARKINGS, "parkings.create", _ALL), body=ParkingNew, reply=Parking,
 )  # fmt: skip
 async def create(tx: Tx, request: Request[Model, NoFields, ParkingNew]) -> Parking:
-    started = {"is_active": True, "subscription_date": tx.now}
-    return await PARKINGS.insert(tx, vars(request.path) | vars(request.body) | started)
+    subscription = {"is_active": True, "subscription_date": tx.now}
+    return await PARKINGS.insert(tx, vars(request.path) | vars(request.body) | subscription)
 
 
 @operation(
-    "parkingPartners.map", "GET /parkingPartners", summary="Show which partner parks at which active center",
+    "parkingPartners.map", "GET /parkingPartners", summary="Map the active centers to their parking partners",
     reply=MapOf[dict[str, list[ParkingPartner]]],
 )  # fmt: skip
 async def partners(tx: Tx, request: Request[NoFields, NoFields, NoFields]) -> MapOf[dict[str, list[ParkingPartner]]]:
-    """By country and pcCode."""
-    found: dict[str, dict[str, list[ParkingPartner]]] = {}
-    for row in await tx.all(_CENTERS):
-        found.setdefault(row.country, {})[row.pc_code] = [row.parking_partner]
-    return MapOf(found)
+    """The keys are the country and then the `pcCode`."""
+    partners_by_country: dict[str, dict[str, list[ParkingPartner]]] = {}
+    for row in await tx.all(_CENTERS_WITH_PARTNER):
+        partners_by_country.setdefault(row.country, {})[row.pc_code] = [row.parking_partner]
+    return MapOf(partners_by_country)
 
 
 OPERATIONS: Operations = (

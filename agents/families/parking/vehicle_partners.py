@@ -1,4 +1,4 @@
-"""The ids that parking partners know a visitor's vehicles by."""
+"""The ids that parking partners use for the vehicles of a visitor."""
 
 from uuid import UUID
 
@@ -49,14 +49,14 @@ VEHICLE_PARTNERS = Table(
     },
     conflicts={
         "vehicle_partners_one": crud.already_exists(
-            "vehicle_partner", "The vehicle has an id of this partner and center."
+            "vehicle_partner", "The vehicle already has an id of this partner for this center. Delete it first."
         )
     },
     hidden=[
-        # The center that is meant, whether by its pcCode or by a center of the visitor.
+        # The pcCode of the center, whether the request names it by pcCode or by visitorCenterId.
         sa.Column("center_key", sa.Text),
         sa.Index("vehicle_partners_visitor_id_idx", "visitor_id", "vehicle_partner_id"),
-        # Erasing a visitor removes visitorCenters, and each time PostgreSQL looks for who refers to them.
+        # Erasure deletes visitorCenters; for each of them, PostgreSQL looks for rows that reference it.
         sa.Index("vehicle_partners_visitor_center_id_idx", "visitor_center_id"),
         sa.Index(
             "vehicle_partners_one",
@@ -74,25 +74,27 @@ _ALL = "/visitors/{visitorId}/vehiclePartners"
     path=VisitorPath, body=VehiclePartnerNew, reply=VehiclePartner,
 )  # fmt: skip
 async def create(tx: Tx, request: Request[VisitorPath, NoFields, VehiclePartnerNew]) -> VehiclePartner:
-    """Raises NotFound for the visitor, Invalid for a vehicle or visitorCenter that is not the visitor's, and for two
-    centers that differ."""
+    """Raises NotFound for the visitor, and Invalid for a vehicle or visitorCenter of another visitor or for two
+    different centers."""
     crud.require_same_ids(request)
     visitor_id, body = request.path.visitor_id, request.body
     await VISITORS.require(tx, visitor_id)
     await crud.require_child(tx, VEHICLES, body, "vehicle_id", visitor_id=visitor_id)
-    center = await _center(tx, visitor_id, body)
-    return await VEHICLE_PARTNERS.insert(tx, vars(body) | {"visitor_id": visitor_id, "center_key": center})
+    pc_code = await _center_pc_code(tx, visitor_id, body)
+    return await VEHICLE_PARTNERS.insert(tx, vars(body) | {"visitor_id": visitor_id, "center_key": pc_code})
 
 
-async def _center(tx: Tx, visitor_id: UUID, body: VehiclePartnerNew) -> str | None:
-    """The pcCode of the center that the body names, in one way or the other or both."""
+async def _center_pc_code(tx: Tx, visitor_id: UUID, body: VehiclePartnerNew) -> str | None:
+    """The pcCode of the center that the body names by `pcCode`, by `visitorCenterId` or by both. None if it names no
+    center. Raises Invalid."""
     if body.visitor_center_id is None:
         return body.pc_code
     await crud.require_child(tx, VISITOR_CENTERS, body, "visitor_center_id", visitor_id=visitor_id)
-    center = (await VISITOR_CENTERS.find(tx, visitor_center_id=body.visitor_center_id)).pc_code
-    if body.pc_code not in (None, center):
-        raise Invalid("centers_differ", "The visitorCenter is one of another center.", field="pcCode")
-    return center
+    visitor_center = await VISITOR_CENTERS.find(tx, visitor_center_id=body.visitor_center_id)
+    if body.pc_code not in (None, visitor_center.pc_code):
+        message = "The pcCode and the visitorCenterId name different centers. Send one of them."
+        raise Invalid("centers_differ", message, field="pcCode")
+    return visitor_center.pc_code
 
 
 OPERATIONS: Operations = (

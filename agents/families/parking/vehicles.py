@@ -1,4 +1,4 @@
-"""Vehicles of a visitor. A deleted one keeps its row, with a deletionDate."""
+"""Vehicles of a visitor. A deleted vehicle keeps its row, with a deletionDate."""
 
 from typing import Annotated, Any
 
@@ -22,8 +22,11 @@ from storage.tx import Tx
 
 def _has_plate(columns: Any, plate: str) -> sa.ColumnElement[bool]:
     key = plate_key(plate)
-    # Old vehicles can have such a plate, and an empty key too.
-    return columns.plate_key == key if key else sa.false()
+    if not key:
+        # Old vehicles with a plate without letters and digits have no key either; they must not match.
+        return sa.false()
+    matches: sa.ColumnElement[bool] = columns.plate_key == key
+    return matches
 
 
 class VehicleFields(Model):
@@ -43,7 +46,7 @@ class VehiclePatch(VehicleFields, partial=True):
 
 
 class Vehicle(VehicleFields):
-    license_plate: Text  # Old vehicles can have a plate without letters and digits.
+    license_plate: Text  # Not Plate: old rows may have plates without letters and digits, which were accepted once.
     vehicle_id: Int64
     visitor_id: Uuid
     deletion_date: Instant | None
@@ -52,7 +55,9 @@ class Vehicle(VehicleFields):
 
 
 class VehicleQuery(PageQuery):
-    include_deleted: Annotated[Flag, Filter(lambda c, yes: sa.true() if yes else c.deletion_date.is_(None))] = False
+    include_deleted: Annotated[Flag, Filter(lambda c, include: sa.true() if include else c.deletion_date.is_(None))] = (
+        False
+    )
     license_plate: Annotated[Text | None, Filter(_has_plate)] = None
 
 
@@ -83,8 +88,9 @@ class VehiclePath(VisitorPath):
     vehicle_id: Int64
 
 
-async def _in_order(tx: Tx, old: Vehicle, patch: VehiclePatch) -> None:
-    """A plate names the vehicle that was updated last, so two of one batch may not have the batch's time."""
+async def _refresh_now(tx: Tx, old: Vehicle, patch: VehiclePatch) -> None:
+    """Read the clock after the row is locked. A plate names the vehicle that was updated last, so two updates of one
+    batch must not have the same time."""
     await tx.refresh_now()
 
 
@@ -94,13 +100,13 @@ async def _in_order(tx: Tx, old: Vehicle, patch: VehiclePatch) -> None:
 )  # fmt: skip
 async def create(tx: Tx, request: Request[VisitorPath, NoFields, VehicleFields]) -> Vehicle:
     """Raises NotFound for the visitor."""
-    await tx.refresh_now()  # see _in_order
+    await tx.refresh_now()  # see _refresh_now
     return await VEHICLES.insert(tx, vars(request.body) | vars(request.path))
 
 
 @operation("vehicles.delete", f"DELETE {_ONE}", summary="Delete a vehicle", path=VehiclePath, reply=None)
 async def delete(tx: Tx, request: Request[VehiclePath, NoFields, NoFields]) -> None:
-    """What is deleted already is not found. Raises NotFound."""
+    """A vehicle that is already deleted gives 404. Raises NotFound."""
     where = vars(request.path)
     if (await VEHICLES.lock(tx, **where)).deletion_date is not None:
         raise VEHICLES.missing()
@@ -111,7 +117,7 @@ async def delete(tx: Tx, request: Request[VehiclePath, NoFields, NoFields]) -> N
 OPERATIONS: Operations = (
     create,
     crud.lists(VEHICLES, "vehicles.list", f"GET {_ALL}", "Retrieve the vehicles of a visitor", VehicleQuery),
-    crud.updates(VEHICLES, "vehicles.update", f"PATCH {_ONE}", "Update a vehicle", VehiclePatch, _in_order),
+    crud.updates(VEHICLES, "vehicles.update", f"PATCH {_ONE}", "Update a vehicle", VehiclePatch, _refresh_now),
     crud.gets(VEHICLES, "vehicles.get", f"GET {_ONE}", "Read a vehicle"),
     delete,
 )

@@ -1,19 +1,21 @@
 """Rewards; challenges with their participants, points, rankings and histories.
 
-- **Rewards**: `isConverted` is true from the moment that `balance` reaches `threshold`.
-- **Joining**: a visitor joins a challenge once (409), and only while it is active and between its dates (409
+- **Rewards**: `isConverted` is true if `balance` is at least `threshold`.
+- **Joining**: a visitor joins a challenge once (409). The challenge must be active and between its dates (409
   `challenge_not_running`).
-- **Points** are added exactly, however many calls come at once. Each call counts an entry, moves `lastEntryDate` and
-  goes into the history as `increment` with the new total. While the challenge does not run it is 409
-  `challenge_not_running`; a total below zero is 400. A raised `bonusEntryCount` goes into the history with
+- **Points** are added exactly, also when many calls arrive at the same time. Each call counts an entry, updates
+  `lastEntryDate` and adds a history row with the action `increment` and the new total. A challenge that is not running
+  gives 409 `challenge_not_running`; a total below zero gives 400. A higher `bonusEntryCount` adds a history row with
   `bonusActivated`.
-- **Rankings**: positions count from 1, and equal points share one. Among equals, who reached them first comes first.
-  `topRanking` is the first `winnerNumber`, 10,000 of them at most; `otherRanking` is the visitor with two above and two
-  below, where it is not among the first `winnerNumber`. A `name` is the first name and an initial.
-  `bonusActivatedToday` looks at today in the challenge's time zone, and `canLogPoints` is true while it runs.
-- **Terminating**: 409 before `endDate` unless `ignoreEndDate`. The status becomes ended and the rewards of the winners
-  are unlocked, once.
-- **Texts** are replaced by locale; a locale that is not in `/locales` is 400, and so are texts of one field with more
-  than 1,000,000 characters together.
-- Challenges say `createdAt` and `updatedAt`. Histories are answered without the envelope, all of them.
+- **Rankings**: positions start at 1, and equal points share a position. Participants with equal points are listed in
+  the order in which they reached them. `topRanking` holds the first `winnerNumber` participants, at most 10,000.
+  `otherRanking` holds the visitor, two participants above and two below; it is empty for a visitor among the first
+  `winnerNumber`. A `name` is the first name and an initial. `bonusActivatedToday` uses the day in the challenge's time
+  zone. `canLogPoints` is true while the challenge runs.
+- **Terminating** a challenge before its `endDate` gives 409 unless `ignoreEndDate` is true. The status becomes `ended`,
+  and the rewards of the winners are unlocked, once.
+- **Texts** are replaced by locale. A locale that is not in `/locales` gives 400, and so do texts of one field with more
+  than 1,000,000 characters in total.
+- Challenges have `createdAt` and `updatedAt`. The list of histories has no envelope and no pages: it is an array of all
+  rows.
 """

@@ -1,4 +1,4 @@
-"""The challenge: a contest between a center's visitors. The record, its table, and when it runs."""
+"""The challenge, a contest between the visitors of a center: its models, its table, and when it runs."""
 
 from datetime import datetime
 from typing import Literal
@@ -51,7 +51,7 @@ class Challenge(ChallengeFields):
     updated_at: Instant
 
     def runs(self, moment: datetime) -> bool:
-        """Whether one may join and log points: active, and between its dates, both included."""
+        """True if visitors can join and log points: active, and `moment` is between its dates (inclusive)."""
         return self.status == "active" and self.start_date <= moment <= self.end_date
 
 

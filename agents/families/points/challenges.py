@@ -1,6 +1,6 @@
-"""Challenges: their dates and texts, their participants, and their end."""
+"""Challenges: their dates and texts, the list of their participants, and their termination."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import sqlalchemy as sa
 
@@ -27,8 +27,8 @@ from storage.lists import Filter
 from storage.table import locked
 from storage.tx import Tx
 
-AT_ONCE = 1_000
-"""Winners unlocked with one statement, so that none takes long whatever winnerNumber is."""
+WINNERS_PER_STATEMENT = 1_000
+"""Limit for one update, so that no statement takes long even if winnerNumber is very high."""
 
 
 class ChallengePath(Model):
@@ -40,8 +40,7 @@ class Termination(Model):
 
 
 class ChallengeQuery(PageQuery):
-    """`startDate` and `endDate` bound the challenges' own: those that start at or after the one and end at or before
-    the other."""
+    """`startDate` selects challenges that start at or after it, `endDate` those that end at or before it."""
 
     pc_code: Omittable[PcCode] = None
     type: Omittable[ChallengeType] = None
@@ -55,7 +54,7 @@ class ParticipantQuery(PageQuery):
 
 
 _TEXTS = {"display_name": "displayName", "description": "description", "reward_detail": "rewardDetail"}
-"""The wire names of the lists of texts, which their texts have as their type."""
+"""The wire names of the lists of texts. Each text repeats the name of its list as its `type`."""
 
 
 @operation(
@@ -66,8 +65,8 @@ async def create(tx: Tx, request: Request[NoFields, NoFields, ChallengeNew]) -> 
     """Raises Invalid for an unknown center."""
     body = request.body
     texts = {
-        name: translated(tx, ChallengeText, [], getattr(body, name), field=kind, type=kind)
-        for name, kind in _TEXTS.items()
+        name: translated(tx, ChallengeText, [], getattr(body, name), field=wire_name, type=wire_name)
+        for name, wire_name in _TEXTS.items()
     }
     return await CHALLENGES.insert(tx, {name: getattr(body, name) for name in ChallengeFields.model_fields} | texts)
 
@@ -77,42 +76,19 @@ async def create(tx: Tx, request: Request[NoFields, NoFields, ChallengeNew]) -> 
     path=ChallengePath, body=ChallengePatch, reply=None,
 )  # fmt: skip
 async def update(tx: Tx, request: Request[ChallengePath, NoFields, ChallengePatch]) -> None:
-    """Texts are replaced by locale; locales that are not sent keep theirs. Raises NotFound, and Invalid for an unknown
-    center and too many texts."""
+    """Texts are replaced by locale; the texts of other locales stay. Raises NotFound, and Invalid for an unknown
+    center or texts that are too long."""
     where, values = vars(request.path), request.body.sent_fields()
     old = await CHALLENGES.lock(tx, **where)
     texts = {
-        name: translated(tx, ChallengeText, getattr(old, name), values[name], field=kind, type=kind)
-        for name, kind in _TEXTS.items()
+        name: translated(tx, ChallengeText, getattr(old, name), values[name], field=wire_name, type=wire_name)
+        for name, wire_name in _TEXTS.items()
         if name in values
     }
     await CHALLENGES.update(tx, values | texts, **where)
 
 
-_C, _V = CHALLENGES.columns, VISITOR_CHALLENGES.columns
-_FIRST_END = (
-    sa.update(CHALLENGES.sql)
-    .where(_C.challenge_id == sa.bindparam("challenge"), _C.terminated_at.is_(None))
-    .values(terminated_at=sa.bindparam("now", type_=sa.TIMESTAMP(timezone=True)))
-    .returning(_C.challenge_id)
-)
-_WINNERS = (
-    sa.select(_V.visitor_challenge_id)
-    .where(_V.challenge_id == sa.bindparam("challenge"))
-    .order_by(_V.points.desc(), _V.precedence.desc())
-    .limit(sa.bindparam("count"))
-)
-_IN_ORDER = locked(VISITOR_CHALLENGES, "ids")
-_UNLOCK = (
-    sa.update(VISITOR_CHALLENGES.sql)
-    .where(_V.visitor_challenge_id == _IN_ORDER.c.visitor_challenge_id, ~_V.reward_unlocked)
-    .values(
-        reward_unlocked=True,
-        update_date=sa.func.greatest(_V.update_date, sa.bindparam("now", type_=_V.update_date.type)),
-        revision=_V.revision + 1,
-    )
-    .returning(*_V)
-)
+_CHALLENGES, _PARTICIPANTS = CHALLENGES.columns, VISITOR_CHALLENGES.columns
 
 
 @operation(
@@ -120,28 +96,66 @@ _UNLOCK = (
     summary="End a challenge and unlock its rewards", path=ChallengePath, body=Termination, reply=None,
 )  # fmt: skip
 async def terminate(tx: Tx, request: Request[ChallengePath, NoFields, Termination]) -> None:
-    """The first winnerNumber of the ranking have their reward unlocked, once; a challenge that was terminated before
-    stays as it is. Raises NotFound, and Conflict before the end date unless that is ignored."""
+    """Unlocks the rewards of the first `winnerNumber` participants of the ranking, once. A second call changes nothing.
+    Raises NotFound, and Conflict before the end date unless it is ignored."""
     challenge_id = request.path.challenge_id
     challenge = await CHALLENGES.lock(tx, challenge_id=challenge_id)
     if tx.cause.arrived < challenge.end_date and not request.body.ignore_end_date:
-        raise Conflict("challenge_not_over", "The challenge has not reached its end date.")
-    if await tx.first(_FIRST_END, {"challenge": challenge_id, "now": tx.now}) is None:
-        return
-    await CHALLENGES.update(tx, {"status": "ended"}, challenge_id=challenge_id)
-    await _unlock(tx, challenge)
+        message = "The challenge has not reached its end date. Wait for it, or set ignoreEndDate."
+        raise Conflict("challenge_not_over", message)
+    if await _mark_terminated(tx, challenge_id):
+        await CHALLENGES.update(tx, {"status": "ended"}, challenge_id=challenge_id)
+        await _unlock_rewards(tx, await _winners(tx, challenge))
 
 
-async def _unlock(tx: Tx, challenge: Challenge) -> None:
-    count = max(challenge.winner_number, 0)
-    found = await tx.all(_WINNERS, {"challenge": challenge.challenge_id, "count": count})
-    # In one order over all statements, as each of them locks its rows.
-    winners = sorted(row.visitor_challenge_id for row in found)
-    for first in range(0, len(winners), AT_ONCE):
-        for row in await tx.all(_UNLOCK, {"ids": winners[first : first + AT_ONCE], "now": tx.now}):
+async def _mark_terminated(tx: Tx, challenge_id: int) -> bool:
+    """Set the time of termination. True for the first termination only, even if the status was changed after it."""
+    statement = (
+        sa.update(CHALLENGES.sql)
+        .where(_CHALLENGES.challenge_id == challenge_id, _CHALLENGES.terminated_at.is_(None))
+        .values(terminated_at=tx.now)
+        .returning(_CHALLENGES.challenge_id)
+    )
+    return await tx.first(statement) is not None
+
+
+async def _winners(tx: Tx, challenge: Challenge) -> list[int]:
+    """The visitorChallengeIds of the first `winner_number` participants, ascending. The query walks the index
+    `visitor_challenges_standing_idx` from its end and stops at the limit."""
+    statement = (
+        sa.select(_PARTICIPANTS.visitor_challenge_id)
+        .where(_PARTICIPANTS.challenge_id == challenge.challenge_id)
+        .order_by(_PARTICIPANTS.points.desc(), _PARTICIPANTS.precedence.desc())
+        .limit(max(challenge.winner_number, 0))
+    )
+    return sorted(row.visitor_challenge_id for row in await tx.all(statement))
+
+
+async def _unlock_rewards(tx: Tx, winners: list[int]) -> None:
+    """`winners` are ascending, so that all statements lock their rows in the same order."""
+    for start in range(0, len(winners), WINNERS_PER_STATEMENT):
+        chunk = winners[start : start + WINNERS_PER_STATEMENT]
+        for row in await tx.all(_UNLOCK, {"ids": chunk, "now": tx.now}):
             VISITOR_CHALLENGES.changed(tx, row, "updated")
 
 
+def _unlock_statement() -> Any:
+    """Lock the participants in `ids` in the order of their ids, and unlock the rewards that are still locked."""
+    ordered = locked(VISITOR_CHALLENGES, "ids")
+    now = sa.bindparam("now", type_=_PARTICIPANTS.update_date.type)
+    return (
+        sa.update(VISITOR_CHALLENGES.sql)
+        .where(_PARTICIPANTS.visitor_challenge_id == ordered.c.visitor_challenge_id, ~_PARTICIPANTS.reward_unlocked)
+        .values(
+            reward_unlocked=True,
+            update_date=sa.func.greatest(_PARTICIPANTS.update_date, now),
+            revision=_PARTICIPANTS.revision + 1,
+        )
+        .returning(*_PARTICIPANTS)
+    )
+
+
+_UNLOCK = _unlock_statement()
 _ONE = "/challenges/{challengeId}"
 
 OPERATIONS: Operations = (

@@ -1,4 +1,4 @@
-"""What happened to a participant's points, one row for each step; the rows of one participant chain by totalPoints."""
+"""The history of a participant's points: one row for each change, with its points and the new totalPoints."""
 
 from datetime import datetime
 from typing import Any, Literal
@@ -33,7 +33,7 @@ class HistoryQuery(Model):
     challenge_id: Omittable[Int64] = None
 
 
-# Not told as changes of their own: the visitorChallenge's change has the new points, and causedBy leads to the request.
+# Histories emit no changes: the change of the visitorChallenge has the new points, and its causedBy names the request.
 HISTORIES = Table(
     "challenge_histories",
     ChallengeHistory,
@@ -54,15 +54,11 @@ HISTORIES = Table(
     ],
 )
 
-_C = HISTORIES.columns
-_OF_VISITOR = (
-    sa.select(HISTORIES.sql).where(_C.visitor_id == sa.bindparam("visitor")).order_by(_C.visitor_challenge_history_id)
-)
-_OF_CHALLENGE = _OF_VISITOR.where(_C.challenge_id == sa.bindparam("challenge"))
+_COLUMNS = HISTORIES.columns
 
 
-def step(tx: Tx, participant: Any, *, points: int, action: str, bonus: bool = False) -> dict[str, Any]:
-    """The row that tells what was just done to a participant, who has the new points already."""
+def history_row(tx: Tx, participant: Any, *, points: int, action: str, bonus: bool = False) -> dict[str, Any]:
+    """The history row for a change of this participant. `participant` already has the new points."""
     return {
         "challenge_id": participant.challenge_id,
         "visitor_id": participant.visitor_id,
@@ -78,22 +74,25 @@ def step(tx: Tx, participant: Any, *, points: int, action: str, bonus: bool = Fa
 
 @operation(
     "challengeHistories.list", "GET /visitors/{visitorId}/challengeHistories",
-    summary="List what happened to a visitor's points", path=VisitorPath, query=HistoryQuery,
+    summary="List the history of a visitor's points", path=VisitorPath, query=HistoryQuery,
     reply=ChallengeHistory, shape="array",
 )  # fmt: skip
 async def list_histories(tx: Tx, request: Request[VisitorPath, HistoryQuery, NoFields]) -> Page[ChallengeHistory]:
-    """All of them, oldest first. Raises NotFound."""
+    """Returns all rows, oldest first. Raises NotFound."""
     visitor_id, challenge_id = request.path.visitor_id, request.query.challenge_id
     await VISITORS.require(tx, visitor_id)
-    if challenge_id is None:
-        found = await tx.all(_OF_VISITOR, {"visitor": visitor_id})
-    else:
-        found = await tx.all(_OF_CHALLENGE, {"visitor": visitor_id, "challenge": challenge_id})
-    return Page([HISTORIES.to_row(row) for row in found], more=False)
+    statement = (
+        sa.select(HISTORIES.sql)
+        .where(_COLUMNS.visitor_id == visitor_id)
+        .order_by(_COLUMNS.visitor_challenge_history_id)
+    )
+    if challenge_id is not None:
+        statement = statement.where(_COLUMNS.challenge_id == challenge_id)
+    return Page([HISTORIES.to_row(row) for row in await tx.all(statement)], more=False)
 
 
 def day_start(moment: datetime, zone: Any) -> datetime:
-    """The start of the day of a moment, in a time zone."""
+    """Midnight at the start of the day of `moment` in this time zone."""
     return moment.astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0)
 
 

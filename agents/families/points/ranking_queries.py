@@ -2,7 +2,7 @@
 each of them, whatever the number of participants in the challenge.
 
 Participants of a challenge are ordered by the index `visitor_challenges_standing_idx`: by points, then by `precedence`,
-which is higher for whoever reached these points earlier. So the top of a challenge, and the neighbours of a
+which is higher for a participant who reached these points earlier. So the top of a challenge, and the neighbours of a
 participant, are the next few entries of that index in one direction.
 """
 
@@ -85,14 +85,14 @@ async def names(tx: Tx, visitor_ids: Iterable[Any]) -> Sequence[Any]:
 
 
 async def with_bonus_since(tx: Tx, since: Mapping[int, datetime]) -> set[int]:
-    """The participants who had a bonus at or after their time; `since` is by visitorChallengeId."""
-    wanted = unnest_rows(participant=_BIGINT, since=sa.TIMESTAMP(timezone=True))
+    """The participants who had a bonus at or after their time; `since` maps visitorChallengeIds to times."""
+    participants = unnest_rows(participant=_BIGINT, since=sa.TIMESTAMP(timezone=True))
     bonus = sa.select(sa.literal(1)).where(
-        _HISTORIES.visitor_challenge_id == wanted.c.participant,
-        _HISTORIES.participation_date >= wanted.c.since,
+        _HISTORIES.visitor_challenge_id == participants.c.participant,
+        _HISTORIES.participation_date >= participants.c.since,
         _HISTORIES.bonus_activated,
     )
-    statement = sa.select(wanted.c.participant).where(sa.exists(bonus))
+    statement = sa.select(participants.c.participant).where(sa.exists(bonus))
     rows = await tx.all(statement, {"participant": list(since), "since": list(since.values())})
     return {row.participant for row in rows}
 
@@ -107,8 +107,9 @@ def own_parameters(participants: Sequence[Any]) -> dict[str, list[int]]:
     }
 
 
-def _own(**more: Any) -> sa.TableValuedAlias:
-    return unnest_rows(participant=_BIGINT, challenge_id=_BIGINT, own_points=_BIGINT, own_precedence=_BIGINT, **more)
+def _own(**types: Any) -> sa.TableValuedAlias:
+    """One row for each participant, with `own_parameters` and further columns of these types."""
+    return unnest_rows(participant=_BIGINT, challenge_id=_BIGINT, own_points=_BIGINT, own_precedence=_BIGINT, **types)
 
 
 def _nearest(origins: sa.TableValuedAlias, order: Sequence[Any], limit: Any, *where: Any) -> Any:

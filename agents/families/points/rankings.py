@@ -20,7 +20,7 @@ from storage.tx import Tx
 NEIGHBOURS = 2
 """Participants shown above and below a visitor."""
 TOP_LIMIT = 10_000
-"""Entries of topRanking at most, whatever winnerNumber says. Who belongs to the top does not depend on it."""
+"""Limit for the entries of topRanking that are returned. It does not change who is among the first winnerNumber."""
 
 
 class Standing(Model):
@@ -53,9 +53,11 @@ async def _rankings(tx: Tx, rows: Sequence[VisitorChallenge]) -> Sequence[Rankin
     tops = _best_first(await ranking_queries.top(tx, limits), by="challenge_id")
     ranks = await ranking_queries.ranks(tx, (row.visitor_challenge_id for row in rows))
     around = _best_first(await ranking_queries.neighbours(tx, ranks, NEIGHBOURS), by="participant")
-    scores = ((row.challenge_id, each.points) for row in rows for each in around[row.visitor_challenge_id])
+    scores = (
+        (row.challenge_id, participant.points) for row in rows for participant in around[row.visitor_challenge_id]
+    )
     positions = await standings.positions(tx, scores)
-    shown = {each.visitor_id for group in (*tops.values(), *around.values()) for each in group}
+    shown = {participant.visitor_id for group in (*tops.values(), *around.values()) for participant in group}
     names = {row.visitor_id: _name(row) for row in await ranking_queries.names(tx, shown)}
     with_bonus = await _with_bonus_today(tx, rows, challenges)
     winners = await _winners(tx, ranks, challenges, positions)
@@ -84,21 +86,23 @@ def _best_first(rows: Iterable[Any], *, by: str) -> Mapping[int, list[Any]]:
 
 def _top(top: Sequence[Any], row: VisitorChallenge, names: _Names) -> list[Standing]:
     positions = _positions_from_first(top)
-    return [_standing(each, row, names, position) for each, position in zip(top, positions, strict=True)]
+    return [_standing(participant, row, names, position) for participant, position in zip(top, positions, strict=True)]
 
 
 def _positions_from_first(top: Sequence[Any]) -> Iterator[int]:
-    """Equal points share a position; the next position counts everybody before it."""
+    """Equal points share a position; the next position counts all participants above it."""
     position, points = 0, None
-    for rank, each in enumerate(top, start=1):
-        if each.points != points:
-            position, points = rank, each.points
+    for rank, participant in enumerate(top, start=1):
+        if participant.points != points:
+            position, points = rank, participant.points
         yield position
 
 
 def _others(around: Sequence[Any], row: VisitorChallenge, names: _Names, positions: _Positions) -> list[Standing]:
     """The visitor with its neighbours."""
-    return [_standing(each, row, names, positions[row.challenge_id, each.points]) for each in around]
+    return [
+        _standing(participant, row, names, positions[row.challenge_id, participant.points]) for participant in around
+    ]
 
 
 def _standing(participant: Any, row: VisitorChallenge, names: _Names, position: int) -> Standing:
@@ -120,14 +124,14 @@ async def _winners(
 ) -> set[int]:
     """The visitorChallengeIds that are among the first winnerNumber. Equal points share a position; among equals, those
     who reached their points earlier come first, until winnerNumber is reached."""
-    room = {
+    remaining = {
         row.visitor_challenge_id: challenges[row.challenge_id].winner_number - positions[row.challenge_id, row.points]
         for row in ranks
     }
-    near = [row for row in ranks if room[row.visitor_challenge_id] >= 0]
-    limits = [room[row.visitor_challenge_id] + 1 for row in near]
-    earlier = await ranking_queries.earlier_equals(tx, near, limits)
-    return {key for key, number in room.items() if earlier.get(key, 0) <= number}
+    candidates = [row for row in ranks if remaining[row.visitor_challenge_id] >= 0]
+    limits = [remaining[row.visitor_challenge_id] + 1 for row in candidates]
+    earlier = await ranking_queries.earlier_equals(tx, candidates, limits)
+    return {key for key, number in remaining.items() if earlier.get(key, 0) <= number}
 
 
 async def _with_bonus_today(tx: Tx, rows: Sequence[VisitorChallenge], challenges: Mapping[int, Challenge]) -> set[int]:
@@ -141,7 +145,7 @@ OPERATIONS: Operations = (
         VISITOR_CHALLENGES,
         "rankings.list",
         "GET /visitors/{visitorId}/rankings",
-        "List where a visitor stands in each of its challenges",
+        "List the rank of a visitor in each of its challenges",
         VisitorChallengeQuery,
         view=crud.View(Ranking, _rankings),
     ),

@@ -1,4 +1,4 @@
-"""Rewards that a visitor collects towards a threshold."""
+"""Rewards: a visitor collects a balance until it reaches a threshold."""
 
 from typing import Literal
 

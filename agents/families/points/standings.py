@@ -92,7 +92,7 @@ def _add_statement() -> Any:
 
 
 def _delete_empty_statement() -> Any:
-    """Delete those of the changed buckets in which nobody is left."""
+    """Delete the changed buckets that have no participants any more."""
     changed = _changed_rows()
     return sa.delete(RANKING_COUNTS).where(
         _COUNTS.challenge_id == changed.c.challenge_ids,
@@ -117,20 +117,20 @@ async def positions(tx: Tx, scores: Iterable[tuple[int, int]]) -> Mapping[tuple[
 def better_statement() -> Any:
     """The sum of the participants in each range of buckets. A subquery for each range and not a join, because a
     subquery can only be answered along the primary key."""
-    wanted = unnest_rows(
+    bucket_ranges = unnest_rows(
         scores=sa.Integer(), challenge_ids=_BIGINT, levels=sa.SmallInteger(), lows=_BIGINT, highs=_BIGINT
     )
     participants = (
         sa.select(sa.func.sum(_COUNTS.participants))
         .where(
-            _COUNTS.challenge_id == wanted.c.challenge_ids,
-            _COUNTS.level == wanted.c.levels,
-            _COUNTS.bucket.between(wanted.c.lows, wanted.c.highs),
+            _COUNTS.challenge_id == bucket_ranges.c.challenge_ids,
+            _COUNTS.level == bucket_ranges.c.levels,
+            _COUNTS.bucket.between(bucket_ranges.c.lows, bucket_ranges.c.highs),
         )
-        .correlate(wanted)
+        .correlate(bucket_ranges)
         .scalar_subquery()
     )
-    return sa.select(wanted.c.scores, participants.label("participants"))
+    return sa.select(bucket_ranges.c.scores, participants.label("participants"))
 
 
 def ranges(scores: Iterable[tuple[int, int]]) -> dict[str, list[int]]:

@@ -1,4 +1,4 @@
-"""The visitorChallenge: a visitor's part in a challenge. The record, and its table."""
+"""The visitorChallenge, the participation of a visitor in a challenge: its models and its table."""
 
 import sqlalchemy as sa
 
@@ -46,16 +46,16 @@ VISITOR_CHALLENGES = Table(
     parents={"visitor_id": VISITORS, "challenge_id": CHALLENGES},
     conflicts={
         "visitor_challenges_visitor_id_key": crud.already_exists(
-            "visitor_challenge", "The visitor takes part in this challenge already.", "challengeId"
+            "visitor_challenge", "The visitor has already joined this challenge.", "challengeId"
         )
     },
     hidden=[
-        # Higher is earlier, so that one direction of the index has the order of the ranking.
+        # Higher means earlier, so that one index scan in one direction returns the order of the ranking.
         sa.Column("precedence", sa.BigInteger, nullable=False),
         sa.UniqueConstraint("visitor_id", "challenge_id"),
         sa.Index("visitor_challenges_challenge_id_idx", "challenge_id", "visitor_challenge_id"),
         sa.Index("visitor_challenges_standing_idx", "challenge_id", "points", "precedence"),
-        # The few winners among very many participants.
+        # Finds the few winners among very many participants.
         sa.Index(
             "visitor_challenges_unlocked_idx",
             "challenge_id",

@@ -1,8 +1,9 @@
-"""Taking part in challenges: joining, points, and what an administrator corrects."""
+"""Participants of challenges: joining, adding points, corrections by an administrator, and leaving."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -10,7 +11,7 @@ import sqlalchemy as sa
 from agents import crud
 from agents.families.points import standings
 from agents.families.points.challenge_table import CHALLENGES, Challenge, ChallengeType
-from agents.families.points.histories import HISTORIES, step
+from agents.families.points.histories import HISTORIES, history_row
 from agents.families.points.visitor_challenge_table import (
     VISITOR_CHALLENGES,
     VisitorChallenge,
@@ -40,9 +41,9 @@ class Points(Model):
 
 def _challenge_with(name: str) -> Filter:
     def condition(columns: Any, value: Any) -> sa.ColumnElement[bool]:
-        matching = sa.select(CHALLENGES.columns.challenge_id).where(CHALLENGES.columns[name] == value)
-        found: sa.ColumnElement[bool] = columns.challenge_id.in_(matching)
-        return found
+        challenge_ids = sa.select(CHALLENGES.columns.challenge_id).where(CHALLENGES.columns[name] == value)
+        matches: sa.ColumnElement[bool] = columns.challenge_id.in_(challenge_ids)
+        return matches
 
     return Filter(condition)
 
@@ -54,14 +55,15 @@ class VisitorChallengeQuery(PageQuery):
     register_date_until: Annotated[Omittable[Instant], Filter(lambda c, moment: c.registered_date < moment)] = None
 
 
-def _running(challenge: Challenge, tx: Tx) -> None:
-    """Raises Conflict. The time of arrival counts, not that of the work."""
+def _require_running(challenge: Challenge, tx: Tx) -> None:
+    """Raises Conflict. The time at which the request arrived counts, not the time at which it is applied."""
     if not challenge.runs(tx.cause.arrived):
-        raise Conflict("challenge_not_running", "The challenge is not active, or this is not between its dates.")
+        message = "The challenge does not run: it must be active, and the request must arrive between its dates."
+        raise Conflict("challenge_not_running", message)
 
 
-# Not ended while one joins or points are added: challenges.terminate waits for us, or we see that it has ended.
-_CHALLENGE = (
+# FOR SHARE: challenges.terminate waits for this transaction, or this transaction sees the ended challenge.
+_LOCK_CHALLENGE = (
     sa.select(CHALLENGES.sql)
     .where(CHALLENGES.columns.challenge_id == sa.bindparam("challenge"))
     .with_for_update(read=True)
@@ -73,14 +75,14 @@ _CHALLENGE = (
     path=VisitorPath, body=VisitorChallengeNew, reply=VisitorChallenge,
 )  # fmt: skip
 async def create(tx: Tx, request: Request[VisitorPath, NoFields, VisitorChallengeNew]) -> VisitorChallenge:
-    """Raises NotFound for the visitor, Invalid for an unknown challenge, Conflict where it does not run or the visitor
-    has joined already."""
+    """Raises NotFound for the visitor, Invalid for an unknown challenge, and Conflict if the challenge does not run or
+    the visitor has already joined it."""
     body = request.body
     await VISITORS.require(tx, request.path.visitor_id)
-    challenge = await tx.first(_CHALLENGE, {"challenge": body.challenge_id})
+    challenge = await tx.first(_LOCK_CHALLENGE, {"challenge": body.challenge_id})
     if challenge is None:
         raise Invalid("challenge_not_found", "There is no such challenge.", field="challengeId")
-    _running(CHALLENGES.to_row(challenge), tx)
+    _require_running(CHALLENGES.to_row(challenge), tx)
     arrival = (await standings.arrivals(tx, 1))[0]
     values = {
         "visitor_id": request.path.visitor_id,
@@ -101,14 +103,14 @@ async def create(tx: Tx, request: Request[VisitorPath, NoFields, VisitorChalleng
     summary="Correct a participant", path=VisitorChallengePath, body=VisitorChallengePatch, reply=None,
 )  # fmt: skip
 async def update(tx: Tx, request: Request[VisitorChallengePath, NoFields, VisitorChallengePatch]) -> None:
-    """Other points move the standing, and they and a raised bonusEntryCount go into the history. Raises NotFound, and
-    Invalid for points below zero."""
+    """Changed points change the ranking. Changed points and a higher `bonusEntryCount` add a history row. Raises
+    NotFound, and Invalid for points below zero."""
     where = vars(request.path)
     old = await VISITOR_CHALLENGES.lock(tx, **where)
     values = request.body.sent_fields()
     points = values.get("points", old.points)
     if points < 0:
-        raise Invalid("points_below_zero", "The points would be below zero.", field="points")
+        raise Invalid("points_below_zero", "The points must not be below zero.", field="points")
     if points != old.points:
         values["precedence"] = -(await standings.arrivals(tx, 1))[0]
         await standings.move(tx, [(old.challenge_id, old.points, points)])
@@ -116,58 +118,58 @@ async def update(tx: Tx, request: Request[VisitorChallengePath, NoFields, Visito
     bonus = new.bonus_entry_count > old.bonus_entry_count
     if bonus or points != old.points:
         action = "bonus" if bonus else "update"
-        await HISTORIES.insert(tx, step(tx, new, points=points - old.points, action=action, bonus=bonus))
+        await HISTORIES.insert(tx, history_row(tx, new, points=points - old.points, action=action, bonus=bonus))
 
 
 @dataclass
 class _Participant:
-    """A locked participant, as the points of a batch change it one after the other."""
+    """A locked participant. The requests of a batch change `row` and `revision` one after the other; `stored_points`
+    are the points in the database."""
 
     row: VisitorChallenge
     revision: int
-    before: int
+    stored_points: int
     precedence: int
 
     def add(self, tx: Tx, points: int) -> None:
-        """Raises Invalid for a sum below zero or beyond 64 bits."""
+        """Raises Invalid for a total below zero or above the largest 64-bit integer."""
         total, entries = self.row.points + points, self.row.total_entry_count + 1
         if total < 0:
-            raise Invalid("points_below_zero", "The points would be below zero.", field="points")
+            raise Invalid("points_below_zero", "The total must not be below zero.", field="points")
         if max(total, entries) > INT64:
-            raise Invalid("out_of_range", "The sum would be beyond a 64-bit number.", field="points")
-        changed = {
+            raise Invalid("out_of_range", "The total and the count must fit into a 64-bit integer.", field="points")
+        values = {
             "points": total, "total_entry_count": entries,
             "last_entry_date": max(tx.cause.arrived, self.row.last_entry_date or tx.cause.arrived),
             "update_date": max(tx.now, self.row.update_date),
         }  # fmt: skip
-        self.row = self.row.model_copy(update=changed)
+        self.row = self.row.model_copy(update=values)
         self.revision += 1
 
 
-_V = VISITOR_CHALLENGES.columns
-_ITS_CHALLENGES = sa.select(_V.challenge_id).where(any_of(_V.visitor_challenge_id, "ids"))
-_CHALLENGES = (
+class _Addition(NamedTuple):
+    """The points that one request added, and the participant after it."""
+
+    points: int
+    row: VisitorChallenge
+    revision: int
+
+
+_COLUMNS = VISITOR_CHALLENGES.columns
+_CHALLENGE_IDS = sa.select(_COLUMNS.challenge_id).where(any_of(_COLUMNS.visitor_challenge_id, "ids"))
+_LOCK_CHALLENGES = (
     sa.select(CHALLENGES.sql)
-    .where(CHALLENGES.columns.challenge_id.in_(_ITS_CHALLENGES))
+    .where(CHALLENGES.columns.challenge_id.in_(_CHALLENGE_IDS))
     .order_by(CHALLENGES.columns.challenge_id)
     .with_for_update(read=True)
 )
-_PARTICIPANTS = (
+_LOCK_PARTICIPANTS = (
     sa.select(VISITOR_CHALLENGES.sql)
-    .where(any_of(_V.visitor_challenge_id, "ids"))
-    .order_by(_V.visitor_challenge_id)
+    .where(any_of(_COLUMNS.visitor_challenge_id, "ids"))
+    .order_by(_COLUMNS.visitor_challenge_id)
     .with_for_update(key_share=True)
 )
-_MOVED = (
-    "visitor_challenge_id", "points", "total_entry_count", "last_entry_date", "update_date", "precedence", "revision",
-)  # fmt: skip
-_NEW = unnest_rows(**{f"new_{name}": _V[name].type for name in _MOVED})
-_WRITE = (
-    sa.update(VISITOR_CHALLENGES.sql)
-    .where(_V.visitor_challenge_id == _NEW.c.new_visitor_challenge_id)
-    .values({name: _NEW.c[f"new_{name}"] for name in _MOVED[1:]})
-)
-_Step = tuple[VisitorChallenge, int, int]
+_UPDATED = ("points", "total_entry_count", "last_entry_date", "update_date", "precedence", "revision")
 
 
 @batch_operation(
@@ -175,65 +177,91 @@ _Step = tuple[VisitorChallenge, int, int]
     summary="Add points to a participant", path=VisitorChallengePath, body=Points, reply=None,
 )  # fmt: skip
 async def add_points(calls: Sequence[tuple[Tx, Request[VisitorChallengePath, NoFields, Points]]]) -> Sequence[Any]:
-    """Each counts an entry, moves lastEntryDate and goes into the history. Raises NotFound, Conflict where the
-    challenge does not run, and Invalid for a sum below zero."""
+    """Each call counts an entry, updates `lastEntryDate` and adds a history row. Raises NotFound, Conflict if the
+    challenge does not run, and Invalid for a total below zero."""
     tx = calls[0][0]
     ids = sorted({request.path.visitor_challenge_id for _, request in calls})
-    challenges = {row.challenge_id: CHALLENGES.to_row(row) for row in await tx.all(_CHALLENGES, {"ids": ids})}
+    challenges = {row.challenge_id: CHALLENGES.to_row(row) for row in await tx.all(_LOCK_CHALLENGES, {"ids": ids})}
     participants = {
         row.visitor_challenge_id: _Participant(VISITOR_CHALLENGES.to_row(row), row.revision, row.points, row.precedence)
-        for row in await tx.all(_PARTICIPANTS, {"ids": ids})
+        for row in await tx.all(_LOCK_PARTICIPANTS, {"ids": ids})
     }
 
-    def added(tx: Tx, request: Request[VisitorChallengePath, NoFields, Points]) -> _Step:
+    def add(tx: Tx, request: Request[VisitorChallengePath, NoFields, Points]) -> _Addition:
         participant = participants.get(request.path.visitor_challenge_id)
         if participant is None or participant.row.visitor_id != request.path.visitor_id:
             raise VISITOR_CHALLENGES.missing()
-        _running(challenges[participant.row.challenge_id], tx)
+        _require_running(challenges[participant.row.challenge_id], tx)
         participant.add(tx, request.body.points)
-        return participant.row, participant.revision, request.body.points
+        return _Addition(request.body.points, participant.row, participant.revision)
 
-    async def store(accepted: Sequence[tuple[Tx, _Step]]) -> Sequence[None]:
-        arrivals = await standings.arrivals(tx, len(accepted))
-        for (one, (row, revision, points)), arrival in zip(accepted, arrivals, strict=True):
-            if points:
-                participants[row.visitor_challenge_id].precedence = -arrival
-            VISITOR_CHALLENGES.record(one, row, row.visitor_challenge_id, revision, "updated")
-        changed = [participants[key] for key in sorted({row.visitor_challenge_id for _, (row, _, _) in accepted})]
-        await _write(tx, changed)
-        await HISTORIES.insert_many(
-            [(one, step(one, row, points=points, action="increment")) for one, (row, _, points) in accepted]
-        )
-        return [None] * len(accepted)
-
-    return await apply_each(calls, added, store)
+    return await apply_each(calls, add, partial(_store_additions, participants))
 
 
-async def _write(tx: Tx, changed: Sequence[_Participant]) -> None:
-    columns = {f"new_{name}": [getattr(each.row, name, None) for each in changed] for name in _MOVED}
-    columns["new_precedence"] = [each.precedence for each in changed]
-    columns["new_revision"] = [each.revision for each in changed]
-    await tx.conn.execute(_WRITE, columns)
-    await standings.move(tx, [(each.row.challenge_id, each.before, each.row.points) for each in changed])
+async def _store_additions(
+    participants: Mapping[int, _Participant], additions: Sequence[tuple[Tx, _Addition]]
+) -> Sequence[None]:
+    """Record one change and one history row for each request, and write each participant once."""
+    batch_tx = additions[0][0]
+    arrivals = await standings.arrivals(batch_tx, len(additions))
+    for (tx, addition), arrival in zip(additions, arrivals, strict=True):
+        participant_id = addition.row.visitor_challenge_id
+        if addition.points:
+            participants[participant_id].precedence = -arrival
+        VISITOR_CHALLENGES.record(tx, addition.row, participant_id, addition.revision, "updated")
+    updated_ids = sorted({addition.row.visitor_challenge_id for _, addition in additions})
+    await _write(batch_tx, [participants[participant_id] for participant_id in updated_ids])
+    await HISTORIES.insert_many(
+        [(tx, history_row(tx, addition.row, points=addition.points, action="increment")) for tx, addition in additions]
+    )
+    return [None] * len(additions)
 
 
-_OF_VISITOR = (
-    sa.select(_V.challenge_id, _V.points)
-    .where(_V.visitor_id == sa.bindparam("visitor"))
-    .order_by(_V.visitor_challenge_id)
-    .with_for_update()
-)
+async def _write(tx: Tx, participants: Sequence[_Participant]) -> None:
+    keys = [participant.row.visitor_challenge_id for participant in participants]
+    values = {
+        f"new_{name}": [getattr(participant.row, name, None) for participant in participants] for name in _UPDATED
+    }
+    values["new_precedence"] = [participant.precedence for participant in participants]
+    values["new_revision"] = [participant.revision for participant in participants]
+    await tx.conn.execute(_UPDATE_PARTICIPANTS, {"new_visitor_challenge_id": keys, **values})
+    await standings.move(
+        tx,
+        [
+            (participant.row.challenge_id, participant.stored_points, participant.row.points)
+            for participant in participants
+        ],
+    )
+
+
+def _update_participants_statement() -> Any:
+    """Update many participants, each with its own values, which are the rows of list parameters."""
+    new = unnest_rows(**{f"new_{name}": _COLUMNS[name].type for name in ("visitor_challenge_id", *_UPDATED)})
+    return (
+        sa.update(VISITOR_CHALLENGES.sql)
+        .where(_COLUMNS.visitor_challenge_id == new.c.new_visitor_challenge_id)
+        .values({name: new.c[f"new_{name}"] for name in _UPDATED})
+    )
+
+
+_UPDATE_PARTICIPANTS = _update_participants_statement()
 
 
 async def remove_from_standings(tx: Tx, visitor_id: UUID) -> None:
-    """Take a visitor who is being erased out of the standings. What is left or gets points at the same time is waited
-    for, so that exactly what the erasure removes is taken away."""
-    parts = await tx.all(_OF_VISITOR, {"visitor": visitor_id})
-    await standings.move(tx, [(part.challenge_id, part.points, 0) for part in parts])
+    """Remove a visitor who is being erased from the standings. The rows are locked first: a concurrent deletion or
+    addition of points is then finished or waits, so the counts that are removed are those of the erased rows."""
+    statement = (
+        sa.select(_COLUMNS.challenge_id, _COLUMNS.points)
+        .where(_COLUMNS.visitor_id == visitor_id)
+        .order_by(_COLUMNS.visitor_challenge_id)
+        .with_for_update()
+    )
+    rows = await tx.all(statement)
+    await standings.move(tx, [(row.challenge_id, row.points, 0) for row in rows])
 
 
-async def _leave(tx: Tx, left: VisitorChallenge) -> None:
-    await standings.move(tx, [(left.challenge_id, left.points, 0)])
+async def _remove_points(tx: Tx, deleted: VisitorChallenge) -> None:
+    await standings.move(tx, [(deleted.challenge_id, deleted.points, 0)])
 
 
 _ALL = "/visitors/{visitorId}/visitorChallenges"
@@ -254,6 +282,6 @@ OPERATIONS: Operations = (
         "visitorChallenges.delete",
         f"DELETE {_ALL}/{{visitorChallengeId}}",
         "Leave a challenge",
-        then=_leave,
+        then=_remove_points,
     ),
 )
