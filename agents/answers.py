@@ -1,4 +1,4 @@
-"""From what a handler returned to the status and body that travel."""
+"""Turns a handler's return value or fault into the status and the body of an answer."""
 
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -13,7 +13,7 @@ from schemas.requests import Request
 
 
 class Answer(NamedTuple):
-    """`body` is the reply as plain data with times, UUIDs and decimals as such; None for an empty one."""
+    """`body` is plain data that may hold times, UUIDs and decimals; None if the reply is empty."""
 
     status: int
     body: Any = None
@@ -24,7 +24,8 @@ def of_fault(fault: Fault) -> Answer:
 
 
 def of_value(operation: Operation, request: Request[Any, Any, Any], raw_query: dict[str, Any], value: Any) -> Answer:
-    """Raises Invalid where `fields` names one that the reply does not have. `raw_query` is what the caller wrote."""
+    """The answer with `value`, which a handler returned. `raw_query` is the query before validation; the page links
+    repeat it. Raises Invalid if the `fields` parameter names a field that the reply does not have."""
     if isinstance(value, Existing):
         return of_value(operation, request, raw_query, value.value)._replace(status=HTTPStatus.OK)
     match operation.shape:
@@ -44,8 +45,8 @@ def of_value(operation: Operation, request: Request[Any, Any, Any], raw_query: d
 def _links(
     operation: Operation, request: Request[Any, Any, Any], raw_query: dict[str, Any], page: Page[Any]
 ) -> dict[str, str]:
-    places = {key: quote(str(value), safe="") for key, value in request.path.model_dump().items()}
-    url = operation.path.format(**places)
+    path_params = {name: quote(str(value), safe="") for name, value in request.path.model_dump().items()}
+    url = operation.path.format(**path_params)
     query = request.query
     if not isinstance(query, PagingQuery):
         return page_links(url, raw_query, offset=0, limit=0, more=False)
@@ -53,12 +54,13 @@ def _links(
 
 
 def _selected(operation: Operation, request: Request[Any, Any, Any], items: Sequence[Model]) -> list[dict[str, Any]]:
-    wanted = getattr(request.query, "fields", None)
-    if not wanted:
+    """The items with the fields that the `fields` parameter lists, or with all fields."""
+    fields = getattr(request.query, "fields", None)
+    if not fields:
         return [operation.dump(item) for item in items]
     assert operation.item is not None
-    known = {field.serialization_alias for field in operation.item.model_fields.values()}
-    names = {name.strip() for name in wanted.split(",")}
-    for name in sorted(names - known):
-        raise Invalid("unknown_reply_field", f"The reply has no field {name[:100]!r}.", field="fields")
-    return [{name: value for name, value in operation.dump(item).items() if name in names} for item in items]
+    reply_fields = {field.serialization_alias for field in operation.item.model_fields.values()}
+    selected = {name.strip() for name in fields.split(",")}
+    if not selected <= reply_fields:
+        raise Invalid("unknown_reply_field", "`fields` may list only fields of the reply.", field="fields")
+    return [{name: value for name, value in operation.dump(item).items() if name in selected} for item in items]

@@ -1,4 +1,4 @@
-"""All operations, by family. Everything else (routes, topics, schemas, documents) is derived from this at start."""
+"""All operations, by family. Routes, topics, schemas and the OpenAPI document are derived from this list at start."""
 
 from collections.abc import Mapping
 

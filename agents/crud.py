@@ -1,6 +1,6 @@
-"""Plain create, read, update, delete and list lines. What needs more than one check is an `@operation` of its own."""
+"""Plain create, read, update, delete and list operations. An operation with more than one rule is an `@operation`."""
 
-import re
+import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import create_model
 from pydantic.alias_generators import to_camel, to_snake
 
-from agents.operation import Operation, declare, pascal_case
+from agents.operation import Operation, declare, pascal_case, path_params
 from schemas.faults import Conflict, Invalid, NotFound
 from schemas.model import Model
 from schemas.replies import FieldsQuery, Page, PageQuery, PagingQuery
@@ -25,8 +25,8 @@ Check = Callable[[Tx, Row, Fields], Awaitable[None]]
 
 @dataclass(frozen=True)
 class View(Generic[Row]):
-    """A reply that is not the row. `build` makes the replies of all rows of a page at once, so that a list takes a
-    bounded number of statements; without it, the reply has some of the row's fields."""
+    """A reply that differs from the row. `build` makes the replies of all rows of a page together, so that a list takes
+    a bounded number of statements. Without `build`, the reply has some of the row's fields."""
 
     reply: type[Model]
     build: Callable[[Tx, Sequence[Row]], Awaitable[Sequence[Model]]] | None = None
@@ -42,9 +42,10 @@ def gets(
     view: View[Row] | None = None,
 ) -> Operation:
     async def get(tx: Tx, request: Request[Any, Any, Any]) -> Model:
-        return (await viewed(tx, view, [await table.find(tx, **_values(request.path))]))[0]
+        row = await table.find(tx, **_field_values(request.path))
+        return (await _replies(tx, view, [row]))[0]
 
-    path, reply = path_of(table, name, route), view.reply if view else table.row
+    path, reply = path_of(table, name, route), _reply_model(table, view)
     return declare(name, route, summary=summary, path=path, query=query, reply=reply, handler=get)
 
 
@@ -57,18 +58,18 @@ def lists(
     *,
     view: View[Row] | None = None,
 ) -> Operation:
-    """`query` has the filters: a field is compared with its column, `…Since` and `…Gte` are inclusive, `…Until` and
-    `…Lt` exclusive; what differs carries a `storage.lists.Filter`."""
+    """The fields of `query` are the filters. A filter compares the column of its name. `…Since` and `…Gte` are
+    inclusive, `…Until` and `…Lt` exclusive. Any other comparison is a `storage.lists.Filter`."""
 
     async def list_page(tx: Tx, request: Request[Any, Any, Any]) -> Page[Model]:
-        within = _values(request.path)
-        for column, value in within.items():
-            await table.parents[column].require(tx, value)
-        found = await storage_lists.page(tx, table, request.query, within=within, shown=sortable)
-        return Page(await viewed(tx, view, found.items), found.more)
+        parent_keys = _field_values(request.path)
+        for column, key in parent_keys.items():
+            await table.parents[column].require(tx, key)
+        page = await storage_lists.page(tx, table, request.query, within=parent_keys, shown=sortable)
+        return Page(await _replies(tx, view, page.items), page.more)
 
-    path, reply = path_of(table, name, route), view.reply if view else table.row
-    # A reply made of other records is sorted by the row's fields.
+    path, reply = path_of(table, name, route), _reply_model(table, view)
+    # A reply that is neither a part nor an extension of the row is sorted by the row's fields.
     sortable = reply if issubclass(table.row, reply) or issubclass(reply, table.row) else table.row
     return declare(
         name, route, summary=summary, path=path, query=query, reply=reply, sorted_by=sortable, shape="page",
@@ -81,10 +82,11 @@ def creates(
 ) -> Operation:
     async def create(tx: Tx, request: Request[Any, Any, Any]) -> Model:
         require_same_ids(request)
-        return (await viewed(tx, view, [await table.insert(tx, _values(request.body) | _values(request.path))]))[0]
+        row = await table.insert(tx, _field_values(request.body) | _field_values(request.path))
+        return (await _replies(tx, view, [row]))[0]
 
-    path, reply = path_of(table, name, route), view.reply if view else table.row
-    # Under a path without parameters, records with the same key or the same parent stay in order.
+    path, reply = path_of(table, name, route), _reply_model(table, view)
+    # If the path has no parameters, requests for the same key or the same parent go to one partition.
     references = tuple(to_camel(column) for column in (table.key, *table.parents) if column in body.model_fields)
     return declare(
         name, route, summary=summary, path=path, body=body, reply=reply, handler=create,
@@ -92,13 +94,19 @@ def creates(
     )  # fmt: skip
 
 
-def already_exists(what: str, message: str, field: str | None = None) -> Callable[[], Conflict]:
-    """What breaking a unique constraint means: 409 `<what>_exists`."""
-    return partial(Conflict, f"{what}_exists", message, field=field)
+def already_exists(resource: str, message: str, field: str | None = None) -> Callable[[], Conflict]:
+    """The fault of a violated unique constraint: 409 `<resource>_exists`."""
+    return partial(Conflict, f"{resource}_exists", message, field=field)
 
 
-async def viewed(tx: Tx, view: View[Row] | None, rows: Sequence[Row]) -> Sequence[Model]:
-    return rows if view is None or view.build is None else await view.build(tx, rows)
+def _reply_model(table: Table[Row], view: View[Row] | None) -> type[Model]:
+    return table.row if view is None else view.reply
+
+
+async def _replies(tx: Tx, view: View[Row] | None, rows: Sequence[Row]) -> Sequence[Model]:
+    if view is None or view.build is None:
+        return rows
+    return await view.build(tx, rows)
 
 
 def updates(
@@ -111,7 +119,7 @@ def updates(
 ) -> Operation:
     async def update(tx: Tx, request: Request[Any, Any, Any]) -> None:
         require_same_ids(request)
-        where = _values(request.path)
+        where = _field_values(request.path)
         old = await table.lock(tx, **where)
         if check is not None:
             await check(tx, old, request.body)
@@ -124,8 +132,10 @@ def updates(
 def deletes(
     table: Table[Row], name: str, route: str, summary: str, then: Callable[[Tx, Row], Awaitable[None]] | None = None
 ) -> Operation:
+    """`then` is called with the deleted row."""
+
     async def delete(tx: Tx, request: Request[Any, Any, Any]) -> None:
-        where = _values(request.path)
+        where = _field_values(request.path)
         old = await table.lock(tx, **where)
         await table.delete(tx, **where)
         if then is not None:
@@ -143,49 +153,55 @@ def soft_deletes(
     over: Callable[[Row], bool],
     values: Callable[[Tx], dict[str, Any]],
 ) -> Operation:
-    """A delete that keeps the row, with these values. What is over already is not found."""
+    """A delete that keeps the row and writes `values` to it. A row that is `over` already is answered with 404."""
 
-    async def end(tx: Tx, request: Request[Any, Any, Any]) -> None:
-        where = _values(request.path)
+    async def soft_delete(tx: Tx, request: Request[Any, Any, Any]) -> None:
+        where = _field_values(request.path)
         if over(await table.lock(tx, **where)):
             raise table.missing()
         await table.update(tx, values(tx), **where)
 
-    return declare(name, route, summary=summary, path=path_of(table, name, route), reply=None, handler=end)
+    return declare(name, route, summary=summary, path=path_of(table, name, route), reply=None, handler=soft_delete)
 
 
 async def require_child(tx: Tx, table: Table[Any], body: Model, name: str, **parent: Any) -> None:
-    """Raises Invalid where what the body names in a field is not there, or not under this parent."""
+    """Raises Invalid if no row of `table` has the key that the body's field `name` holds, under this parent."""
     try:
         await table.find(tx, **{name: getattr(body, name)}, **parent)
     except NotFound as fault:
-        raise Invalid(fault.code, f"There is no such {table.resource} here.", field=_wire(body, name)) from None
+        message = f"There is no {table.resource} with this id here. Send the id of an existing one."
+        raise Invalid(fault.code, message, field=_json_name(body, name)) from None
 
 
 def require_same_ids(request: Request[Any, Any, Any]) -> None:
-    """Raises Invalid where an id in the body differs from the path's."""
-    path, body = _values(request.path), request.body.sent_fields()
+    """Raises Invalid if an id in the body differs from the same id in the path."""
+    path, body = _field_values(request.path), request.body.sent_fields()
     for name in path.keys() & body.keys():
         if path[name] != body[name]:
-            raise Invalid("ids_differ", "This id differs from the one in the path.", field=_wire(request.body, name))
+            message = "This id differs from the id in the path. Send the same id."
+            raise Invalid("ids_differ", message, field=_json_name(request.body, name))
 
 
-def _wire(model: Model, name: str) -> str | None:
+def _json_name(model: Model, name: str) -> str | None:
     return type(model).model_fields[name].serialization_alias
 
 
-def _values(model: Model) -> dict[str, Any]:
+def _field_values(model: Model) -> dict[str, Any]:
     return {name: getattr(model, name) for name in type(model).model_fields}
 
 
 def path_of(table: Table[Any], name: str, route: str) -> type[Model]:
-    """A route's places are columns of the table, and have their types."""
-    columns = [to_snake(place) for place in re.findall(r"{(\w+)}", route)]
-    fields: dict[str, Any] = {column: (_declared(table, column), ...) for column in columns}
+    """The path model of a route. Each path parameter is a column of the table and has its type."""
+    columns = [to_snake(param) for param in path_params(route)]
+    fields: dict[str, Any] = {column: (_column_annotation(table, column), ...) for column in columns}
     return create_model(f"{pascal_case(name)}Path", __base__=Model, **fields)
 
 
-def _declared(table: Table[Any], column: str) -> Any:
-    return table.row.__annotations__.get(column) or next(
-        base.__annotations__[column] for base in table.row.__mro__ if column in getattr(base, "__annotations__", {})
-    )
+def _column_annotation(table: Table[Any], column: str) -> Any:
+    """The annotation with its constraints, from the class that declares the field. `FieldInfo.annotation` has no
+    constraints."""
+    for base in table.row.__mro__:
+        annotations = inspect.get_annotations(base)
+        if column in annotations:
+            return annotations[column]
+    raise KeyError(column)

@@ -1,4 +1,4 @@
-"""An operation as a value: its name, its route, its models and its one handler. `agents.catalogue` lists them all."""
+"""An operation as a value: its name, its route, its models and its handler. `agents.catalogue` lists all operations."""
 
 import inspect
 import re
@@ -22,60 +22,66 @@ from topics import names
 
 @dataclass(frozen=True, slots=True)
 class Existing:
-    """What an operation that creates or finds answers, with 200 instead of 201, where it found."""
+    """A handler that upserts returns this when the record existed before: the answer is 200 instead of 201."""
 
     value: Model
 
 
 ReplyShape = Literal["empty", "record", "page", "object", "array"]
-"""`object` and `array` are the replies without an envelope."""
+"""`object` and `array` replies have no envelope."""
 
 AnyRequest = Request[Any, Any, Any]
 Handler = Callable[[Tx, Any], Awaitable[Any]]
 BatchHandler = Callable[[Sequence[tuple[Tx, Any]]], Awaitable[Sequence[Any]]]
 
 _ROUTE = re.compile(r"(GET|POST|PUT|PATCH|DELETE) (/\S+)")
-_PLACE = re.compile(r"{(\w+)}")
+_PATH_PARAM = re.compile(r"{(\w+)}")
 _RAISES = re.compile(r"\s*\bRaises\b[^.]*\.")
+
+
+def path_params(path: str) -> list[str]:
+    """The names of a path's parameters, in their order: `["visitorId"]` for `/visitors/{visitorId}`."""
+    return _PATH_PARAM.findall(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """`handler` takes one request, `batch` many at once in the same transaction; an operation has one of them."""
+    """An operation has either a `handler`, which takes one request, or a `batch`, which takes many requests of one
+    transaction."""
 
     name: str
     method: str
     path: str
     summary: str
     description: str
-    """What its handler's docstring says, for callers: Markdown, empty where the summary says all."""
+    """The handler's docstring without its "Raises": Markdown for callers, empty if the handler has no docstring."""
     request: type[AnyRequest]
     item: type[Model] | None
     shape: ReplyShape
     status: int
     upserts: bool
-    """Also answers 200, see Existing."""
+    """The operation answers 200 for an existing record, see Existing."""
     sorts: Sequence[str]
-    """The reply fields by which `sort` can sort; empty where there is no `sort`."""
+    """The reply fields that the `sort` parameter accepts; empty if the operation has no `sort`."""
     at_least_one: Sequence[str]
-    """Body fields of which at least one is needed."""
+    """The body must have at least one of these fields."""
     faults: Sequence[type[Fault]]
-    """Faults beyond those that its method, path and body imply."""
+    """Faults in addition to those that the method, the path and the body imply."""
     partition_key: Sequence[str]
-    """Fields of the path or body; the first one that is present decides the partition of a request over HTTP."""
+    """Fields of the path or the body. The edge uses the value of the first field present as the message key."""
     dump: Callable[[Any], Any]
-    """A row as the plain data of its reply: exactly the fields of `item`, whatever else the row has."""
+    """Turns a row into the plain data of the reply: the fields of `item`, without other fields of the row."""
     handler: Handler | None = None
     batch: BatchHandler | None = None
 
     @property
     def is_query(self) -> bool:
-        """Reads travel on their own topic, are never stored in the inbox and change nothing."""
+        """Queries change nothing. They have a topic of their own, and the inbox does not store them."""
         return self.method == "GET"
 
     @property
     def reply(self) -> Any:
-        """The model of the whole reply; None where the reply has no body."""
+        """The model of the reply with its envelope; None if the reply has no body."""
         match self.shape, self.item:
             case "record", item:
                 return Record[item]  # type: ignore[valid-type]
@@ -113,49 +119,52 @@ def declare(
     handler: Handler | None = None,
     batch: BatchHandler | None = None,
 ) -> Operation:
-    """Make an operation. By default its status is that of its method, it sorts by the scalar fields of its reply, and
-    its requests are partitioned by the first parameter of its path. Raises ValueError, at import, if the route and the
-    path model differ."""
-    found = _ROUTE.fullmatch(route)
-    if found is None:
-        raise ValueError(f"{name}: {route!r} is not METHOD /path")
-    places = set(_PLACE.findall(found[2]))
-    fields = {field.serialization_alias for field in path.model_fields.values()}
-    if places != fields:
-        raise ValueError(f"{name}: the route names {sorted(places)}, its path model {sorted(map(str, fields))}")
+    """Make an operation. Defaults: the status follows from the method, `sort` accepts the scalar fields of the reply,
+    and the first path parameter is the partition key. Raises ValueError, at import, if the parameters of the route are
+    not the fields of `path`."""
+    match = _ROUTE.fullmatch(route)
+    if match is None:
+        raise ValueError(f"{name}: {route!r} does not have the form 'METHOD /path'")
+    method, url = match.groups()
+    params = path_params(url)
+    fields = {str(field.serialization_alias) for field in path.model_fields.values()}
+    if set(params) != fields:
+        raise ValueError(f"{name}: the route has the parameters {sorted(params)}, the path model {sorted(fields)}")
     return Operation(
         name=name,
-        method=found[1],
-        path=found[2],
+        method=method,
+        path=url,
         summary=summary,
         description=_for_callers((handler or batch).__doc__),
         request=Request[path, query, body],  # type: ignore[valid-type]
         item=reply,
         shape=shape if reply else "empty",
         dump=TypeAdapter(reply or NoFields).dump_python,
-        status=status or _status(found[1], reply is not None),
+        status=status or _default_status(method, reply is not None),
         upserts=upserts,
         at_least_one=at_least_one,
         faults=faults,
-        partition_key=partition_key or tuple(_PLACE.findall(found[2])[:1]),
-        sorts=tuple(_single_values(sorted_by or reply or NoFields)) if "sort" in query.model_fields else (),
+        partition_key=partition_key or tuple(params[:1]),
+        sorts=tuple(_scalar_fields(sorted_by or reply or NoFields)) if "sort" in query.model_fields else (),
         handler=handler,
         batch=batch,
     )
 
 
-def _status(method: str, has_reply: bool) -> int:
+def _default_status(method: str, has_reply: bool) -> int:
     if not has_reply:
         return HTTPStatus.NO_CONTENT
-    return HTTPStatus.CREATED if method == "POST" else HTTPStatus.OK
+    if method == "POST":
+        return HTTPStatus.CREATED
+    return HTTPStatus.OK
 
 
 def _for_callers(docstring: str | None) -> str:
-    """Without what it says of exceptions, which callers never see."""
+    """The docstring without its "Raises": callers never see exceptions."""
     return _RAISES.sub("", inspect.cleandoc(docstring or "")).strip()
 
 
-def _single_values(model: type[Model]) -> Iterator[str]:
+def _scalar_fields(model: type[Model]) -> Iterator[str]:
     for field in model.model_fields.values():
         base = shape_of(field.annotation).base
         if base not in (list, dict) and not issubclass(base, BaseModel):
@@ -163,25 +172,26 @@ def _single_values(model: type[Model]) -> Iterator[str]:
 
 
 def pascal_case(name: str) -> str:
-    """`visits.create` as `VisitsCreate`, the beginning of the names of its models and schemas."""
+    """`VisitsCreate` for `visits.create`. The names of an operation's models and schemas begin with it."""
     return "".join(part[0].upper() + part[1:] for part in name.split("."))
 
 
-def operation(name: str, route: str, **parts: Any) -> Callable[[Handler], Operation]:
-    """Turn a handler `(tx, request) -> value` into an operation; the parts are those of `declare`."""
+def operation(name: str, route: str, **facts: Any) -> Callable[[Handler], Operation]:
+    """Turn a handler `(tx, request) -> value` into an operation. `facts` are the other arguments of `declare`."""
 
     def decorate(handler: Handler) -> Operation:
-        return declare(name, route, handler=handler, **parts)
+        return declare(name, route, handler=handler, **facts)
 
     return decorate
 
 
-def batch_operation(name: str, route: str, **parts: Any) -> Callable[[BatchHandler], Operation]:
-    """The same for a handler that applies many requests with a bounded number of statements. It gets
-    `[(tx, request), …]`, all in one transaction, and answers a value or a Fault for each, in their order."""
+def batch_operation(name: str, route: str, **facts: Any) -> Callable[[BatchHandler], Operation]:
+    """Turn a batch handler into an operation. A batch handler applies many requests of one transaction with a bounded
+    number of statements. It takes `[(tx, request), …]` and returns a value or a Fault for each request, in the same
+    order. `facts` are the other arguments of `declare`."""
 
     def decorate(batch: BatchHandler) -> Operation:
-        return declare(name, route, batch=batch, **parts)
+        return declare(name, route, batch=batch, **facts)
 
     return decorate
 
@@ -195,46 +205,46 @@ async def apply_each(
     check: Callable[[Tx, Any], Accepted],
     store: Callable[[Sequence[tuple[Tx, Accepted]]], Awaitable[Sequence[Stored]]],
 ) -> list[Stored | Fault]:
-    """The outcomes of a set-based handler: what `check` makes of each call goes to `store`, all together; what it
-    raises as a Fault is that call's outcome."""
+    """Check each call by itself, then store all accepted calls together. `store` gets the values that `check` returns.
+    A Fault that `check` raises is the outcome of its call. The outcomes have the order of the calls."""
     outcomes: dict[int, Stored | Fault] = {}
-    accepted: list[tuple[int, tuple[Tx, Accepted]]] = []
-    for place, (tx, request) in enumerate(calls):
+    accepted: dict[int, tuple[Tx, Accepted]] = {}
+    for index, (tx, request) in enumerate(calls):
         try:
-            accepted.append((place, (tx, check(tx, request))))
+            accepted[index] = (tx, check(tx, request))
         except Fault as fault:
-            outcomes[place] = fault
+            outcomes[index] = fault
     if accepted:
-        stored = await store([item for _, item in accepted])
-        outcomes.update(zip((place for place, _ in accepted), stored, strict=True))
-    return [outcomes[place] for place in range(len(calls))]
+        stored = await store(list(accepted.values()))
+        outcomes.update(zip(accepted, stored, strict=True))
+    return [outcomes[index] for index in range(len(calls))]
 
 
 class Catalogue:
-    """Operations by name and by family, and the tables whose changes are published. Raises ValueError, at start, where
-    two operations share a name or a route."""
+    """Operations by name and by family, and the tables whose changes are published. Raises ValueError, at start, if two
+    operations have the same name or the same route."""
 
     def __init__(self, families: Mapping[str, Operations], tables: Iterable[Table[Any]] = ()) -> None:
         self.families = families
         self.tables = tuple(tables)
-        self.operations: list[Operation] = [operation for group in families.values() for operation in group]
+        self.operations: list[Operation] = [operation for operations in families.values() for operation in operations]
         self.by_name = {operation.name: operation for operation in self.operations}
-        self.family_of = {operation.name: family for family, group in families.items() for operation in group}
+        self.family_of = {operation.name: family for family, operations in families.items() for operation in operations}
         self.topic_of = {
             operation.name: names.QUERIES if operation.is_query else names.requests(self.family_of[operation.name])
             for operation in self.operations
         }
-        """The topic that takes the requests of an operation."""
-        _unique("name", [operation.name for operation in self.operations])
-        _unique("route", [f"{operation.method} {operation.path}" for operation in self.operations])
+        """By operation, the topic of its requests."""
+        _require_unique("name", [operation.name for operation in self.operations])
+        _require_unique("route", [f"{operation.method} {operation.path}" for operation in self.operations])
 
     @staticmethod
     def rules_of(family: str) -> str:
-        """What the family's package says of it, for those who use it: Markdown."""
+        """The docstring of the family's package: Markdown for callers."""
         return inspect.cleandoc(import_module(f"agents.families.{family}").__doc__ or "")
 
 
-def _unique(kind: str, values: Iterable[str]) -> None:
+def _require_unique(kind: str, values: Iterable[str]) -> None:
     seen: set[str] = set()
     for value in values:
         if value in seen:

@@ -1,4 +1,4 @@
-"""What the messages of each operation and the changes of each table look like, in JSON and in Avro."""
+"""The JSON and Avro encoding of the messages of each operation and of the changes of each table."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,15 +17,16 @@ from topics.envelope import JSON, InvalidMessage
 
 
 @dataclass(frozen=True)
-class _Ids:
+class _SchemaIds:
     request: int
     result: int
     branch: str | None
-    """The name of the reply's record in the union of the result's body; None for arrays, which need none."""
+    """The name of the reply's record in the union of the result's body. None for an array or an empty reply, which need
+    no name."""
 
 
 class Wire:
-    """Reads requests and writes results and changes; made once, at start."""
+    """Decodes requests and encodes results and changes. A process creates one instance, at start."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.requests = {
@@ -35,27 +36,29 @@ class Wire:
         self.changes = {table.resource: _change_schema(table) for table in catalogue.tables}
         self._codec = Codec([*self.requests.values(), *self.results.values(), *self.changes.values()])
         self._ids = {
-            op.name: _Ids(avro.schema_id(self.requests[op.name]), avro.schema_id(self.results[op.name]), _branch(op))
+            op.name: _SchemaIds(
+                avro.schema_id(self.requests[op.name]), avro.schema_id(self.results[op.name]), _branch(op)
+            )
             for op in catalogue.operations
         }
-        self._after = {table.resource: f"{avro.NAMESPACE}.{table.row.__name__}" for table in catalogue.tables}
+        self._row_names = {table.resource: f"{avro.NAMESPACE}.{table.row.__name__}" for table in catalogue.tables}
         self.change_ids = {resource: avro.schema_id(schema) for resource, schema in self.changes.items()}
 
     def ids(self, operation: str) -> dict[str, int]:
         """The schema ids of an operation's messages."""
-        found = self._ids[operation]
-        return {"request": found.request, "result": found.result}
+        ids = self._ids[operation]
+        return {"request": ids.request, "result": ids.result}
 
     def read_request(self, operation: Operation, content_type: str, value: bytes) -> dict[str, Any]:
-        """The parts of a request, as their JSON would be. Raises InvalidMessage."""
+        """The parts of a request as plain JSON data, also if the value is Avro. Raises InvalidMessage."""
         if content_type == JSON:
-            found = json.read(value)
-            if not isinstance(found, dict):
+            parsed = json.read(value)
+            if not isinstance(parsed, dict):
                 raise InvalidMessage("not_an_object", "The value is not a JSON object.")
-            return found
+            return parsed
         schema, record = self._codec.read(value)
         if schema != self._ids[operation.name].request:
-            raise InvalidMessage("wrong_schema", f"The value's schema is not the one of {operation.name} requests.")
+            raise InvalidMessage("wrong_schema", f"The value does not have the schema of {operation.name} requests.")
         parts = operation.request.parts()
         return {
             part: avro.absent_as_left_out(parts[part], value) for part, value in record.items() if value is not None
@@ -78,16 +81,16 @@ class Wire:
         return self._codec.write(ids.result, {"status": answer.status, "body": body})
 
     def bounded_result(self, operation: Operation, content_type: str, answer: Answer) -> bytes:
-        """Raises Invalid where the answer is more than a message takes."""
+        """Like write_result. Raises Invalid if the result is larger than `names.REPLY_LIMIT`."""
         result = self.write_result(operation, content_type, answer)
         if len(result) <= names.REPLY_LIMIT:
             return result
         if "limit" in operation.request.model_fields["query"].annotation.model_fields:  # type: ignore[union-attr]
-            raise Invalid("reply_too_large", "The reply would be too large; ask for fewer.", field="limit")
-        raise Invalid("reply_too_large", f"The reply would be larger than {names.REPLY_LIMIT >> 20} MiB.")
+            raise Invalid("reply_too_large", "The reply is too large. Send a smaller limit.", field="limit")
+        raise Invalid("reply_too_large", f"The reply is larger than {names.REPLY_LIMIT >> 20} MiB.")
 
     def native(self, operation: Operation, status: int, body: Any) -> Any:
-        """A reply that was read from JSON, with times, UUIDs and decimals as Python has them."""
+        """A reply that was decoded from JSON, with its times, UUIDs and decimals converted to Python types."""
         if operation.item is None or status >= 400 or body is None:
             return body
         match operation.shape:
@@ -104,17 +107,17 @@ class Wire:
             "id": change.id,
             "revision": change.revision,
             "action": change.action,
-            # As text, which fastavro knows to be of the union sooner.
+            # As text: fastavro matches a text to the union faster than a UUID.
             "visitorId": change.visitor_id and str(change.visitor_id),
             "occurredAt": occurred_at,
             "causedBy": caused_by,
-            # With the name of its record, or fastavro would look through all of it to find that it is no null.
-            "after": None if change.after is None else (self._after[change.resource], change.after.model_dump()),
+            # The record's name selects the branch of the union. Without it, fastavro would validate the whole record.
+            "after": None if change.after is None else (self._row_names[change.resource], change.after.model_dump()),
         }
         return self._codec.write(self.change_ids[change.resource], record)
 
     def read(self, content_type: str, value: bytes) -> Any:
-        """Any value that this service writes, whatever its schema. Raises InvalidMessage."""
+        """Decode a value of any schema of this service. Raises InvalidMessage."""
         return json.read(value) if content_type == JSON else self._codec.read(value)[1]
 
 
@@ -134,22 +137,23 @@ def _branch(operation: Operation) -> str | None:
 
 
 def _result_schema(operation: Operation) -> Schema:
-    known: set[str] = set()
-    return avro.result_schema(pascal_case(operation.name), _body_schema(operation, known), Errors, known)
+    defined: set[str] = set()
+    return avro.result_schema(pascal_case(operation.name), _body_schema(operation, defined), Errors, defined)
 
 
-def _body_schema(operation: Operation, known: set[str]) -> Any:
+def _body_schema(operation: Operation, defined: set[str]) -> Any:
+    """The schema of a reply. A name in `defined` is referred to, not defined again; new names are added."""
     item = operation.item
     if item is None:
         return None
     sparse = frozenset([item]) if operation.is_query else frozenset()
-    record = avro.record_of(item, sparse=sparse, known=known)
+    record = avro.record_of(item, sparse=sparse, known=defined)
     match operation.shape:
         case "object":
             return record
         case "array":
             return avro.array_of(record)
-    metadata = avro.record_of(Metadata, known=known)
+    metadata = avro.record_of(Metadata, known=defined)
     data = avro.array_of(record) if operation.shape == "page" else record
     fields = [{"name": "data", "type": data}, {"name": "metadata", "type": metadata}]
     return {

@@ -1,4 +1,4 @@
-"""docker-compose.yml and Dockerfile, held against what they start; they are read here, not run."""
+"""docker-compose.yml and Dockerfile agree with the program that they start. The tests only read the two files."""
 
 import re
 import subprocess
@@ -29,23 +29,23 @@ def test_the_image_is_built_on_an_exact_version() -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_variable_is_one_that_the_settings_know_and_take(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_variable_is_a_setting_with_a_valid_value(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, value in SERVICES[name]["environment"].items():
         if variable.startswith(settings.PREFIX):
             monkeypatch.setenv(variable, re.sub(r"\$\{\w+:-(\w+)\}", r"\1", value))
-    found = settings.load()
-    assert found.kafka.min_insync <= found.kafka.replication or name in ("kafka", "postgres")
+    loaded = settings.load()
+    assert loaded.kafka.min_insync <= loaded.kafka.replication or name in ("kafka", "postgres")
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES.keys() - ONE_SHOT))
-def test_what_runs_for_long_has_a_health_check_and_is_started_again(name: str) -> None:
+def test_long_running_services_have_a_health_check_and_restart(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
     assert SERVICES[name]["restart"] == "unless-stopped"
 
 
-def test_workers_start_after_all_that_they_need() -> None:
-    needed = {name: item["condition"] for name, item in SERVICES["worker"]["depends_on"].items()}
-    assert needed == {
+def test_workers_start_after_their_dependencies() -> None:
+    conditions = {name: item["condition"] for name, item in SERVICES["worker"]["depends_on"].items()}
+    assert conditions == {
         "kafka": "service_healthy",
         "postgres": "service_healthy",
         "migrate": "service_completed_successfully",
@@ -55,14 +55,14 @@ def test_workers_start_after_all_that_they_need() -> None:
     assert SERVICES["worker"]["stop_grace_period"] == "25s"
 
 
-def test_an_edge_for_the_world_has_keys() -> None:
+def test_an_edge_that_is_reachable_from_outside_requires_api_keys() -> None:
     edge = SERVICES["edge"]
     assert edge["environment"]["VISITOR_HTTP_HOST"] == "0.0.0.0"
     keys = edge["environment"]["VISITOR_HTTP_KEYS"]
     assert any(volume.split(":")[1] == keys for volume in edge["volumes"])
 
 
-def test_one_broker_is_told_so() -> None:
+def test_a_single_broker_uses_replication_factor_one() -> None:
     kafka = SERVICES["kafka"]["environment"]
     assert kafka["KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR"] == "1"
     assert SERVICES["topics"]["environment"]["VISITOR_KAFKA_REPLICATION"] == "1"
@@ -72,28 +72,29 @@ def test_one_broker_is_told_so() -> None:
 _IMPORTED = """
 import sys, runtime.cli
 from importlib.metadata import packages_distributions
-found = packages_distributions()
-print(*sorted({found[name.partition(".")[0]][0] for name in sys.modules if name.partition(".")[0] in found}))
+distributions = packages_distributions()
+packages = {name.partition(".")[0] for name in sys.modules} & distributions.keys()
+print(*sorted({distributions[package][0] for package in packages}))
 """
 
 
-def test_the_image_has_all_that_the_program_imports() -> None:
-    """The embedded servers aside, which only `visitor dev` imports."""
-    said = subprocess.run(
+def test_the_image_contains_every_distribution_that_the_program_imports() -> None:
+    """Except the embedded servers, which only `visitor dev` imports."""
+    output = subprocess.run(
         [sys.executable, "-c", _IMPORTED], capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout
     locked = set(re.findall(r"^([\w.-]+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
-    imported = {canonicalize_name(name) for name in said.split()} - {"visitor-service", "setuptools", "pip"}
+    imported = {canonicalize_name(name) for name in output.split()} - {"visitor-service", "setuptools", "pip"}
     assert imported - {canonicalize_name(name) for name in locked} == set()
 
 
-def test_the_image_holds_what_it_copies_and_only_locked_requirements() -> None:
+def test_the_image_copies_all_packages_and_installs_locked_requirements() -> None:
     sources = [line.split()[1:-1] for line in DOCKERFILE.splitlines() if line.startswith("COPY ")]
-    for source in (part for parts in sources for part in parts):
+    for source in (path for paths in sources for path in paths):
         assert (ROOT / source).exists(), source
         assert f"!{source}" in (ROOT / ".dockerignore").read_text().splitlines()
     assert "--require-hashes" in DOCKERFILE
     assert 'ENTRYPOINT ["visitor"]' in DOCKERFILE
     assert re.search(r"^USER visitor$", DOCKERFILE, re.MULTILINE)
     packages = {folder.parent.name for folder in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
-    assert packages <= {part for parts in sources for part in parts}
+    assert packages <= {path for paths in sources for path in paths}

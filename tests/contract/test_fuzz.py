@@ -1,5 +1,5 @@
-"""Calls that schemathesis makes up from the OpenAPI document: nothing may be answered that it does not speak of, and no
-server error. They go to an installation of their own, since they leave junk behind. `make fuzz` takes longer."""
+"""schemathesis generates calls from the OpenAPI document. Every answer must conform to the document, and none may be a
+server error. The calls go to a separate installation, because they leave random records. `make fuzz` runs longer."""
 
 import asyncio
 import json
@@ -17,49 +17,49 @@ import pytest_asyncio
 
 from agents.catalogue import CATALOGUE
 from edge import openapi
-from tests.support.scene import BODY_NAMES, LOCALES, MADE_BY, Scene
+from tests.support.scene import BODY_NAMES, CREATED_BY, LOCALES, Scene
 from tests.support.servers import Servers, embedded
 from tests.support.stack import Stack, eventually, stack_on
 
 SECONDS = int(os.environ.get("VISITOR_FUZZ_SECONDS", "60"))
 SHORT = SECONDS < 900
-"""Too short for the boundary values of all operations; an eighth of them has to do."""
+"""The time is too short for the boundary values of all operations; every eighth operation is tested."""
 SEED = "1"
 PHASES = ("examples", "coverage", "fuzzing", "stateful")
-"""The examples of the document; boundary values one by one; values by chance; chains of calls, each with ids that
-another one answered."""
+"""`examples`: the examples of the document. `coverage`: one boundary value at a time. `fuzzing`: random values.
+`stateful`: chains of calls that use the ids of earlier answers."""
 
 CHECKS = (
     "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance",
     "response_schema_conformance", "unsupported_method", "allow_header_conformance", "ensure_resource_availability",
 )  # fmt: skip
-"""Not negative_data_rejection: a number is taken for a string. Not positive_data_acceptance: rules refuse more than a
-schema can say. Not use_after_free: what is deleted softly can still be read."""
+"""Excluded: negative_data_rejection, because numbers are accepted for strings; positive_data_acceptance, because some
+rules cannot be expressed in a schema; use_after_free, because softly deleted records can be read."""
 
 SCENES = 2
 URL_TEXT = 1_000
-"""Characters of a parameter; the server reads no URL beyond 64 KiB, and says so in words of its own."""
+"""Characters of a parameter. The server refuses a URL of more than 64 KiB, with an answer of its own."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """A ready worker and a ready edge on servers of their own."""
+    """A ready worker and a ready edge, on servers that no other test uses."""
     home = tmp_path_factory.mktemp("fuzz")
     with embedded(home) as (kafka, postgres):
-        async with stack_on(Servers(kafka.bootstrap, postgres.url), home) as found:
-            worker = found.worker()
-            edge, found.url = found.edge()
+        async with stack_on(Servers(kafka.bootstrap, postgres.url), home) as stack:
+            worker = stack.worker()
+            edge, stack.url = stack.edge()
             await eventually("a ready worker", worker.ready)
             await eventually("a ready edge", edge.ready)
-            yield found
+            yield stack
 
 
 def _document() -> dict[str, Any]:
-    """The document, but for what would keep calls from getting anywhere."""
+    """The OpenAPI document without the parts that would make most calls fail or repeat."""
     document: dict[str, Any] = _without_nul(openapi.describe(CATALOGUE))
     for path in document["paths"].values():
         for operation in path.values():
-            # A call with a key is answered as the one before it with that key.
+            # A call with a known Idempotency-Key would get the stored answer of the earlier call.
             parameters = [item for item in operation["parameters"] if not item.get("$ref", "").endswith("Key")]
             operation["parameters"] = parameters
             for schema in (item["schema"] for item in parameters if "schema" in item):
@@ -69,7 +69,8 @@ def _document() -> dict[str, Any]:
 
 
 def _without_nul(value: Any) -> Any:
-    """Texts by a pattern are made a hundred times slower than texts of a length; an option refuses NUL as well."""
+    """Remove the pattern that excludes NUL: texts from a pattern are generated a hundred times slower than texts of a
+    length, and the option --generation-allow-x00 excludes NUL as well."""
     if isinstance(value, list):
         return [_without_nul(item) for item in value]
     if not isinstance(value, dict):
@@ -78,24 +79,24 @@ def _without_nul(value: Any) -> Any:
 
 
 async def _configuration(url: str) -> str:
-    """Names of what there is, to be taken where a call needs one of them."""
-    known: dict[str, list[Any]] = defaultdict(list)
+    """Dictionaries with the ids of existing records, for the parameters and fields that name a record."""
+    dictionaries: dict[str, list[Any]] = defaultdict(list)
     async with httpx.AsyncClient(base_url=url, timeout=30) as client:
         for scene in [Scene(client) for _ in range(SCENES)]:
-            for name in MADE_BY:
-                known[name].append(await scene.need(name))
-    known["localeCode"] = list(LOCALES)
-    lines = [f"[dictionaries.{name}]\nvalues = {json.dumps(values)}" for name, values in known.items()]
+            for name in CREATED_BY:
+                dictionaries[name].append(await scene.value_of(name))
+    dictionaries["localeCode"] = list(LOCALES)
+    lines = [f"[dictionaries.{name}]\nvalues = {json.dumps(values)}" for name, values in dictionaries.items()]
     lines.append("[parameters]")
-    for field in (*known, *BODY_NAMES):
-        taken = f'{{ dictionary = "{BODY_NAMES.get(field, field)}", probability = 0.8 }}'
-        lines += [f'"{place}.{field}" = {taken}' for place in ("path", "query", "body")]
+    for field in (*dictionaries, *BODY_NAMES):
+        source = f'{{ dictionary = "{BODY_NAMES.get(field, field)}", probability = 0.8 }}'
+        lines += [f'"{part}.{field}" = {source}' for part in ("path", "query", "body")]
     return "\n".join(lines)
 
 
 def _arguments(url: str, phase: str) -> Iterator[str]:
     yield from ("--config-file=schemathesis.toml", "run", "openapi.json", f"--url={url}", f"--phases={phase}")
-    # The examples are few and take no share of the time.
+    # The phase `examples` has few calls, so the other phases share the time.
     share = SECONDS // (len(PHASES) - 1)
     yield from (f"--checks={','.join(CHECKS)}", f"--seed={SEED}", f"--max-time={share}")
     yield from ("--max-failures=10", "--generation-allow-x00=false", "--generation-database=none")
@@ -106,11 +107,11 @@ def _arguments(url: str, phase: str) -> Iterator[str]:
 
 @pytest.mark.timeout(SECONDS + 240)
 @pytest.mark.parametrize("phase", PHASES)
-async def test_nothing_is_answered_that_the_document_does_not_say(fuzzed: Stack, tmp_path: Path, phase: str) -> None:
+async def test_every_answer_conforms_to_the_document(fuzzed: Stack, tmp_path: Path, phase: str) -> None:
     (tmp_path / "openapi.json").write_text(json.dumps(_document()))
     (tmp_path / "schemathesis.toml").write_text(await _configuration(fuzzed.url))
     command = [sys.executable, "-m", "schemathesis.cli", *_arguments(fuzzed.url, phase)]
     run = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, stdout=PIPE, stderr=STDOUT)
-    said, _ = await run.communicate()
-    # A call that failed is told with its URL, which may be long.
-    assert run.returncode == 0, "\n".join(line[:1_000] for line in said.decode().splitlines())
+    output, _ = await run.communicate()
+    # The output has the URL of each failed call, which may be long.
+    assert run.returncode == 0, "\n".join(line[:1_000] for line in output.decode().splitlines())

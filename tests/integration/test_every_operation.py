@@ -1,4 +1,4 @@
-"""Each of the 143 operations, over HTTP and as a message, by what the documented contract says of it."""
+"""Each of the 143 operations behaves as the contract documents it, over HTTP and over Kafka."""
 
 import asyncio
 import re
@@ -26,30 +26,35 @@ from topics import json
 
 OPERATIONS = sorted(FACTS)
 WITH_BODY = [name for name in OPERATIONS if FACTS[name]["body"]]
-WITH_PLACES = [name for name in OPERATIONS if FACTS[name]["path_params"]]
+WITH_PATH_PARAMS = [name for name in OPERATIONS if FACTS[name]["path_params"]]
 DOCUMENT = openapi.describe(CATALOGUE)
 
 
 @cache
 def _validator(operation: str, status: int) -> Any:
-    found = CATALOGUE.by_name[operation]
-    response = DOCUMENT["paths"][found.path][found.method.lower()]["responses"][str(status)]
+    """A validator of the JSON body of a response; None if the response has no body."""
+    declared = CATALOGUE.by_name[operation]
+    response = DOCUMENT["paths"][declared.path][declared.method.lower()]["responses"][str(status)]
     if "$ref" in response:
         response = DOCUMENT["components"]["responses"][response["$ref"].rpartition("/")[2]]
     schema = response.get("content", {}).get("application/json", {}).get("schema")
-    # Records of which `fields` may ask for some members only; here all of them are answered.
-    whole = {
-        name: {**described, "required": list(described["properties"])}
-        for name, described in DOCUMENT["components"]["schemas"].items()
+    if schema is None:
+        return None
+    schemas = DOCUMENT["components"]["schemas"]
+    # Members that `fields` can leave out are optional in the document. Here they are required, because no request of
+    # these tests that is validated has `fields`.
+    selections = {
+        name: {**selection, "required": list(selection["properties"])}
+        for name, selection in schemas.items()
         if name.endswith("Selection")
     }
-    components = {"schemas": {**DOCUMENT["components"]["schemas"], **whole}}
-    return schema and jsonschema_rs.Draft202012Validator({**schema, "components": components}, validate_formats=True)
+    components = {"schemas": {**schemas, **selections}}
+    return jsonschema_rs.Draft202012Validator({**schema, "components": components}, validate_formats=True)
 
 
-def _conforms(operation: str, status: int, body: Any) -> None:
-    """The reply has exactly the documented members with the documented types (no others are in the schemas, which the
-    contract test holds against the documentation)."""
+def _assert_conforms(operation: str, status: int, body: Any) -> None:
+    """The body has exactly the members of the OpenAPI document, with their types. The contract test compares the
+    document with the contract."""
     validator = _validator(operation, status)
     if validator is None:
         assert body is None
@@ -57,26 +62,28 @@ def _conforms(operation: str, status: int, body: Any) -> None:
         assert [f"{error.instance_path}: {error.message}" for error in validator.iter_errors(body)] == []
 
 
-def _told(body: Any) -> set[tuple[str | None, str]]:
+def _errors(body: Any) -> set[tuple[str | None, str]]:
+    """The field and the code of each error."""
     return {(entry["field"], entry["code"]) for entry in body["errors"]}
 
 
 @dataclass
 class Caller:
-    """Either way of asking: a call of the API, or a message whose result is read from its topic."""
+    """Sends requests over HTTP or, with `by_message`, over Kafka, where it reads the result from its topic."""
 
     client: httpx.AsyncClient = field(repr=False)
     stack: Stack = field(repr=False)
     by_message: bool
-    times: Counter[str] = field(default_factory=Counter, repr=False)
+    sent: Counter[str] = field(default_factory=Counter, repr=False)
+    """How often each request id was sent."""
 
-    async def ask(self, operation: str, parts: Parts, key: str | None = None) -> tuple[int, Any]:
+    async def call(self, operation: str, parts: Parts, key: str | None = None) -> tuple[int, Any]:
         key = key or str(uuid4())
         if self.by_message:
-            self.times[key] += 1
+            self.sent[key] += 1
             await self.stack.send(operation, parts, request_id=key)
-            found = (await self.stack.result(operation, key, nth=self.times[key])).value
-            return found["status"], found["body"]
+            result = (await self.stack.result(operation, key, nth=self.sent[key])).value
+            return result["status"], result["body"]
         answer = await send(self.client, CATALOGUE.by_name[operation], parts, **{"Idempotency-Key": key})
         return answer.status_code, json.read(answer.content) if answer.content else None
 
@@ -88,7 +95,7 @@ def caller(request: pytest.FixtureRequest, client: httpx.AsyncClient, stack: Sta
 
 @pytest.fixture
 def callers(client: httpx.AsyncClient, stack: Stack) -> list[Caller]:
-    """Both ways, for what changes nothing and may be asked twice of the same scene."""
+    """One caller for HTTP and one for Kafka, for requests that change nothing and can be sent twice."""
     return [Caller(client, stack, by_message=by_message) for by_message in (False, True)]
 
 
@@ -97,49 +104,52 @@ def scene(client: httpx.AsyncClient) -> Scene:
     return Scene(client)
 
 
-# What is accepted
+# Accepted requests
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-async def test_the_documented_example_succeeds_and_its_repeat_is_answered_the_same(
+async def test_the_documented_example_succeeds_and_a_repeated_request_gets_the_same_answer(
     caller: Caller, scene: Scene, operation: str
 ) -> None:
     parts, key = await scene.parts(operation, example=True), str(uuid4())
-    status, body = await caller.ask(operation, parts, key)
+    status, body = await caller.call(operation, parts, key)
     assert status == FACTS[operation]["status"], body
-    _conforms(operation, status, body)
+    _assert_conforms(operation, status, body)
     if CATALOGUE.by_name[operation].is_query:
         return
-    assert await caller.ask(operation, parts, key) == (status, body)
+    assert await caller.call(operation, parts, key) == (status, body)
 
 
 @pytest.mark.parametrize("operation", WITH_BODY)
-async def test_what_is_not_required_may_be_left_out(caller: Caller, scene: Scene, operation: str) -> None:
+async def test_optional_fields_may_be_left_out(caller: Caller, scene: Scene, operation: str) -> None:
     parts = await scene.parts(operation, example=True)
     required = {fact["name"] for fact in FACTS[operation]["body"] if fact["required"]}
     if operation == "visits.create":
         required.add("barcode")
     parts["body"] = _mapped(parts["body"], lambda item: {name: item[name] for name in item.keys() & required})
-    status, body = await caller.ask(operation, parts)
+    status, body = await caller.call(operation, parts)
     assert status == FACTS[operation]["status"], body
-    _conforms(operation, status, body)
+    _assert_conforms(operation, status, body)
 
 
 @pytest.mark.parametrize("operation", WITH_BODY)
-async def test_what_is_nullable_may_be_null(caller: Caller, scene: Scene, operation: str) -> None:
+async def test_nullable_fields_may_be_null(caller: Caller, scene: Scene, operation: str) -> None:
     parts = await scene.parts(operation, example=True)
     nullable = {fact["name"] for fact in FACTS[operation]["body"] if fact.get("nullable")}
     parts["body"] = _mapped(parts["body"], lambda item: {**item, **dict.fromkeys(item.keys() & nullable)})
-    status, body = await caller.ask(operation, parts)
+    status, body = await caller.call(operation, parts)
     assert status == FACTS[operation]["status"], body
-    _conforms(operation, status, body)
+    _assert_conforms(operation, status, body)
 
 
-def _mapped(body: Any, change: Any) -> Any:
-    return [change(item) for item in body] if isinstance(body, list) else change(body)
+def _mapped(body: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """Apply `change` to a body, or to each item if the body is an array."""
+    if isinstance(body, list):
+        return [change(item) for item in body]
+    return change(body)
 
 
-# What is refused
+# Refused requests
 
 OTHER_TYPES: dict[str, tuple[Any, ...]] = {
     "string": (True, [], {}),
@@ -153,58 +163,67 @@ OTHER_TYPES: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """A request with one thing wrong, and the field that the answer has to name."""
+    """A request with one mistake, and the field that the answer must name."""
 
-    what: str
+    mistake: str
     field: str
     parts: Parts
 
 
 def _mutants(operation: str) -> Iterator[Mutant]:
     fact = FACTS[operation]
-    base = _syntactic(fact)
-    yield Mutant("an unknown parameter", "colour", {**base, "query": {**base.get("query", {}), "colour": "red"}})
-    for asked in fact["query"]:
-        for what, value in _wrong_parameters(asked):
-            yield Mutant(what, asked["name"], {**base, "query": {**base.get("query", {}), asked["name"]: value}})
-        if asked["required"]:
-            rest = {name: value for name, value in base["query"].items() if name != asked["name"]}
-            yield Mutant("a missing parameter", asked["name"], {**base, "query": rest})
-    for place in fact["path_params"]:
-        for what, value in _wrong_parameters(place):
-            yield Mutant(what, place["name"], {**base, "path": {**base["path"], place["name"]: value}})
+    base = _well_formed(fact)
+    path, query = base["path"], base["query"]
+    yield Mutant("an unknown parameter", "colour", {**base, "query": {**query, "colour": "red"}})
+    for param in fact["query"]:
+        name = param["name"]
+        for mistake, value in _wrong_parameters(param):
+            yield Mutant(mistake, name, {**base, "query": {**query, name: value}})
+        if param["required"]:
+            yield Mutant("a missing parameter", name, {**base, "query": _without(query, name)})
+    for param in fact["path_params"]:
+        name = param["name"]
+        for mistake, value in _wrong_parameters(param):
+            yield Mutant(mistake, name, {**base, "path": {**path, name: value}})
     if fact["body"]:
-        for what, path, body in _wrong_bodies(fact["body"], base["body"]):
-            if not (operation in EACH_BY_ITSELF and what == "a NUL"):
-                yield Mutant(what, path, {**base, "body": body})
+        for mistake, field_path, body in _wrong_bodies(fact["body"], base["body"]):
+            if not (operation in FAILS_BY_ENTRY and mistake == "a NUL"):
+                yield Mutant(mistake, field_path, {**base, "body": body})
 
 
-EACH_BY_ITSELF = {"operationSessions.addSegments", "operationSessions.addStores"}
-"""Their entries fail by themselves for what a text holds."""
+FAILS_BY_ENTRY = {"operationSessions.addSegments", "operationSessions.addStores"}
+"""Operations that accept a body whose entries have a NUL, and list these entries under `failed`."""
 
 
-def _syntactic(fact: Fact) -> Parts:
-    """A request that has nothing wrong in itself."""
-    path = {place["name"]: _plausible(place) for place in fact["path_params"]}
-    query = {field["name"]: _plausible(field) for field in fact["query"] if field["required"]}
+def _without(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key != name}
+
+
+def _well_formed(fact: Fact) -> Parts:
+    """A request without mistakes, which may name records that do not exist."""
+    path = {param["name"]: _valid_value(param) for param in fact["path_params"]}
+    query = {param["name"]: _valid_value(param) for param in fact["query"] if param["required"]}
     if fact["operation"] == "visits.list":
         query["barcode"] = "b"
-    return {"path": path, "query": query, **({"body": _codes(fact["request_example"])} if fact["body"] else {})}
+    parts = {"path": path, "query": query}
+    if fact["body"]:
+        parts["body"] = _with_valid_codes(fact["request_example"])
+    return parts
 
 
-def _plausible(field: Fact) -> Any:
-    named = {"pcCode": "FR-SC-123", "localeCode": "fr-FR", "timezone": "Europe/Paris"}
-    if isinstance(field.get("enum"), list):
-        return field["enum"][0]
-    if field["type"] in ("integer", "number"):
+def _valid_value(param: Fact) -> Any:
+    by_name = {"pcCode": "FR-SC-123", "localeCode": "fr-FR", "timezone": "Europe/Paris"}
+    if isinstance(param.get("enum"), list):
+        return param["enum"][0]
+    if param["type"] in ("integer", "number"):
         return 1
-    return named.get(field["name"], NOBODY)
+    return by_name.get(param["name"], NOBODY)
 
 
-def _codes(example: Any) -> Any:
-    """The example with a pcCode for its word for "some text"."""
+def _with_valid_codes(example: Any) -> Any:
+    """The example with valid pcCodes. The contract has the placeholder "string", which does not match the pattern."""
     if isinstance(example, list):
-        return [_codes(item) for item in example]
+        return [_with_valid_codes(item) for item in example]
     if not isinstance(example, dict):
         return example
     return {
@@ -239,26 +258,27 @@ def _beyond(field: Fact) -> Iterator[tuple[str, Any]]:
 
 
 def _wrong_bodies(facts: list[Fact], body: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:
-    """(what is wrong, the field's path, the body) for all that can be wrong in a body or in a record of a list."""
+    """Bodies with one mistake: the mistake, the path of the field, and the body. The mistakes include those in the
+    records of a list."""
     if isinstance(body, list):
-        for what, where, item in _wrong_bodies(facts, body[0], f"{path}[0]"):
-            yield what, where, [item]
+        for mistake, field_path, item in _wrong_bodies(facts, body[0], f"{path}[0]"):
+            yield mistake, field_path, [item]
         return
-    dot = f"{path}." if path else ""
-    yield "an unknown field", f"{dot}colour", {**body, "colour": "red"}
+    prefix = f"{path}." if path else ""
+    yield "an unknown field", f"{prefix}colour", {**body, "colour": "red"}
     for fact in facts:
         name = fact["name"]
         if fact["required"]:
-            yield "a missing field", f"{dot}{name}", {key: value for key, value in body.items() if key != name}
-        for what, value in _wrong_values(fact):
-            yield what, f"{dot}{name}", {**body, name: value}
+            yield "a missing field", f"{prefix}{name}", _without(body, name)
+        for mistake, value in _wrong_values(fact):
+            yield mistake, f"{prefix}{name}", {**body, name: value}
         items = fact.get("items", {})
         if "fields" in items and body.get(name):
-            for what, where, wrong in _wrong_bodies(items["fields"], body[name][:1], f"{dot}{name}"):
-                yield what, where, {**body, name: wrong}
+            for mistake, field_path, records in _wrong_bodies(items["fields"], body[name][:1], f"{prefix}{name}"):
+                yield mistake, field_path, {**body, name: records}
         elif items:
             for value in OTHER_TYPES[items["type"]]:
-                yield "an item of another type", f"{dot}{name}[0]", {**body, name: [value]}
+                yield "an item of another type", f"{prefix}{name}[0]", {**body, name: [value]}
 
 
 def _wrong_values(field: Fact) -> Iterator[tuple[str, Any]]:
@@ -275,56 +295,60 @@ def _wrong_values(field: Fact) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-async def test_each_thing_wrong_is_a_400_that_names_its_field_over_http(
-    client: httpx.AsyncClient, operation: str
-) -> None:
+async def test_every_mistake_is_a_400_that_names_its_field_over_http(client: httpx.AsyncClient, operation: str) -> None:
     mutants = list(_mutants(operation))
     assert mutants
     calls = [send(client, CATALOGUE.by_name[operation], mutant.parts) for mutant in mutants]
     for mutant, answer in zip(mutants, await asyncio.gather(*calls), strict=True):
         assert answer.status_code == 400, (mutant, answer.text)
-        assert mutant.field in {field for field, _ in _told(answer.json())}, (mutant, answer.text)
-        _conforms(operation, 400, answer.json())
+        assert mutant.field in {field for field, _ in _errors(answer.json())}, (mutant, answer.text)
+        _assert_conforms(operation, 400, answer.json())
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-async def test_each_thing_wrong_is_a_400_that_names_its_field_as_a_message(stack: Stack, operation: str) -> None:
+async def test_every_mistake_is_a_400_that_names_its_field_over_kafka(stack: Stack, operation: str) -> None:
     mutants = list(_mutants(operation))
-    sent = await asyncio.gather(*(stack.send(operation, mutant.parts) for mutant in mutants))
-    for request_id, mutant in zip(sent, mutants, strict=True):
-        found = (await stack.result(operation, request_id)).value
-        assert found["status"] == 400, (mutant, found)
-        assert mutant.field in {field for field, _ in _told(found["body"])}, (mutant, found)
+    request_ids = await asyncio.gather(*(stack.send(operation, mutant.parts) for mutant in mutants))
+    for request_id, mutant in zip(request_ids, mutants, strict=True):
+        result = (await stack.result(operation, request_id)).value
+        assert result["status"] == 400, (mutant, result)
+        assert mutant.field in {field for field, _ in _errors(result["body"])}, (mutant, result)
 
 
 # Parents and references
 
 
-def _absent(place: Fact) -> Any:
-    """What names nothing; None where anything documented names something."""
-    named = {"visitorId": NOBODY, "pcCode": "FR-NO-ONE", "guid": "nothing", "externalId": "nothing"}
-    if place["name"] in named:
-        return named[place["name"]]
-    return 2**62 if place["type"] in ("integer", "number") else None
+def _absent_id(param: Fact) -> Any:
+    """A value that no record has; None if every valid value names a record."""
+    by_name = {"visitorId": NOBODY, "pcCode": "FR-NO-ONE", "guid": "nothing", "externalId": "nothing"}
+    if param["name"] in by_name:
+        return by_name[param["name"]]
+    if param["type"] in ("integer", "number"):
+        return 2**62
+    return None
 
 
-def _with_place(parts: Parts, name: str, value: Any) -> Parts:
-    """With another value in the path, and in the body where that has it too."""
+def _with_path_param(parts: Parts, name: str, value: Any) -> Parts:
+    """The parts with another value in the path, and in the body if it has the same field."""
+    changed = {**parts, "path": {**parts["path"], name: value}}
     body = parts.get("body")
-    both = {"body": {**body, name: value}} if isinstance(body, dict) and name in body else {}
-    return {**parts, "path": {**parts["path"], name: value}, **both}
+    if isinstance(body, dict) and name in body:
+        changed["body"] = {**body, name: value}
+    return changed
 
 
-@pytest.mark.parametrize("operation", WITH_PLACES)
-async def test_a_missing_one_in_the_path_is_404(callers: list[Caller], scene: Scene, operation: str) -> None:
+@pytest.mark.parametrize("operation", WITH_PATH_PARAMS)
+async def test_a_path_to_a_record_that_does_not_exist_is_404(
+    callers: list[Caller], scene: Scene, operation: str
+) -> None:
     parts = await scene.parts(operation)
-    for place, caller in product(FACTS[operation]["path_params"], callers):
-        absent = _absent(place)
-        if absent is None:
+    for param, caller in product(FACTS[operation]["path_params"], callers):
+        absent_id = _absent_id(param)
+        if absent_id is None:
             continue
-        status, body = await caller.ask(operation, _with_place(parts, place["name"], absent))
-        assert status == 404, (place["name"], caller, body)
-        assert _told(body).pop()[1].endswith("_not_found")
+        status, body = await caller.call(operation, _with_path_param(parts, param["name"], absent_id))
+        assert status == 404, (param["name"], caller, body)
+        assert _errors(body).pop()[1].endswith("_not_found")
 
 
 CHILDREN = [
@@ -332,7 +356,7 @@ CHILDREN = [
     for name in OPERATIONS
     if len(FACTS[name]["path_params"]) > 1 and name not in ("legalTextLocales.create", "externalIds.resolve")
 ]
-"""Operations on something that is found only under its own parent."""
+"""Operations on a record that has a parent in its path."""
 
 
 @pytest.mark.parametrize("operation", CHILDREN)
@@ -340,10 +364,10 @@ async def test_a_child_is_found_only_under_its_own_parent(
     client: httpx.AsyncClient, caller: Caller, scene: Scene, operation: str
 ) -> None:
     parts, parent = await scene.parts(operation), FACTS[operation]["path_params"][0]["name"]
-    other = await Scene(client).need(parent)
-    status, body = await caller.ask(operation, _with_place(parts, parent, other))
+    other_parent = await Scene(client).value_of(parent)
+    status, body = await caller.call(operation, _with_path_param(parts, parent, other_parent))
     assert status == 404, body
-    status, body = await caller.ask(operation, parts)
+    status, body = await caller.call(operation, parts)
     assert status == FACTS[operation]["status"], body
 
 
@@ -354,29 +378,29 @@ REFERRING = [
     if BODY_NAMES.get(field["name"], field["name"]) in REFERENCES
     and not (name == "centers.create" or (name.startswith("visits.") and field["name"] != "pcCode"))
     and (name, field["name"]) != ("checkins.createByBarcode", "barcode")  # 404 by its own rule, as for visits
-    and field["name"] not in {place["name"] for place in FACTS[name]["path_params"]}
-    and name != "visitors.eraseByAnalyticsId"  # there it narrows, and names nothing
+    and field["name"] not in {param["name"] for param in FACTS[name]["path_params"]}
+    and name != "visitors.eraseByAnalyticsId"  # here the field is a filter
 ]
-"""Fields of bodies that name something that has to be there."""
+"""Fields of bodies that must name an existing record."""
 
 
 @pytest.mark.parametrize(("operation", "field"), REFERRING)
-async def test_an_absent_reference_of_a_body_is_a_400_that_names_it(
+async def test_a_reference_to_a_record_that_does_not_exist_is_a_400_that_names_the_field(
     callers: list[Caller], scene: Scene, operation: str, field: str
 ) -> None:
     parts = await scene.parts(operation)
     name = BODY_NAMES.get(field, field)
-    absent = {"visitorId": NOBODY, "pcCode": "FR-NO-ONE"}.get(name, 2**62)
+    absent_id = {"visitorId": NOBODY, "pcCode": "FR-NO-ONE"}.get(name, 2**62)
     prefix = "[0]." if isinstance(parts["body"], list) else ""
-    parts["body"] = _mapped(parts["body"], lambda item: {**item, field: absent})
+    parts["body"] = _mapped(parts["body"], lambda item: {**item, field: absent_id})
     for caller in callers:
-        status, body = await caller.ask(operation, parts)
-        assert (status, {found for found, _ in _told(body)}) == (400, {f"{prefix}{field}"}), (caller, body)
+        status, body = await caller.call(operation, parts)
+        assert (status, {name for name, _ in _errors(body)}) == (400, {f"{prefix}{field}"}), (caller, body)
 
 
 # Lists
 
-NO_COMPARISON = {
+NOT_COMPARED = {
     *(("visitors.list", name) for name in ("query", "queryBy", "isSmartparker")),
     *((name, "includeDeleted") for name in ("creditCards.list", "vehicles.list")),
     *((name, field) for name in ("visitorChallenges.list", "rankings.list") for field in ("pcCode", "type")),
@@ -390,111 +414,124 @@ NO_COMPARISON = {
     ("externalIds.list", "pcCode"),
     ("visitors.details", "visitorId"),
 }
-"""Filters that do not compare a field of the reply; each has a test of its own beside its rule."""
+"""Filters that do not compare a field of the reply. Each has a test in the file of its resource."""
 
-FILTERED = {
+COMPARED_FIELD = {
     "createdSince": "creationDate", "updatedSince": "updateDate", "legalType": "type",
     "checkedInSince": "creationDate", "checkedInUntil": "creationDate",
     "registerDateSince": "registeredDate", "registerDateUntil": "registeredDate",
     ("parkingHistories.list", "startDate"): "parkingSessionStart",
     ("parkingHistories.list", "endDate"): "parkingSessionStart",
 }  # fmt: skip
-"""The reply's field that a filter compares, where its name does not tell."""
+"""The field of the reply that a filter compares, if the two names differ."""
 
-FROM, BEFORE_, UP_TO = ["Since", "Gte", "startDate"], ["Until", "Lt"], ["endDate", "visitDateUntil"]
+AT_LEAST = ("Since", "Gte", "startDate")
+LESS_THAN = ("Until", "Lt")
+AT_MOST = ("endDate", "visitDateUntil")
+"""Endings of the names of filters, by the comparison. `AT_MOST` has whole names and comes first."""
 
 
-def _keeps(operation: str, name: str) -> tuple[str, Callable[[Any, Any], bool]]:
-    """The field that a filter compares with its value, and how."""
-    bare = re.sub("(Since|Until|Gte|Lt)$", "", name)
-    field = FILTERED.get((operation, name)) or FILTERED.get(name) or bare
-    if name in UP_TO:
-        return field, lambda found, value: found is not None and found <= value
-    if name.endswith(tuple(FROM)):
-        return field, lambda found, value: found is not None and found >= value
-    if name.endswith(tuple(BEFORE_)):
-        return field, lambda found, value: found is not None and found < value
-    return field, lambda found, value: found == value
+def _comparison(operation: str, name: str) -> tuple[str, Callable[[Any, Any], bool]]:
+    """The field of the reply that a filter compares, and a function of the row's value and the filter's value."""
+    stem = re.sub("(Since|Until|Gte|Lt)$", "", name)
+    field = COMPARED_FIELD.get((operation, name)) or COMPARED_FIELD.get(name) or stem
+    if name in AT_MOST:
+        return field, lambda actual, value: actual is not None and actual <= value
+    if name.endswith(AT_LEAST):
+        return field, lambda actual, value: actual is not None and actual >= value
+    if name.endswith(LESS_THAN):
+        return field, lambda actual, value: actual is not None and actual < value
+    return field, lambda actual, value: actual == value
 
 
 @dataclass
 class Lister:
-    """Reads a list over HTTP, and holds what a message answers against it."""
+    """Reads a list over HTTP, and compares the answers with those over Kafka."""
 
     stack: Stack
     client: httpx.AsyncClient
     operation: str
     parts: Parts
-    asked: list[tuple[Parts, int, Any]] = field(default_factory=list)
+    answers: list[tuple[Parts, int, Any]] = field(default_factory=list)
+    """The parts, status and body of each request over HTTP."""
 
     async def page(self, **query: Any) -> tuple[list[dict[str, Any]], dict[str, str]]:
-        """The rows and the links."""
+        """The rows and the links of one page."""
         parts = {**self.parts, "query": {**self.parts.get("query", {}), **query}}
         answer = await send(self.client, CATALOGUE.by_name[self.operation], parts)
         assert answer.status_code == 200, (query, answer.text)
         body = answer.json()
         if "fields" not in query:
-            _conforms(self.operation, 200, body)
-        self.asked.append((parts, 200, body))
-        return (body, {}) if isinstance(body, list) else (body["data"], body["metadata"]["_links"])
+            _assert_conforms(self.operation, 200, body)
+        self.answers.append((parts, 200, body))
+        if isinstance(body, list):
+            return body, {}
+        return body["data"], body["metadata"]["_links"]
 
     async def rows(self, **query: Any) -> list[dict[str, Any]]:
-        """All rows, page by page."""
-        found, links = await self.page(**query)
+        """The rows of all pages."""
+        rows, links = await self.page(**query)
         while "next" in links:
             answer = await self.client.get(links["next"])
             assert answer.status_code == 200, answer.text
-            found, links = found + answer.json()["data"], answer.json()["metadata"]["_links"]
-        return found
+            rows = rows + answer.json()["data"]
+            links = answer.json()["metadata"]["_links"]
+        return rows
 
     async def refused(self, code: str, **query: Any) -> None:
         parts = {**self.parts, "query": {**self.parts.get("query", {}), **query}}
         answer = await send(self.client, CATALOGUE.by_name[self.operation], parts)
-        assert (answer.status_code, _told(answer.json())) == (400, {(next(iter(query)), code)})
-        self.asked.append((parts, 400, answer.json()))
+        assert (answer.status_code, _errors(answer.json())) == (400, {(next(iter(query)), code)})
+        self.answers.append((parts, 400, answer.json()))
 
-    async def as_messages(self) -> None:
-        """Everything that was asked, asked again by messages: the same answers."""
-        sent = {await self.stack.send(self.operation, asked[0]): asked for asked in self.asked}
-        for request_id, (parts, status, body) in sent.items():
-            found = plain((await self.stack.result(self.operation, request_id)).value)
-            assert found == plain({"status": status, "body": body}), parts
+    async def assert_same_over_kafka(self) -> None:
+        """Send every request over Kafka as well: the results have the same status and body."""
+        answers = {await self.stack.send(self.operation, answer[0]): answer for answer in self.answers}
+        for request_id, (parts, status, body) in answers.items():
+            result = plain((await self.stack.result(self.operation, request_id)).value)
+            assert result == plain({"status": status, "body": body}), parts
 
 
 @pytest.mark.parametrize("operation", listings())
-async def test_a_list_is_paged_sorted_filtered_and_cut_to_fields_both_ways(
+async def test_a_list_has_pages_sorting_filters_and_selected_fields_over_http_and_kafka(
     stack: Stack, client: httpx.AsyncClient, scene: Scene, operation: str
 ) -> None:
     adding = adds_to(operation)
     for _ in range(3 if adding else 0):
         await scene.again(str(adding), operation)
     lister = Lister(stack, client, operation, await scene.parts(operation))
-    takes = {fact["name"]: fact for fact in FACTS[operation]["query"]}
-    rows = await lister.rows(**({"limit": 500} if "limit" in takes else {}))
+    params = {fact["name"]: fact for fact in FACTS[operation]["query"]}
+    rows = await lister.rows(**_largest_page(operation))
     assert rows
-    if "limit" in takes:
-        await _is_paged(lister, rows)
-    if "sort" in takes:
-        await _is_sorted(lister, rows)
-    if "fields" in takes:
-        await _is_cut(lister, rows)
-    for name in takes.keys() - PAGING:
-        if (operation, name) not in NO_COMPARISON:
-            await _is_filtered(lister, rows, takes[name])
-    await lister.as_messages()
+    if "limit" in params:
+        await _assert_pages(lister, rows)
+    if "sort" in params:
+        await _assert_sorting(lister, rows)
+    if "fields" in params:
+        await _assert_fields(lister, rows)
+    for name in params.keys() - PAGING:
+        if (operation, name) not in NOT_COMPARED:
+            await _assert_filter(lister, rows, params[name])
+    await lister.assert_same_over_kafka()
 
 
 PAGING = {"offset", "limit", "sort", "fields"}
 
 
-async def _is_paged(lister: Lister, rows: list[dict[str, Any]]) -> None:
-    seen: list[dict[str, Any]] = []
+def _largest_page(operation: str) -> dict[str, int]:
+    """The query for the largest page of a list; empty if the list has no pages."""
+    has_limit = any(fact["name"] == "limit" for fact in FACTS[operation]["query"])
+    return {"limit": 500} if has_limit else {}
+
+
+async def _assert_pages(lister: Lister, rows: list[dict[str, Any]]) -> None:
+    first_rows: list[dict[str, Any]] = []
     for offset in (0, 2, 4):
-        found, links = await lister.page(limit=2, **({"offset": offset} if offset else {}))
-        seen += found
+        page, links = await lister.page(limit=2, **({"offset": offset} if offset else {}))
+        first_rows += page
         if links:
             assert ("next" in links, "prev" in links) == (len(rows) > offset + 2, offset > 0)
-    assert seen == rows[:6]
+    assert first_rows == rows[:6]
     if not links:
         return
     end = len(rows)
@@ -504,26 +541,29 @@ async def _is_paged(lister: Lister, rows: list[dict[str, Any]]) -> None:
     assert (last, "next" in links) == (rows[-1:], False)
 
 
-async def _is_sorted(lister: Lister, rows: list[dict[str, Any]]) -> None:
-    whole = len(rows) <= 50
-    limit = 50 if whole else 10
-    scalars = _scalars(lister.operation)
+async def _assert_sorting(lister: Lister, rows: list[dict[str, Any]]) -> None:
+    fits_one_page = len(rows) <= 50
+    limit = 50 if fits_one_page else 10
+    scalars = _scalar_types(lister.operation)
     sorts = CATALOGUE.by_name[lister.operation].sorts
 
-    async def is_sorted_by(name: str) -> None:
-        (up, _), (down, _) = await asyncio.gather(*(lister.page(sort=sort, limit=limit) for sort in (name, f"-{name}")))
-        for found, descending in ((up, False), (down, True)):
-            values = [row[name] for row in found if row[name] is not None]
-            if scalars[name] is not str:  # the order of texts is the database's
-                assert values == sorted(values, reverse=descending), name
-        if whole:
-            assert sorted(map(repr, up)) == sorted(map(repr, down)) == sorted(map(repr, rows))
+    async def assert_sorted_by(name: str) -> None:
+        (ascending, _), (descending, _) = await asyncio.gather(
+            lister.page(sort=name, limit=limit), lister.page(sort=f"-{name}", limit=limit)
+        )
+        for page, reverse in ((ascending, False), (descending, True)):
+            values = [row[name] for row in page if row[name] is not None]
+            if scalars[name] is not str:  # the collation of the database orders texts
+                assert values == sorted(values, reverse=reverse), name
+        if fits_one_page:
+            assert sorted(map(repr, ascending)) == sorted(map(repr, descending)) == sorted(map(repr, rows))
 
     refused = [lister.refused("unknown_sort_field", sort=name) for name in ("colour", *(scalars.keys() - sorts))]
-    await asyncio.gather(*refused, *(is_sorted_by(name) for name in scalars.keys() & sorts))
+    await asyncio.gather(*refused, *(assert_sorted_by(name) for name in scalars.keys() & sorts))
 
 
-def _scalars(operation: str) -> dict[str, type]:
+def _scalar_types(operation: str) -> dict[str, type]:
+    """The types of the reply's fields that are neither lists nor records."""
     item = CATALOGUE.by_name[operation].item
     assert item is not None
     shapes = {str(info.serialization_alias): shape_of(info.annotation) for info in item.model_fields.values()}
@@ -534,32 +574,32 @@ def _scalars(operation: str) -> dict[str, type]:
     }
 
 
-async def _is_cut(lister: Lister, rows: list[dict[str, Any]]) -> None:
-    every = list(rows[0])
+async def _assert_fields(lister: Lister, rows: list[dict[str, Any]]) -> None:
+    all_names = list(rows[0])
 
-    async def is_cut_to(*names: str) -> None:
-        found, _ = await lister.page(fields=",".join(names), limit=3)
-        assert found == [{name: row[name] for name in names} for row in rows[:3]]
+    async def assert_selected(*names: str) -> None:
+        page, _ = await lister.page(fields=",".join(names), limit=3)
+        assert page == [{name: row[name] for name in names} for row in rows[:3]]
 
     refused = lister.refused("unknown_reply_field", fields="colour")
-    await asyncio.gather(refused, is_cut_to(*every), *(is_cut_to(name) for name in every))
+    await asyncio.gather(refused, assert_selected(*all_names), *(assert_selected(name) for name in all_names))
 
 
-async def _is_filtered(lister: Lister, rows: list[dict[str, Any]], fact: Fact) -> None:
+async def _assert_filter(lister: Lister, rows: list[dict[str, Any]], fact: Fact) -> None:
     name = fact["name"]
-    field_name, keeps = _keeps(lister.operation, name)
+    field_name, matches = _comparison(lister.operation, name)
     if field_name not in rows[0]:
         raise AssertionError(f"{lister.operation}: which field does {name} compare?")
     values = {json.write(row[field_name]): row[field_name] for row in rows[-3:] if row[field_name] is not None}
-    values |= {json.write(value): value for value in _others(fact, rows, field_name)}
-    limit = {"limit": 500} if any(taken["name"] == "limit" for taken in FACTS[lister.operation]["query"]) else {}
-    every = await asyncio.gather(*(lister.rows(**{name: value}, **limit) for value in values.values()))
-    for value, found in zip(values.values(), every, strict=True):
-        assert found == [row for row in rows if keeps(row[field_name], value)], (name, value)
+    values |= {json.write(value): value for value in _rare_values(fact)}
+    limit = _largest_page(lister.operation)
+    lists = await asyncio.gather(*(lister.rows(**{name: value}, **limit) for value in values.values()))
+    for value, filtered in zip(values.values(), lists, strict=True):
+        assert filtered == [row for row in rows if matches(row[field_name], value)], (name, value)
 
 
-def _others(fact: Fact, rows: list[dict[str, Any]], field_name: str) -> Iterator[Any]:
-    """Values that few or none have."""
+def _rare_values(fact: Fact) -> Iterator[Any]:
+    """Valid values of a filter that few rows or no rows have."""
     if fact.get("format") == "date-time" or fact["name"].endswith(("Since", "Until", "Gte", "Lt")):
         yield from ("2001-01-01T00:00:00Z", "2200-01-01T00:00:00Z")
     elif isinstance(fact.get("enum"), list):

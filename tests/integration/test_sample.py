@@ -1,4 +1,4 @@
-"""The sample data of `visitor dev`: made once and completely; every GET of the docs page answers with something."""
+"""The sample data of `visitor dev` is created once and completely, and every GET operation answers with data."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -14,7 +14,7 @@ from tests.support.scene import FACTS, Parts, send
 from tests.support.stack import Stack
 from topics import names
 
-READS = sorted(name for name in FACTS if CATALOGUE.by_name[name].is_query)
+QUERIES = sorted(name for name in FACTS if CATALOGUE.by_name[name].is_query)
 LISTED_AT = {
     "serviceId": "/services?pcCode={pcCode}",
     "centerCompanyId": "/centers/{pcCode}/companies",
@@ -30,48 +30,47 @@ LISTED_AT = {
         }.items()
     },
 }  # fmt: skip
-"""Where the id of what a path names is found."""
+"""By path parameter, the list that contains its value."""
 
-Asking = Callable[[str], Awaitable[Parts]]
+PartsOf = Callable[[str], Awaitable[Parts]]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_people() -> Iterator[None]:
-    """The same with three people, which takes a quarter of the time."""
+def three_people() -> Iterator[None]:
+    """The sample data with three people instead of all, which takes a quarter of the time."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sample, "PEOPLE", sample.PEOPLE[:3])
         yield
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def asking(stack: Stack, client: httpx.AsyncClient) -> Asking:
-    """The parts of a read about the first person of the sample."""
+async def parts_of(stack: Stack, client: httpx.AsyncClient) -> PartsOf:
+    """Returns the parts of a query about the first person of the sample."""
     await sample.ensure(stack.url)
     person = (await sample.find(stack.url))[0]
     external_id = f"card of {person.barcode}"
-    known: dict[str, Any] = {
+    values: dict[str, Any] = {
         "visitorId": person.visitor_id, "pcCode": person.pc_code, "localeCode": "fr-FR", "companyId": "1",
         "externalType": "designa", "externalId": external_id, "timezone": "Europe/Paris",
     }  # fmt: skip
 
-    async def place(name: str) -> Any:
-        if name not in known:
-            row = (await client.get(LISTED_AT[name].format(**known))).json()["data"][0]
-            known[name] = row["id" if name == "legalTextId" else name]
-        return known[name]
+    async def value_of(name: str) -> Any:
+        if name not in values:
+            row = (await client.get(LISTED_AT[name].format(**values))).json()["data"][0]
+            values[name] = row["id" if name == "legalTextId" else name]
+        return values[name]
 
     async def parts(operation: str) -> Parts:
-        path = {fact["name"]: await place(fact["name"]) for fact in FACTS[operation]["path_params"]}
-        query = {fact["name"]: await place(fact["name"]) for fact in FACTS[operation]["query"] if fact["required"]}
-        whose = {"visitorId": person.visitor_id} if operation == "visits.list" else {}
-        return {"path": path, "query": query | whose}
+        path = {fact["name"]: await value_of(fact["name"]) for fact in FACTS[operation]["path_params"]}
+        query = {fact["name"]: await value_of(fact["name"]) for fact in FACTS[operation]["query"] if fact["required"]}
+        if operation == "visits.list":
+            query["visitorId"] = person.visitor_id
+        return {"path": path, "query": query}
 
     return parts
 
 
-async def test_a_start_that_was_interrupted_is_completed_by_the_next(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_next_start_completes_an_interrupted_one(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     async def interrupted(*_: object) -> None:
         raise asyncio.CancelledError
 
@@ -79,10 +78,9 @@ async def test_a_start_that_was_interrupted_is_completed_by_the_next(
         patched.setattr(sample, "_parking", interrupted)
         with pytest.raises(asyncio.CancelledError):
             await sample.ensure(stack.url)
-    half = {table: await _count(stack, table) for table in ("visitors", "legal_texts", "parkings", "articles")}
+    before = {table: await _count(stack, table) for table in ("visitors", "legal_texts", "parkings", "articles")}
     await sample.ensure(stack.url)
-    whole = {table: await _count(stack, table) for table in half}
-    added = {table: whole[table] - half[table] for table in half}
+    added = {table: await _count(stack, table) - count for table, count in before.items()}
     assert added == {"visitors": 0, "legal_texts": 0, "parkings": len(sample.PEOPLE), "articles": 1}
     assert len(await sample.find(stack.url)) == len(sample.PEOPLE)
     requests = await stack.count(names.requests("visitors"))
@@ -94,17 +92,19 @@ async def _count(stack: Stack, table: str) -> int:
     return int((await stack.rows(f"select count(*) from {table}"))[0][0])
 
 
-@pytest.mark.parametrize("operation", READS)
-async def test_every_read_answers_with_data(client: httpx.AsyncClient, asking: Asking, operation: str) -> None:
-    answer = await send(client, CATALOGUE.by_name[operation], await asking(operation))
+@pytest.mark.parametrize("operation", QUERIES)
+async def test_every_query_answers_with_data(client: httpx.AsyncClient, parts_of: PartsOf, operation: str) -> None:
+    answer = await send(client, CATALOGUE.by_name[operation], await parts_of(operation))
     assert answer.status_code == 200, answer.text
     body = answer.json()
     assert body if isinstance(body, list) else body["data"]
 
 
-async def test_people_of_the_sample_may_be_deleted(stack: Stack, client: httpx.AsyncClient, asking: Asking) -> None:
-    known = await sample.find(stack.url)
-    mine = (await client.get(f"/visitors/{known[-1].visitor_id}/vehicles")).json()["data"][0]["vehicleId"]
-    assert (await client.delete(f"/visitors/{known[-1].visitor_id}/vehicles/{mine}")).status_code == 204
+@pytest.mark.usefixtures("parts_of")
+async def test_a_deleted_vehicle_of_the_sample_is_not_created_again(stack: Stack, client: httpx.AsyncClient) -> None:
+    people = await sample.find(stack.url)
+    vehicles = f"/visitors/{people[-1].visitor_id}/vehicles"
+    vehicle_id = (await client.get(vehicles)).json()["data"][0]["vehicleId"]
+    assert (await client.delete(f"{vehicles}/{vehicle_id}")).status_code == 204
     await sample.ensure(stack.url)
-    assert await sample.find(stack.url) == known[:-1]
+    assert await sample.find(stack.url) == people[:-1]

@@ -1,4 +1,4 @@
-"""Entities that tests need, each new and unlike every other."""
+"""Request bodies of records that tests need. Each body has new unique values."""
 
 import string
 from random import SystemRandom
@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-# Not the shared one, which hypothesis seeds the same for each of its examples.
+# hypothesis resets the seed of the shared generator for each example; this one has no seed.
 _RANDOM = SystemRandom()
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
@@ -17,7 +17,7 @@ def new_code() -> str:
 
 
 def new_email() -> str:
-    """Letters only: long runs of digits could look like a card number, which is refused."""
+    """An address without digits, because a long run of digits could be refused as a card number."""
     return "".join(_RANDOM.choices(string.ascii_lowercase, k=20)) + "@example.com"
 
 
@@ -45,20 +45,21 @@ def vehicle(**fields: Any) -> dict[str, Any]:
 
 
 async def create(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """What a POST created. Fails where it did not."""
+    """Create a record with a POST and return it. Fails if the status is not 201."""
     answer = await client.post(path, json=body)
     assert answer.status_code == 201, answer.text
-    found: dict[str, Any] = answer.json()["data"]
-    return found
+    record: dict[str, Any] = answer.json()["data"]
+    return record
 
 
 async def parker(client: httpx.AsyncClient) -> dict[str, Any]:
-    """A center, a visitor and the visitor's vehicle: pcCode, visitorId, barcode, licensePlate, vehicleId."""
+    """Create a center, a visitor and a vehicle of the visitor. The result has pcCode, visitorId, barcode, licensePlate
+    and vehicleId."""
     pc_code = (await create(client, "/centers", center()))["pcCode"]
-    person = await create(client, "/visitors", visitor(pc_code))
-    car = await create(client, f"/visitors/{person['visitorId']}/vehicles", vehicle())
+    owner = await create(client, "/visitors", visitor(pc_code))
+    car = await create(client, f"/visitors/{owner['visitorId']}/vehicles", vehicle())
     return {
-        "pcCode": pc_code, "visitorId": person["visitorId"], "barcode": person["barcode"],
+        "pcCode": pc_code, "visitorId": owner["visitorId"], "barcode": owner["barcode"],
         "licensePlate": car["licensePlate"], "vehicleId": car["vehicleId"],
     }  # fmt: skip
 
@@ -71,7 +72,7 @@ def service(pc_code: str, **fields: Any) -> dict[str, Any]:
 
 
 def challenge(pc_code: str, **fields: Any) -> dict[str, Any]:
-    """One that runs for a century."""
+    """The body of a challenge that is open until 2101."""
     return {
         "pcCode": pc_code, "genericName": "Steps", "type": "step_counter", "startDate": "2001-01-01T00:00:00Z",
         "endDate": "2101-01-01T00:00:00Z", "winnerNumber": 3, "status": "active", "displayName": [], "description": [],

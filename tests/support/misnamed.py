@@ -1,23 +1,23 @@
-"""Record batches with a header whose name is not UTF-8, as clients in other languages can send them."""
+"""Record batches with a header name that is not UTF-8. Clients in other languages can send them, aiokafka cannot."""
 
 import struct
 
 from aiokafka.record.util import calc_crc32c
 
 NAME = "wrong-name"
-"""What such a header is called until `misname` has seen it."""
-_WRONG = b"wrong-\xff\xfe!!"
+"""The header name that `misname` replaces."""
+_NOT_UTF8 = b"wrong-\xff\xfe!!"
 HEADER_BYTES = 61
 ATTRIBUTES, CRC, LENGTH = 21, 17, 8
-"""Where these stand in the header of a batch of version 2 (Kafka's documentation, Message Format)."""
+"""Offsets in bytes in the header of a record batch of version 2 (Kafka documentation, Message Format)."""
 _NAME_LENGTH = bytes([len(NAME) * 2])
-"""As a varint, which stands before a header's name; before a key or value of the test stands another."""
+"""The zigzag varint of the length, which precedes a header name. The test's keys and values have other lengths."""
 
 
 def misname(batch: bytes) -> bytes:
-    """An uncompressed batch with the other name and its checksum."""
-    found = batch.replace(_NAME_LENGTH + NAME.encode(), _NAME_LENGTH + _WRONG)
-    return with_checksum(bytearray(found))
+    """Replace the header name `NAME` of an uncompressed batch by bytes that are not UTF-8, and update the checksum."""
+    renamed = batch.replace(_NAME_LENGTH + NAME.encode(), _NAME_LENGTH + _NOT_UTF8)
+    return with_checksum(bytearray(renamed))
 
 
 def with_checksum(batch: bytearray) -> bytes:

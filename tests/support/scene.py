@@ -1,8 +1,7 @@
-"""A request of any operation, from its documented example, with whatever that refers to created before."""
+"""A valid request of any operation, from its documented example. The records that it refers to are created first."""
 
 import json
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,7 +21,7 @@ FACTS: dict[str, Fact] = {
 }
 """The documented contract, by operation."""
 
-MADE_BY = {
+CREATED_BY = {
     "pcCode": "centers.create",
     "visitorId": "visitors.create",
     "barcode": "visitors.create",
@@ -53,9 +52,9 @@ MADE_BY = {
     "visitorChallengeId": "visitorChallenges.create",
     "articleId": "articles.create",
 }
-"""Which operation makes what a path or a body names."""
+"""By field of a path or a body, the operation that creates the record with this field."""
 
-BEFORE = {
+PREREQUISITES = {
     "serviceThemeLinks.remove": "serviceThemeLinks.add",
     "serviceTargetLinks.remove": "serviceTargetLinks.add",
     "visitorCenters.get": "visitorCenters.create",
@@ -69,9 +68,9 @@ BEFORE = {
     "externalIds.get": "externalIds.create",
     "externalIds.delete": "externalIds.create",
 }
-"""What has to be done before, where the places of the path do not bring it about."""
+"""By operation, another one that must come before it, if the path parameters do not lead to that one already."""
 
-FILLED_BY = {
+ADDED_BY = {
     "serviceStores.list": "serviceStores.add",
     "serviceSegments.list": "serviceSegments.add",
     "serviceThemeLinks.list": "serviceThemeLinks.add",
@@ -86,10 +85,10 @@ FILLED_BY = {
     "visits.list": "visits.create",
     "externalIds.batch": "externalIds.create",
 }
-"""What adds a row to a list, where that is not the `create` of the same resource."""
+"""By list, the operation that adds a row to it, if that is not the `create` of the same resource."""
 
 BODY_NAMES = {"acquisitionPcCode": "pcCode", "preferredCenter": "pcCode"}
-"""Fields of bodies that name what another name is for elsewhere."""
+"""Fields of bodies, and the name that other operations have for the same value."""
 
 REFERENCES = frozenset(
     (
@@ -97,12 +96,12 @@ REFERENCES = frozenset(
         *("vehicleId", "visitorCenterId", "parkingId", "cardId", "challengeId", "barcode"),
     )
 )
-"""Fields of bodies that name something that has to be there."""
+"""Fields of bodies that must name an existing record."""
 
 PARTNERS = ("smartparking_us", "smartparking_uk", "ilogs", "designa", "thales", "smartparking_v2")
 LOCALES = ("fr-FR", "en-GB", "de-DE", "nl-NL", "es-ES", "it-IT", "pl-PL", "sv-SE")
 
-NEW: dict[str, Callable[[int], Any]] = {
+NEW_VALUES: dict[str, Callable[[int], Any]] = {
     "email": lambda _: data.new_email(),
     "token": lambda n: f"token {n} of {uuid4()}",
     "guid": lambda _: str(uuid4()),
@@ -115,10 +114,10 @@ NEW: dict[str, Callable[[int], Any]] = {
     "licensePlate": lambda _: data.new_plate(),
     "localeCode": lambda n: LOCALES[n % len(LOCALES)],
 }
-"""Fields that differ from one call to the next, since two may not be the same."""
+"""Fields that must be unique. Each function takes the number of the call and returns a new value."""
 
 _CENTER = frozenset(("pcCode", "centerCompanyId", "visitorCenterId"))
-ONCE = {
+UNIQUE_PER_PARENT = {
     "visitorChallenges.create": frozenset(("challengeId", "visitorId")),
     "serviceThemeLinks.add": frozenset(("serviceThemeId",)),
     "serviceTargetLinks.add": frozenset(("serviceTargetId",)),
@@ -126,85 +125,90 @@ ONCE = {
     "externalIds.create": _CENTER,
     "vehiclePartners.create": _CENTER | {"vehicleId"},
 }
-"""What a body may name once only under the same parent."""
+"""Fields of bodies that must be unique under the same parent."""
 
-LIVELY: dict[str, Parts] = {
+UNEXPIRED: dict[str, Parts] = {
     "services.create": {"endDate": "2101-01-01T00:00:00Z"},
     "challenges.create": {"endDate": "2101-01-01T00:00:00Z", "status": "active"},
     "parkingHistories.create": {"paymentStatus": "succeeded"},
 }
-"""Where the documented example is over since years, and nothing could be done with it."""
+"""Fields that replace those of a documented example that ended years ago. Other operations would refuse its record."""
 
 
 class Scene:
-    """What belongs together: `known` has a visitor, a center and so on by the contract's names of their ids, each made
-    when it is needed first."""
+    """Related records: a visitor, a center and so on. `values` has their ids by the contract's names of the fields. A
+    record is created when its id is used for the first time."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
-        self.known: dict[str, Any] = {}
+        self.values: dict[str, Any] = {}
         self._client = client
         self._calls = 0
 
     async def parts(self, operation: str, *, example: bool = False) -> Parts:
-        """A request that succeeds; the `example` is as documented also where nothing can be done with it later."""
+        """The parts of a request that succeeds. With `example`, the body is exactly the documented one, even if its end
+        date is over."""
         fact = FACTS[operation]
-        if operation in BEFORE:
-            await self.make(BEFORE[operation])
+        if operation in PREREQUISITES:
+            await self.create(PREREQUISITES[operation])
         self._calls += 1
-        path = {place["name"]: await self._place(operation, place) for place in fact["path_params"]}
-        query = {field["name"]: await self._asked(field) for field in fact["query"] if field["required"]}
+        path = {param["name"]: await self._path_value(operation, param) for param in fact["path_params"]}
+        query = {field["name"]: await self._query_value(field) for field in fact["query"] if field["required"]}
         if operation == "visits.list":
-            query["visitorId"] = await self.need("visitorId")
+            query["visitorId"] = await self.value_of("visitorId")
         parts: Parts = {"path": path, "query": query}
         if fact["body"]:
             parts["body"] = await self._body(operation, fact["request_example"])
-            if not example and operation in LIVELY:
-                parts["body"] |= LIVELY[operation]
+            if not example and operation in UNEXPIRED:
+                parts["body"] |= UNEXPIRED[operation]
         return {name: value for name, value in parts.items() if value or name == "body"}
 
-    async def need(self, name: str) -> Any:
-        """What this name of the contract is for in this scene."""
+    async def value_of(self, name: str) -> Any:
+        """The value of a field of the contract in this scene. Creates the record that has it if there is none yet."""
         if name == "analyticsId":
-            visitor_id = await self.need("visitorId")
+            visitor_id = await self.value_of("visitorId")
             answer = await self._client.get(f"/visitors/{visitor_id}/externalIds/analytics")
             return answer.json()["data"]["externalId"]
-        if name not in self.known:
-            await self.make(MADE_BY[name])
-        return self.known[name]
+        if name not in self.values:
+            await self.create(CREATED_BY[name])
+        return self.values[name]
 
-    async def make(self, operation: str) -> dict[str, Any]:
-        """Do a writing operation and remember what it made. Fails where it does not succeed."""
+    async def create(self, operation: str) -> dict[str, Any]:
+        """Call an operation that creates a record, and keep the record's ids. Fails if the answer is not a success."""
         answer = await self.call(operation, await self.parts(operation))
         assert answer.is_success, f"{operation}: {answer.text}"
         body = answer.json() if answer.content else {}
-        found: dict[str, Any] = body.get("data", body)
-        self.known |= {name: found[name] for name in found.keys() & {*MADE_BY, "localeCode"}}
+        record: dict[str, Any] = body.get("data", body)
+        self.values |= {name: record[name] for name in record.keys() & {*CREATED_BY, "localeCode"}}
         if operation == "legalTexts.create":
-            self.known["legalTextId"] = found["id"]
-        return found
+            self.values["legalTextId"] = record["id"]
+        return record
 
     async def again(self, operation: str, listing: str) -> dict[str, Any]:
-        """One more for a list, with another center, challenge and so on, since some may be named once only."""
-        kept = {place["name"] for place in FACTS[listing]["path_params"]}
-        for name in ONCE.get(operation, frozenset()) - kept:
-            self.known.pop(name, None)
-        return await self.make(operation)
+        """Add another row to a list, with new values for the fields that must be unique under the list's parent."""
+        parents = {param["name"] for param in FACTS[listing]["path_params"]}
+        for name in UNIQUE_PER_PARENT.get(operation, frozenset()) - parents:
+            self.values.pop(name, None)
+        return await self.create(operation)
 
     async def call(self, operation: str, parts: Parts, **headers: str) -> httpx.Response:
         return await send(self._client, CATALOGUE.by_name[operation], parts, **headers)
 
-    async def _place(self, operation: str, place: Fact) -> Any:
-        name = place["name"]
+    async def _path_value(self, operation: str, param: Fact) -> Any:
+        name = param["name"]
         if name == "visitType":
             return "entry"
+        if name == "localeCode" and operation.endswith(".create"):
+            return NEW_VALUES[name](self._calls)
         if name == "localeCode":
-            creates = operation.endswith(".create")
-            return NEW[name](self._calls) if creates else self.known[name]
-        return await self.need(name)
+            return self.values[name]
+        return await self.value_of(name)
 
-    async def _asked(self, field: Fact) -> Any:
-        fixed = {"companyId": "1", "timezone": "Europe/Paris", "optinType": "commercial", "optinChannel": "sms"}
-        return fixed[field["name"]] if field["name"] in fixed else await self.need(field["name"])
+    async def _query_value(self, field: Fact) -> Any:
+        constants = {"companyId": "1", "timezone": "Europe/Paris", "optinType": "commercial", "optinChannel": "sms"}
+        name = field["name"]
+        if name in constants:
+            return constants[name]
+        return await self.value_of(name)
 
     async def _body(self, operation: str, example: Any) -> Any:
         if isinstance(example, list):
@@ -214,53 +218,47 @@ class Scene:
         return {name: await self._field(operation, name, value) for name, value in example.items()}
 
     async def _field(self, operation: str, name: str, value: Any) -> Any:
-        named = BODY_NAMES.get(name, name)
+        reference = BODY_NAMES.get(name, name)
         if operation == "centers.create" and name == "pcCode":
             return data.new_code()
-        if operation == "visits.create" and name == "licensePlate":
-            return await self.need(name)
-        if name == "analyticsId":
-            return await self.need(name)
-        if named in REFERENCES:
-            return await self.need(named)
+        if name == "analyticsId" or (operation == "visits.create" and name == "licensePlate"):
+            return await self.value_of(name)
+        if reference in REFERENCES:
+            return await self.value_of(reference)
         if name == "parkingPartner" and operation == "parkings.create":
             return PARTNERS[self._calls % len(PARTNERS)]
-        if name in NEW and not isinstance(value, (list, dict)) and not _translates(operation):
-            return NEW[name](self._calls)
+        if name in NEW_VALUES and not isinstance(value, (list, dict)) and not _has_translations(operation):
+            return NEW_VALUES[name](self._calls)
         return await self._body(operation, value)
 
 
-def _translates(operation: str) -> bool:
-    """Whether localeCode stands in a list of translations, each locale once."""
+def _has_translations(operation: str) -> bool:
+    """True if the body has lists of translations, in which a localeCode occurs once."""
     return operation.partition(".")[0] in ("challenges", "articles")
 
 
-@cache
 def adds_to(listing: str) -> str | None:
     """The operation that adds a row to a list."""
+    if listing in ADDED_BY:
+        return ADDED_BY[listing]
     create = f"{listing.removesuffix('.list')}.create"
-    return FILLED_BY.get(listing) or (create if create in FACTS else None)
+    return create if create in FACTS else None
 
 
-async def send(
-    client: httpx.AsyncClient, operation: Operation, parts: Parts, *, raw_query: str | None = None, **headers: str
-) -> httpx.Response:
-    """A request over HTTP."""
-    places = {name: quote(str(value), safe="") for name, value in parts.get("path", {}).items()}
-    url = operation.path.format(**places)
-    query = {name: _text(value) for name, value in parts.get("query", {}).items()}
+async def send(client: httpx.AsyncClient, operation: Operation, parts: Parts, **headers: str) -> httpx.Response:
+    """Send a request over HTTP."""
+    path_params = {name: quote(str(value), safe="") for name, value in parts.get("path", {}).items()}
+    url = operation.path.format(**path_params)
+    query = {name: _query_text(value) for name, value in parts.get("query", {}).items()}
     body = {"json": parts["body"]} if "body" in parts else {}
-    return await client.request(
-        operation.method, url if raw_query is None else f"{url}?{raw_query}", params=query or None,
-        headers=headers, **body,
-    )  # fmt: skip
+    return await client.request(operation.method, url, params=query or None, headers=headers, **body)
 
 
-def _text(value: Any) -> str:
+def _query_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def listings() -> Sequence[str]:
-    """The operations that answer many records."""
-    return [name for name, fact in FACTS.items() if CATALOGUE.by_name[name].shape in ("page", "array")
-            and CATALOGUE.by_name[name].is_query]  # fmt: skip
+    """The queries whose reply has many records."""
+    queries = (operation for operation in CATALOGUE.operations if operation.is_query)
+    return sorted(operation.name for operation in queries if operation.shape in ("page", "array"))

@@ -1,7 +1,6 @@
 """Articles with their texts in several locales.
 
-- An update replaces texts by locale; locales that are not sent keep theirs. A locale that is not in `/locales` is 400,
-  and so are texts of one field with more than 1,000,000 characters together.
-- `publishDateSince` and `publishDateUntil` may be plain dates: the start of that day in UTC. The first is inclusive,
-  the second exclusive.
+- An update replaces the texts of the locales in the body; the texts of other locales stay. A locale that is not in
+  `/locales` is 400. All texts of one field together may have at most 1,000,000 characters (400).
+- `publishDateSince` is inclusive, `publishDateUntil` exclusive. A date without a time is the start of that day in UTC.
 """

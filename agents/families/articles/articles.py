@@ -65,7 +65,7 @@ _TEXTS = ("title", "content")
 
 @operation("articles.create", "POST /articles", summary="Add an article", body=ArticleNew, reply=Article)
 async def create(tx: Tx, request: Request[NoFields, NoFields, ArticleNew]) -> Article:
-    """Raises Invalid for too many texts."""
+    """Raises Invalid for texts that are too long together."""
     body = request.body
     texts = {name: translated(tx, Translation, [], getattr(body, name) or [], field=name) for name in _TEXTS}
     return await ARTICLES.insert(tx, {name: getattr(body, name) for name in ArticleFields.model_fields} | texts)
@@ -76,8 +76,8 @@ async def create(tx: Tx, request: Request[NoFields, NoFields, ArticleNew]) -> Ar
     path=ArticlePath, body=ArticlePatch, reply=None,
 )  # fmt: skip
 async def update(tx: Tx, request: Request[ArticlePath, NoFields, ArticlePatch]) -> None:
-    """Texts are replaced by locale; locales that are not sent keep theirs. Raises NotFound, and Invalid for too many
-    texts."""
+    """The texts of the locales in the body are replaced; the texts of other locales stay. Raises NotFound, and Invalid
+    for texts that are too long together."""
     where, values = vars(request.path), request.body.sent_fields()
     old = await ARTICLES.lock(tx, **where)
     texts = {

@@ -1,5 +1,5 @@
 """Shopping centers and the companies in them.
 
-- A center's key is its `pcCode`, for example `FR-SC-123`; a taken one is 409.
-- A company that visitors are attached to cannot be deleted (409). Renaming it needs `companyName`.
+- The `pcCode`, for example `FR-SC-123`, identifies a center. A `pcCode` that exists already is 409.
+- A company that a visitor works for cannot be deleted (409). An update of a company must have a `companyName`.
 """

@@ -1,4 +1,4 @@
-"""Shopping centers. A center's key is its pcCode."""
+"""Shopping centers. The pcCode is the primary key of a center."""
 
 from functools import partial
 from typing import Literal
@@ -63,7 +63,9 @@ CENTERS = Table(
     family="centers",
     resource="center",
     key="pc_code",
-    conflicts={"centers_pkey": partial(Conflict, "center_exists", "A center with this pcCode exists.", field="pcCode")},
+    conflicts={
+        "centers_pkey": partial(Conflict, "center_exists", "A center with this pcCode exists already.", field="pcCode")
+    },
 )
 
 OPERATIONS: Operations = (

@@ -1,4 +1,4 @@
-"""Companies in a center, for which a visitor may work."""
+"""The companies in a center. Visitors may work for them."""
 
 import sqlalchemy as sa
 

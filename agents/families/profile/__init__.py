@@ -1,14 +1,17 @@
-"""Favourite centers, bookmarks, interests, devices with their apps, locales, and sessions in a center's operations.
+"""Centers of a visitor, bookmarks, interests, devices with their apps, locales, and sessions in a center's operations.
 
-- **Centers**: one of them is the favourite at most; setting one clears the other. `favoriteDate` is when it was set.
-  PUT creates or replaces, 200 both times. A `centerCompanyId` is a company of that very center (400).
-- **Bookmarks**: one of a visitor for each type, external id and center (409).
-- **Interests**: PUT makes the list exactly what was sent.
-- **Devices**: registering a known `token` updates its device, 200 instead of 201. A token that moves to another visitor
-  leaves the first one. Each `urwAppId` that is registered becomes an app of the device and goes with it.
-- **Locales**: the languages and territories of the Unicode CLDR. `en_us` and `en-US` are the same locale, and so are
-  `zh-CN` and `zh-Hans-CN`, with its usual script.
-- **Sessions in operations**: a `guid` is there once for each visitor (409). Segments and stores are added each on its
-  own: those that are there already or cannot be kept (a text that is blank, too long or holds a NUL) are told under
-  `failed`, the others under `success`. Another shape is 400 for the whole body, and so is a card number.
+- **Centers**: a visitor has at most one favourite center. A new favourite replaces the former one. `favoriteDate` is
+  the time at which the center became the favourite. PUT creates or replaces a center and answers 200 in both cases.
+  `centerCompanyId` must name a company of the same center (400).
+- **Bookmarks**: a visitor has one bookmark for each type, external id and center (409).
+- **Interests**: PUT replaces the whole list.
+- **Devices**: registering a known `token` answers 200 instead of 201. If it is a device of the same visitor, it is
+  updated. If it is a device of another visitor, it moves to the new visitor. Each registered `urwAppId` is an app of
+  the device. Deleting a device deletes its apps.
+- **Locales**: the languages and territories of the Unicode CLDR. `en_us` and `en-US` are the same locale. So are
+  `zh-CN` and `zh-Hans-CN`, because Hans is the usual script in China.
+- **Sessions in operations**: a visitor has one session for each `guid` (409). Each segment or store of a body succeeds
+  or fails by itself. The reply lists under `failed` the entries that the session has already and the entries with a
+  text that is blank, too long or contains a NUL. It lists the others under `success`. If an entry has another shape or
+  a card number, the whole body is refused (400).
 """

@@ -1,4 +1,4 @@
-"""What a visitor has bookmarked."""
+"""The bookmarks of a visitor."""
 
 from typing import Literal
 
@@ -42,7 +42,7 @@ BOOKMARKS = Table(
     resource="bookmark",
     key="bookmark_id",
     parents={"visitor_id": VISITORS, "pc_code": CENTERS},
-    conflicts={"bookmarks_visitor_id_key": crud.already_exists("bookmark", "The visitor has this bookmark.")},
+    conflicts={"bookmarks_visitor_id_key": crud.already_exists("bookmark", "The visitor has this bookmark already.")},
     hidden=[sa.UniqueConstraint("visitor_id", "bookmark_type", "external_id", "pc_code")],
 )
 

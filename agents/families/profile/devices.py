@@ -1,4 +1,4 @@
-"""Devices of a visitor by their token, and the apps registered on each."""
+"""The devices of a visitor, identified by their token, and the apps registered on each device."""
 
 from typing import Literal
 
@@ -77,14 +77,14 @@ APPS = Table(
     hidden=[sa.UniqueConstraint("device_id", "urw_app_id"), sa.Index("device_apps_visitor_id_idx", "visitor_id")],
 )
 
-# Its erasure comes before or after; nothing else waits for us.
-_PRESENT = (
+# An erasure of the visitor waits for this lock, or this statement for the erasure. Other writes do not wait.
+_LOCK_VISITOR = (
     sa.select(VISITORS.columns.visitor_id)
     .where(VISITORS.columns.visitor_id == sa.bindparam("visitor"))
     .with_for_update(read=True, key_share=True)
 )
 _BY_TOKEN = sa.select(DEVICES.sql).where(DEVICES.columns.token == sa.bindparam("token"))
-_APP = sa.select(APPS.sql).where(
+_APP_OF_DEVICE = sa.select(APPS.sql).where(
     APPS.columns.device_id == sa.bindparam("device"), APPS.columns.urw_app_id == sa.bindparam("app")
 )
 
@@ -93,57 +93,59 @@ _ONE = f"{_ALL}/{{deviceId}}"
 
 
 @operation(
-    "devices.register", f"POST {_ALL}", summary="Register a device, or an app on a known one",
+    "devices.register", f"POST {_ALL}", summary="Register a device or an app on a device",
     path=VisitorPath, body=DeviceNew, reply=Device, upserts=True,
 )  # fmt: skip
 async def register(tx: Tx, request: Request[VisitorPath, NoFields, DeviceNew]) -> Device | Existing:
-    """A token that another visitor had leaves that one, with its apps; it is new where that one is erased meanwhile.
-    Raises NotFound."""
+    """If another visitor has a device with this token, that device and its apps are removed. The new device has only
+    the app of this request. The answer is 200, or 201 if the other visitor is erased at the same time. Raises
+    NotFound."""
     visitor_id, body = request.path.visitor_id, request.body
-    await _alone(tx, body.token)
-    if await tx.first(_PRESENT, {"visitor": visitor_id}) is None:
+    await _lock_token(tx, body.token)
+    if await tx.first(_LOCK_VISITOR, {"visitor": visitor_id}) is None:
         raise VISITORS.missing()
     fields = {name: getattr(body, name) for name in DeviceFields.model_fields} | {"visitor_id": visitor_id}
-    known = await tx.first(_BY_TOKEN, {"token": body.token})
-    if known is not None and known.visitor_id == visitor_id:
-        device = await DEVICES.update(tx, fields, device_id=known.device_id)
+    existing = await tx.first(_BY_TOKEN, {"token": body.token})
+    if existing is not None and existing.visitor_id == visitor_id:
+        device = await DEVICES.update(tx, fields, device_id=existing.device_id)
         await _add_app(tx, device, body)
         return Existing(device)
-    moved = known is not None and await _removed(tx, known.device_id)
+    moved = False
+    if existing is not None:
+        moved = await _delete_with_apps(tx, existing.device_id)
     device = await DEVICES.insert(tx, fields)
     await _add_app(tx, device, body)
     return Existing(device) if moved else device
 
 
-async def _alone(tx: Tx, token: str) -> None:
-    """What is done about one token is done one after the other, so that none finds a device half gone."""
+async def _lock_token(tx: Tx, token: str) -> None:
+    """Serialize the writes for one token, so that no transaction sees a device that another one is moving."""
     await tx.advisory_lock(f"device {token}")
 
 
 async def _add_app(tx: Tx, device: Device, body: DeviceNew) -> None:
-    known = await tx.first(_APP, {"device": device.device_id, "app": body.urw_app_id})
+    app = await tx.first(_APP_OF_DEVICE, {"device": device.device_id, "app": body.urw_app_id})
     token = {"notification_token": body.notification_token}
-    if known is None:
-        await APPS.insert(
-            tx, token | {"device_id": device.device_id, "urw_app_id": body.urw_app_id, "visitor_id": device.visitor_id}
-        )
-    elif known.notification_token != body.notification_token:
-        await APPS.update(tx, token, app_id=known.app_id)
+    if app is None:
+        owner = {"device_id": device.device_id, "visitor_id": device.visitor_id}
+        await APPS.insert(tx, token | owner | {"urw_app_id": body.urw_app_id})
+    elif app.notification_token != body.notification_token:
+        await APPS.update(tx, token, app_id=app.app_id)
 
 
-async def _removed(tx: Tx, device_id: int) -> bool:
-    """Whether the device was still there: it goes also when its visitor is erased, and in the same order, its apps
-    first, so that neither waits for the other."""
+async def _delete_with_apps(tx: Tx, device_id: int) -> bool:
+    """Return False if the device is gone already, for example because its visitor was erased. An erasure deletes in the
+    same order, apps first, so that the two transactions cannot deadlock."""
     await APPS.delete_by_parent(tx, "device_id", [device_id], emit_changes=True)
     return bool(await DEVICES.delete_by_parent(tx, "device_id", [device_id], emit_changes=True))
 
 
-@operation("devices.delete", f"DELETE {_ONE}", summary="Remove a device with its apps", path=DevicePath, reply=None)
+@operation("devices.delete", f"DELETE {_ONE}", summary="Remove a device and its apps", path=DevicePath, reply=None)
 async def delete(tx: Tx, request: Request[DevicePath, NoFields, NoFields]) -> None:
     """Raises NotFound."""
     device = await DEVICES.find(tx, **vars(request.path))
-    await _alone(tx, device.token)
-    if not await _removed(tx, device.device_id):
+    await _lock_token(tx, device.token)
+    if not await _delete_with_apps(tx, device.device_id):
         raise DEVICES.missing()
 
 
@@ -152,10 +154,10 @@ async def delete(tx: Tx, request: Request[DevicePath, NoFields, NoFields]) -> No
     path=DevicePath, reply=DeviceApp, shape="page",
 )  # fmt: skip
 async def apps(tx: Tx, request: Request[DevicePath, NoFields, NoFields]) -> Page[DeviceApp]:
-    """All of them. Raises NotFound."""
+    """The reply has all apps; there is no paging. Raises NotFound."""
     device = await DEVICES.find(tx, **vars(request.path))
-    found = await APPS.by_parent(tx, "device_id", [device.device_id])
-    return Page(found[device.device_id], more=False)
+    apps_by_device = await APPS.by_parent(tx, "device_id", [device.device_id])
+    return Page(apps_by_device[device.device_id], more=False)
 
 
 OPERATIONS: Operations = (

@@ -1,4 +1,4 @@
-"""What a visitor is interested in."""
+"""The interests of a visitor."""
 
 from collections.abc import Mapping
 
@@ -36,7 +36,9 @@ INTERESTS = Table(
     key="interest_id",
     parents={"visitor_id": VISITORS},
     conflicts={
-        "interests_visitor_id_key": crud.already_exists("interest", "The visitor has this interest.", "externalId")
+        "interests_visitor_id_key": crud.already_exists(
+            "interest", "The visitor has this interest already.", "externalId"
+        )
     },
     hidden=[sa.UniqueConstraint("visitor_id", "external_id")],
 )
@@ -46,18 +48,18 @@ _ONE = f"{_ALL}/{{interestId}}"
 
 
 _C = INTERESTS.columns
-_OF_VISITOR = (
+_LOCK_INTERESTS = (
     sa.select(INTERESTS.sql)
     .where(_C.visitor_id == sa.bindparam("visitor"))
     .order_by(_C.interest_id)
     .with_for_update(key_share=True)
 )
-_NEW = unnest_rows(ids=_C.interest_id.type, labels=_C.label.type)
+_LABELS = unnest_rows(ids=_C.interest_id.type, labels=_C.label.type)
 _RENAME = (
     sa.update(INTERESTS.sql)
-    .where(_C.interest_id == _NEW.c.ids)
+    .where(_C.interest_id == _LABELS.c.ids)
     .values(
-        label=_NEW.c.labels,
+        label=_LABELS.c.labels,
         update_date=sa.func.greatest(_C.update_date, sa.bindparam("now", type_=_C.update_date.type)),
         revision=_C.revision + 1,
     )
@@ -71,36 +73,41 @@ _RENAME = (
 )  # fmt: skip
 async def create(tx: Tx, request: Request[VisitorPath, NoFields, InterestNew]) -> Interest:
     """Raises NotFound."""
-    # A replacement at the same time comes before or after.
+    # The lock serializes this insert with `interests.replace`.
     await VISITORS.lock(tx, visitor_id=request.path.visitor_id)
     return await INTERESTS.insert(tx, vars(request.body) | vars(request.path))
 
 
 @operation(
-    "interests.replace", f"PUT {_ALL}", summary="Make a visitor's interests exactly these",
+    "interests.replace", f"PUT {_ALL}", summary="Replace the interests of a visitor",
     path=VisitorPath, body=ListOf[InterestNew], reply=None,
 )  # fmt: skip
 async def replace(tx: Tx, request: Request[VisitorPath, NoFields, ListOf[InterestNew]]) -> None:
-    """Interests that stay keep their id; of two with one externalId the later counts. Raises NotFound."""
+    """The visitor's interests become exactly those of the body. An interest whose externalId is in the body keeps its
+    id. If an externalId is in the body twice, the later label is used. Raises NotFound."""
     visitor_id = request.path.visitor_id
     await VISITORS.lock(tx, visitor_id=visitor_id)
-    wanted = {interest.external_id: interest.label for interest in request.body.root}
-    known = {row.external_id: row for row in await tx.all(_OF_VISITOR, {"visitor": visitor_id})}
-    gone = [row.interest_id for key, row in known.items() if key not in wanted]
-    await INTERESTS.delete_by_parent(tx, "interest_id", gone, emit_changes=True)
-    renamed = {row.interest_id: wanted[key] for key, row in known.items() if row.label != wanted.get(key, row.label)}
-    await _rename(tx, renamed)
-    new = [
-        (tx, {"visitor_id": visitor_id, "external_id": key, "label": label})
-        for key, label in wanted.items()
-        if key not in known
+    labels = {interest.external_id: interest.label for interest in request.body.root}
+    rows = {row.external_id: row for row in await tx.all(_LOCK_INTERESTS, {"visitor": visitor_id})}
+    removed_ids = [row.interest_id for external_id, row in rows.items() if external_id not in labels]
+    await INTERESTS.delete_by_parent(tx, "interest_id", removed_ids, emit_changes=True)
+    new_labels = {
+        row.interest_id: labels[external_id]
+        for external_id, row in rows.items()
+        if external_id in labels and labels[external_id] != row.label
+    }
+    await _update_labels(tx, new_labels)
+    new_rows = [
+        (tx, {"visitor_id": visitor_id, "external_id": external_id, "label": label})
+        for external_id, label in labels.items()
+        if external_id not in rows
     ]
-    if new:
-        await INTERESTS.insert_many(new)
+    if new_rows:
+        await INTERESTS.insert_many(new_rows)
 
 
-async def _rename(tx: Tx, labels: Mapping[int, str]) -> None:
-    """The interests with these ids, which are locked."""
+async def _update_labels(tx: Tx, labels: Mapping[int, str]) -> None:
+    """Write the labels, by interest id, with one statement. The caller has locked the rows."""
     parameters = {"ids": list(labels), "labels": list(labels.values()), "now": tx.now}
     for row in await tx.all(_RENAME, parameters):
         INTERESTS.changed(tx, row, "updated")

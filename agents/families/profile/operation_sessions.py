@@ -1,4 +1,4 @@
-"""Sessions of a visitor in a center's operations (games, contests), with the segments and stores that came of them."""
+"""Sessions of a visitor in a center's operations (games, contests), with the segments and stores of each session."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -50,21 +50,22 @@ class SessionPath(VisitorPath):
     guid: Identifier
 
 
-def _with_nul(value: Any, look: ValidatorFunctionWrapHandler) -> Any:
-    """Look at the text without NUL, which could part the digits of a card number, and let it pass with it."""
+def _accept_nul(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Validate a text without its NULs, and return it with them. A NUL could hide a card number by splitting its
+    digits."""
     if not isinstance(value, str):
-        return look(value)
-    look(value.replace("\x00", ""))
+        return validate(value)
+    validate(value.replace("\x00", ""))
     return value
 
 
-AnyText = Annotated[LongText, WrapValidator(_with_nul)]
-"""A text that may be too long for its row, blank, or have a NUL in it."""
+AnyText = Annotated[LongText, WrapValidator(_accept_nul)]
+"""A text that a row cannot always store: it may be too long, blank, or contain a NUL."""
 
 
 class EntryNew(Model):
-    """Texts that cannot be kept are no fault of the body: the entry is answered under `failed`. What has another shape
-    is, and so is a card number, which is not to be answered."""
+    """An entry with a text that cannot be stored is valid; the reply lists it under `failed`. An entry with a card
+    number is invalid, because no reply may contain one."""
 
     id: AnyText
     name: AnyText
@@ -78,7 +79,7 @@ class Entry(Model):
 
 
 class StoredEntry(Entry):
-    """A segment or a store as it is kept: of which session, and of whom."""
+    """The row of a segment or a store, with its session and its visitor."""
 
     session_key: Int64
     visitor_id: Uuid
@@ -98,7 +99,7 @@ SESSIONS = Table(
     parents={"visitor_id": VISITORS, "pc_code": CENTERS},
     conflicts={
         "operation_sessions_visitor_id_key": crud.already_exists(
-            "operation_session", "The visitor has this session.", "guid"
+            "operation_session", "The visitor has a session with this guid already.", "guid"
         )
     },
     hidden=[
@@ -108,7 +109,7 @@ SESSIONS = Table(
 )
 
 
-def _entries(name: str, resource: str) -> Table[StoredEntry]:
+def _entry_table(name: str, resource: str) -> Table[StoredEntry]:
     return Table(
         name,
         StoredEntry,
@@ -127,10 +128,10 @@ def _entries(name: str, resource: str) -> Table[StoredEntry]:
     )
 
 
-SEGMENTS = _entries("operation_segments", "operationSegment")
-STORES = _entries("operation_stores", "operationStore")
+SEGMENTS = _entry_table("operation_segments", "operationSegment")
+STORES = _entry_table("operation_stores", "operationStore")
 
-_SESSION = (
+_LOCK_SESSION = (
     sa.select(SESSIONS.columns.session_key)
     .where(SESSIONS.columns.visitor_id == sa.bindparam("visitor"), SESSIONS.columns.guid == sa.bindparam("guid"))
     .with_for_update(key_share=True)
@@ -138,27 +139,30 @@ _SESSION = (
 
 
 async def _add(tx: Tx, table: Table[StoredEntry], path: SessionPath, entries: Sequence[EntryNew]) -> Added:
-    """Each entry by itself: what the session has already fails, and what cannot be kept. Raises NotFound."""
-    session = await tx.first(_SESSION, {"visitor": path.visitor_id, "guid": path.guid})
+    """Insert the new entries with one statement. Entries that the session has already and entries that cannot be stored
+    are `failed`. Raises NotFound."""
+    session = await tx.first(_LOCK_SESSION, {"visitor": path.visitor_id, "guid": path.guid})
     if session is None:
         raise SESSIONS.missing()
-    known = {
-        entry.id for entry in (await table.by_parent(tx, "session_key", [session.session_key]))[session.session_key]
-    }
-    new: dict[str, EntryNew] = {}
+    session_key = session.session_key
+    rows_by_session = await table.by_parent(tx, "session_key", [session_key])
+    ids = {row.id for row in rows_by_session[session_key]}
+    new: list[tuple[Tx, dict[str, Any]]] = []
     failed = []
     for entry in entries:
-        if entry.id in known or entry.id in new or not _fits(entry.id) or not _fits(entry.name):
+        if entry.id in ids or not _is_storable(entry.id) or not _is_storable(entry.name):
             failed.append(entry)
-        else:
-            new[entry.id] = entry
-    rows = [(tx, _row(entry, session.session_key, path.visitor_id)) for entry in new.values()]
-    success: list[Entry] = [*await table.insert_many(rows)] if rows else []
+            continue
+        ids.add(entry.id)
+        new.append((tx, _row(entry, session_key, path.visitor_id)))
+    success: list[Entry] = []
+    if new:
+        success.extend(await table.insert_many(new))
     return Added.model_construct(success=success, failed=failed)
 
 
-def _fits(text: str) -> bool:
-    """Whether a row can keep the text. NUL is what PostgreSQL has no place for."""
+def _is_storable(text: str) -> bool:
+    """False for a blank text, a text that is too long, and a text with a NUL, which PostgreSQL cannot store."""
     return bool(text.strip()) and len(text) <= TEXT_LIMIT and "\x00" not in text
 
 

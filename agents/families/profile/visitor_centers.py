@@ -1,4 +1,4 @@
-"""The centers of a visitor, one of them the favourite at most."""
+"""The centers of a visitor. At most one of them is the favourite."""
 
 from typing import Any
 from uuid import UUID
@@ -34,7 +34,7 @@ class VisitorCenterPatch(VisitorCenterFields, partial=True):
 
 
 class VisitorCenterPut(VisitorCenterPatch):
-    """Replaces: what is left out is as it is for a new one."""
+    """A PUT replaces the record: an omitted field gets its default, and `isFavorite` becomes false."""
 
     pc_code: PcCode
 
@@ -60,7 +60,7 @@ VISITOR_CENTERS = Table(
     parents={"visitor_id": VISITORS, "pc_code": CENTERS, "center_company_id": COMPANIES},
     conflicts={
         "visitor_centers_visitor_id_key": crud.already_exists(
-            "visitor_center", "The visitor has this center.", "pcCode"
+            "visitor_center", "The visitor has this center already.", "pcCode"
         )
     },
     hidden=[
@@ -72,39 +72,41 @@ VISITOR_CENTERS = Table(
 
 _C = VISITOR_CENTERS.columns
 _FAVORITE = sa.select(_C.pc_code).where(_C.visitor_id == sa.bindparam("visitor"), _C.is_favorite)
-_KNOWN = sa.select(VISITOR_CENTERS.sql).where(
+_BY_CENTER = sa.select(VISITOR_CENTERS.sql).where(
     _C.visitor_id == sa.bindparam("visitor"), _C.pc_code == sa.bindparam("center")
 )
 
 
-async def _favored(tx: Tx, visitor_id: UUID, pc_code: str, was: bool, values: dict[str, Any]) -> dict[str, Any]:
-    """The values, with favoriteDate where they make this center the favourite; the former one is none then. The
-    visitor was locked before, so that two favourites at once come one after the other."""
+async def _set_favorite(
+    tx: Tx, visitor_id: UUID, pc_code: str, values: dict[str, Any], *, was_favorite: bool
+) -> dict[str, Any]:
+    """Return `values` with the favoriteDate that follows from them. If they make this center the favourite, the former
+    favourite is cleared. The caller has locked the visitor, so concurrent requests cannot leave two favourites."""
     await tx.refresh_now()
-    if "is_favorite" not in values or values["is_favorite"] == was:
+    if values.get("is_favorite", was_favorite) == was_favorite:
         return values
-    if not values["is_favorite"]:
+    if was_favorite:
         return values | {"favorite_date": None}
-    former = await tx.first(_FAVORITE, {"visitor": visitor_id})
-    if former is not None and former.pc_code != pc_code:
-        none = {"is_favorite": False, "favorite_date": None}
-        await VISITOR_CENTERS.update(tx, none, visitor_id=visitor_id, pc_code=former.pc_code)
+    favorite = await tx.first(_FAVORITE, {"visitor": visitor_id})
+    if favorite is not None and favorite.pc_code != pc_code:
+        cleared = {"is_favorite": False, "favorite_date": None}
+        await VISITOR_CENTERS.update(tx, cleared, visitor_id=visitor_id, pc_code=favorite.pc_code)
     return values | {"favorite_date": tx.now}
 
 
-async def _own_company(tx: Tx, pc_code: str, body: VisitorCenterFields) -> None:
-    """Raises Invalid where the body names a company that is not in this center."""
+async def _require_company(tx: Tx, pc_code: str, body: VisitorCenterFields) -> None:
+    """Raises Invalid if the body names a company that is not in this center."""
     if body.center_company_id is not None:
         await crud.require_child(tx, COMPANIES, body, "center_company_id", pc_code=pc_code)
 
 
 async def add(tx: Tx, visitor_id: UUID, body: VisitorCenterNew) -> VisitorCenter:
-    """Raises NotFound for the visitor, and faults for an unknown center and one that the visitor has, and for a company
-    that is not in the center."""
+    """Raises NotFound for an unknown visitor, Conflict if the visitor has the center, and Invalid for an unknown center
+    and for a company that is not in the center."""
     await VISITORS.lock(tx, visitor_id=visitor_id)
     await crud.require_child(tx, CENTERS, body, "pc_code")
-    await _own_company(tx, body.pc_code, body)
-    values = await _favored(tx, visitor_id, body.pc_code, False, dict(vars(body)))
+    await _require_company(tx, body.pc_code, body)
+    values = await _set_favorite(tx, visitor_id, body.pc_code, dict(vars(body)), was_favorite=False)
     return await VISITOR_CENTERS.insert(tx, values | {"visitor_id": visitor_id})
 
 
@@ -121,20 +123,22 @@ async def create(tx: Tx, request: Request[VisitorPath, NoFields, VisitorCenterNe
 
 
 @operation(
-    "visitorCenters.put", f"PUT {_ALL}", summary="Add a center to a visitor or replace it",
+    "visitorCenters.put", f"PUT {_ALL}", summary="Add or replace a center of a visitor",
     path=VisitorPath, body=VisitorCenterPut, reply=VisitorCenter,
 )  # fmt: skip
 async def put(tx: Tx, request: Request[VisitorPath, NoFields, VisitorCenterPut]) -> VisitorCenter:
-    """Raises NotFound for the visitor, and faults for an unknown center and a company that is not in it."""
+    """Raises NotFound for an unknown visitor, and Invalid for an unknown center and for a company that is not in the
+    center."""
     visitor_id, body = request.path.visitor_id, request.body
     await VISITORS.lock(tx, visitor_id=visitor_id)
-    given = {name: getattr(body, name) for name in VisitorCenterFields.model_fields}
-    new = VisitorCenterNew.model_construct(**given | {"pc_code": body.pc_code, "is_favorite": bool(body.is_favorite)})
-    known = await tx.first(_KNOWN, {"visitor": visitor_id, "center": body.pc_code})
-    if known is None:
+    fields = {name: getattr(body, name) for name in VisitorCenterFields.model_fields}
+    fields |= {"pc_code": body.pc_code, "is_favorite": bool(body.is_favorite)}
+    new = VisitorCenterNew.model_construct(**fields)
+    old = await tx.first(_BY_CENTER, {"visitor": visitor_id, "center": body.pc_code})
+    if old is None:
         return await add(tx, visitor_id, new)
-    await _own_company(tx, body.pc_code, new)
-    values = await _favored(tx, visitor_id, body.pc_code, known.is_favorite, dict(vars(new)))
+    await _require_company(tx, body.pc_code, new)
+    values = await _set_favorite(tx, visitor_id, body.pc_code, dict(vars(new)), was_favorite=old.is_favorite)
     return await VISITOR_CENTERS.update(tx, values, visitor_id=visitor_id, pc_code=body.pc_code)
 
 
@@ -147,8 +151,9 @@ async def update(tx: Tx, request: Request[VisitorCenterPath, NoFields, VisitorCe
     where = vars(request.path)
     await VISITORS.lock(tx, visitor_id=request.path.visitor_id)
     old = await VISITOR_CENTERS.lock(tx, **where)
-    await _own_company(tx, old.pc_code, request.body)
-    values = await _favored(tx, old.visitor_id, old.pc_code, old.is_favorite, request.body.sent_fields())
+    await _require_company(tx, old.pc_code, request.body)
+    sent = request.body.sent_fields()
+    values = await _set_favorite(tx, old.visitor_id, old.pc_code, sent, was_favorite=old.is_favorite)
     await VISITOR_CENTERS.update(tx, values, **where)
 
 

@@ -1,4 +1,4 @@
-"""The segments of visitors that a service is meant for."""
+"""The visitor segments that a service is linked to."""
 
 import sqlalchemy as sa
 
@@ -22,8 +22,6 @@ class ServiceSegment(ServiceSegmentNew):
     update_date: Instant
 
 
-linked = crud.already_exists("segment_link", "The service has this segment.", "segmentId")
-
 SERVICE_SEGMENTS = Table(
     "service_segments",
     ServiceSegment,
@@ -33,7 +31,7 @@ SERVICE_SEGMENTS = Table(
     parents={"service_id": SERVICES},
     conflicts={
         "service_segments_service_id_key": crud.already_exists(
-            "segment_link", "The service has this segment.", "segmentId"
+            "segment_link", "The service has this segment already.", "segmentId"
         )
     },
     hidden=[sa.UniqueConstraint("service_id", "segment_id")],
@@ -44,9 +42,9 @@ _PATH = "/services/{serviceId}/segments"
 OPERATIONS: Operations = (
     crud.lists(SERVICE_SEGMENTS, "serviceSegments.list", f"GET {_PATH}", "List the segments of a service"),
     crud.creates(
-        SERVICE_SEGMENTS, "serviceSegments.add", f"POST {_PATH}", "Mean a service for a segment", ServiceSegmentNew
+        SERVICE_SEGMENTS, "serviceSegments.add", f"POST {_PATH}", "Link a segment to a service", ServiceSegmentNew
     ),
     crud.deletes(
-        SERVICE_SEGMENTS, "serviceSegments.remove", f"DELETE {_PATH}/{{segmentId}}", "Take a segment from a service"
+        SERVICE_SEGMENTS, "serviceSegments.remove", f"DELETE {_PATH}/{{segmentId}}", "Unlink a segment from a service"
     ),
 )

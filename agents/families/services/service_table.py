@@ -1,4 +1,4 @@
-"""The service: something that a center offers. The record, and its table."""
+"""The record and the table of a service, which is something that a center offers."""
 
 import sqlalchemy as sa
 
@@ -31,7 +31,7 @@ class Service(ServiceNew):
     update_date: Instant
 
 
-# checkinCount is hidden: the checkins tell it, a change of the service for each of them would say no more.
+# checkin_count is hidden, because a checkin emits a change of its own and needs no change of the service.
 SERVICES = Table(
     "services",
     Service,

@@ -1,4 +1,4 @@
-"""Services of a center, answered with their stores, targets, themes and segments, and how many checkins they had."""
+"""The services of a center. A reply has the service's stores, targets, themes, segments and number of checkins."""
 
 from collections.abc import Sequence
 
@@ -36,31 +36,34 @@ _COUNTS = sa.select(SERVICES.columns.service_id, SERVICES.columns.checkin_count)
 )
 
 
-async def _whole(tx: Tx, services: Sequence[Service]) -> Sequence[ServiceReply]:
+async def _with_links(tx: Tx, services: Sequence[Service]) -> Sequence[ServiceReply]:
+    """The replies for these services, with seven statements for all services together."""
     ids = [service.service_id for service in services]
     stores = await SERVICE_STORES.by_parent(tx, "service_id", ids)
     segments = await SERVICE_SEGMENTS.by_parent(tx, "service_id", ids)
-    of_target = await TARGET_LINKS.by_parent(tx, "service_id", ids)
-    of_theme = await THEME_LINKS.by_parent(tx, "service_id", ids)
+    target_links = await TARGET_LINKS.by_parent(tx, "service_id", ids)
+    theme_links = await THEME_LINKS.by_parent(tx, "service_id", ids)
     targets = await SERVICE_TARGETS.by_key(
-        tx, (link.service_target_id for links in of_target.values() for link in links)
+        tx, (link.service_target_id for links in target_links.values() for link in links)
     )
-    themes = await SERVICE_THEMES.by_key(tx, (link.service_theme_id for links in of_theme.values() for link in links))
+    themes = await SERVICE_THEMES.by_key(
+        tx, (link.service_theme_id for links in theme_links.values() for link in links)
+    )
     counts = {row.service_id: row.checkin_count for row in await tx.all(_COUNTS, {"ids": ids})}
     return [
         ServiceReply.widened(
             service,
-            stores=stores[key],
-            segments=segments[key],
-            targets=[targets[link.service_target_id] for link in of_target[key]],
-            themes=[themes[link.service_theme_id] for link in of_theme[key]],
-            checkin_count=counts[key],
+            stores=stores[service_id],
+            segments=segments[service_id],
+            targets=[targets[link.service_target_id] for link in target_links[service_id]],
+            themes=[themes[link.service_theme_id] for link in theme_links[service_id]],
+            checkin_count=counts[service_id],
         )
-        for key, service in zip(ids, services, strict=True)
+        for service_id, service in zip(ids, services, strict=True)
     ]
 
 
-_VIEW = crud.View(ServiceReply, _whole)
+_VIEW = crud.View(ServiceReply, _with_links)
 
 OPERATIONS: Operations = (
     crud.lists(SERVICES, "services.list", "GET /services", "List services", ServiceQuery, view=_VIEW),

@@ -22,8 +22,6 @@ class ServiceStore(ServiceStoreNew):
     update_date: Instant
 
 
-linked = crud.already_exists("store_link", "The service has this store.", "storeId")
-
 SERVICE_STORES = Table(
     "service_stores",
     ServiceStore,
@@ -31,7 +29,11 @@ SERVICE_STORES = Table(
     resource="serviceStore",
     key="service_store_id",
     parents={"service_id": SERVICES},
-    conflicts={"service_stores_service_id_key": linked},
+    conflicts={
+        "service_stores_service_id_key": crud.already_exists(
+            "store_link", "The service has this store already.", "storeId"
+        )
+    },
     hidden=[sa.UniqueConstraint("service_id", "store_id")],
 )
 
@@ -40,5 +42,7 @@ _PATH = "/services/{serviceId}/stores"
 OPERATIONS: Operations = (
     crud.lists(SERVICE_STORES, "serviceStores.list", f"GET {_PATH}", "List the stores of a service"),
     crud.creates(SERVICE_STORES, "serviceStores.add", f"POST {_PATH}", "Link a store to a service", ServiceStoreNew),
-    crud.deletes(SERVICE_STORES, "serviceStores.remove", f"DELETE {_PATH}/{{storeId}}", "Unlink a store of a service"),
+    crud.deletes(
+        SERVICE_STORES, "serviceStores.remove", f"DELETE {_PATH}/{{storeId}}", "Unlink a store from a service"
+    ),
 )

@@ -1,4 +1,4 @@
-"""Targets, and the services that are for them."""
+"""Targets, and their links to services."""
 
 from collections.abc import Sequence
 
@@ -47,8 +47,6 @@ class TargetLinkReply(TargetLink):
     service_target: ServiceTarget
 
 
-linked = crud.already_exists("target_link", "The service has this target.", "serviceTargetId")
-
 TARGET_LINKS = Table(
     "service_target_links",
     TargetLink,
@@ -58,7 +56,7 @@ TARGET_LINKS = Table(
     parents={"service_id": SERVICES, "service_target_id": SERVICE_TARGETS},
     conflicts={
         "service_target_links_service_id_key": crud.already_exists(
-            "target_link", "The service has this target.", "serviceTargetId"
+            "target_link", "The service has this target already.", "serviceTargetId"
         )
     },
     hidden=[sa.UniqueConstraint("service_id", "service_target_id")],
@@ -80,9 +78,12 @@ OPERATIONS: Operations = (
     crud.updates(SERVICE_TARGETS, "serviceTargets.update", f"PATCH {_ONE}", "Update a target", ServiceTargetPatch),
     crud.lists(TARGET_LINKS, "serviceTargetLinks.list", f"GET {_PATH}", "List the targets of a service", view=_VIEW),
     crud.creates(
-        TARGET_LINKS, "serviceTargetLinks.add", f"POST {_PATH}", "Give a target to a service", TargetLinkNew, view=_VIEW
+        TARGET_LINKS, "serviceTargetLinks.add", f"POST {_PATH}", "Link a target to a service", TargetLinkNew, view=_VIEW
     ),
     crud.deletes(
-        TARGET_LINKS, "serviceTargetLinks.remove", f"DELETE {_PATH}/{{serviceTargetId}}", "Take a target from a service"
+        TARGET_LINKS,
+        "serviceTargetLinks.remove",
+        f"DELETE {_PATH}/{{serviceTargetId}}",
+        "Unlink a target from a service",
     ),
 )

@@ -1,4 +1,4 @@
-"""Themes, and the services that have them."""
+"""Themes, and their links to services."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -50,8 +50,6 @@ class ThemeLinkReply(ThemeLink):
     service_theme: ServiceTheme
 
 
-linked = crud.already_exists("theme_link", "The service has this theme.", "serviceThemeId")
-
 THEME_LINKS = Table(
     "service_theme_links",
     ThemeLink,
@@ -61,7 +59,7 @@ THEME_LINKS = Table(
     parents={"service_id": SERVICES, "service_theme_id": SERVICE_THEMES},
     conflicts={
         "service_theme_links_service_id_key": crud.already_exists(
-            "theme_link", "The service has this theme.", "serviceThemeId"
+            "theme_link", "The service has this theme already.", "serviceThemeId"
         )
     },
     hidden=[sa.UniqueConstraint("service_id", "service_theme_id")],
@@ -83,9 +81,9 @@ OPERATIONS: Operations = (
     crud.updates(SERVICE_THEMES, "serviceThemes.update", f"PATCH {_ONE}", "Update a theme", ServiceThemePatch),
     crud.lists(THEME_LINKS, "serviceThemeLinks.list", f"GET {_PATH}", "List the themes of a service", view=_VIEW),
     crud.creates(
-        THEME_LINKS, "serviceThemeLinks.add", f"POST {_PATH}", "Give a theme to a service", ThemeLinkNew, view=_VIEW
+        THEME_LINKS, "serviceThemeLinks.add", f"POST {_PATH}", "Link a theme to a service", ThemeLinkNew, view=_VIEW
     ),
     crud.deletes(
-        THEME_LINKS, "serviceThemeLinks.remove", f"DELETE {_PATH}/{{serviceThemeId}}", "Take a theme from a service"
+        THEME_LINKS, "serviceThemeLinks.remove", f"DELETE {_PATH}/{{serviceThemeId}}", "Unlink a theme from a service"
     ),
 )
