@@ -224,7 +224,7 @@ def test_no_description_names_an_exception(operation: Operation) -> None:
 
 
 def test_the_description_of_an_operation_is_the_docstring_of_its_handler() -> None:
-    assert _described(CATALOGUE.by_name["visitors.count"])["description"].startswith("Reads all that it counts")
+    assert _described(CATALOGUE.by_name["visitors.count"])["description"].startswith("Count the matching visitors")
     assert "description" not in _described(CATALOGUE.by_name["centers.list"])
 
 
