@@ -11,6 +11,9 @@ import yaml
 from packaging.utils import canonicalize_name
 
 from runtime import settings
+from runtime.dev.servers.downloads import KAFKA_VERSION
+from runtime.dev.servers.kafka import ONE_BROKER
+from runtime.dev.servers.postgres import version_of_postgres
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -62,9 +65,15 @@ def test_an_edge_for_the_world_has_keys() -> None:
     assert any(volume.split(":")[1] == keys for volume in edge["volumes"])
 
 
+def test_servers_have_the_versions_of_the_embedded_ones() -> None:
+    """The tests' containers are made from these images as well."""
+    assert SERVICES["kafka"]["image"] == f"apache/kafka:{KAFKA_VERSION}"
+    assert SERVICES["postgres"]["image"] == f"postgres:{version_of_postgres()}"
+
+
 def test_one_broker_is_told_so() -> None:
     kafka = SERVICES["kafka"]["environment"]
-    assert kafka["KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR"] == "1"
+    assert {name: kafka.get(f"KAFKA_{name.upper().replace('.', '_')}") for name in ONE_BROKER} == ONE_BROKER
     assert SERVICES["topics"]["environment"]["VISITOR_KAFKA_REPLICATION"] == "1"
     assert SERVICES["topics"]["environment"]["VISITOR_KAFKA_BOOTSTRAP"] == "kafka:9092"
 
