@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run test check fuzz bench lock clean
+.PHONY: run test check compose-test fuzz bench lock clean
 
 run: $(VENV)/installed ## Everything on this machine, with sample data and a simulated gateway
 	@$(BIN)/visitor dev $(ARGS)
@@ -17,6 +17,9 @@ check: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+compose-test: $(VENV)/installed ## docker-compose.yml with Docker: up, calls, what is killed comes back, down
+	$(BIN)/python -m pytest --capture=no tests/compose/lifecycle.py $(ARGS)
 
 fuzz: $(VENV)/installed ## Half an hour of calls made up from the OpenAPI document
 	VISITOR_FUZZ_SECONDS=$${VISITOR_FUZZ_SECONDS:-1800} $(BIN)/python -m pytest tests/contract/test_fuzz.py $(ARGS)

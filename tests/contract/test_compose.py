@@ -1,4 +1,4 @@
-"""docker-compose.yml and Dockerfile, held against what they start; they are read here, not run."""
+"""docker-compose.yml and Dockerfile, held against what they start. They are read here; tests/compose runs them."""
 
 import re
 import subprocess
@@ -61,8 +61,8 @@ def test_workers_start_after_all_that_they_need() -> None:
 def test_an_edge_for_the_world_has_keys() -> None:
     edge = SERVICES["edge"]
     assert edge["environment"]["VISITOR_HTTP_HOST"] == "0.0.0.0"
-    keys = edge["environment"]["VISITOR_HTTP_KEYS"]
-    assert any(volume.split(":")[1] == keys for volume in edge["volumes"])
+    assert edge["environment"]["VISITOR_HTTP_KEYS"] in [f"/run/secrets/{name}" for name in edge["secrets"]]
+    assert set(edge["secrets"]) <= COMPOSE["secrets"].keys()
 
 
 def test_servers_have_the_versions_of_the_embedded_ones() -> None:
