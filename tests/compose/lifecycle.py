@@ -17,7 +17,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from runtime.servers.processes import free_port
+from runtime.dev.servers.processes import free_port
 from tests.support.data import center, create, visitor
 from tests.support.stack import eventually
 

@@ -4,7 +4,7 @@ import contextlib
 import gc
 import secrets
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,14 +66,19 @@ def _client() -> Iterator[DockerClient]:
     with warnings.catch_warnings():
         # Where nobody answers, the client leaves its socket to the garbage collector.
         warnings.simplefilter("ignore", ResourceWarning)
-        try:
-            client = DockerClient()
-        except DockerException as error:
-            raise NoContainers("no Docker engine answers") from error
-        finally:
-            gc.collect()
+        client = _connected()
+        gc.collect()
+    if client is None:
+        raise NoContainers("no Docker engine answers")
     with contextlib.closing(client.client):
         yield client
+
+
+def _connected() -> DockerClient | None:
+    try:
+        return DockerClient()
+    except DockerException:
+        return None
 
 
 class Container:
@@ -106,12 +111,14 @@ class Container:
 
 
 class Kafka(Container):
-    def __init__(self) -> None:
+    """`settings` are the broker's, beside those that the embedded one has."""
+
+    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
         # One port inside and outside, so that the address which the broker tells its clients is right in both.
         port = free_port()
         container = DockerContainer(images()[0])
         self.bootstrap = f"{container.get_docker_client().host()}:{port}"
-        settings = {
+        all_settings = {
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": "1@localhost:9093",
@@ -121,9 +128,10 @@ class Kafka(Container):
             "controller.listener.names": "CONTROLLER",
             **ONE_BROKER,
             **IMPATIENT,
+            **(settings or {}),
         }
         container.with_bind_ports(port, port).with_env("KAFKA_HEAP_OPTS", "-Xmx512m")
-        for name, value in settings.items():
+        for name, value in all_settings.items():
             container.with_env(f"KAFKA_{name.upper().replace('.', '_')}", value)
         tool = "/opt/kafka/bin/kafka-broker-api-versions.sh"
         super().__init__(container, [tool, "--bootstrap-server", f"localhost:{port}"])

@@ -1,8 +1,8 @@
 """The servers that the tests run on: those named in the environment, else containers, else the embedded ones."""
 
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -63,8 +63,17 @@ def choose() -> Choice:
 def own_servers(choice: Choice, home: Path) -> Iterator[tuple[Kafka, Postgres]]:
     """Servers of one's own, which may be killed and started again. They keep their files in `home` where they are
     embedded."""
-    with _in_containers() if choice.containers else _as_processes(home) as found:
-        yield found
+    postgres = containers.Postgres() if choice.containers else _embedded_postgres(home)
+    with _started(postgres), own_kafka(choice, home) as kafka:
+        yield kafka, postgres
+
+
+@contextmanager
+def own_kafka(choice: Choice, home: Path, settings: Mapping[str, str] | None = None) -> Iterator[Kafka]:
+    """As above; `settings` are the broker's."""
+    kafka = containers.Kafka(settings) if choice.containers else _embedded_kafka(home, settings)
+    with _started(kafka):
+        yield kafka
 
 
 @contextmanager
@@ -77,23 +86,21 @@ def any_servers(choice: Choice, home: Path) -> Iterator[Servers]:
         yield Servers(kafka.bootstrap, postgres.url)
 
 
-@contextmanager
-def _in_containers() -> Iterator[tuple[Kafka, Postgres]]:
-    kafka, postgres = containers.Kafka(), containers.Postgres()
-    with ExitStack() as stack:
-        for server in (postgres, kafka):
-            stack.callback(server.remove)
-            server.start()
-        yield kafka, postgres
+def _embedded_kafka(home: Path, settings: Mapping[str, str] | None) -> embedded.Kafka:
+    return embedded.Kafka(home, DOWNLOADS, embedded.Processes(home), settings=settings)
+
+
+def _embedded_postgres(home: Path) -> embedded.Postgres:
+    return embedded.Postgres(home, embedded.Processes(home), durable=False)
 
 
 @contextmanager
-def _as_processes(home: Path) -> Iterator[tuple[Kafka, Postgres]]:
-    children = embedded.Processes(home)
-    kafka = embedded.Kafka(home, DOWNLOADS, children)
-    postgres = embedded.Postgres(home, children, durable=False)
-    with ExitStack() as stack:
-        for server in (postgres, kafka):
-            stack.callback(server.stop)
-            server.start()
-        yield kafka, postgres
+def _started(server: Server) -> Iterator[None]:
+    try:
+        server.start()
+        yield
+    finally:
+        if isinstance(server, containers.Container):
+            server.remove()
+        else:
+            server.stop()

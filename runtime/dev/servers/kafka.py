@@ -3,6 +3,7 @@
 import signal
 import stat
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from uuid import uuid4
 
@@ -51,14 +52,23 @@ log.segment.bytes=67108864
 
 
 class Kafka:
-    """A broker whose data lies in `home`; the jars lie in `downloads`, which several homes may share."""
+    """A broker whose data lies in `home`; the jars lie in `downloads`, which several homes may share. `settings` are
+    the broker's, beside those above."""
 
-    def __init__(self, home: Path, downloads: Path, processes: Processes, *, port: int | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        downloads: Path,
+        processes: Processes,
+        *,
+        port: int | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self._home = home.resolve() / "kafka"
         self._home.mkdir(parents=True, exist_ok=True)
         self._downloads = downloads.resolve()
         self._processes = processes
-        self._chosen = port
+        self._settings = ONE_BROKER | IMPATIENT | dict(settings or {})
         self.port = port or kept_port(self._home / "port")
 
     @property
@@ -90,7 +100,7 @@ class Kafka:
         file = self._home / "server.properties"
         controller = kept_port(self._home / "controller-port")
         places = _PROPERTIES.format(port=self.port, controller=controller, data=self._home / "data")
-        file.write_text(places + "".join(f"{name}={value}\n" for name, value in (ONE_BROKER | IMPATIENT).items()))
+        file.write_text(places + "".join(f"{name}={value}\n" for name, value in self._settings.items()))
         return file
 
     def _format(self, jars: Path, properties: Path) -> None:
