@@ -3,37 +3,43 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header $(ARGS)
 
-.PHONY: run test check fuzz bench lock clean
+.PHONY: run test check compose-test fuzz bench lock clean
 
-run: $(VENV)/installed ## Everything on this machine, with sample data and a simulated gateway
+run: $(VENV)/requirements-embedded ## Everything on this machine, with sample data and a simulated gateway
 	@$(BIN)/visitor dev $(ARGS)
 
 test: check ## All checks and tests; the tests in two processes side by side
 	$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
-check: $(VENV)/installed
+check: $(VENV)/requirements-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-fuzz: $(VENV)/installed ## Half an hour of calls made up from the OpenAPI document
+compose-test: $(VENV)/requirements-dev ## docker-compose.yml with Docker: up, calls, what is killed comes back, down
+	$(BIN)/python -m pytest --capture=no tests/compose/lifecycle.py $(ARGS)
+
+fuzz: $(VENV)/requirements-dev ## Half an hour of calls made up from the OpenAPI document
 	VISITOR_FUZZ_SECONDS=$${VISITOR_FUZZ_SECONDS:-1800} $(BIN)/python -m pytest tests/contract/test_fuzz.py $(ARGS)
 
-bench: $(VENV)/installed ## The service beside its peers, as ratios
+bench: $(VENV)/requirements-dev ## The service beside its peers, as ratios
 	$(BIN)/python -m benchmarks $(ARGS)
 
-lock: $(VENV)/installed ## Resolve the requirements anew
-	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --no-header --output-file requirements.txt pyproject.toml
-	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --no-header --constraint requirements.txt --extra embedded --extra test --extra build --output-file requirements-dev.txt pyproject.toml
+lock: $(VENV)/requirements-embedded ## Resolve the requirements anew; to raise versions: make lock ARGS=--upgrade
+	$(COMPILE) --output-file requirements.txt pyproject.toml
+	$(COMPILE) --output-file requirements-embedded.txt --constraint requirements.txt --extra embedded pyproject.toml
+	$(COMPILE) --output-file requirements-dev.txt --constraint requirements-embedded.txt --extra embedded --extra test pyproject.toml
+	$(COMPILE) --output-file requirements-uv.txt --group uv
+	$(BIN)/python tools/lock_kafka.py
 
-$(VENV)/installed: requirements-dev.txt pyproject.toml
+$(VENV)/requirements-%: requirements-%.txt requirements-uv.txt pyproject.toml tools/install.py
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; name it with: make PYTHON=python3.12 …")'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
-	@echo "Installing the locked requirements into $(VENV) (a minute or two, once)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "Installing the locked requirements into $(VENV)"
+	@$(BIN)/python tools/install.py $<
 	@touch $@
 
 clean:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -9,7 +10,7 @@ import pytest_asyncio
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.support.servers import Servers, any_servers
+from tests.support.servers import Choice, Servers, any_servers, choose
 from tests.support.stack import Stack, eventually, stack_on
 
 OWN_SERVERS = ("tests/chaos/", "tests/contract/test_fuzz.py")
@@ -30,14 +31,46 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SideByS
     return SideBySide(config, log)
 
 
+_CHOICE = pytest.StashKey[Choice]()
+_SERVERS = pytest.StashKey[str]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Decides on the servers where a test needs any: before the tests, since pulling images may take longer than a
+    test is given."""
+    if not any("choice" in getattr(item, "fixturenames", ()) for item in session.items):
+        return
+    config = session.config
+    config.stash[_CHOICE] = found = choose()
+    config.stash[_SERVERS] = found.why
+    if hasattr(config, "workeroutput"):  # one of the two processes, which have no terminal
+        config.workeroutput["servers"] = found.why
+
+
+def pytest_testnodedown(node: Any) -> None:
+    told = getattr(node, "workeroutput", {}).get("servers")
+    if told:
+        node.config.stash[_SERVERS] = told
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if _SERVERS in config.stash:
+        terminalreporter.write_line(f"Servers of the tests: {config.stash[_SERVERS]}.")
+
+
+@pytest.fixture(scope="session")
+def choice(pytestconfig: pytest.Config) -> Choice:
+    return pytestconfig.stash[_CHOICE]
+
+
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(scope="session")
-def servers(home: Path) -> Iterator[Servers]:
-    with any_servers(home) as found:
+def servers(choice: Choice, home: Path) -> Iterator[Servers]:
+    with any_servers(choice, home) as found:
         yield found
 
 

@@ -123,9 +123,7 @@ async def _create_all(client: httpx.AsyncClient) -> None:
     await _consents(client)
     await _services(client, people)
     await _challenge(client, people)
-    for person in people:
-        await _profile(client, person)
-        await _parking(client, person)
+    await asyncio.gather(*(_details(client, person) for person in people))
     await _create(client, "/articles", ARTICLE)
 
 
@@ -200,6 +198,11 @@ async def _challenge(client: httpx.AsyncClient, people: Sequence[SamplePerson]) 
             "outsideOptin": False,
         }  # fmt: skip
         await _create(client, f"/visitors/{person.visitor_id}/rewards", reward)
+
+
+async def _details(client: httpx.AsyncClient, person: SamplePerson) -> None:
+    await _profile(client, person)
+    await _parking(client, person)
 
 
 async def _profile(client: httpx.AsyncClient, person: SamplePerson) -> None:

@@ -5,17 +5,16 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
-from runtime.dev.servers import Kafka, Postgres
-from tests.support.servers import Servers, embedded
+from tests.support.servers import Choice, Kafka, Postgres, Servers, own_servers
 from tests.support.stack import Stack, stack_on
 
 Killable = tuple[Kafka, Postgres]
 
 
 @pytest.fixture(scope="module")
-def killable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killable]:
+def killable(choice: Choice, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killable]:
     """Kafka and PostgreSQL that may be killed and started again."""
-    with embedded(tmp_path_factory.mktemp("servers")) as found:
+    with own_servers(choice, tmp_path_factory.mktemp("servers")) as found:
         yield found
 
 

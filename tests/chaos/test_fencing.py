@@ -17,11 +17,10 @@ from aiokafka.errors import ProducerFenced
 from aiokafka.protocol.admin import CreateAclsRequest
 
 from agents.engine.settings import WorkerSettings
-from runtime.dev.servers import Kafka, Processes
 from tests.support import oracle
 from tests.support.load import populate, send_all, update, visit
 from tests.support.oracle import Sent, outbox_empty
-from tests.support.servers import DOWNLOADS
+from tests.support.servers import Choice, Kafka, own_kafka
 from tests.support.stack import PARTITIONS, Process, Record, Stack, decode, eventually
 from topics import names
 from topics.kafka import DeliveryError, FencedProducer, KafkaSettings, Outgoing
@@ -153,27 +152,19 @@ async def test_a_publisher_that_was_frozen_brings_no_erased_visitor_back(lonely:
     assert frozen.terminate() == 0
 
 
-class Guarded(Kafka):
-    """A broker that checks ACLs, and forgets a transactional id after a second."""
-
-    def _write_properties(self) -> Path:
-        file = super()._write_properties()
-        with file.open("a") as properties:
-            properties.write(
-                "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n"
-                "allow.everyone.if.no.acl.found=true\n"
-                "transactional.id.expiration.ms=1000\n"
-                "transaction.remove.expired.transaction.cleanup.interval.ms=100\n"
-            )
-        return file
+GUARDED = {
+    "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    "allow.everyone.if.no.acl.found": "true",
+    "transactional.id.expiration.ms": "1000",
+    "transaction.remove.expired.transaction.cleanup.interval.ms": "100",
+}
+"""A broker that checks ACLs, and forgets a transactional id after a second."""
 
 
 @pytest.fixture
-def guarded(tmp_path: Path) -> Iterator[Guarded]:
-    kafka = Guarded(tmp_path, DOWNLOADS, Processes(tmp_path))
-    kafka.start()
-    yield kafka
-    kafka.stop()
+def guarded(choice: Choice, tmp_path: Path) -> Iterator[Kafka]:
+    with own_kafka(choice, tmp_path, GUARDED) as kafka:
+        yield kafka
 
 
 ALLOW_ONLY_SOMEBODY = CreateAclsRequest(
@@ -182,7 +173,7 @@ ALLOW_ONLY_SOMEBODY = CreateAclsRequest(
 
 
 async def test_a_publisher_without_a_right_to_its_transactional_id_names_it_and_a_forgotten_one_is_no_harm(
-    guarded: Guarded,
+    guarded: Kafka,
 ) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=guarded.bootstrap)
     await admin.start()

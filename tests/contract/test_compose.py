@@ -1,4 +1,5 @@
-"""docker-compose.yml and Dockerfile agree with the program that they start. The tests only read the two files."""
+"""docker-compose.yml and Dockerfile agree with the program that they start. These tests only read the two files;
+tests/compose runs them."""
 
 import re
 import subprocess
@@ -11,6 +12,9 @@ import yaml
 from packaging.utils import canonicalize_name
 
 from runtime import settings
+from runtime.dev.servers.downloads import KAFKA_VERSION
+from runtime.dev.servers.kafka import ONE_BROKER
+from runtime.dev.servers.postgres import version_of_postgres
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -58,13 +62,19 @@ def test_workers_start_after_their_dependencies() -> None:
 def test_an_edge_that_is_reachable_from_outside_requires_api_keys() -> None:
     edge = SERVICES["edge"]
     assert edge["environment"]["VISITOR_HTTP_HOST"] == "0.0.0.0"
-    keys = edge["environment"]["VISITOR_HTTP_KEYS"]
-    assert any(volume.split(":")[1] == keys for volume in edge["volumes"])
+    assert edge["environment"]["VISITOR_HTTP_KEYS"] in [f"/run/secrets/{name}" for name in edge["secrets"]]
+    assert set(edge["secrets"]) <= COMPOSE["secrets"].keys()
+
+
+def test_servers_have_the_versions_of_the_embedded_ones() -> None:
+    """The tests' containers are made from these images as well."""
+    assert SERVICES["kafka"]["image"] == f"apache/kafka:{KAFKA_VERSION}"
+    assert SERVICES["postgres"]["image"] == f"postgres:{version_of_postgres()}"
 
 
 def test_a_single_broker_uses_replication_factor_one() -> None:
     kafka = SERVICES["kafka"]["environment"]
-    assert kafka["KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR"] == "1"
+    assert {name: kafka.get(f"KAFKA_{name.upper().replace('.', '_')}") for name in ONE_BROKER} == ONE_BROKER
     assert SERVICES["topics"]["environment"]["VISITOR_KAFKA_REPLICATION"] == "1"
     assert SERVICES["topics"]["environment"]["VISITOR_KAFKA_BOOTSTRAP"] == "kafka:9092"
 

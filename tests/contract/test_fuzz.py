@@ -18,7 +18,7 @@ import pytest_asyncio
 from agents.catalogue import CATALOGUE
 from edge import openapi
 from tests.support.scene import BODY_NAMES, CREATED_BY, LOCALES, Scene
-from tests.support.servers import Servers, embedded
+from tests.support.servers import Choice, Servers, own_servers
 from tests.support.stack import Stack, eventually, stack_on
 
 SECONDS = int(os.environ.get("VISITOR_FUZZ_SECONDS", "60"))
@@ -42,10 +42,10 @@ URL_TEXT = 1_000
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """A ready worker and a ready edge, on servers that no other test uses."""
+async def fuzzed(choice: Choice, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """A ready worker and a ready edge on servers of their own."""
     home = tmp_path_factory.mktemp("fuzz")
-    with embedded(home) as (kafka, postgres):
+    with own_servers(choice, home) as (kafka, postgres):
         async with stack_on(Servers(kafka.bootstrap, postgres.url), home) as stack:
             worker = stack.worker()
             edge, stack.url = stack.edge()

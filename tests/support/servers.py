@@ -1,18 +1,36 @@
 """The servers that the tests run on: those named in the environment, else containers, else the embedded ones."""
 
-import gc
 import os
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from runtime.dev.servers import Kafka, Postgres, Processes
+from runtime.dev import servers as embedded
+from tests.support import containers
 
 KAFKA = "VISITOR_TEST_KAFKA"
 DATABASE = "VISITOR_TEST_DATABASE"
 DOWNLOADS = Path(__file__).parents[2] / ".visitor" / "downloads"
+
+
+class Server(Protocol):
+    """May be stopped or killed, and started again at the same address and with its data."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+class Kafka(Server, Protocol):
+    @property
+    def bootstrap(self) -> str: ...
+
+
+class Postgres(Server, Protocol):
+    @property
+    def url(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -24,57 +42,65 @@ class Servers:
     database: str
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Whether servers run in containers, and why, in one line."""
+
+    containers: bool
+    why: str
+
+
+def choose() -> Choice:
+    """May pull images, which takes minutes."""
+    try:
+        containers.prepare()
+    except containers.NoContainers as error:
+        return Choice(False, f"embedded, since {error}")
+    return Choice(True, f"containers of {' and '.join(containers.images())}")
+
+
 @contextmanager
-def any_servers(home: Path) -> Iterator[Servers]:
+def own_servers(choice: Choice, home: Path) -> Iterator[tuple[Kafka, Postgres]]:
+    """Servers of one's own, which may be killed and started again. They keep their files in `home` where they are
+    embedded."""
+    postgres = containers.Postgres() if choice.containers else _embedded_postgres(home)
+    with _started(postgres), own_kafka(choice, home) as kafka:
+        yield kafka, postgres
+
+
+@contextmanager
+def own_kafka(choice: Choice, home: Path, settings: Mapping[str, str] | None = None) -> Iterator[Kafka]:
+    """As above; `settings` are the broker's."""
+    kafka = containers.Kafka(settings) if choice.containers else _embedded_kafka(home, settings)
+    with _started(kafka):
+        yield kafka
+
+
+@contextmanager
+def any_servers(choice: Choice, home: Path) -> Iterator[Servers]:
     """Raises where there are none; a missing server fails the tests."""
     if KAFKA in os.environ or DATABASE in os.environ:
         yield Servers(os.environ[KAFKA], os.environ[DATABASE])
-    elif _docker_answers():
-        with _containers() as found:
-            yield found
-    else:
-        with embedded(home) as (kafka, postgres):
-            yield Servers(kafka.bootstrap, postgres.url)
+        return
+    with own_servers(choice, home) as (kafka, postgres):
+        yield Servers(kafka.bootstrap, postgres.url)
+
+
+def _embedded_kafka(home: Path, settings: Mapping[str, str] | None) -> embedded.Kafka:
+    return embedded.Kafka(home, DOWNLOADS, embedded.Processes(home), settings=settings)
+
+
+def _embedded_postgres(home: Path) -> embedded.Postgres:
+    return embedded.Postgres(home, embedded.Processes(home), durable=False)
 
 
 @contextmanager
-def embedded(home: Path) -> Iterator[tuple[Kafka, Postgres]]:
-    """Servers of one's own, which may be killed and started again."""
-    processes = Processes(home)
-    kafka = Kafka(home, DOWNLOADS, processes)
-    postgres = Postgres(home, processes, durable=False)
+def _started(server: Server) -> Iterator[None]:
     try:
-        postgres.start()
-        kafka.start()
-        yield kafka, postgres
+        server.start()
+        yield
     finally:
-        kafka.stop()
-        postgres.stop()
-
-
-def _docker_answers() -> bool:
-    import docker  # type: ignore[import-untyped]
-    from docker.errors import DockerException  # type: ignore[import-untyped]
-
-    with warnings.catch_warnings():
-        # Where nobody answers, the client leaves its socket to the garbage collector.
-        warnings.simplefilter("ignore", ResourceWarning)
-        try:
-            docker.from_env().close()
-        except DockerException:
-            return False
-        finally:
-            gc.collect()
-    return True
-
-
-@contextmanager
-def _containers() -> Iterator[Servers]:
-    from testcontainers.kafka import KafkaContainer
-    from testcontainers.postgres import PostgresContainer
-
-    with (
-        KafkaContainer("confluentinc/cp-kafka:8.0.0").with_kraft() as kafka,
-        PostgresContainer("postgres:18", driver="asyncpg", dbname="visitor") as postgres,
-    ):
-        yield Servers(kafka.get_bootstrap_server(), postgres.get_connection_url())
+        if isinstance(server, containers.Container):
+            server.remove()
+        else:
+            server.stop()

@@ -1,22 +1,30 @@
-"""Kafka's jars: fetched once with Maven's own means, and checked against the list of SHA-256 sums beside this file."""
+"""Kafka's jars: fetched once from Maven Central, and checked against the list of SHA-256 sums beside this file.
+
+The list names all of them, so that nothing has to be resolved: that took longer than the download. `make lock` writes
+the list."""
 
 import hashlib
-import os
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 
-import jgo
+import httpx
 from fasteners import InterProcessLock
+from jgo.maven import MavenContext
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from runtime.dev.servers.processes import ServerFailed
 
 KAFKA_VERSION = "4.4.0"
-_ENDPOINT = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-nop:2.0.17"
-_SUMS = Path(__file__).with_name(f"kafka-{KAFKA_VERSION}.sha256")
+ENDPOINT = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-nop:2.0.17"
+"""What jgo resolves to the jars of the list."""
+
+SUMS = Path(__file__).with_name(f"kafka-{KAFKA_VERSION}.sha256")
+_AT_ONCE = 8
 
 
 def fetch_kafka(downloads: Path) -> Path:
@@ -27,7 +35,7 @@ def fetch_kafka(downloads: Path) -> Path:
     with InterProcessLock(downloads / "lock"):
         if not target.exists():
             _download(downloads, target, sums)
-        check(target, sums)
+        check(target, {_file_name(coordinate): digest for coordinate, digest in sums.items()})
     return target
 
 
@@ -46,7 +54,13 @@ def check(folder: Path, sums: Mapping[str, str]) -> None:
 
 
 def _known_sums() -> dict[str, str]:
-    return {name: digest for digest, name in (line.split() for line in _SUMS.read_text().splitlines())}
+    """By group:artifact:version."""
+    return {coordinate: digest for digest, coordinate in (line.split() for line in SUMS.read_text().splitlines())}
+
+
+def _file_name(coordinate: str) -> str:
+    _, artifact, version = coordinate.split(":")
+    return f"{artifact}-{version}.jar"
 
 
 def _sha256(file: Path) -> str:
@@ -55,50 +69,57 @@ def _sha256(file: Path) -> str:
 
 
 def _download(downloads: Path, target: Path, sums: Mapping[str, str]) -> None:
-    maven, cache = downloads / "maven", downloads / "jgo"
-    os.environ["M2_REPO"] = str(maven)
     console = Console(stderr=True)
     console.print(f"Downloading Kafka {KAFKA_VERSION} into {downloads} (43 MB, once)")
-    try:
-        with _progress(console, maven, sums):
-            environment = jgo.build(_ENDPOINT, cache_dir=cache)
-    except Exception as error:  # jgo raises whatever its resolver, requests or the disk met
-        raise ServerFailed(
-            f"Kafka could not be downloaded: {error}\nCheck the network (HTTPS_PROXY, REQUESTS_CA_BUNDLE) and the disk,"
-            f" and start again; what was fetched stays in {downloads}."
-        ) from error
     unfinished = target.with_suffix(".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    for jar in environment.path.glob("*/*.jar"):
-        shutil.copy(jar.resolve(), unfinished / jar.name)
+    unfinished.mkdir(exist_ok=True)
+    try:
+        with _progress(console, len(sums)) as advance:
+            for _ in _jars(unfinished, sums):
+                advance()
+    except (httpx.HTTPError, OSError) as error:
+        raise ServerFailed(
+            f"Kafka could not be downloaded: {error or type(error).__name__}\nCheck the network (HTTPS_PROXY,"
+            f" SSL_CERT_FILE) and the disk, and start again; what was fetched stays in {downloads}."
+        ) from error
     unfinished.rename(target)
-    shutil.rmtree(maven)
-    shutil.rmtree(cache)
 
 
-class _progress:  # noqa: N801 - used as a function
-    """Shows how many jars are there, until the block ends."""
+def _jars(folder: Path, sums: Mapping[str, str]) -> Iterator[Path]:
+    """Puts the jars into a folder, several at once; each as soon as it is there. Ends all downloads when one fails or
+    the caller is interrupted."""
+    ended = threading.Event()
+    maven = MavenContext()
+    central = maven.remote_repos["central"]
 
-    def __init__(self, console: Console, maven: Path, sums: Mapping[str, str]) -> None:
-        self._bar = Progress(
-            TextColumn("Kafka"), BarColumn(), TextColumn("{task.completed} of {task.total} files"), console=console
-        )
-        self._task = self._bar.add_task("jars", total=len(sums))
-        self._maven, self._sums = maven, sums
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
+    def fetch(coordinate: str, digest: str) -> Path:
+        group, artifact, version = coordinate.split(":")
+        jar = maven.project(group, artifact).at_version(version).artifact()
+        file = folder / jar.filename
+        if file.exists() and _sha256(file) == digest:
+            return file  # of an earlier start, which was interrupted
+        with client.stream("GET", f"{central}/{jar.component.path_prefix.as_posix()}/{jar.filename}") as answer:
+            answer.raise_for_status()
+            with file.open("wb") as output:
+                for piece in answer.iter_bytes():
+                    if ended.is_set():
+                        break
+                    output.write(piece)
+        return file
 
-    def _follow(self) -> None:
-        while not self._ended.wait(0.3):
-            there = {path.name for path in self._maven.rglob("*.jar")} if self._maven.exists() else set()
-            self._bar.update(self._task, completed=len(there & self._sums.keys()))
+    with httpx.Client(timeout=30, follow_redirects=True) as client:
+        pool = ThreadPoolExecutor(_AT_ONCE)
+        try:
+            for jar in as_completed([pool.submit(fetch, *item) for item in sums.items()]):
+                yield jar.result()
+        finally:
+            ended.set()
+            pool.shutdown(cancel_futures=True)
 
-    def __enter__(self) -> None:
-        self._bar.start()
-        self._thread.start()
 
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._bar.stop()
+@contextmanager
+def _progress(console: Console, total: int) -> Iterator[Callable[[], None]]:
+    columns = TextColumn("Kafka"), BarColumn(), TextColumn("{task.completed} of {task.total} files")
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("jars", total=total)
+        yield lambda: bar.advance(task)

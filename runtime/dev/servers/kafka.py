@@ -3,6 +3,7 @@
 import signal
 import stat
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,6 +17,28 @@ _NAME = "kafka"
 _HEAP = "512m"
 _START_SECONDS = 60.0
 
+ONE_BROKER = {
+    "auto.create.topics.enable": "false",
+    "offsets.topic.replication.factor": "1",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "message.max.bytes": "16777216",
+    "replica.fetch.max.bytes": "16777216",
+}
+"""What a cluster of one broker needs. docker-compose.yml sets the same."""
+
+IMPATIENT = {
+    "offsets.topic.num.partitions": "4",
+    "transaction.state.log.num.partitions": "4",
+    "broker.session.timeout.ms": "2000",
+    "broker.heartbeat.interval.ms": "500",
+    "group.min.session.timeout.ms": "1000",
+    "group.initial.rebalance.delay.ms": "0",
+}
+"""For development and tests: quick to start and to notice what died."""
+
 _PROPERTIES = """
 process.roles=broker,controller
 node.id=1
@@ -24,33 +47,28 @@ listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
 log.dirs={data}
-auto.create.topics.enable=false
-offsets.topic.replication.factor=1
-offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-transaction.state.log.num.partitions=4
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-broker.session.timeout.ms=2000
-broker.heartbeat.interval.ms=500
-group.min.session.timeout.ms=1000
-group.initial.rebalance.delay.ms=0
-message.max.bytes=16777216
-replica.fetch.max.bytes=16777216
 log.segment.bytes=67108864
 """
 
 
 class Kafka:
-    """A broker whose data lies in `home`; the jars lie in `downloads`, which several homes may share."""
+    """A broker whose data lies in `home`; the jars lie in `downloads`, which several homes may share. `settings` are
+    the broker's, beside those above."""
 
-    def __init__(self, home: Path, downloads: Path, processes: Processes, *, port: int | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        downloads: Path,
+        processes: Processes,
+        *,
+        port: int | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self._home = home.resolve() / "kafka"
         self._home.mkdir(parents=True, exist_ok=True)
         self._downloads = downloads.resolve()
         self._processes = processes
-        self._chosen = port
+        self._settings = ONE_BROKER | IMPATIENT | dict(settings or {})
         self.port = port or kept_port(self._home / "port")
 
     @property
@@ -81,7 +99,8 @@ class Kafka:
     def _write_properties(self) -> Path:
         file = self._home / "server.properties"
         controller = kept_port(self._home / "controller-port")
-        file.write_text(_PROPERTIES.format(port=self.port, controller=controller, data=self._home / "data"))
+        places = _PROPERTIES.format(port=self.port, controller=controller, data=self._home / "data")
+        file.write_text(places + "".join(f"{name}={value}\n" for name, value in self._settings.items()))
         return file
 
     def _format(self, jars: Path, properties: Path) -> None:

@@ -137,6 +137,12 @@ class Postgres:
         return done.stdout
 
 
+def version_of_postgres() -> str:
+    """Major and minor, as an image of PostgreSQL is tagged."""
+    said = subprocess.run([str(_BIN / "postgres"), "--version"], capture_output=True, text=True, check=True).stdout
+    return said.split()[-1]
+
+
 def _unprivileged() -> int | None:
     """PostgreSQL refuses to run as root; it runs as nobody then."""
     return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
