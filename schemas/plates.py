@@ -1,4 +1,4 @@
-"""Licence plates: what two spellings of one plate share."""
+"""Licence plates: the normal form by which they are compared."""
 
 import re
 import unicodedata
@@ -8,35 +8,41 @@ from schemas.unseen import without_unseen
 _ASCII_SEPARATORS = re.compile(r"[^A-Z0-9]+")
 
 _TATWEEL = "\N{ARABIC TATWEEL}"
-"""Makes the letter before it longer; to Unicode, it is a letter."""
+"""A sign that stretches the letter before it. Unicode calls it a letter, but it is not part of a plate's text."""
 
 
 def plate_key(plate: str) -> str:
-    """Upper-case letters with their marks, and ASCII digits; empty where a plate has neither: no vehicle has that one.
-    Letters that look alike in two scripts are two."""
+    """The normal form of a plate: upper-case letters with their marks, and ASCII digits.
+
+    Two spellings with the same key are the same plate. Letters of two scripts stay different even if they look the
+    same. The key is empty if the plate has neither letters nor digits; such plates are refused.
+    """
     if plate.isascii():
         return _ASCII_SEPARATORS.sub("", plate.upper())
-    plain = unicodedata.normalize("NFKC", without_unseen(plate))
-    # By way of small letters: ẞ is a capital of its own, but ß is SS.
-    return unicodedata.normalize("NFKC", _letters_and_digits(plain).lower().upper())
+    compatible = unicodedata.normalize("NFKC", without_unseen(plate))
+    # Lower case first: upper() leaves the capital ẞ as it is, but makes SS of ß.
+    return unicodedata.normalize("NFKC", _letters_and_digits(compatible).lower().upper())
 
 
 def _letters_and_digits(text: str) -> str:
-    kept = []
-    marks_belong = False
+    """Drop everything but letters, marks on letters, and numbers."""
+    characters = []
+    follows_letter = False
     for character in text:
         if character == _TATWEEL:
             continue
-        kind = unicodedata.category(character)[0]
-        if kind == "L" or (kind == "M" and marks_belong):
-            kept.append(character)
-        elif kind == "N":
-            kept.append(_digit(character))
-        marks_belong = kind == "L" or (kind == "M" and marks_belong)
-    return "".join(kept)
+        category = unicodedata.category(character)[0]
+        is_letter_or_its_mark = category == "L" or (category == "M" and follows_letter)
+        if is_letter_or_its_mark:
+            characters.append(character)
+        elif category == "N":
+            characters.append(_ascii_digit(character))
+        follows_letter = is_letter_or_its_mark
+    return "".join(characters)
 
 
-def _digit(number: str) -> str:
-    """In ASCII. Numbers that are no digits stay as they are, or two plates might become one."""
+def _ascii_digit(number: str) -> str:
+    """The ASCII digit for a digit of any script. Other numbers stay as they are, so that two plates which differ in
+    them keep different keys."""
     value = unicodedata.digit(number, None)
     return number if value is None else str(value)

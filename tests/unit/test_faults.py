@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from agents.catalogue import CATALOGUE
-from schemas.faults import FAULTS_TOLD, from_validation, json_path
+from schemas.faults import ENTRY_LIMIT, from_validation, json_path
 
 SECRET = "very-private-value"
 
@@ -33,7 +33,7 @@ def test_many_faults_are_told_in_a_bounded_answer() -> None:
     with pytest.raises(ValidationError) as refused:
         CATALOGUE.by_name["services.create"].request.model_validate({"body": body})
     entries = from_validation(refused.value).entries
-    assert len(entries) == FAULTS_TOLD + 1
+    assert len(entries) == ENTRY_LIMIT + 1
     assert (entries[-1].code, entries[-1].field) == ("too_many_faults", None)
 
 
