@@ -91,8 +91,6 @@ def order_of(model: type[Model], columns: Any, sort: str | None) -> list[Any]:
         field = part.strip()
         column = columns_by_field.get(field.removeprefix("-"))
         if column is None:
-            raise Invalid(
-                "unknown_sort_field", "Use the sort fields that /docs lists for this operation.", field="sort"
-            )
+            raise Invalid("unknown_sort_field", "Sort by a field that /docs lists for this operation.", field="sort")
         order.append(column.desc() if field.startswith("-") else column.asc())
     return order

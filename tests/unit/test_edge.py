@@ -48,5 +48,5 @@ def test_a_result_is_split_without_being_read(body: object) -> None:
 
 @pytest.mark.parametrize("value", [b"", b"{}", b'{"status":201}', b'{"body":{},"status":201}'])
 def test_what_is_no_result_is_not_taken_for_one(value: bytes) -> None:
-    with pytest.raises(ValueError, match="no result"):
+    with pytest.raises(ValueError, match="not a result"):
         json.split_result(value)
