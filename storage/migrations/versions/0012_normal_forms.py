@@ -1,7 +1,8 @@
-"""Plates, mailboxes and searched texts are compared in other forms, so what is kept of them is made anew.
+"""Compute the normal forms of plates, mailboxes and searched texts again, because their definition changed.
 
-Visitors whose emails differed in their code points may have one mailbox now. One of them keeps it: the first full one,
-else the first. The others get a key that no email has, with a blank in it; they keep their email and all else.
+Visitors whose emails differ only in their code points can now have the same mailbox. One of them keeps it: the first
+full visitor, or the first visitor if none is full. The others get a key with a blank, which no email has. Their emails
+and all other fields stay the same.
 """
 
 import sqlalchemy as sa
@@ -17,7 +18,7 @@ down_revision = "0010"
 
 _VISITORS = sa.table("visitors", *map(sa.column, ("visitor_id", "email", "email_key")))
 _BEYOND_ASCII = sa.func.octet_length(_VISITORS.c.email) != sa.func.char_length(_VISITORS.c.email)
-"""An email in ASCII has the key that it had."""
+"""The key of an ASCII email did not change."""
 
 _MOVED = sa.table("moved", sa.column("visitor_id", sa.Uuid), sa.column("email_key", sa.Text))
 
