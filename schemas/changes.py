@@ -1,4 +1,4 @@
-"""What a change topic carries."""
+"""The value of a message on a change topic."""
 
 from typing import Any, Generic, Literal, TypeVar
 
@@ -11,10 +11,11 @@ Action = Literal["created", "updated", "deleted"]
 
 
 class Change(Model, Generic[After]):
-    """One change of one entity; `after` is the entity as the API would have answered it then, null once it is deleted.
+    """One change of one entity. `after` is the entity after the change, in the form in which the API answers it; it is
+    null if the entity was deleted.
 
-    `revision` counts up for each entity from 1. A consumer that sees a revision it already has ignores it: changes are
-    delivered at least once. `causedBy` is the id of the request that made the change.
+    `revision` starts at 1 for each entity and increases with every change. Changes are delivered at least once, so a
+    consumer ignores a revision that it already has. `causedBy` is the id of the request that caused the change.
     """
 
     resource: Identifier

@@ -1,30 +1,31 @@
-"""Email addresses: validation, and the mailbox that an address belongs to."""
+"""Email addresses: validation, and the normal form by which they are compared."""
 
 import re
 import unicodedata
 
 from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 
-_DOTS_ANYWHERE = frozenset(("docomo.ne.jp", "ezweb.ne.jp"))
-"""Domains of carriers that assigned addresses like `a..b@`, `.a@` and `a.@` until 2009 and still deliver to them. RFC
-5321 allows such a local part only in quotes."""
+_LENIENT_DOMAINS = frozenset(("docomo.ne.jp", "ezweb.ne.jp"))
+"""Domains of carriers that assigned addresses such as `a..b@`, `.a@` and `a.@` until 2009 and still deliver to them.
+RFC 5321 allows such a local part in quotes only."""
 
-_DOTTED = re.compile(r"\.*[A-Za-z0-9!#$%&'*+/=?^_`{|}~-][A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]*")
-"""A local part of characters that need no quotes, with dots anywhere."""
+_LENIENT_LOCAL_PART = re.compile(r"\.*[A-Za-z0-9!#$%&'*+/=?^_`{|}~-][A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]*")
+"""A local part whose characters need no quotes, with dots anywhere."""
 
 
 def is_address(text: str) -> bool:
-    return _validated(text) is not None
+    return _validate(text) is not None
 
 
 def mailbox(address: str) -> str:
-    """The form in which addresses are compared: as email-validator normalises them (NFC, the domain in IDNA A-labels),
-    in lower case. Lower case and not casefold: `straße` and `strasse` are two mailboxes."""
+    """The normal form of an address: two addresses with the same one name the same mailbox. It is the address as
+    email-validator normalises it (NFC, the domain as IDNA A-labels), in lower case. Letters are not folded: `straße`
+    and `strasse` are different mailboxes."""
     if address.isascii():
         return address.lower()
-    validated = _validated(address)
-    normal = f"{validated.local_part}@{validated.ascii_domain}" if validated else address
-    # NFC again: a lower-case letter can have a composed form (U+01F0) that its capital does not have.
+    validated = _validate(address)
+    normal = address if validated is None else f"{validated.local_part}@{validated.ascii_domain}"
+    # Normalise again after lower(): a small letter with its mark may be one code point where the capital has two.
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", normal).lower())
 
 
@@ -32,19 +33,20 @@ def readable(address: str) -> str:
     """The address with its domain in Unicode (`bücher.de`) instead of A-labels (`xn--bcher-kva.de`)."""
     if address.isascii() and "xn--" not in address.lower():
         return address
-    validated = _validated(address)
-    return f"{validated.local_part}@{validated.domain}" if validated else address
+    validated = _validate(address)
+    return address if validated is None else f"{validated.local_part}@{validated.domain}"
 
 
-def _validated(text: str) -> ValidatedEmail | None:
-    """None if the text is not an address."""
-    local, _, domain = text.rpartition("@")
-    dotted = domain.lower() in _DOTS_ANYWHERE and _DOTTED.fullmatch(local) is not None
-    quoted = f'"{local}"@{domain}' if dotted else text
+def _validate(text: str) -> ValidatedEmail | None:
+    """The parts of an address; None if `text` is not a valid address. A local part that is valid at a lenient domain
+    only is put into quotes for the validation."""
+    local_part, _, domain = text.rpartition("@")
+    lenient = domain.lower() in _LENIENT_DOMAINS and _LENIENT_LOCAL_PART.fullmatch(local_part) is not None
+    address = f'"{local_part}"@{domain}' if lenient else text
     try:
-        validated = validate_email(quoted, allow_quoted_local=dotted, check_deliverability=False)
+        validated = validate_email(address, allow_quoted_local=lenient, check_deliverability=False)
     except EmailNotValidError:
         return None
-    if dotted:
-        validated.local_part = local
+    if lenient:
+        validated.local_part = local_part
     return validated

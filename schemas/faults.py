@@ -1,4 +1,7 @@
-"""What can be wrong with a request, in one hierarchy; the mapping to statuses stands here and nowhere else."""
+"""The faults: one exception class for each way in which a request can fail, with its HTTP status.
+
+No other module maps faults to statuses.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +19,8 @@ FaultType = Literal[
 
 
 class ErrorEntry(Model):
-    """One fault: `code` is stable and for programs, `message` for people, `field` the JSON path it is about."""
+    """One error. Programs use `code`, which is stable. People read `message`. `field` is the JSON path of the field
+    that caused the error."""
 
     code: str
     type: FaultType
@@ -25,13 +29,13 @@ class ErrorEntry(Model):
 
 
 class Errors(Model):
-    """The body of every answer that is not a success."""
+    """The body of every error answer."""
 
     errors: list[ErrorEntry]
 
 
 class Fault(Exception):
-    """An answer other than success that a handler or the engine gives on purpose. Anything else raised is a bug."""
+    """An error answer that a handler or the engine gives on purpose. Every other exception is a bug."""
 
     status: ClassVar[int] = 500
     type: ClassVar[FaultType] = "internal"
@@ -49,20 +53,21 @@ class Fault(Exception):
 
 
 class Invalid(Fault):
-    """The request cannot be understood as it is; sending it again changes nothing."""
+    """The request breaks a rule of the contract. Repeating it unchanged gives the same answer."""
 
     status = 400
     type = "validation"
 
     @classmethod
     def because(cls, entries: Sequence[ErrorEntry]) -> "Invalid":
+        """One fault that reports several errors."""
         fault = cls("invalid", "")
         fault.entries = entries
         return fault
 
 
 def refuse(faults: Iterable[Invalid]) -> None:
-    """Raises Invalid with all of them, where there is one."""
+    """Raise one Invalid with the entries of all `faults`; do nothing if there are none."""
     entries = [entry for fault in faults for entry in fault.entries]
     if entries:
         raise Invalid.because(entries)
@@ -89,7 +94,7 @@ class MethodNotAllowed(Fault):
 
 
 class Conflict(Fault):
-    """Understood, but the present state of the data refuses it."""
+    """The request is valid but conflicts with the stored data."""
 
     status = 409
     type = "conflict"
@@ -106,11 +111,11 @@ class UnsupportedMediaType(Fault):
 
 
 class UnsupportedContentCoding(UnsupportedMediaType):
-    """A body that is compressed in another way than the one that is taken."""
+    """The body has a content coding other than the supported one."""
 
 
 class KeyReused(Fault):
-    """An idempotency key (the request id of a message) that came before with another content."""
+    """The idempotency key (the request id of a message) was used before with other content."""
 
     status = 422
     type = "conflict"
@@ -122,12 +127,12 @@ class RateLimited(Fault):
 
 
 class Bug(Fault):
-    """What a caller sees of an unexpected exception."""
+    """The answer to a request whose handler raised an unexpected exception."""
 
     status = 500
 
 
-BUG = Bug("internal", "Something is wrong on our side; it was reported. To try again, send a new request.")
+BUG = Bug("internal", "The service failed unexpectedly and reported the error. To try again, send a new request.")
 
 
 class Unavailable(Fault):
@@ -136,63 +141,77 @@ class Unavailable(Fault):
 
 
 class NoAnswer(Fault):
-    """The request was accepted and no answer came in time; it may still be applied."""
+    """The request was sent to Kafka, but no answer arrived in time. It may still be applied."""
 
     status = 504
     type = "unavailable"
 
 
 @dataclass(frozen=True)
-class _PydanticCode:
+class _CodeAndMessage:
     code: str
     message: str | None = None
+    """None for pydantic's own message."""
 
 
-_PYDANTIC_CODES = {
-    "missing": _PydanticCode("required", "This field is required."),
-    "extra_forbidden": _PydanticCode("unknown_field", "This field is not known here."),
-    "null_refused": _PydanticCode("null_refused"),
-    "literal_error": _PydanticCode("not_allowed"),
-    "greater_than_equal": _PydanticCode("out_of_range"),
-    "less_than_equal": _PydanticCode("out_of_range"),
-    "int_parsing_size": _PydanticCode("out_of_range"),
-    "string_too_long": _PydanticCode("too_long"),
-    "too_long": _PydanticCode("too_long"),
-    "string_too_short": _PydanticCode("too_short"),
-    "string_pattern_mismatch": _PydanticCode("wrong_format"),
-    "string_unicode": _PydanticCode("surrogate_refused", "A text may not hold a lone surrogate."),
-    "datetime_type": _PydanticCode("wrong_type", "Input should be a string with a time of RFC 3339."),
-    "model_type": _PydanticCode("wrong_type", "Input should be an object."),
-    "model_attributes_type": _PydanticCode("wrong_type", "Input should be an object."),
+_BY_PYDANTIC_TYPE = {
+    "missing": _CodeAndMessage("required", "This field is required."),
+    "extra_forbidden": _CodeAndMessage("unknown_field", "This field does not exist. Remove it."),
+    "null_refused": _CodeAndMessage("null_refused"),
+    "literal_error": _CodeAndMessage("not_allowed"),
+    "greater_than_equal": _CodeAndMessage("out_of_range"),
+    "less_than_equal": _CodeAndMessage("out_of_range"),
+    "int_parsing_size": _CodeAndMessage("out_of_range"),
+    "string_too_long": _CodeAndMessage("too_long"),
+    "too_long": _CodeAndMessage("too_long"),
+    "string_too_short": _CodeAndMessage("too_short"),
+    "string_pattern_mismatch": _CodeAndMessage("wrong_format"),
+    "string_unicode": _CodeAndMessage("surrogate_refused", "Input should not contain a lone surrogate."),
+    "datetime_type": _CodeAndMessage("wrong_type", "Input should be a string with an RFC 3339 time."),
+    "model_type": _CodeAndMessage("wrong_type", "Input should be an object."),
+    "model_attributes_type": _CodeAndMessage("wrong_type", "Input should be an object."),
 }
-_OF_PYDANTIC = frozenset(get_args(ErrorType))
+_PYDANTIC_TYPES = frozenset(get_args(ErrorType))
 
 
-FAULTS_TOLD = 100
-"""Faults of one request that are told; a long list of nonsense would make an answer larger than a message may be."""
+ENTRY_LIMIT = 100
+"""Errors that are listed for one request. Without a limit, a long invalid list would make the answer larger than a
+message may be."""
 
 
 def from_validation(error: ValidationError) -> Invalid:
-    """All faults of a body at once. Messages say what is expected and never what was sent."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    entries = [_entry(item["type"], item["loc"], item["msg"]) for item in found[:FAULTS_TOLD]]
-    if len(found) > FAULTS_TOLD:
-        message = f"{len(found) - FAULTS_TOLD} more faults are not told."
+    """One fault with all errors of a request. Messages say what is expected and never repeat the input."""
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    entries = [_entry(details["type"], details["loc"], details["msg"]) for details in errors[:ENTRY_LIMIT]]
+    if len(errors) > ENTRY_LIMIT:
+        message = f"{len(errors) - ENTRY_LIMIT} more errors are not listed. Correct the listed ones first."
         entries.append(ErrorEntry(code="too_many_faults", type="validation", field=None, message=message))
     return Invalid.because(entries)
 
 
-def _entry(kind: str, location: tuple[int | str, ...], message: str) -> ErrorEntry:
-    known = _PYDANTIC_CODES.get(kind) or _PydanticCode("wrong_type" if kind in _OF_PYDANTIC else kind)
-    if kind == "is_instance_of":
+def _entry(error_type: str, location: tuple[int | str, ...], message: str) -> ErrorEntry:
+    if error_type == "is_instance_of":
         message = "Input should be a number." if "Decimal" in message else "Input should be a UUID."
-    # The first step is the part of the request, which has no name of its own unless it is one that there is not.
-    path = json_path(location if kind == "extra_forbidden" and len(location) == 1 else location[1:])
-    return ErrorEntry(code=known.code, type="validation", field=path, message=known.message or message)
+    mapped = _BY_PYDANTIC_TYPE.get(error_type)
+    if mapped is None:
+        # A type that pydantic does not define is the code of one of our validators.
+        mapped = _CodeAndMessage("wrong_type" if error_type in _PYDANTIC_TYPES else error_type)
+    return ErrorEntry(
+        code=mapped.code, type="validation", field=_field(error_type, location), message=mapped.message or message
+    )
+
+
+def _field(error_type: str, location: tuple[int | str, ...]) -> str | None:
+    """The JSON path inside the section (path, query or body), which is the first step of `location`. The path names the
+    section only if the request has a section that does not exist."""
+    if error_type == "extra_forbidden" and len(location) == 1:
+        return json_path(location)
+    return json_path(location[1:])
 
 
 def json_path(location: Sequence[int | str]) -> str | None:
-    """`("optins", 0, "optinType")` as `optins[0].optinType`; None for the whole."""
+    """`("optins", 0, "optinType")` as `optins[0].optinType`; None for an empty location. Runs of digits, which could be
+    card numbers, are removed."""
     path = ""
     for step in location:
         path += f"[{step}]" if isinstance(step, int) else f".{step}"

@@ -1,4 +1,4 @@
-"""The locales that texts may be in: a language and a territory, from the Unicode CLDR (by Babel)."""
+"""The locales of texts. A locale is a language and a territory of the Unicode CLDR, which Babel provides."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -8,48 +8,59 @@ from babel.core import get_global
 from babel.localedata import locale_identifiers
 
 PATTERN = "^[A-Za-z]{2,3}([-_][A-Za-z]{4})?[-_]([A-Za-z]{2}|[0-9]{3})$"
-"""A language, optionally a script, and a territory: a country or an area (419 is Latin America)."""
+"""A language, an optional script, and a territory: a country, or an area such as 419 for Latin America."""
 
 _LIKELY: Mapping[str, str] = get_global("likely_subtags")
-_RENAMED: Mapping[str, str] = get_global("language_aliases")
+_ALIASES: Mapping[str, str] = get_global("language_aliases")
 
 
 def _usual_script(language: str, territory: str) -> str:
-    """The script that CLDR's likely subtags imply for a language in a territory."""
+    """The script in which a language is usually written in a territory (CLDR's likely subtags)."""
     likely = _LIKELY.get(f"{language}_{territory}") or _LIKELY.get(language) or ""
-    return next((part for part in likely.split("_") if len(part) == 4), "")
+    return next((subtag for subtag in likely.split("_") if len(subtag) == 4), "")
 
 
-def _every() -> Iterator[tuple[str, str]]:
-    """All pairs of a language and a territory; a language without one has its likely territory."""
+def _languages_and_territories() -> Iterator[tuple[str, str]]:
+    """All pairs that CLDR has, without scripts. A language without a territory gets its likely territory."""
     for identifier in locale_identifiers():
-        language, *more = (identifier if "_" in identifier else _LIKELY.get(identifier, identifier)).split("_")
-        if more and re.fullmatch("[A-Z]{2}|[0-9]{3}", more[-1]):
-            yield language, more[-1]
+        subtags = identifier.split("_")
+        if len(subtags) == 1:
+            subtags = _LIKELY.get(identifier, identifier).split("_")
+        if re.fullmatch("[A-Z]{2}|[0-9]{3}", subtags[-1]):
+            yield subtags[0], subtags[-1]
 
 
-_SCRIPTS = {f"{language}-{territory}": _usual_script(language, territory) for language, territory in _every()}
+_SCRIPTS = {
+    f"{language}-{territory}": _usual_script(language, territory)
+    for language, territory in _languages_and_territories()
+}
 CODES = tuple(sorted(_SCRIPTS))
-_BY_KEY = {code.lower(): code for code in CODES}
+_BY_LOWER_CASE = {code.lower(): code for code in CODES}
 
 
-def known(code: str) -> str | None:
-    """The stored form (`fr-FR`) of a locale in any case, with either separator, with its usual script or without it
-    (`zh-Hans-CN` is `zh-CN`), or with a former language code (`iw-IL` is `he-IL`). None for an unknown locale."""
+def canonical(code: str) -> str | None:
+    """The canonical form of a locale's code (`fr-FR`); None if there is no such locale.
+
+    Case and separator make no difference. The code may name the locale's usual script (`zh-Hans-CN` is `zh-CN`) and use
+    a former code of its language (`iw-IL` is `he-IL`).
+    """
     if not re.fullmatch(PATTERN, code):
         return None
     language, *script, territory = code.replace("_", "-").lower().split("-")
-    found = _BY_KEY.get(f"{_RENAMED.get(language, language)}-{territory}")
-    if found is None or (script and script != [_SCRIPTS[found].lower()]):
+    locale = _BY_LOWER_CASE.get(f"{_ALIASES.get(language, language)}-{territory}")
+    if locale is None or (script and script != [_SCRIPTS[locale].lower()]):
         return None
-    return found
+    return locale
 
 
 def label(code: str) -> str:
-    """The language's name for itself, in the usual script of the locale: `fr-FR` is Français."""
+    """The name of a locale's language in that language and in the locale's usual script: Français for `fr-FR`."""
     language, script = code.partition("-")[0], _SCRIPTS[code]
-    usual = script == _usual_script(language, "")
-    names = (
-        Locale.parse(name).get_language_name() for name in (language if usual else f"{language}_{script}", language)
-    )
-    return (next(filter(None, names), None) or code).capitalize()
+    identifiers = [language]
+    if script != _usual_script(language, ""):
+        identifiers.insert(0, f"{language}_{script}")
+    for identifier in identifiers:
+        name = Locale.parse(identifier).get_language_name()
+        if name:
+            return name.capitalize()
+    return code.capitalize()

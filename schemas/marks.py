@@ -1,4 +1,4 @@
-"""Marks on a field's type that pydantic has no word for."""
+"""Annotations of field types that pydantic does not provide."""
 
 from dataclasses import dataclass
 from decimal import Decimal
@@ -10,47 +10,48 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 
 class NotNull:
-    """May be left out (and is then null in storage and replies), but null itself is refused in a request."""
+    """The field may be left out of a request, but null is refused. A field that was left out is null in storage and
+    in replies."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(_refuse_null, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        described = handler(schema)
+        json_schema = handler(schema)
         if handler.mode == "serialization":
-            return described
-        options = [option for option in described.get("anyOf", []) if option != {"type": "null"}]
-        return options[0] if len(options) == 1 else described
+            return json_schema
+        options = [option for option in json_schema.get("anyOf", []) if option != {"type": "null"}]
+        return options[0] if len(options) == 1 else json_schema
 
 
 def _refuse_null(value: Any) -> Any:
     if value is None:
-        raise PydanticCustomError("null_refused", "This field may be left out, but it may not be null.")
+        raise PydanticCustomError("null_refused", "This field may not be null. Leave it out instead.")
     return value
 
 
 @dataclass(frozen=True)
 class Whole:
-    """An integer between two limits, both included. A decimal without a fraction (2020.0) is accepted as an integer."""
+    """An integer from `ge` to `le`, both included. A number whose fraction is zero is an integer too (2020.0)."""
 
     ge: int
     le: int
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        # The limits belong to the inner schema: pydantic omits limits around a validator from the JSON schema.
+        # The limits are part of the inner schema, because pydantic omits limits around a validator from JSON Schema.
         integer = core_schema.int_schema(strict=True, ge=self.ge, le=self.le)
-        return core_schema.no_info_before_validator_function(_without_fraction, integer)
+        return core_schema.no_info_before_validator_function(_whole_decimal_to_int, integer)
 
 
-_BEYOND = Decimal(2**64)
+_OUT_OF_RANGE = Decimal(2**64)
 
 
-def _without_fraction(value: Any) -> Any:
+def _whole_decimal_to_int(value: Any) -> Any:
     if not isinstance(value, Decimal) or value != value.to_integral_value():
         return value
-    # Limit the value first: the integer 1E999999999 does not fit into memory.
-    return int(max(-_BEYOND, min(value, _BEYOND)))
+    # Clamp before the conversion, because the digits of 1E999999999 would fill the memory.
+    return int(max(-_OUT_OF_RANGE, min(value, _OUT_OF_RANGE)))
 
 
 class MessageOnly:
-    """A field that a message may carry and an HTTP call may not."""
+    """The field is allowed in a message and refused in an HTTP call."""

@@ -1,4 +1,4 @@
-"""The base of everything that travels: camelCase on the wire, snake_case in Python, nothing unknown accepted."""
+"""The base class of all records: camelCase on the wire, snake_case in Python; unknown fields are refused."""
 
 from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Generic, Self, Unpack, cast
@@ -11,15 +11,15 @@ from schemas.marks import NotNull
 from schemas.shapes import allows_none
 from schemas.types import Item, Several
 
-_set = object.__setattr__
+_set_attribute = object.__setattr__
 
 
 class Model(BaseModel):
-    """A record of the contract. Unknown fields are refused; messages about faults never repeat the input.
+    """A record of the contract. Unknown fields are refused. Validation messages never repeat the input.
 
-    `class VehiclePatch(VehicleFields, partial=True)` makes every field optional and drops the defaults: what is left
-    out stays unset (see `model_fields_set`), and null is refused for fields that were not nullable. `required` names
-    fields that stay required all the same.
+    `class VehiclePatch(VehicleFields, partial=True)` is a PATCH body: every field is optional and has no default, so
+    that a field which the caller left out stays unset (see `model_fields_set`). Null is refused for a field that is not
+    nullable in the base class. `required` lists fields that stay required.
     """
 
     model_config = ConfigDict(
@@ -52,43 +52,44 @@ class Model(BaseModel):
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
-        """A record with these values, one for each field, which are right already. What `model_construct` does for any
-        values takes four times as long."""
-        found = cls.__new__(cls)
-        _set(found, "__dict__", values)
-        _set(found, "__pydantic_fields_set__", set(values))
-        _set(found, "__pydantic_extra__", None)
-        _set(found, "__pydantic_private__", None)
-        return found
+        """Make a record without validation. `values` has one value for each field. `model_construct`, which also
+        accepts aliases and defaults, takes four times as long."""
+        record = cls.__new__(cls)
+        _set_attribute(record, "__dict__", values)
+        _set_attribute(record, "__pydantic_fields_set__", set(values))
+        _set_attribute(record, "__pydantic_extra__", None)
+        _set_attribute(record, "__pydantic_private__", None)
+        return record
 
     @classmethod
-    def widened(cls, row: "Model", **more: Any) -> Self:
-        """A record with all of `row` and `more`; nothing is validated."""
-        return cast(Self, cls.model_construct(**vars(row), **more))
+    def widened(cls, row: "Model", **added_fields: Any) -> Self:
+        """Make a record from the fields of `row` and `added_fields`, without validation."""
+        return cast(Self, cls.model_construct(**vars(row), **added_fields))
 
     def sent_fields(self) -> dict[str, Any]:
-        """The fields that the caller sent, by their Python names, with the caller's nulls."""
+        """The fields that the caller sent, by their Python names. A field that the caller set to null is None."""
         return {name: getattr(self, name) for name in self.model_fields_set}
 
 
 def _make_optional(field: FieldInfo) -> None:
+    """Allow leaving the field out. If it is not nullable, its type becomes `Omittable[type]`, which refuses null."""
     if not allows_none(field.annotation):
-        whole = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-        field.annotation = whole | None  # type: ignore[operator,assignment]
+        annotation = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+        field.annotation = annotation | None  # type: ignore[operator,assignment]
         field.metadata = [NotNull()]
     field.default = None
     field.default_factory = None
 
 
 class ListOf(RootModel[Several[Item]], Generic[Item]):
-    """A body that is an array."""
+    """A request body that is an array, with at most `LIST_LIMIT` entries."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
 
 class MapOf(RootModel[dict[str, Item]], Generic[Item]):
-    """A reply whose keys are data."""
+    """A reply that is an object whose keys are data, for example center codes."""
 
 
 class NoFields(Model):
-    """The path, query or body of an operation that has none."""
+    """The path, query or body of an operation without parameters of that kind."""

@@ -1,4 +1,4 @@
-"""Paths that operations with rules of their own share."""
+"""Path parameters that operations of several families share."""
 
 from schemas.model import Model
 from schemas.types import Uuid

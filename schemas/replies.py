@@ -1,4 +1,4 @@
-"""The envelope around records and lists, and what lists take."""
+"""The envelope of replies (data, metadata and links), and the query parameters of lists."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ class Metadata(Model):
 
 
 def envelope(data: Any, links: dict[str, str] | None = None) -> dict[str, Any]:
-    """The plain data of a `Record` or `Listing`."""
+    """A `Record` or `Listing` as a dict."""
     return {"data": data, "metadata": {"version": 1, "_links": links or {}}}
 
 
 class Record(Model, Generic[Item]):
-    """The reply about one record."""
+    """The reply with one record."""
 
     data: Item
     metadata: Metadata
@@ -36,7 +36,7 @@ class Record(Model, Generic[Item]):
 
 
 class Listing(Model, Generic[Item]):
-    """The reply with a page of records; `_links` leads to the other pages."""
+    """The reply with a page of records; `_links` has the URLs of other pages."""
 
     data: list[Item]
     metadata: Metadata
@@ -47,39 +47,45 @@ class Listing(Model, Generic[Item]):
 
 
 class FieldsQuery(Model):
-    """What every read takes."""
+    """The query parameter of every read."""
 
-    fields: Annotated[Omittable[Text], Field(description="Comma list of the fields to answer.")] = None
+    fields: Annotated[Omittable[Text], Field(description="Comma-separated list of the fields to answer.")] = None
 
 
 class PagingQuery(Model):
-    """`offset` is how many to skip, `sort` a comma list, `-` for descending."""
+    """The query parameters of a page. `offset` is the number of records to skip."""
 
     offset: Omittable[Annotated[int, Whole(ge=1, le=INT64)]] = None
     limit: Annotated[int, Whole(ge=1, le=500)] = 25
-    sort: Annotated[Omittable[Text], Field(description="Comma list of fields; `-` before one for descending.")] = None
+    sort: Annotated[
+        Omittable[Text],
+        Field(description="Comma-separated list of the fields to sort by. `-` before a field sorts it descending."),
+    ] = None
 
 
 class PageQuery(FieldsQuery, PagingQuery):
-    """What nearly every paged list takes."""
+    """The query parameters of nearly every paged list."""
 
 
 @dataclass(frozen=True)
 class Page(Generic[Item]):
-    """The rows of one page and whether more follow."""
+    """The rows of one page; `more` is true if the next page has rows."""
 
     items: Sequence[Item]
     more: bool
 
 
 def page_links(path: str, query: dict[str, Any], *, offset: int, limit: int, more: bool) -> dict[str, str]:
-    """`self` and `first`, and `prev` and `next` where they exist, each with the caller's own query kept."""
+    """The links `self` and `first`, and `prev` and `next` if these pages exist. Each link repeats the parameters of the
+    caller's query."""
 
-    def link(skip: int) -> str:
-        kept = {name: value for name, value in query.items() if name != "offset"}
-        return path + _encoded(kept | ({"offset": skip} if skip else {}))
+    def link(page_offset: int) -> str:
+        parameters = {name: value for name, value in query.items() if name != "offset"}
+        if page_offset:
+            parameters["offset"] = page_offset
+        return path + _query_string(parameters)
 
-    links = {"self": path + _encoded(query), "first": link(0)}
+    links = {"self": path + _query_string(query), "first": link(0)}
     if offset:
         links["prev"] = link(max(offset - limit, 0))
     if more:
@@ -87,11 +93,11 @@ def page_links(path: str, query: dict[str, Any], *, offset: int, limit: int, mor
     return links
 
 
-def _encoded(query: dict[str, Any]) -> str:
+def _query_string(query: dict[str, Any]) -> str:
     if not query:
         return ""
-    return "?" + urlencode({name: _as_text(value) for name, value in query.items()})
+    return "?" + urlencode({name: _parameter_text(value) for name, value in query.items()})
 
 
-def _as_text(value: Any) -> str:
+def _parameter_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""What a request holds, as a message and after an HTTP call was translated into one."""
+"""The value of a request message. The edge translates an HTTP call to the same value."""
 
 from typing import Any, Generic, TypeVar
 
@@ -14,7 +14,7 @@ SECTIONS = ("path", "query", "body")
 
 
 class Request(Model, Generic[Path, Query, Body]):
-    """The value of a request message: `{"path": …, "query": …, "body": …}`; a part with no fields may be left out."""
+    """The value of a request message: `{"path": …, "query": …, "body": …}`. A part without fields may be left out."""
 
     path: Path
     query: Query
@@ -22,11 +22,14 @@ class Request(Model, Generic[Path, Query, Body]):
 
     @model_validator(mode="before")
     @classmethod
-    def _all_parts(cls, value: Any) -> Any:
-        return {name: value.get(name, {}) for name in SECTIONS} | value if isinstance(value, dict) else value
+    def _add_missing_parts(cls, value: Any) -> Any:
+        """Treat a part that was left out as an empty object."""
+        if not isinstance(value, dict):
+            return value
+        return {name: value.get(name, {}) for name in SECTIONS} | value
 
     @classmethod
     def parts(cls) -> dict[str, type[BaseModel]]:
-        """The parts that have fields, by name."""
+        """The models of the parts that have fields, by the name of the part."""
         models: dict[str, Any] = {name: cls.model_fields[name].annotation for name in SECTIONS}
         return {name: model for name, model in models.items() if model is not NoFields}

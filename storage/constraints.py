@@ -1,4 +1,4 @@
-"""The faults that violated constraints mean, by the names of the constraints."""
+"""Maps violated constraints to faults, by the names of the constraints."""
 
 from collections.abc import Callable, Container, Mapping
 from typing import Protocol
@@ -18,42 +18,47 @@ class Parent(Protocol):
 
 
 _CONFLICTS: dict[str, Callable[[], Conflict]] = {}
-"""By the name of a unique constraint or index."""
+"""The fault of a unique constraint or index, by the name of the constraint."""
 
-_REFERENCES: dict[str, tuple[str, Parent]] = {}
-"""By the name of a foreign key: the field that holds it, and the table that it refers to."""
+_FOREIGN_KEYS: dict[str, tuple[str, Parent]] = {}
+"""The field that holds a foreign key and the table that it refers to, by the name of the constraint."""
 
 
 def register(table: str, conflicts: Mapping[str, Callable[[], Conflict]], parents: Mapping[str, Parent]) -> None:
-    """Remember the constraints of a table. `conflicts` is by the constraint's name, `parents` by the column."""
+    """Register the constraints of a table: `conflicts` by the name of the constraint, `parents` by the column of the
+    foreign key."""
     _CONFLICTS.update(conflicts)
     for column, parent in parents.items():
-        _REFERENCES[f"{table}_{column}_fkey"] = (to_camel(column), parent)
+        _FOREIGN_KEYS[f"{table}_{column}_fkey"] = (to_camel(column), parent)
 
 
-_WHOSE = "visitorId"
-"""The field of whom a row is about."""
+_VISITOR_FIELD = "visitorId"
 
-_BEYOND_LIMITS = "54000"
-"""program_limit_exceeded: what a request can exceed is the size of an index's entry, about 2,700 bytes."""
+_PROGRAM_LIMIT_EXCEEDED = "54000"
+"""The SQLSTATE for a value that is too large. A request can cause it with an index entry of more than 2,700 bytes."""
 
 
 def fault_of(error: DBAPIError, in_path: Container[str]) -> Fault | None:
-    """What breaking a constraint means to the caller; None where it is a bug. A missing parent is not found where the
-    path names it, and an invalid field where the body does. A missing visitor is not found in any case: a request may
-    name it by a barcode or plate, and it was erased since."""
+    """The fault for a violated constraint; None if the violation is a bug. `in_path` are the fields in the request's
+    path.
+
+    A missing parent becomes NotFound if the path names the parent, and Invalid with the field if the body does. A
+    missing visitor always becomes NotFound: the request may have named the visitor by a barcode or a plate, and the
+    visitor was erased after the look-up. Deleting a row to which others refer becomes Conflict.
+    """
     cause = error.orig.__cause__ if error.orig else None
-    if getattr(cause, "sqlstate", None) == _BEYOND_LIMITS:
-        return Invalid("too_long", "A text by which this is found holds too many bytes; about 2,600 are possible.")
-    name = getattr(cause, "constraint_name", None) or ""
-    if name in _CONFLICTS:
-        return _CONFLICTS[name]()
-    if name not in _REFERENCES:
+    if getattr(cause, "sqlstate", None) == _PROGRAM_LIMIT_EXCEEDED:
+        return Invalid("too_long", "A text that is indexed is too long. Use at most 2,600 bytes.")
+    constraint = getattr(cause, "constraint_name", None) or ""
+    if constraint in _CONFLICTS:
+        return _CONFLICTS[constraint]()
+    if constraint not in _FOREIGN_KEYS:
         return None
-    field, parent = _REFERENCES[name]
+    field, parent = _FOREIGN_KEYS[constraint]
     if str(error.statement).startswith("DELETE"):
-        return Conflict(f"{to_snake(parent.resource)}_in_use", f"Others still refer to this {parent.resource}.")
-    missing = parent.missing()
-    if field in in_path or field == _WHOSE:
-        return missing
-    return Invalid(missing.code, f"There is no such {parent.resource}.", field=field)
+        message = f"This {parent.resource} is still in use. Delete what refers to it first."
+        return Conflict(f"{to_snake(parent.resource)}_in_use", message)
+    not_found = parent.missing()
+    if field in in_path or field == _VISITOR_FIELD:
+        return not_found
+    return Invalid(not_found.code, f"There is no such {parent.resource}.", field=field)

@@ -1,4 +1,4 @@
-"""The connection to PostgreSQL, and which of its errors pass by themselves."""
+"""Connections to PostgreSQL, and which of its errors are transient."""
 
 import asyncpg
 import sqlalchemy as sa
@@ -9,18 +9,19 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 STATEMENT_TIMEOUT = 15
-"""Seconds for one statement; well under Kafka's rebalance timeout (60), during which begun batches must end."""
+"""Seconds for one statement. A running batch must end within Kafka's rebalance timeout of 60 seconds."""
 
 LOCK_TIMEOUT = 10
-"""Seconds that a write waits for a lock; less than a statement may take. A write that waits for another's lock is
-repeated for as long as that is held, however long (a migration may hold a table for minutes), and is not too slow."""
+"""Seconds for which a write waits for a lock. It is less than `STATEMENT_TIMEOUT`, so that a write that waits does not
+count as too slow: it is retried until the lock is free. A migration may lock a table for minutes."""
 
 READ_TIMEOUT = 7
-"""Seconds for one statement of a read; less than an edge waits for an answer, so that its caller is told."""
+"""Seconds for one statement of a read. It is less than the time for which an edge waits for an answer, so that the
+caller gets the error."""
 
 IDLE_IN_TRANSACTION_TIMEOUT = 45
-"""Seconds; longer than the publisher's wait for the broker (topics.kafka.SEND_LIMIT), during which it keeps its
-transaction, and short enough that a frozen process gives up its locks."""
+"""Seconds. It is longer than `topics.kafka.SEND_LIMIT`, the time for which the publisher keeps its transaction open
+while it waits for the broker. It is short enough to release the locks of a frozen process soon."""
 
 
 class DatabaseSettings(BaseModel):
@@ -33,7 +34,7 @@ class DatabaseSettings(BaseModel):
 
 
 def connect(settings: DatabaseSettings, *, connections: int, read_only: bool = False) -> AsyncEngine:
-    """A pool of connections; opens none yet."""
+    """Make a pool of connections. It opens a connection when one is needed."""
     limit, lock_limit = (READ_TIMEOUT, READ_TIMEOUT) if read_only else (STATEMENT_TIMEOUT, LOCK_TIMEOUT)
     server_settings = {
         "application_name": "visitor",
@@ -46,7 +47,7 @@ def connect(settings: DatabaseSettings, *, connections: int, read_only: bool = F
     }
     engine = create_async_engine(
         make_url(settings.url.get_secret_value()),
-        # What one read answers is of one moment, however many statements it takes.
+        # All statements of a read see the same snapshot of the database.
         isolation_level="REPEATABLE READ" if read_only else "READ COMMITTED",
         pool_size=connections,
         max_overflow=0,
@@ -59,15 +60,15 @@ def connect(settings: DatabaseSettings, *, connections: int, read_only: bool = F
             "prepared_statement_cache_size": 500,
         },
     )
-    sa.event.listen(engine.sync_engine, "handle_error", _leave_connection)
+    sa.event.listen(engine.sync_engine, "handle_error", _discard_unusable_connection)
     return engine
 
 
-_TOO_SLOW = "57014"
-"""query_canceled, which is what statement_timeout raises."""
-_READ_ONLY = "25006"
-"""read_only_sql_transaction, which is what a write meets at a standby."""
-_PASSING = (
+_QUERY_CANCELED = "57014"
+"""The SQLSTATE of a statement that exceeded statement_timeout."""
+_READ_ONLY_TRANSACTION = "25006"
+"""The SQLSTATE of a write on a standby server."""
+_TRANSIENT = (
     "08",  # connection exceptions
     "40",  # serialization failure, deadlock
     "53",  # insufficient resources
@@ -75,48 +76,48 @@ _PASSING = (
     "57",  # operator intervention: shutdown, statement timeout
     "58",  # system errors
     "25P03",  # idle in transaction session timeout
-    _READ_ONLY,
+    _READ_ONLY_TRANSACTION,
 )
-"""SQLSTATE classes and codes (PostgreSQL manual, appendix A) after which the same work can succeed."""
-_OUTDATED = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
-"""What prepared statements meet after a column's type was changed, and composite values after their type was. The first
-has SQLSTATE 0A000, which else does not pass: what PostgreSQL cannot do, it cannot do the next time either."""
+"""SQLSTATE classes and codes (PostgreSQL manual, appendix A) after which a retry can succeed."""
+_OUTDATED_CACHE = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
+"""The errors of a connection whose cached statements and types are older than a change of the schema. They are not in
+`_TRANSIENT`: the first has SQLSTATE 0A000 (feature not supported), which otherwise is permanent."""
 
 
 class Repeat(Exception):
-    """The work met another transaction's and is to be done again from its start."""
+    """The batch conflicts with another transaction and must be applied again from its start."""
 
 
 def is_too_slow(error: BaseException) -> bool:
-    """Whether a statement took longer than it may."""
-    cause = _cause(error)
-    return isinstance(cause, TimeoutError) or _sqlstate(cause) == _TOO_SLOW
+    """True if a statement exceeded its timeout."""
+    cause = _driver_error(error)
+    return isinstance(cause, TimeoutError) or _sqlstate(cause) == _QUERY_CANCELED
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same work may succeed later with nothing changed: no database, a deadlock, a timeout."""
+    """True if a retry of the same work can succeed, for example after a lost connection, a deadlock or a timeout."""
     if isinstance(error, (Repeat, OSError, TimeoutError, PoolTimeout, asyncpg.InterfaceError)):
         return True
     if not isinstance(error, DBAPIError):
         return False
     if error.connection_invalidated:
         return True
-    cause = _cause(error)
+    cause = _driver_error(error)
     if isinstance(cause, asyncpg.PostgresError):
-        return _sqlstate(cause).startswith(_PASSING)
+        return _sqlstate(cause).startswith(_TRANSIENT)
     return isinstance(cause, (OSError, TimeoutError, asyncpg.InterfaceError))
 
 
-def _leave_connection(context: sa.engine.ExceptionContext) -> None:
-    """Where a connection is of no use any more, the next attempt makes a new one: after a failover it may lead to what
-    is a standby now, and after a change of the schema it remembers what statements answered before."""
-    cause = _cause(context.sqlalchemy_exception)
-    if _sqlstate(cause) == _READ_ONLY or isinstance(cause, _OUTDATED):
+def _discard_unusable_connection(context: sa.engine.ExceptionContext) -> None:
+    """Mark a connection as closed, so that the next attempt opens a new one. After a failover, the connection may lead
+    to a server that is now a standby. After a change of the schema, its cached statements are outdated."""
+    cause = _driver_error(context.sqlalchemy_exception)
+    if _sqlstate(cause) == _READ_ONLY_TRANSACTION or isinstance(cause, _OUTDATED_CACHE):
         context.is_disconnect = True
 
 
-def _cause(error: BaseException | None) -> BaseException | None:
-    """The driver's own exception."""
+def _driver_error(error: BaseException | None) -> BaseException | None:
+    """The exception of asyncpg that SQLAlchemy wrapped."""
     if not isinstance(error, DBAPIError):
         return error
     return error.orig.__cause__ if error.orig is not None else None

@@ -1,8 +1,9 @@
-"""The inbox: the answer to each request, so that no request is applied twice or answered twice in different ways.
+"""The inbox: the table of answers by request. It ensures that a request is applied once and always gets the same
+answer.
 
-The engine looks requests up before it applies a batch and stores their answers in the same transaction. Where two
-batches hold the same request, the primary key makes the later one wait; it raises `Repeat`, and finds the answer when
-it starts over.
+The engine looks up the requests of a batch before it applies the batch, and stores the new answers in the same
+transaction. If two batches contain the same request, the primary key makes the second batch wait for the first. The
+second batch then raises `Repeat`, starts again, and finds the answer.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ INBOX = sa.Table(
     sa.Column("status", sa.SmallInteger, nullable=False),
     sa.Column("body", sa.LargeBinary),
     sa.Column("received_at", sa.TIMESTAMP(timezone=True), nullable=False, index=True),
-    # Whose data the body may hold: of one visitor, or, for the few requests about several, of these.
+    # The visitors whose data the body may contain: visitor_id for one visitor, visitor_ids for several, which is rare.
     sa.Column("visitor_id", sa.Uuid),
     sa.Column("visitor_ids", ARRAY(sa.Uuid)),
     sa.Index("inbox_visitor_id_idx", "visitor_id", postgresql_where="visitor_id is not null"),
@@ -42,8 +43,8 @@ INBOX = sa.Table(
 
 
 class RequestKey(NamedTuple):
-    """The identity of a request: CloudEvents makes source and id unique, and the topic is what ACLs protect, so that
-    nobody can occupy the ids of a sender on a topic that they may not write."""
+    """The identity of a request. In CloudEvents, source and id together are unique. The topic is part of the key
+    because ACLs protect topics: a sender cannot use up ids of another sender on a topic that it may not write."""
 
     topic: str
     source: str
@@ -51,13 +52,14 @@ class RequestKey(NamedTuple):
 
     @classmethod
     def before_sources(cls, request_id: str) -> "RequestKey":
-        """The key of an entry that release 0.1.0 wrote, which knew requests by their id alone. Migration 0010 gives
-        these entries an empty topic, which no request has."""
+        """The key of an entry that release 0.1.0 wrote. That release identified requests by their id only. Migration
+        0010 gave these entries an empty topic and source; no request has an empty topic."""
         return cls("", "", request_id)
 
 
 class Entry(NamedTuple):
-    """An answered request. `fingerprint` is a digest of its content, `body` the JSON of the answer."""
+    """An answered request. `fingerprint` is a digest of the request's content. `body` is the JSON of the answer.
+    `visitors` are the visitors whose data the body may contain."""
 
     topic: str
     source: str
@@ -76,11 +78,11 @@ class Entry(NamedTuple):
 _ERASED = Errors(
     errors=[ErrorEntry(code="visitor_erased", type="not_found", field=None, message="The visitor was erased.")]
 ).model_dump_json()
-"""What requests of an erased visitor are answered when they come again; they are not applied again."""
+"""The answer to a repeated request of an erased visitor. The request is not applied again."""
 
 _KEY = tuple(INBOX.c[name] for name in RequestKey._fields)
-_KEYS = unnest_rows(**{column.name: column.type for column in _KEY})
-_LOOK_UP = sa.select(INBOX).join(_KEYS, sa.and_(*(column == _KEYS.c[column.name] for column in _KEY)))
+_LOOKED_UP = unnest_rows(**{column.name: column.type for column in _KEY})
+_LOOK_UP = sa.select(INBOX).join(_LOOKED_UP, sa.and_(*(column == _LOOKED_UP.c[column.name] for column in _KEY)))
 _COLUMNS = (*Entry._fields[:-1], "visitor_id")
 _INSERT = sa.insert(INBOX).from_select(
     (*_COLUMNS, "received_at"),
@@ -89,7 +91,7 @@ _INSERT = sa.insert(INBOX).from_select(
         sa.bindparam("received_at", type_=sa.TIMESTAMP(timezone=True)),
     ),
 )
-_SEVERAL = (
+_SET_VISITORS = (
     sa.update(INBOX)
     .where(*(column == sa.bindparam(f"of_{column.name}") for column in _KEY))
     .values(visitor_ids=sa.bindparam("visitors", type_=ARRAY(sa.Uuid)))
@@ -108,33 +110,34 @@ _PRUNE = sa.delete(INBOX).where(
 
 
 async def look_up(conn: AsyncConnection, keys: Sequence[RequestKey]) -> dict[RequestKey, Entry]:
-    """The entries of those requests that were answered before."""
+    """The entries of the requests that are answered already, by their keys."""
     columns = dict(zip(RequestKey._fields, map(list, zip(*keys, strict=True)), strict=True))
     entries = (Entry(*row[: len(Entry._fields) - 1]) for row in await conn.execute(_LOOK_UP, columns))
     return {entry.key: entry for entry in entries}
 
 
 async def insert(conn: AsyncConnection, entries: Sequence[Entry], now: datetime) -> None:
-    """Store the answers of new requests. Raises Repeat where another transaction has answered one of them."""
-    # In one order everywhere, so that two batches with the same requests cannot wait for each other.
+    """Store the answers of new requests. Raises Repeat if another transaction has answered one of them."""
+    # All batches insert in the same order, so that two batches with the same requests cannot deadlock.
     ordered = sorted(entries, key=lambda entry: entry.key)
     columns: dict[str, Any] = dict(zip(Entry._fields[:-1], map(list, zip(*ordered, strict=True)), strict=False))
     columns["visitor_id"] = [entry.visitors[0] if len(entry.visitors) == 1 else None for entry in ordered]
     try:
         await conn.execute(_INSERT, columns | {"received_at": now})
     except IntegrityError as error:
-        raise Repeat("a request was answered by another batch") from error
+        raise Repeat("another batch has answered a request of this batch") from error
     for entry in ordered:
         if len(entry.visitors) > 1:
             parameters = {f"of_{name}": value for name, value in entry.key._asdict().items()}
-            await conn.execute(_SEVERAL, parameters | {"visitors": list(entry.visitors)})
+            await conn.execute(_SET_VISITORS, parameters | {"visitors": list(entry.visitors)})
 
 
 async def redact_visitors(conn: AsyncConnection, visitors: Sequence[UUID]) -> None:
-    """Keep of these visitors' requests only that they were answered."""
+    """Replace the answers to all requests about these visitors with 404 `visitor_erased`. The entries stay, so that the
+    requests are not applied again."""
     await conn.execute(_REDACT, {"visitors": list(visitors)})
 
 
 async def prune(conn: AsyncConnection, now: datetime, keep: timedelta) -> int:
-    """Delete up to 1,000 entries older than `keep`; how many it were."""
+    """Delete up to 1,000 entries that are older than `keep`. Returns how many it deleted."""
     return (await conn.execute(_PRUNE, {"before": now - keep})).rowcount

@@ -1,4 +1,4 @@
-"""One page of a table: filters from the query's fields, sort, offset and limit; one bounded statement."""
+"""Reads one page of a table with one bounded statement. The filters come from the fields of the query."""
 
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,12 +18,13 @@ Condition = sa.ColumnElement[bool]
 
 @dataclass(frozen=True)
 class Filter:
-    """Mark of a query field that is not simply compared with the column of its name."""
+    """Annotation of a query field that needs a condition of its own. `condition` takes the columns of the table and the
+    value of the field. Fields without a `Filter` are compared with the column of the same name."""
 
     condition: Callable[[Any, Any], Condition]
 
 
-_RANGES: dict[str, Callable[[Any, Any], Condition]] = {
+_COMPARISONS_BY_SUFFIX: dict[str, Callable[[Any, Any], Condition]] = {
     "_since": lambda column, value: column >= value,
     "_until": lambda column, value: column < value,
     "_gte": lambda column, value: column >= value,
@@ -41,50 +42,55 @@ async def page(
     default_sort: str | None = None,
     shown: type[Model] | None = None,
 ) -> Page[Row]:
-    """The rows of `table` under the parents in `within`; fields of the query in `skip` are no filters. `shown` is the
-    reply where that is not the row. Raises Invalid for an unknown sort field."""
-    conditions = [*where, *_parents(table, within or {}), *filters(table, query, skip)]
+    """One page of the rows that match the query, the conditions in `where`, and the values of the parents' columns in
+    `within`. Fields of the query that are in `skip` are not filters. Rows that are equal in the sort fields are sorted
+    by key. `shown` is the model of the reply if it is not the model of the row. Raises Invalid for an unknown sort
+    field."""
+    in_parents = (table.columns[column] == value for column, value in (within or {}).items())
+    order = order_of(shown or table.row, table.columns, query.sort or default_sort)
     statement = (
         sa.select(table.sql)
-        .where(*conditions)
-        .order_by(*order_of(shown or table.row, table.columns, query.sort or default_sort), table.columns[table.key])
+        .where(*where, *in_parents, *filters(table, query, skip))
+        .order_by(*order, table.columns[table.key])
         .offset(query.offset or 0)
-        .limit(query.limit + 1)
+        .limit(query.limit + 1)  # One more row than the page has tells whether another page follows.
     )
-    rows = [table.to_row(found) for found in await tx.all(statement)]
+    rows = [table.to_row(sql_row) for sql_row in await tx.all(statement)]
     return Page(rows[: query.limit], more=len(rows) > query.limit)
 
 
-def _parents(table: Table[Any], within: Mapping[str, Any]) -> Iterable[Condition]:
-    return (table.columns[name] == value for name, value in within.items())
-
-
 def filters(table: Table[Any], query: Model, skip: Container[str] = ()) -> Iterable[Condition]:
-    """What the fields of a query ask for, those of paging aside."""
+    """The conditions of the query's fields, without the fields of paging and those in `skip`."""
     for name, field in type(query).model_fields.items():
         value = getattr(query, name)
         if name in PageQuery.model_fields or name in skip or value is None:
             continue
-        mark = next((mark for mark in field.metadata if isinstance(mark, Filter)), None)
-        yield mark.condition(table.columns, value) if mark else _by_name(table, name, value)
+        own_filter = next((mark for mark in field.metadata if isinstance(mark, Filter)), None)
+        if own_filter is None:
+            yield _compare_by_name(table, name, value)
+        else:
+            yield own_filter.condition(table.columns, value)
 
 
-def _by_name(table: Table[Any], name: str, value: Any) -> Condition:
-    for suffix, compare in _RANGES.items():
+def _compare_by_name(table: Table[Any], name: str, value: Any) -> Condition:
+    for suffix, compare in _COMPARISONS_BY_SUFFIX.items():
         if name.endswith(suffix):
             return compare(table.columns[name.removesuffix(suffix)], value)
-    condition: Condition = table.columns[name] == value
-    return condition
+    equal: Condition = table.columns[name] == value
+    return equal
 
 
 def order_of(model: type[Model], columns: Any, sort: str | None) -> list[Any]:
-    """What a comma list of reply fields means, `-` for descending. Raises Invalid for an unknown one."""
-    fields = {info.serialization_alias: name for name, info in model.model_fields.items() if name in columns}
+    """The ORDER BY of a comma-separated list of reply fields. A `-` before a field means descending. Raises Invalid
+    if a field is not a column."""
+    columns_by_field = {
+        info.serialization_alias: columns[name] for name, info in model.model_fields.items() if name in columns
+    }
     order = []
     for part in sort.split(",") if sort else []:
-        name = part.strip().removeprefix("-")
-        if name not in fields:
-            raise Invalid("unknown_sort_field", f"There is no field {name[:100]!r} to sort by.", field="sort")
-        column = columns[fields[name]]
-        order.append(column.desc() if part.strip().startswith("-") else column.asc())
+        field = part.strip()
+        column = columns_by_field.get(field.removeprefix("-"))
+        if column is None:
+            raise Invalid("unknown_sort_field", "Sort by a field that /docs lists for this operation.", field="sort")
+        order.append(column.desc() if field.startswith("-") else column.asc())
     return order

@@ -1,4 +1,4 @@
-"""Migrations: applied by Alembic, one process at a time, and waited for by all others."""
+"""Applies the migrations with Alembic. One process applies them at a time; other processes wait."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from storage.database import DatabaseSettings
 
 _LOCK = 7_161_001
-"""Key of the advisory lock under which migrations run; any number that no other program uses on this database."""
+"""The key of the advisory lock that migrations take. No other program may use the same number on this database."""
 
 
 def _config() -> Config:
@@ -23,16 +23,18 @@ def _config() -> Config:
 
 
 def newest() -> str:
-    """The revision that this code needs."""
+    """The schema revision that this release needs."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
     assert head is not None
     return head
 
 
 async def upgrade(settings: DatabaseSettings) -> tuple[str | None, str]:
-    """Bring the schema to the newest revision; from which to which. Two at once: the second waits and does nothing.
+    """Migrate the schema to the newest revision. Returns the revisions before and after.
 
-    Has no time limits: a migration takes what it takes."""
+    If another process migrates at the same time, this one waits for it and then has nothing to do. There is no timeout,
+    because a migration may take long.
+    """
     engine = create_async_engine(settings.url.get_secret_value(), poolclass=NullPool)
     async with engine.begin() as conn:
         await conn.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
@@ -43,6 +45,7 @@ async def upgrade(settings: DatabaseSettings) -> tuple[str | None, str]:
 
 
 async def current(engine: AsyncEngine) -> str | None:
+    """The revision of the database's schema; None for an empty database."""
     async with engine.connect() as conn:
         return await conn.run_sync(_current)
 

@@ -1,6 +1,18 @@
-"""A table from the model of its rows: columns, keys, constraints with their faults, and the four things done to a row.
+"""A table, derived from the model of its rows: its columns, keys and constraints, and the methods that read and write
+its rows.
 
-Every write of an entity moves its `revision` and records a change; there is no way around that in here.
+Each row has a `revision`, which is 1 at first and increases by 1 with each update. Each write records a change, which
+carries the new revision. The engine publishes the recorded changes once the transaction is committed.
+
+| method | row | revision | change |
+| --- | --- | --- | --- |
+| `insert`, `insert_unless`, `insert_many` | inserted | 1 | `created`, with the row |
+| `update` | updated | old revision + 1 | `updated`, with the new row |
+| `delete`, `delete_by_parent` | deleted | old revision + 1, in the change only | `deleted`, without the row |
+| `lock`, `lock_all` | locked until the transaction ends | | |
+| `find`, `by_key`, `by_parent`, `existing_keys`, `require` | read | | |
+
+A statement that writes a table in another way adds 1 to the revision itself and calls `changed` or `record`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,7 +58,7 @@ _CREATED = ("creation_date", "created_at")
 
 
 class Documents(sa.TypeDecorator[list[Model]]):
-    """A list of records inside a row, as JSON."""
+    """A column that stores a list of records as JSON."""
 
     impl = JSONB
     cache_ok = True
@@ -65,17 +77,22 @@ class Documents(sa.TypeDecorator[list[Model]]):
 _ALL: list["Table[Any]"] = []
 
 TABLES: list["Table[Any]"] = []
-"""Every entity whose changes are told."""
+"""The tables that emit changes."""
 
 
 class Table(Generic[Row]):
-    """`row` holds what the API answers of an entity; `hidden` are columns beside that. `key` is the primary key.
+    """The table of one resource.
 
-    `family` decides the change topic, `resource` is the entity's name in changes and fault codes
-    (`<resource>_not_found`). By column: `parents` are foreign keys, `derived` follow another column in Python
-    (`{"email_key": ("email", mailbox)}`), `computed` others of the row in SQL, `defaults` are what a hidden one
-    starts with. `conflicts` says, by the constraint's name, what breaking a unique one means. Rows of a table that is
-    not `emit_changes` make no changes.
+    - `row` is the model of what the API answers. Each of its fields is a column.
+    - `hidden` are further columns and indexes, which the API does not answer.
+    - `key` is the primary key. A key of type int is an identity column.
+    - `family` decides the change topic. `resource` is the name in changes and fault codes (`<resource>_not_found`).
+    - `parents` are the foreign keys: the table that each column refers to.
+    - `derived` are columns that Python computes from another column: `{"email_key": ("email", mailbox)}`.
+    - `computed` are columns that PostgreSQL computes: the SQL expression of each column.
+    - `defaults` are the initial values of hidden columns. A column without a default starts with null.
+    - `conflicts` are the faults that violated unique constraints raise, by the name of the constraint.
+    - With `emit_changes=False`, writes record no changes.
     """
 
     def __init__(
@@ -108,149 +125,181 @@ class Table(Generic[Row]):
         )
         self.columns = self.sql.c
         self._fields = tuple(row.model_fields)
-        self._values = itemgetter(*self._fields)
-        self._made = (key, *(column.name for column in self.sql.c if column.computed is not None))
-        self._stamps = tuple(name for name in _CREATED + UPDATED if name in row.model_fields)
-        self._empty = dict.fromkeys(written_columns(self.sql)) | dict(defaults or {})
-        self._statements = Statements(self.sql, self.sql.c[key], self._made)
+        self._field_values = itemgetter(*self._fields)
+        self._generated = (key, *(column.name for column in self.sql.c if column.computed is not None))
+        self._timestamps = tuple(name for name in _CREATED + UPDATED if name in row.model_fields)
+        self._initial_values = dict.fromkeys(written_columns(self.sql)) | dict(defaults or {})
+        self._statements = Statements(self.sql, self.sql.c[key], self._generated)
         _ALL.append(self)
         if emit_changes:
             TABLES.append(self)
         constraints.register(name, conflicts or {}, self.parents)
 
     def _column(self, name: str, shape: Shape) -> sa.Column[Any]:
-        kind = _column_type(shape)
+        column_type = _column_type(shape)
         if name == self.key:
-            identity = (sa.Identity(),) if shape.base is int else ()
-            return sa.Column(name, kind, *identity, primary_key=True)
+            identity = [sa.Identity()] if shape.base is int else []
+            return sa.Column(name, column_type, *identity, primary_key=True)
         if name in self._computed:
-            return sa.Column(name, kind, sa.Computed(self._computed[name], persisted=True), nullable=shape.nullable)
+            computed = sa.Computed(self._computed[name], persisted=True)
+            return sa.Column(name, column_type, computed, nullable=shape.nullable)
         parent = self.parents.get(name)
-        reference = [sa.ForeignKey(parent.sql.c[parent.key])] if parent else []
-        return sa.Column(name, kind, *reference, nullable=shape.nullable)
+        foreign_key = [sa.ForeignKey(parent.sql.c[parent.key])] if parent else []
+        return sa.Column(name, column_type, *foreign_key, nullable=shape.nullable)
 
     def missing(self) -> NotFound:
+        """The fault for a row that does not exist."""
         return NotFound(f"{to_snake(self.resource)}_not_found", f"There is no such {self.resource}.")
 
     async def find(self, tx: Tx, **where: Any) -> Row:
-        """The one row that has these values in these columns. Raises NotFound."""
+        """Read the row whose columns have the values in `where`, without a lock. Raises NotFound."""
         return self.to_row(await tx.first(self._statements.find(frozenset(where)), where))
 
     async def lock(self, tx: Tx, *, for_removal: bool = False, **where: Any) -> Row:
-        """Like find; nobody else changes the row until the transaction ends, nor, with `for_removal`, refers to it."""
-        statement = self._statements.remove if for_removal else self._statements.lock
+        """Read the row like `find`, and lock it until the transaction ends: no other transaction can update or delete
+        it. With `for_removal`, no other transaction can insert a row that refers to it either. Raises NotFound."""
+        statement = self._statements.lock_for_removal if for_removal else self._statements.lock
         return self.to_row(await tx.first(statement(frozenset(where)), where))
 
     async def lock_all(self, tx: Tx, keys: Iterable[Any], *, for_removal: bool = False) -> dict[Any, Row]:
-        """Like lock, the rows with these keys, with one statement; in one order everywhere."""
-        statement = self._statements.remove_all if for_removal else self._statements.lock_all
+        """Lock the rows with these keys like `lock`, with one statement. Returns the rows by their keys; a key without
+        a row is not in the result. The rows are locked in the order of their keys, so that two transactions cannot wait
+        for each other."""
+        statement = self._statements.lock_all_for_removal if for_removal else self._statements.lock_all
         rows = await tx.all(statement, {"keys": sorted(set(keys))})
         return {getattr(row, self.key): self.to_row(row) for row in rows}
 
     async def existing_keys(self, tx: Tx, keys: Iterable[Any]) -> set[Any]:
-        """Which of the keys there are."""
+        """The keys for which a row exists, without a lock."""
         return {row[0] for row in await tx.all(self._statements.existing_keys, {"keys": sorted(set(keys))})}
 
     async def by_key(self, tx: Tx, keys: Iterable[Any]) -> dict[Any, Row]:
-        """The rows with these keys, with one statement."""
+        """Read the rows with these keys, with one statement and without a lock. Returns the rows by their keys; a key
+        without a row is not in the result."""
         rows = await tx.all(self._statements.by_parent(self.key), {"parents": sorted(set(keys))})
         return {getattr(row, self.key): self.to_row(row) for row in rows}
 
     async def by_parent(self, tx: Tx, column: str, parents: Iterable[Any]) -> dict[Any, list[Row]]:
-        """The rows of each parent, whole, with one statement."""
-        found: dict[Any, list[Row]] = {parent: [] for parent in parents}
-        for row in await tx.all(self._statements.by_parent(column), {"parents": list(found)}):
-            found[getattr(row, column)].append(self.to_row(row))
-        return found
+        """Read the rows whose `column` has one of the values `parents`, with one statement and without a lock. Returns
+        the rows of each parent in the order of their keys; a parent without rows has an empty list."""
+        rows_by_parent: dict[Any, list[Row]] = {parent: [] for parent in parents}
+        for row in await tx.all(self._statements.by_parent(column), {"parents": list(rows_by_parent)}):
+            rows_by_parent[getattr(row, column)].append(self.to_row(row))
+        return rows_by_parent
 
     async def require(self, tx: Tx, key: Any) -> None:
-        """Raises NotFound where there is no row with this key."""
+        """Check that a row with this key exists. Raises NotFound."""
         if not await self.existing_keys(tx, [key]):
             raise self.missing()
 
     async def insert(self, tx: Tx, values: Mapping[str, Any]) -> Row:
-        """A new row, with creationDate and updateDate. Broken constraints are turned into faults by `fault_of`."""
-        return self.changed(tx, await tx.first(self._statements.insert, self._new(tx, values)), "created")
+        """Insert a row with revision 1 and record a `created` change. creationDate and updateDate are `tx.now`; columns
+        that are not in `values` get their defaults. A violated constraint raises an error of the database, which the
+        engine turns into a fault with `constraints.fault_of`."""
+        return self.changed(tx, await tx.first(self._statements.insert, self._initial(tx, values)), "created")
 
     async def insert_unless(self, tx: Tx, values: Mapping[str, Any], taken: str) -> Row | None:
-        """Like insert; None where another row has the same in the unique column `taken`. Who writes one at the same
-        time is waited for."""
-        found = await tx.first(self._statements.insert_unless(taken), self._new(tx, values))
-        return None if found is None else self.changed(tx, found, "created")
+        """Insert a row like `insert`, unless another row has the same value in the unique column `taken`. Then nothing
+        is written, no change is recorded, and the result is None. If another transaction is writing the same value,
+        this one waits until that one ends."""
+        sql_row = await tx.first(self._statements.insert_unless(taken), self._initial(tx, values))
+        return None if sql_row is None else self.changed(tx, sql_row, "created")
 
     async def insert_many(self, items: Sequence[tuple[Tx, Mapping[str, Any]]]) -> list[Row]:
-        """New rows of several requests with one statement, in their order; for tables with an identity key."""
-        rows = [self._new(tx, values) for tx, values in items]
-        columns = {name: [row[name] for row in rows] for name in written_columns(self.sql)}
-        found = await items[0][0].all(self._statements.insert_many, columns)
-        # Identity values follow the order of the select (PostgreSQL manual, INSERT), RETURNING promises none.
-        found.sort(key=itemgetter(0))
-        return [self._created(tx, row, made) for (tx, _), row, made in zip(items, rows, found, strict=True)]
+        """Insert rows like `insert`, with one statement. The rows may be of several requests of one batch: each change
+        is recorded in the `Tx` of its row. Returns the rows in the order of `items`. Works for tables with an identity
+        key only."""
+        inserted = [self._initial(tx, values) for tx, values in items]
+        columns = {name: [values[name] for values in inserted] for name in written_columns(self.sql)}
+        generated = await items[0][0].all(self._statements.insert_many, columns)
+        # Identity values have the order of the select (PostgreSQL manual, INSERT), but RETURNING has no certain order.
+        generated.sort(key=itemgetter(0))
+        return [
+            self._inserted(tx, values, generated_values)
+            for (tx, _), values, generated_values in zip(items, inserted, generated, strict=True)
+        ]
 
-    def _created(self, tx: Tx, written: dict[str, Any], made: Any) -> Row:
-        """A row from what was written and what the database made of it, its key first."""
-        written.update(zip(self._made, made, strict=True))
-        row = self.row.from_values(dict(zip(self._fields, self._values(written), strict=True)))
-        self.record(tx, row, made[0], written["revision"], "created")
+    def _inserted(self, tx: Tx, values: dict[str, Any], generated_values: Any) -> Row:
+        """Build a row of `insert_many` from the inserted values and the values that the database generated, and record
+        its change."""
+        values.update(zip(self._generated, generated_values, strict=True))
+        row = self.row.from_values(dict(zip(self._fields, self._field_values(values), strict=True)))
+        self.record(tx, row, values[self.key], values["revision"], "created")
         return row
 
-    def _new(self, tx: Tx, values: Mapping[str, Any]) -> dict[str, Any]:
-        return self._empty | dict.fromkeys(self._stamps, tx.now) | self._full(values) | {"revision": 1}
+    def _initial(self, tx: Tx, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of all columns of a new row that the database does not generate."""
+        timestamps = dict.fromkeys(self._timestamps, tx.now)
+        return self._initial_values | timestamps | self._with_derived(values) | {"revision": 1}
 
     async def update(self, tx: Tx, values: Mapping[str, Any], **where: Any) -> Row:
-        """Write `values` over the one row that has those of `where`, which was locked before; the revision moves, and
-        updateDate does, never back. Raises NotFound."""
-        full = self._full(values) | {name: tx.now for name in UPDATED if name in self._fields}
-        statement = self._statements.update(frozenset(where), frozenset(full))
+        """Write `values` to the row whose columns have the values in `where`, add 1 to its revision, and record an
+        `updated` change, even if the values are the same as before. updateDate becomes `tx.now`, unless it is later
+        already. Lock the row first. Raises NotFound."""
+        written = self._with_derived(values) | {name: tx.now for name in UPDATED if name in self._fields}
+        statement = self._statements.update(frozenset(where), frozenset(written))
         old = {f"old_{name}": value for name, value in where.items()}
-        parameters = old | {f"new_{name}": value for name, value in full.items()}
-        return self.changed(tx, await tx.first(statement, parameters), "updated")
+        new = {f"new_{name}": value for name, value in written.items()}
+        return self.changed(tx, await tx.first(statement, old | new), "updated")
 
     async def delete(self, tx: Tx, **where: Any) -> None:
-        """Remove the one row that has these values, which was locked before. Raises NotFound."""
-        found: Any = await tx.first(self._statements.delete(frozenset(where)), where)
-        self.record(tx, self.to_row(found), getattr(found, self.key), found.revision + 1, "deleted")
+        """Delete the row whose columns have the values in `where` and record a `deleted` change, whose revision is the
+        row's last revision + 1. Lock the row first. Raises NotFound."""
+        sql_row = await tx.first(self._statements.delete(frozenset(where)), where)
+        self._record_deletion(tx, sql_row)
 
     async def delete_by_parent(self, tx: Tx, column: str, parents: Iterable[Any], *, emit_changes: bool) -> list[Row]:
-        """Remove the rows of these parents with one statement, with their changes or without; which it removed."""
-        removed = await tx.all(self._statements.delete_by_parent(column), {"parents": list(parents)})
-        for found in removed if emit_changes else ():
-            self.record(tx, self.to_row(found), getattr(found, self.key), found.revision + 1, "deleted")
-        return [self.to_row(found) for found in removed]
+        """Delete the rows whose `column` has one of the values `parents`, with one statement. With `emit_changes`,
+        record the changes like `delete`. Returns the deleted rows."""
+        deleted = await tx.all(self._statements.delete_by_parent(column), {"parents": list(parents)})
+        if emit_changes:
+            for sql_row in deleted:
+                self._record_deletion(tx, sql_row)
+        return [self.to_row(sql_row) for sql_row in deleted]
 
-    def _full(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        derived = {name: make(values[source]) for name, (source, make) in self._derived.items() if source in values}
+    def _with_derived(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        derived = {name: derive(values[source]) for name, (source, derive) in self._derived.items() if source in values}
         return dict(values) | derived
 
-    def to_row(self, found: Any) -> Row:
-        """A database row, which begins with the table's columns, as its model. Raises NotFound for none."""
-        if found is None:
+    def to_row(self, sql_row: Any) -> Row:
+        """Convert a result of SQLAlchemy, whose first columns are those of the table, to the model. Raises NotFound if
+        `sql_row` is None."""
+        if sql_row is None:
             raise self.missing()
-        return self.row.from_values(dict(zip(self._fields, found, strict=False)))
+        return self.row.from_values(dict(zip(self._fields, sql_row, strict=False)))
 
     def record(self, tx: Tx, row: Row, key: Any, revision: int, action: Action) -> None:
-        """Keep a change of a row that was written by a statement of one's own."""
+        """Record a change of a row. Call it after a statement of your own has written the row; the statement adds 1 to
+        the revision. `revision` is the new one."""
         if not self._emit_changes:
             return
-        visitor, after = getattr(row, "visitor_id", None), None if action == "deleted" else row
-        tx.changes.append(EntityChange(self.family, self.resource, str(key), revision, action, visitor, after))
+        visitor_id = getattr(row, "visitor_id", None)
+        after = None if action == "deleted" else row
+        tx.changes.append(EntityChange(self.family, self.resource, str(key), revision, action, visitor_id, after))
 
-    def changed(self, tx: Tx, found: Any, action: Action) -> Row:
-        """A database row that a statement of one's own returned, as its model, with its change kept."""
-        row = self.to_row(found)
-        self.record(tx, row, getattr(found, self.key), found.revision, action)
+    def changed(self, tx: Tx, sql_row: Any, action: Action) -> Row:
+        """Record a change like `record`, from the result of a statement that returned all columns of the table. Returns
+        the row. Raises NotFound if `sql_row` is None."""
+        row = self.to_row(sql_row)
+        self.record(tx, row, getattr(sql_row, self.key), sql_row.revision, action)
         return row
+
+    def _record_deletion(self, tx: Tx, sql_row: Any) -> None:
+        row = self.to_row(sql_row)
+        self.record(tx, row, getattr(sql_row, self.key), sql_row.revision + 1, "deleted")
 
 
 def with_children_first(column: str) -> list["Table[Any]"]:
-    """All tables that have a column of this name, each before those that it refers to."""
-    places = {table.name: place for place, table in enumerate(METADATA.sorted_tables)}
-    found = [table for table in _ALL if column in table.columns]
-    return sorted(found, key=lambda table: places[table.name], reverse=True)
+    """All tables that have a column of this name. A table comes before the tables that it refers to."""
+    positions = {table.name: position for position, table in enumerate(METADATA.sorted_tables)}
+    tables = [table for table in _ALL if column in table.columns]
+    return sorted(tables, key=lambda table: positions[table.name], reverse=True)
 
 
 def locked(table: Table[Any], name: str) -> sa.CTE:
-    """The keys in the list parameter `name`, their rows locked in one order everywhere; to be joined to an update."""
+    """A CTE that locks the rows whose keys are in the list parameter `name`. Join it to an update: the update itself
+    locks rows in any order, while the CTE locks them in the order of their keys, so that two transactions cannot wait
+    for each other."""
     key = table.columns[table.key]
     return sa.select(key).where(any_of(key, name)).order_by(key).with_for_update(key_share=True).cte("locked")
 

@@ -1,4 +1,4 @@
-"""What a handler is given: a connection inside a transaction, who asks, and where its changes are kept."""
+"""The transaction that a handler gets: a connection, the cause of the request, and the changes recorded so far."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,14 +13,15 @@ from schemas.model import Model
 
 
 class Caller(NamedTuple):
-    """Who asks: `origin_type` is the kind of caller, `origin` its name (of the API key or the message's source)."""
+    """The sender of a request. `origin_type` is the kind of sender. `origin` is the name of the API key or the source
+    of the message."""
 
     origin_type: str
     origin: str
 
 
 class Cause(NamedTuple):
-    """The request that something is done for. `arrived` is when the broker took it in."""
+    """The request that causes the writes of a transaction. `arrived` is the time at which the broker stored it."""
 
     request_id: str
     caller: Caller
@@ -28,7 +29,8 @@ class Cause(NamedTuple):
 
 
 class EntityChange(NamedTuple):
-    """A row before it is encoded for its change topic. `after` is the row as the API answers it; None once deleted."""
+    """A change that is not encoded yet. `after` is the row in the form in which the API answers it; None if it was
+    deleted."""
 
     family: str
     resource: str
@@ -44,13 +46,13 @@ _CLOCK = sa.select(sa.func.clock_timestamp())
 
 
 async def clock(conn: AsyncConnection) -> datetime:
-    """The time by the database's clock, the one that all workers share."""
+    """The time of the database's clock, which all workers share."""
     return cast(datetime, (await conn.execute(_CLOCK)).scalar_one()).astimezone(UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Signing:
-    """What event tokens are signed with, and for how many seconds they hold."""
+    """The secret that signs event tokens, and the seconds for which a token is valid."""
 
     secret: str
     seconds: int
@@ -58,9 +60,15 @@ class Signing:
 
 @dataclass(slots=True)
 class Tx:
-    """One request's view of the transaction. Handlers never commit; changes go out when the whole batch does. `now` is
-    when the batch began. `erased` are visitors of whom neither inbox nor outbox may keep anything, also not of earlier
-    requests of the batch."""
+    """The transaction of a batch, for one request of the batch. Handlers never commit; the engine commits the batch and
+    stores the changes with it.
+
+    - `now` is the time at which the batch started.
+    - `changes` are the changes that the request has recorded.
+    - `signing` is None if the worker has no secret for event tokens.
+    - `erased` are the visitors that the request erased. The engine removes their data from inbox and outbox, including
+      the data of earlier requests of the batch.
+    """
 
     conn: AsyncConnection
     cause: Cause
@@ -70,15 +78,18 @@ class Tx:
     erased: list[UUID] = field(default_factory=list)
 
     async def advisory_lock(self, name: str) -> None:
-        """Wait until no other transaction is alone with this name, and be it until this one ends."""
+        """Take a transaction-scoped advisory lock on `name`. Waits while another transaction holds it."""
         await self.conn.execute(_ADVISORY_LOCK, {"name": name})
 
     async def refresh_now(self) -> None:
-        """Take `now` anew, after a lock that others may have held: what they wrote is older then."""
+        """Read the database's clock into `now`. Call it after taking a lock: rows that the previous holder of the lock
+        wrote then have an earlier time."""
         self.now = await clock(self.conn)
 
     async def all(self, statement: Any, parameters: dict[str, Any] | None = None) -> list[Any]:
+        """Execute a statement and return its rows."""
         return list((await self.conn.execute(statement, parameters)).all())
 
     async def first(self, statement: Any, parameters: dict[str, Any] | None = None) -> Any | None:
+        """Execute a statement and return its first row; None if it has none."""
         return (await self.conn.execute(statement, parameters)).first()

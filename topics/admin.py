@@ -1,6 +1,7 @@
-"""Creates missing topics, and compares existing ones with what the service needs."""
+"""Creates missing topics, and compares the configuration of existing topics with the required one."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -14,7 +15,8 @@ from topics.names import TopicSpec, record_lifetime
 
 @dataclass(frozen=True)
 class Difference:
-    """An existing topic that is not what the service needs."""
+    """A setting of an existing topic that differs from the required one. `wanted` is the required value, `found` the
+    actual one."""
 
     topic: str
     setting: str
@@ -24,7 +26,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Report:
-    """`altered` are topics whose configuration was changed, `differences` what is left."""
+    """What `ensure` did. `altered` are the topics whose configuration it changed. `differences` remain."""
 
     created: Sequence[str]
     altered: Sequence[str]
@@ -32,120 +34,134 @@ class Report:
 
 
 async def ensure(settings: KafkaSettings, specs: Sequence[TopicSpec], *, alter: bool = False) -> Report:
-    """Create missing topics. With `alter`, give existing ones the configuration that the service needs; their numbers
-    of partitions and replicas stay. Raises KafkaError where the broker refuses."""
-    admin = AIOKafkaAdminClient(**settings.client())
-    await admin.start()
-    try:
-        present = set(await admin.list_topics())
-        created = await _create(admin, [spec for spec in specs if spec.name not in present])
+    """Create missing topics. With `alter`, set the required configuration of existing topics; their partitions and
+    replicas stay as they are. Raises KafkaError if the broker refuses."""
+    async with _connected(settings) as admin:
+        created = await _create(admin, await _missing(admin, specs))
         existing = [spec for spec in specs if spec.name not in created]
         differences = await _differences(admin, existing)
         if not alter:
             return Report(created, [], differences)
         altered = await _alter(admin, existing, differences)
         return Report(created, altered, await _differences(admin, existing))
-    finally:
-        await admin.close()
 
 
 async def record_lifetimes(settings: KafkaSettings, topics: Sequence[str]) -> dict[str, timedelta | None]:
-    """How long Kafka can deliver a record of each topic; None where it keeps records without a limit. Raises
-    KafkaError, for example where the configuration may not be read."""
-    admin = AIOKafkaAdminClient(**settings.client())
-    await admin.start()
-    try:
+    """How long Kafka can deliver a record of each topic; None if Kafka keeps the records without a limit. Raises
+    KafkaError, for example if the client is not allowed to read the configuration."""
+    async with _connected(settings) as admin:
         configs = await _configs(admin, topics)
-    finally:
-        await admin.close()
     return {topic: _lifetime(config) for topic, config in configs.items()}
 
 
 def _lifetime(config: Mapping[str, str]) -> timedelta | None:
-    retention, segment = (timedelta(milliseconds=int(config[name])) for name in ("retention.ms", "segment.ms"))
-    unlimited = retention < timedelta(0) or "delete" not in config["cleanup.policy"]
-    return None if unlimited else record_lifetime(retention, segment)
+    retention = timedelta(milliseconds=int(config["retention.ms"]))
+    segment = timedelta(milliseconds=int(config["segment.ms"]))
+    if retention < timedelta(0) or "delete" not in config["cleanup.policy"]:
+        return None
+    return record_lifetime(retention, segment)
 
 
 async def missing_topics(settings: KafkaSettings, specs: Sequence[TopicSpec]) -> list[str]:
+    """The names of the required topics that do not exist."""
+    async with _connected(settings) as admin:
+        return [spec.name for spec in await _missing(admin, specs)]
+
+
+@asynccontextmanager
+async def _connected(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
     admin = AIOKafkaAdminClient(**settings.client())
     await admin.start()
     try:
-        present = set(await admin.list_topics())
-        return [spec.name for spec in specs if spec.name not in present]
+        yield admin
     finally:
         await admin.close()
 
 
+async def _missing(admin: AIOKafkaAdminClient, specs: Sequence[TopicSpec]) -> list[TopicSpec]:
+    existing_names = set(await admin.list_topics())
+    return [spec for spec in specs if spec.name not in existing_names]
+
+
 async def _create(admin: AIOKafkaAdminClient, specs: Sequence[TopicSpec]) -> list[str]:
+    """Create topics and return their names. A topic that another process has created in the meantime is skipped."""
     if not specs:
         return []
-    answer = await admin.create_topics(
+    response = await admin.create_topics(
         [NewTopic(spec.name, spec.partitions, spec.replication, topic_configs=spec.config) for spec in specs]
     )
     created = []
-    for name, code, *rest in answer.topic_errors:
+    for name, code, *rest in response.topic_errors:
         if code == TopicAlreadyExistsError.errno:
             continue
         if code:
-            raise for_code(code)(f"topic {name} was not created: {rest[0] if rest else ''}")
+            message = rest[0] if rest else ""
+            raise for_code(code)(f"the broker did not create the topic {name}: {message}")
         created.append(name)
     return created
 
 
-_OF_THE_TOPIC = 1
-"""The source DYNAMIC_TOPIC_CONFIG of a value (Kafka's protocol guide, DescribeConfigs)."""
+_DYNAMIC_TOPIC_CONFIG = 1
+"""The source of a setting that was set for the topic itself (Kafka's protocol guide, DescribeConfigs)."""
 
 
 async def _alter(
     admin: AIOKafkaAdminClient, specs: Sequence[TopicSpec], differences: Iterable[Difference]
 ) -> list[str]:
-    """aiokafka has no IncrementalAlterConfigs, so a topic's other settings are sent along."""
-    different = {difference.topic for difference in differences if difference.setting not in _LAYOUT}
-    altered = [spec for spec in specs if spec.name in different]
-    own = await _configs(admin, [spec.name for spec in altered], own=True)
+    """Set the required configuration of the topics that differ. AlterConfigs resets all settings that a request leaves
+    out, and aiokafka has no IncrementalAlterConfigs. So the request repeats the other settings of each topic."""
+    differing = {difference.topic for difference in differences if difference.setting not in _UNALTERABLE}
+    altered = [spec for spec in specs if spec.name in differing]
+    if not altered:
+        return []
+    topic_configs = await _configs(admin, [spec.name for spec in altered], defaults=False)
     resources = [
-        ConfigResource(ConfigResourceType.TOPIC, spec.name, configs=own[spec.name] | spec.config) for spec in altered
+        ConfigResource(ConfigResourceType.TOPIC, spec.name, configs=topic_configs[spec.name] | spec.config)
+        for spec in altered
     ]
-    for answer in await admin.alter_configs(resources) if resources else ():
-        for code, message, _, name in answer.resources:
+    for response in await admin.alter_configs(resources):
+        for code, message, _, name in response.resources:
             if code:
-                raise for_code(code)(f"topic {name} was not altered: {message}")
+                raise for_code(code)(f"the broker did not alter the topic {name}: {message}")
     return [spec.name for spec in altered]
 
 
-_LAYOUT = ("partitions", "replication")
+_UNALTERABLE = ("partitions", "replication")
 
 
 async def _differences(admin: AIOKafkaAdminClient, specs: Sequence[TopicSpec]) -> list[Difference]:
     if not specs:
         return []
-    described = {topic["topic"]: topic for topic in await admin.describe_topics([spec.name for spec in specs])}
-    configs = await _configs(admin, [spec.name for spec in specs])
-    found: list[Difference] = []
+    names = [spec.name for spec in specs]
+    descriptions = {topic["topic"]: topic for topic in await admin.describe_topics(names)}
+    configs = await _configs(admin, names)
+    differences: list[Difference] = []
     for spec in specs:
-        partitions = described[spec.name]["partitions"]
+        partitions = descriptions[spec.name]["partitions"]
         actual = configs[spec.name] | {
             "partitions": str(len(partitions)),
             "replication": str(min((len(partition["replicas"]) for partition in partitions), default=0)),
         }
-        wanted = spec.config | {"partitions": str(spec.partitions), "replication": str(spec.replication)}
-        found.extend(
-            Difference(spec.name, name, value, actual.get(name, "not set"))
-            for name, value in wanted.items()
-            if actual.get(name) != value
+        required = spec.config | {"partitions": str(spec.partitions), "replication": str(spec.replication)}
+        differences.extend(
+            Difference(spec.name, setting, value, actual.get(setting, "not set"))
+            for setting, value in required.items()
+            if actual.get(setting) != value
         )
-    return found
+    return differences
 
 
-async def _configs(admin: AIOKafkaAdminClient, names: Sequence[str], *, own: bool = False) -> dict[str, dict[str, str]]:
-    """The configuration of each topic, or only what was set for the topic itself."""
+async def _configs(
+    admin: AIOKafkaAdminClient, names: Sequence[str], *, defaults: bool = True
+) -> dict[str, dict[str, str]]:
+    """The configuration of each topic. Without `defaults`, only the settings that were set for the topic itself."""
     if not names:
         return {}
-    answers = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names])
+    responses = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in names])
     configs = {}
-    for code, message, _, name, entries in (resource for answer in answers for resource in answer.resources):
-        if code:
-            raise for_code(code)(f"the configuration of topic {name} cannot be read: {message}")
-        configs[name] = {entry[0]: entry[1] for entry in entries if not own or entry[3] == _OF_THE_TOPIC}
+    for response in responses:
+        for code, message, _, name, entries in response.resources:
+            if code:
+                raise for_code(code)(f"the configuration of topic {name} cannot be read: {message}")
+            configs[name] = {entry[0]: entry[1] for entry in entries if defaults or entry[3] == _DYNAMIC_TOPIC_CONFIG}
     return configs

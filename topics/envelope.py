@@ -1,9 +1,7 @@
 """The headers of a message: CloudEvents 1.0, Kafka binary mode (https://github.com/cloudevents/spec)."""
 
-import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import NamedTuple
 
 from topics.traceparent import read_traceparent
@@ -12,20 +10,20 @@ Headers = list[tuple[str, bytes]]
 
 JSON = "application/json"
 AVRO = "application/avro"
-"""The content type of Confluent's wire format; also what a request without a content type is taken as."""
+"""The content type of Confluent's wire format, and the default of a request without a content type."""
 
 TRACEPARENT = "traceparent"
 PREFIX = "visitor."
 SOURCE = "visitor-service"
 HEADER_LIMIT = 1_000
-"""Characters of a header that is read; some are repeated with the result."""
+"""Characters of a request header. Results repeat some of the headers."""
 ID_LIMIT = 255
-"""Characters of ce_id and of ce_source, which together are a key of the inbox (an entry of a B-tree index holds at most
-2,704 bytes)."""
+"""Characters of ce_id and of ce_source. Both are part of the inbox's primary key, and an entry of a B-tree index has at
+most 2,704 bytes."""
 
 
 class InvalidMessage(Exception):
-    """A message that no agent can read; it goes to the dead letters with this reason."""
+    """The message cannot be decoded. It becomes a dead letter with this code and message."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -33,15 +31,15 @@ class InvalidMessage(Exception):
 
 
 class ReplyTo(NamedTuple):
-    """The partition of `visitor.replies` that waits for the answer, and what the waiter calls this call."""
+    """The partition of `visitor.replies` on which the caller waits, and the caller's correlation id for the call."""
 
     partition: int
     correlation: str | None
 
 
 class RequestHeaders(NamedTuple):
-    """What the headers of a request say. `request_id` is the sender's id; where the sender named none (`has_id` is
-    false), it is the record's position in Kafka."""
+    """The headers of a request. `request_id` is the sender's id. If the sender gave none, `has_id` is false and
+    `request_id` is the record's topic, partition and offset."""
 
     request_id: str
     operation: str
@@ -52,125 +50,126 @@ class RequestHeaders(NamedTuple):
     has_id: bool = True
 
     def encode(self) -> Headers:
-        """The headers of a request with this head."""
-        found = _base(self.request_id, self.operation, self.source or SOURCE, self.content_type, self.traceparent)
+        """The headers of the request message."""
+        headers = _common_headers(
+            self.request_id, self.operation, self.source or SOURCE, self.content_type, self.traceparent
+        )
         if self.reply_to:
-            found.append(("reply-to", str(self.reply_to.partition).encode()))
-            found.extend(_optional("correlation-id", self.reply_to.correlation))
-        return found
+            headers.append(("reply-to", str(self.reply_to.partition).encode()))
+            headers.extend(_optional_header("correlation-id", self.reply_to.correlation))
+        return headers
 
     def result_headers(self) -> Headers:
-        """The headers of this request's result. Its id is the request's id and its source ends with the request's
-        source, so that CloudEvents' pair of source and id is unique for results as it is for requests."""
+        """The headers of this request's result. The result has the id of the request, and its source ends with the
+        request's source. So the pair of source and id, which CloudEvents requires to be unique, is unique for results
+        too."""
         source = f"{SOURCE}/{self.source}" if self.source else SOURCE
-        found = _base(self.request_id, f"{self.operation}.result", source, self.content_type, self.traceparent)
-        found.extend(_optional("ce_requestsource", self.source))
+        headers = _common_headers(
+            self.request_id, f"{self.operation}.result", source, self.content_type, self.traceparent
+        )
+        headers.extend(_optional_header("ce_requestsource", self.source))
         if self.reply_to:
-            found.extend(_optional("correlation-id", self.reply_to.correlation))
-        return found
+            headers.extend(_optional_header("correlation-id", self.reply_to.correlation))
+        return headers
 
 
 def change_headers(change_id: str, resource: str, action: str) -> Headers:
-    return _base(change_id, f"{resource}.{action}", SOURCE, AVRO, None)
+    """The headers of a message on a change topic."""
+    return _common_headers(change_id, f"{resource}.{action}", SOURCE, AVRO, None)
 
 
-def _base(event_id: str, kind: str, source: str, content_type: str, trace: str | None) -> Headers:
+def _common_headers(event_id: str, event_type: str, source: str, content_type: str, traceparent: str | None) -> Headers:
     return [
         ("ce_specversion", b"1.0"),
         ("ce_id", event_id.encode()),
-        ("ce_type", f"{PREFIX}{kind}".encode()),
+        ("ce_type", f"{PREFIX}{event_type}".encode()),
         ("ce_source", source.encode()),
-        ("ce_time", _rfc3339(int(time.time() * 1000))),
+        ("ce_time", _now_rfc3339()),
         ("content-type", content_type.encode()),
-        *_optional(TRACEPARENT, trace),
+        *_optional_header(TRACEPARENT, traceparent),
     ]
 
 
-@lru_cache(1)
-def _rfc3339(milliseconds: int) -> bytes:
-    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
+def _now_rfc3339() -> bytes:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
 
 
-def _optional(name: str, value: str | None) -> Headers:
+def _optional_header(name: str, value: str | None) -> Headers:
     return [] if value is None else [(name, value.encode())]
 
 
-_KNOWN = frozenset(
+_REQUEST_HEADERS = frozenset(
     ("ce_id", "ce_type", "ce_source", "content-type", "reply-to", "correlation-id", TRACEPARENT, "ce_specversion")
 )
-_DIFFERENT = frozenset(("ce_id", "correlation-id"))
-"""Those that hardly any two messages share."""
 
 
 def read_headers(headers: Iterable[tuple[str, bytes | None]], position: str) -> RequestHeaders:
-    """The head of a request. `position` stands for the id of a request that names none. Raises InvalidMessage."""
-    found = _read(headers)
-    kind = found.get("ce_type")
-    if kind is None:
-        raise InvalidMessage("no_operation", "The header ce_type is missing; it names the operation.")
-    if not kind.startswith(PREFIX):
-        raise InvalidMessage("unknown_operation", f"The header ce_type starts with {PREFIX!r} in every request.")
-    request_id, source = found.get("ce_id"), found.get("ce_source")
+    """Decode the headers of a request. Unknown headers are ignored. `position` is the record's topic, partition and
+    offset, and the id of a request without ce_id. Raises InvalidMessage."""
+    texts = _decode(headers)
+    event_type = texts.get("ce_type")
+    if event_type is None:
+        raise InvalidMessage("no_operation", "The header ce_type is missing. It names the operation.")
+    if not event_type.startswith(PREFIX):
+        raise InvalidMessage("unknown_operation", f"The header ce_type must start with {PREFIX!r}.")
+    request_id, source = texts.get("ce_id"), texts.get("ce_source")
     if len(request_id or "") > ID_LIMIT:
-        raise InvalidMessage("id_too_long", f"The header ce_id holds at most {ID_LIMIT} characters.")
+        raise InvalidMessage("id_too_long", f"The header ce_id may have at most {ID_LIMIT} characters.")
     if len(source or "") > ID_LIMIT:
-        raise InvalidMessage("source_too_long", f"The header ce_source holds at most {ID_LIMIT} characters.")
+        raise InvalidMessage("source_too_long", f"The header ce_source may have at most {ID_LIMIT} characters.")
     return RequestHeaders(
         request_id=request_id or position,
-        operation=kind.removeprefix(PREFIX),
+        operation=event_type.removeprefix(PREFIX),
         source=source or None,
-        content_type=_content_type(found.get("content-type")),
-        reply_to=_reply_to(found.get("reply-to"), found.get("correlation-id")),
-        traceparent=found.get(TRACEPARENT),
+        content_type=_content_type(texts.get("content-type")),
+        reply_to=_reply_to(texts.get("reply-to"), texts.get("correlation-id")),
+        traceparent=texts.get(TRACEPARENT),
         has_id=bool(request_id),
     )
 
 
-def _read(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
-    """The headers that are read, by name. A repeated header has to repeat its value, but for traceparent: proxies and
-    tracing agents append their own, and the last one counts. An invalid traceparent is ignored (W3C Trace Context,
-    section 3.2.2.3)."""
+def _decode(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
+    """The request headers as texts, by name. A header may appear twice only with the same value. The exception is
+    traceparent: proxies and tracing agents append their own, and the last one counts. An invalid traceparent is ignored
+    (W3C Trace Context, section 3.2.2.3)."""
     texts: dict[str, str] = {}
-    trace = None
+    traceparent = None
     for name, value in headers:
-        if name not in _KNOWN:
+        if name not in _REQUEST_HEADERS:
             continue
         if name == TRACEPARENT:
-            trace = read_traceparent(value or b"")
+            traceparent = read_traceparent(value or b"")
             continue
-        text = _text(name, value or b"") if name in _DIFFERENT else _same_text(name, value or b"")
+        text = _text(name, value or b"")
         if texts.setdefault(name, text) != text:
-            raise InvalidMessage("duplicate_header", f"The header {name} is there twice, with different values.")
-    return texts if trace is None else texts | {TRACEPARENT: trace}
+            raise InvalidMessage("duplicate_header", f"The header {name} appears twice with different values.")
+    if traceparent is not None:
+        texts[TRACEPARENT] = traceparent
+    return texts
 
 
 def _text(name: str, value: bytes) -> str:
     try:
         text = value.decode()
     except UnicodeDecodeError:
-        raise InvalidMessage("unreadable_header", f"The header {name} is not UTF-8.") from None
+        raise InvalidMessage("unreadable_header", f"The header {name} must be UTF-8.") from None
     if len(text) > HEADER_LIMIT:
-        raise InvalidMessage("header_too_long", f"The header {name} holds at most {HEADER_LIMIT} characters.")
+        raise InvalidMessage("header_too_long", f"The header {name} may have at most {HEADER_LIMIT} characters.")
     if "\x00" in text:
-        raise InvalidMessage("unreadable_header", f"The header {name} holds a NUL character.")
+        raise InvalidMessage("unreadable_header", f"The header {name} may not contain a NUL character.")
     return text
 
 
-_same_text = lru_cache(1_024)(_text)
-"""For headers that are the same in many messages."""
-
-
 def _content_type(value: str | None) -> str:
-    kind = (value or AVRO).partition(";")[0].strip().lower()
-    if kind not in (JSON, AVRO):
-        raise InvalidMessage("unknown_content_type", f"The header content-type is {JSON} or {AVRO}.")
-    return kind
+    media_type = (value or AVRO).partition(";")[0].strip().lower()
+    if media_type not in (JSON, AVRO):
+        raise InvalidMessage("unknown_content_type", f"The header content-type must be {JSON} or {AVRO}.")
+    return media_type
 
 
 def _reply_to(partition: str | None, correlation: str | None) -> ReplyTo | None:
     if partition is None:
         return None
     if not (partition.isascii() and partition.isdigit() and len(partition) < 10):
-        raise InvalidMessage("wrong_reply_to", "The header reply-to is the number of a partition of visitor.replies.")
+        raise InvalidMessage("wrong_reply_to", "The header reply-to must be the number of a visitor.replies partition.")
     return ReplyTo(int(partition), correlation)

@@ -1,4 +1,4 @@
-"""JSON as this service reads and writes it."""
+"""Reads and writes JSON. Decimal numbers stay exact."""
 
 import json
 import re
@@ -12,13 +12,14 @@ from topics.envelope import InvalidMessage
 
 
 def read(value: bytes) -> Any:
-    """Decode JSON (RFC 8259), keeping the text of numbers with a fraction as Decimal. Raises InvalidMessage."""
+    """Decode JSON (RFC 8259). A number with a fraction becomes a Decimal, which keeps its text. Raises
+    InvalidMessage."""
     try:
         return _DECODER.decode(value.decode())
     except UnicodeDecodeError:
-        raise InvalidMessage("not_utf8", "The value is not UTF-8.") from None
+        raise InvalidMessage("not_utf8", "The value must be UTF-8.") from None
     except (ValueError, RecursionError, ArithmeticError):
-        raise InvalidMessage("not_json", "The value is not JSON.") from None
+        raise InvalidMessage("not_json", "The value must be JSON.") from None
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -26,7 +27,8 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _integer(text: str) -> int | Decimal:
-    """Beyond 64 bits as Decimal, which can be written again: in a text field it is taken as its text."""
+    """An int if it has at most 64 bits, since orjson writes no larger ones; otherwise a Decimal. A text field accepts
+    both."""
     number = int(text)
     return number if -(2**63) <= number < 2**63 else Decimal(text)
 
@@ -35,7 +37,7 @@ _DECODER = json.JSONDecoder(parse_float=Decimal, parse_int=_integer, parse_const
 
 
 def write(value: Any) -> bytes:
-    """Times in UTC with Z, decimals as exact numbers."""
+    """Encode JSON: times in UTC with Z, decimals as exact numbers."""
     return orjson.dumps(value, default=exact, option=orjson.OPT_UTC_Z)
 
 
@@ -47,16 +49,16 @@ def write_result(status: int, body: Any) -> bytes:
 
 
 def split_result(value: bytes) -> tuple[int, bytes]:
-    """The status of a result that `write_result` made, and its body as it was written, which whoever passes it on need
-    not read. Raises ValueError for anything else."""
-    found = _RESULT.fullmatch(value)
-    if found is None:
-        raise ValueError("this is no result")
-    return int(found[1]), found[2]
+    """Split a result that `write_result` encoded into its status and the JSON of its body, without decoding the body.
+    Raises ValueError if `value` is not such a result."""
+    match = _RESULT.fullmatch(value)
+    if match is None:
+        raise ValueError("the value is not a result")
+    return int(match[1]), match[2]
 
 
 def exact(value: Any) -> orjson.Fragment | str:
-    """What orjson does not know by itself: exact decimals, and the driver's own class of UUIDs."""
+    """Encode the types that orjson does not support: Decimal, and asyncpg's subclass of UUID."""
     if isinstance(value, Decimal):
         return orjson.Fragment(str(value))
     if isinstance(value, UUID):

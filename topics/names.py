@@ -1,4 +1,4 @@
-"""The topics of the service and what each must be like."""
+"""The topics of the service: their names, limits and configurations."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,29 +11,32 @@ REPLIES = "visitor.replies"
 DEAD_LETTERS = "visitor.dead-letters"
 
 LARGEST_RECORD = 16 * 2**20
-"""Bytes that a topic lets in. Far above VALUE_LIMIT, so that an oversized request is answered, not lost."""
+"""Bytes of a record that a topic accepts (max.message.bytes). It is far above `VALUE_LIMIT`, so that an oversized
+request reaches the worker and gets an answer."""
 
 REPLY_LIMIT = 8 * 2**20
-"""Bytes of one result's value; a read that would answer more is refused with 400."""
+"""Bytes of a result's value. A read with a larger answer gets 400."""
 
 VALUE_LIMIT = 2**20
-"""Bytes of one request's value; more is answered with 413."""
+"""Bytes of a request's value. A larger request gets 413."""
 
 KEY_LIMIT = 4 * 2**10
-"""Bytes of a request's key that its result repeats; a longer one is replaced by the request id."""
+"""Bytes of a request's key that its result repeats. If the key is longer, the result has the request id as its key."""
 
 HEADERS_LIMIT = 512 * 2**10
 """Bytes of a message's headers that its dead letter repeats."""
 
 LONGEST_SEGMENT = timedelta(days=1)
-"""A record lives until the newest record of its segment file is older than the retention (Kafka's documentation,
-log.segment.ms). Segments that take a week, Kafka's default, would double the time."""
+"""The limit of segment.ms. Kafka keeps a record until the newest record of its segment is older than the retention
+(Kafka's documentation, log.segment.ms). Segments of a week, Kafka's default, would double the time."""
 
 RETENTION_CHECK = timedelta(minutes=10)
-"""How much later a broker may delete: log.retention.check.interval.ms is 5 minutes, log.segment.delete.delay.ms 1."""
+"""How late a broker may delete a segment: log.retention.check.interval.ms is 5 minutes, log.segment.delete.delay.ms is
+1 minute."""
 
 EVENT_FAMILIES = frozenset(("visits", "checkins"))
-"""Families whose changes are events, kept by time; the changes of all others are compacted to the latest state."""
+"""Families whose changes are events; their change topics delete by time. The change topics of all other families are
+compacted."""
 
 
 def requests(family: str) -> str:
@@ -49,17 +52,17 @@ def changes(family: str) -> str:
 
 
 def record_lifetime(retention: timedelta, segment: timedelta) -> timedelta:
-    """How long a record of a topic can be delivered, with these values of retention.ms and segment.ms."""
+    """How long Kafka can deliver a record of a topic with these values of retention.ms and segment.ms."""
     return retention + segment + RETENTION_CHECK
 
 
 def request_lifetime(kafka: KafkaSettings) -> timedelta:
-    """How long a request can be delivered, from a topic that `visitor topics` created."""
+    """How long Kafka can deliver a request on a topic that `visitor topics` created."""
     retention = timedelta(days=kafka.retention_days)
-    return record_lifetime(retention, _segment(retention))
+    return record_lifetime(retention, _segment_time(retention))
 
 
-def _segment(retention: timedelta) -> timedelta:
+def _segment_time(retention: timedelta) -> timedelta:
     return min(retention, LONGEST_SEGMENT)
 
 
@@ -70,7 +73,7 @@ def transactional_id(group: str, topic: str) -> str:
 
 @dataclass(frozen=True)
 class TopicSpec:
-    """One topic as the service needs it; `config` holds Kafka's own names and values."""
+    """A topic that the service needs. `config` has the names and values of Kafka's topic configuration."""
 
     name: str
     partitions: int
@@ -79,31 +82,35 @@ class TopicSpec:
 
 
 def specs(families: Iterable[str], kafka: KafkaSettings) -> list[TopicSpec]:
-    """All topics, as these settings want them. Arrival times of requests are the broker's, so that a producer's wrong
-    clock moves nothing."""
+    """All topics, configured by these settings. On request topics, the broker sets the timestamps, so that a producer's
+    wrong clock has no effect."""
 
-    def topic(full_name: str, keep: timedelta, **config: str) -> TopicSpec:
-        kept = {"retention.ms": _milliseconds(keep), "segment.ms": _milliseconds(_segment(keep))}
-        kept |= {"cleanup.policy": "delete"}
-        kept |= {"min.insync.replicas": str(kafka.min_insync), "max.message.bytes": str(LARGEST_RECORD)}
-        kept |= {name.replace("_", "."): value for name, value in config.items()}
-        return TopicSpec(full_name, kafka.partitions, kafka.replication, kept)
+    def topic(name: str, retention: timedelta, **overrides: str) -> TopicSpec:
+        config = {
+            "retention.ms": _milliseconds(retention),
+            "segment.ms": _milliseconds(_segment_time(retention)),
+            "cleanup.policy": "delete",
+            "min.insync.replicas": str(kafka.min_insync),
+            "max.message.bytes": str(LARGEST_RECORD),
+        }
+        config |= {key.replace("_", "."): value for key, value in overrides.items()}
+        return TopicSpec(name, kafka.partitions, kafka.replication, config)
 
-    def for_family(family: str) -> list[TopicSpec]:
-        compacted = {} if family in EVENT_FAMILIES else {"cleanup_policy": "compact", "retention_ms": "-1"}
+    def topics_of(family: str) -> list[TopicSpec]:
         retention = timedelta(days=kafka.retention_days)
+        compaction = {} if family in EVENT_FAMILIES else {"cleanup_policy": "compact", "retention_ms": "-1"}
         return [
-            topic(requests(family), retention, **_ARRIVAL),
+            topic(requests(family), retention, **_BROKER_TIMESTAMPS),
             topic(results(family), retention),
-            topic(changes(family), timedelta(days=30), **compacted),
+            topic(changes(family), timedelta(days=30), **compaction),
         ]
 
     return [
-        topic(QUERIES, timedelta(hours=1), **_ARRIVAL),
+        topic(QUERIES, timedelta(hours=1), **_BROKER_TIMESTAMPS),
         topic(REPLIES, timedelta(hours=1)),
-        # Room for the reason, in headers of its own, beside the largest message.
+        # A dead letter contains the whole message, plus headers with the reason.
         topic(DEAD_LETTERS, timedelta(days=30), max_message_bytes=str(LARGEST_RECORD + 2**20)),
-        *(spec for family in families for spec in for_family(family)),
+        *(spec for family in families for spec in topics_of(family)),
     ]
 
 
@@ -111,4 +118,4 @@ def _milliseconds(duration: timedelta) -> str:
     return str(duration // timedelta(milliseconds=1))
 
 
-_ARRIVAL = {"message_timestamp_type": "LogAppendTime"}
+_BROKER_TIMESTAMPS = {"message_timestamp_type": "LogAppendTime"}

@@ -1,4 +1,4 @@
-"""Run by Alembic, with the connection that storage.migrate opened."""
+"""Alembic runs this module, with the connection that storage.migrate opened."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""The edge without Kafka: what it makes of a worker's answer."""
+"""The edge without Kafka: how it translates a worker's answer to an HTTP response."""
 
 import asyncio
 
@@ -15,8 +15,8 @@ from topics.kafka import KafkaSettings, Outgoing
 from topics.supervision import TaskEnded
 
 
-class _AtOnce(ReplyRouter):
-    """An exchange without Kafka that has its answer already."""
+class _ImmediateReplyRouter(ReplyRouter):
+    """A reply router without Kafka, which answers each request immediately."""
 
     reply: Reply
 
@@ -29,16 +29,16 @@ class _AtOnce(ReplyRouter):
         pass
 
 
-@pytest.mark.parametrize(("status", "waits"), [(503, "1"), (429, "1"), (404, None)])
-async def test_what_a_worker_cannot_do_now_says_when_to_retry(
-    monkeypatch: pytest.MonkeyPatch, status: int, waits: str | None
+@pytest.mark.parametrize(("status", "retry_after"), [(503, "1"), (429, "1"), (404, None)])
+async def test_an_answer_that_allows_a_retry_has_a_retry_after_header(
+    monkeypatch: pytest.MonkeyPatch, status: int, retry_after: str | None
 ) -> None:
-    monkeypatch.setattr(_AtOnce, "reply", (status, b'{"errors":[]}'), raising=False)
-    monkeypatch.setattr("edge.app.ReplyRouter", _AtOnce)
+    monkeypatch.setattr(_ImmediateReplyRouter, "reply", (status, b'{"errors":[]}'), raising=False)
+    monkeypatch.setattr("edge.app.ReplyRouter", _ImmediateReplyRouter)
     edge = Edge(KafkaSettings(bootstrap="nowhere:1"), HttpSettings(), CATALOGUE, ended=lambda: None)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(edge.asgi), base_url="http://localhost") as client:
-        answer = await client.get(f"/visitors/{NOBODY}/eventToken?companyId=1")
-    assert (answer.status_code, answer.headers.get("Retry-After")) == (status, waits)
+        response = await client.get(f"/visitors/{NOBODY}/eventToken?companyId=1")
+    assert (response.status_code, response.headers.get("Retry-After")) == (status, retry_after)
 
 
 async def test_an_edge_that_cannot_go_on_is_not_live_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,12 +62,12 @@ class _Broken(ReplyRouter):
 
 
 @pytest.mark.parametrize("body", [None, {"data": [{"text": 'a "quoted" {brace}\n', "amount": 1.5}]}, []])
-def test_a_result_is_split_without_being_read(body: object) -> None:
-    status, found = json.split_result(json.write_result(201, body))
-    assert (status, json.read(found)) == (201, json.read(json.write(body)))
+def test_a_result_is_split_into_status_and_body_without_decoding_the_body(body: object) -> None:
+    status, body_json = json.split_result(json.write_result(201, body))
+    assert (status, json.read(body_json)) == (201, json.read(json.write(body)))
 
 
 @pytest.mark.parametrize("value", [b"", b"{}", b'{"status":201}', b'{"body":{},"status":201}'])
-def test_what_is_no_result_is_not_taken_for_one(value: bytes) -> None:
-    with pytest.raises(ValueError, match="no result"):
+def test_other_json_is_not_accepted_as_a_result(value: bytes) -> None:
+    with pytest.raises(ValueError, match="not a result"):
         json.split_result(value)

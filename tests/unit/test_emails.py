@@ -1,4 +1,4 @@
-"""Email addresses: which are accepted, and which mailbox each one is of."""
+"""Email addresses: which are valid, and which of them name the same mailbox."""
 
 import unicodedata
 
@@ -24,25 +24,25 @@ from schemas.emails import is_address, mailbox, readable
         ("A..B.@docomo.ne.jp", "a..b.@docomo.ne.jp"),
     ],
 )
-def test_spellings_of_one_mailbox_share_it(address: str, key: str) -> None:
+def test_spellings_of_an_address_name_the_same_mailbox(address: str, key: str) -> None:
     assert is_address(address)
     assert (mailbox(address), mailbox(key)) == (key, key)
 
 
 @pytest.mark.parametrize("address", ["a@b\u00fccher.de", "a@xn--bcher-kva.de", "a@BU\u0308CHER.de"])
-def test_a_domain_is_readable_whichever_form_it_was_given_in(address: str) -> None:
+def test_a_readable_address_has_its_domain_in_unicode(address: str) -> None:
     assert readable(address) == "a@b\u00fccher.de"
 
 
 @given(st.emails() | st.text())
-def test_any_text_has_a_mailbox_which_is_its_own(text: str) -> None:
+def test_the_mailbox_of_a_mailbox_is_itself(text: str) -> None:
     key = mailbox(text)
     assert mailbox(key) == key
     assert readable(text) is not None
 
 
 @given(st.text(st.characters(categories=["L", "M", "N"]), min_size=1))
-def test_how_an_address_was_normalised_makes_no_difference(local: str) -> None:
-    forms = {unicodedata.normalize(form, f"{local}@example.org") for form in ("NFC", "NFD")}
-    if all(map(is_address, forms)):
-        assert len({mailbox(form) for form in forms}) == 1
+def test_the_unicode_normal_form_of_an_address_makes_no_difference(local_part: str) -> None:
+    addresses = {unicodedata.normalize(form, f"{local_part}@example.org") for form in ("NFC", "NFD")}
+    if all(map(is_address, addresses)):
+        assert len({mailbox(address) for address in addresses}) == 1

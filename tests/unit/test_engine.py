@@ -1,4 +1,4 @@
-"""Lanes and the breaker, without Kafka and PostgreSQL."""
+"""Lanes, retries and the circuit breaker, without Kafka and PostgreSQL."""
 
 import asyncio
 from dataclasses import dataclass
@@ -26,31 +26,31 @@ class _Event:
 class _Source:
     def __init__(self) -> None:
         self.acknowledged: list[int] = []
-        self.asked: list[tuple[str, TopicPartition]] = []
+        self.calls: list[tuple[str, TopicPartition]] = []
 
     def acknowledge(self, event: Event) -> None:
         self.acknowledged.append(event.message.offset)
 
-    def pause(self, place: TopicPartition) -> None:
-        self.asked.append(("hold back", place))
+    def pause(self, topic_partition: TopicPartition) -> None:
+        self.calls.append(("pause", topic_partition))
 
-    def resume(self, place: TopicPartition) -> None:
-        self.asked.append(("go on", place))
+    def resume(self, topic_partition: TopicPartition) -> None:
+        self.calls.append(("resume", topic_partition))
 
 
 def _event(offset: int, partition: int = 0) -> _Event:
     return _Event(SimpleNamespace(topic="t", partition=partition, offset=offset, key=None, value=None, headers=()))
 
 
-class _Bench:
-    """Lanes whose work waits at a gate and remembers its batches."""
+class _LanesUnderTest:
+    """Lanes whose batches wait for `gate`. Each batch applies at most `applied_limit` events."""
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()
-        self.most = BATCH_LIMIT
+        self.applied_limit = BATCH_LIMIT
         self.batches: list[list[int]] = []
         self.failures: list[tuple[str, BaseException]] = []
-        self.begun = asyncio.Event()
+        self.started = asyncio.Event()
         self.source = _Source()
         self.lanes = Lanes(self._work, self.source, lambda *failure: self.failures.append(failure))
 
@@ -59,85 +59,85 @@ class _Bench:
         return self.source.acknowledged
 
     async def _work(self, batch: Batch) -> None:
-        self.begun.set()
+        self.started.set()
         await self.gate.wait()
         await batch.drain()
-        batch.requeue_from(self.most)
+        batch.requeue_from(self.applied_limit)
         self.batches.append([event.message.offset for event in batch.events])
 
 
-async def _settle(bench: _Bench, count: int) -> None:
+async def _wait_until_acknowledged(under_test: _LanesUnderTest, count: int) -> None:
     async def acknowledged() -> bool:
-        return len(bench.acknowledged) == count
+        return len(under_test.acknowledged) == count
 
     await eventually(f"{count} acknowledged", acknowledged)
 
 
-async def test_batches_grow_with_what_waits_and_are_acknowledged_in_order() -> None:
-    bench = _Bench()
+async def test_a_batch_has_all_waiting_events_up_to_the_limit_and_is_acknowledged_in_order() -> None:
+    under_test = _LanesUnderTest()
     for offset in range(BATCH_LIMIT + 7):
-        bench.lanes.put(_event(offset))
-    bench.gate.set()
-    await _settle(bench, BATCH_LIMIT + 7)
-    assert [len(batch) for batch in bench.batches] == [BATCH_LIMIT, 7]
-    assert bench.acknowledged == list(range(BATCH_LIMIT + 7))
+        under_test.lanes.put(_event(offset))
+    under_test.gate.set()
+    await _wait_until_acknowledged(under_test, BATCH_LIMIT + 7)
+    assert [len(batch) for batch in under_test.batches] == [BATCH_LIMIT, 7]
+    assert under_test.acknowledged == list(range(BATCH_LIMIT + 7))
 
 
-async def test_a_full_lane_has_its_partition_held_back_until_half_of_it_is_done() -> None:
-    bench = _Bench()
-    events = FULL // EVENT_BYTES
-    for offset in range(events + 1):
-        bench.lanes.put(_event(offset))
-    bench.lanes.put(_event(0, partition=1))
-    assert bench.source.asked == [("hold back", ("t", 0))]
-    bench.gate.set()
-    await _settle(bench, events + 2)
-    assert bench.source.asked == [("hold back", ("t", 0)), ("go on", ("t", 0))]
+async def test_the_partition_of_a_full_lane_is_paused_until_the_lane_is_half_empty() -> None:
+    under_test = _LanesUnderTest()
+    capacity = FULL // EVENT_BYTES
+    for offset in range(capacity + 1):
+        under_test.lanes.put(_event(offset))
+    under_test.lanes.put(_event(0, partition=1))
+    assert under_test.source.calls == [("pause", ("t", 0))]
+    under_test.gate.set()
+    await _wait_until_acknowledged(under_test, capacity + 2)
+    assert under_test.source.calls == [("pause", ("t", 0)), ("resume", ("t", 0))]
 
 
-async def test_a_lane_that_goes_drops_what_is_not_begun_and_ends_what_is() -> None:
-    bench = _Bench()
-    bench.lanes.put(_event(1))
-    await bench.begun.wait()
-    bench.lanes.put(_event(2))
-    closing = asyncio.create_task(bench.lanes.drop([("t", 0)], patience=5))
+async def test_a_revoked_lane_finishes_its_running_batch_and_drops_waiting_events() -> None:
+    under_test = _LanesUnderTest()
+    under_test.lanes.put(_event(1))
+    await under_test.started.wait()
+    under_test.lanes.put(_event(2))
+    closing = asyncio.create_task(under_test.lanes.drop([("t", 0)], patience=5))
     await asyncio.sleep(0)
-    bench.gate.set()
+    under_test.gate.set()
     await closing
-    assert bench.batches == [[1]]
-    assert bench.acknowledged == [1]
+    assert under_test.batches == [[1]]
+    assert under_test.acknowledged == [1]
 
 
-async def test_what_a_batch_leaves_comes_first_in_the_next_one() -> None:
-    bench = _Bench()
-    bench.most = 2
+async def test_requeued_events_come_first_in_the_next_batch() -> None:
+    under_test = _LanesUnderTest()
+    under_test.applied_limit = 2
     for offset in range(5):
-        bench.lanes.put(_event(offset))
-    bench.gate.set()
-    await _settle(bench, 5)
-    assert bench.batches == [[0, 1], [2, 3], [4]]
-    assert bench.acknowledged == [0, 1, 2, 3, 4]
-    assert not bench.lanes.holds(("t", 0))
+        under_test.lanes.put(_event(offset))
+    under_test.gate.set()
+    await _wait_until_acknowledged(under_test, 5)
+    assert under_test.batches == [[0, 1], [2, 3], [4]]
+    assert under_test.acknowledged == [0, 1, 2, 3, 4]
+    assert not under_test.lanes.holds(("t", 0))
 
 
-async def test_a_part_that_is_given_up_leaves_nobody_not_ready() -> None:
+async def test_a_worker_is_ready_again_after_a_retried_task_is_cancelled() -> None:
     readiness = Readiness()
-    again = asyncio.Event()
+    retried = asyncio.Event()
 
     async def fail() -> None:
         if readiness.reasons:
-            again.set()
-        raise DeliveryError("away")
+            retried.set()
+        raise DeliveryError("no broker")
 
     retrying = asyncio.create_task(until_done("lane", readiness, fail))
-    await again.wait()
+    await retried.wait()
     assert readiness.reasons == {"lane": "DeliveryError"}
     retrying.cancel()
     await asyncio.gather(retrying, return_exceptions=True)
     assert readiness.reasons == {}
 
 
-async def test_work_that_a_library_cancels_by_mistake_is_attempted_again() -> None:
+async def test_work_that_a_library_cancels_by_mistake_is_retried() -> None:
     attempts = 0
 
     async def attempt() -> int:
@@ -153,7 +153,7 @@ async def test_work_that_a_library_cancels_by_mistake_is_attempted_again() -> No
 @pytest.mark.parametrize(
     ("error", "told"), [(NearlyEverythingFails("no"), NearlyEverythingFails), (asyncio.CancelledError(), TaskEnded)]
 )
-async def test_what_ends_a_lane_is_told(error: BaseException, told: type[Exception]) -> None:
+async def test_an_error_that_ends_a_lane_is_reported(error: BaseException, told: type[Exception]) -> None:
     failures: list[tuple[str, BaseException]] = []
 
     async def fail(_: Batch) -> None:
@@ -171,14 +171,14 @@ async def test_what_ends_a_lane_is_told(error: BaseException, told: type[Excepti
     assert source.acknowledged == []
 
 
-def test_the_breaker_opens_when_nearly_everything_fails() -> None:
+def test_the_breaker_opens_if_nearly_all_requests_fail() -> None:
     breaker = Breaker(0.9)
     breaker.note([True] * (LEAST - 1))
     with pytest.raises(NearlyEverythingFails):
         breaker.note([True])
 
 
-def test_the_breaker_bears_some_failures() -> None:
+def test_the_breaker_stays_closed_if_some_requests_fail() -> None:
     breaker = Breaker(0.9)
     for _ in range(20):
         breaker.note([True] * 80 + [False] * 20)
@@ -186,5 +186,5 @@ def test_the_breaker_bears_some_failures() -> None:
         breaker.note([True] * 1_000)
 
 
-def test_a_limit_of_1_lets_everything_pass() -> None:
+def test_a_breaker_with_a_limit_of_1_never_opens() -> None:
     Breaker(1).note([True] * 2_000)

@@ -1,21 +1,21 @@
-"""How faults are told: all at once, with JSON paths, and never what was sent."""
+"""The errors of an answer: all at once, with JSON paths, and without the input."""
 
 import pytest
 from pydantic import ValidationError
 
 from agents.catalogue import CATALOGUE
-from schemas.faults import FAULTS_TOLD, from_validation, json_path
+from schemas.faults import ENTRY_LIMIT, from_validation, json_path
 
 SECRET = "very-private-value"
 
 
-def test_all_faults_of_a_body_are_told_at_once_with_their_paths() -> None:
+def test_an_answer_lists_all_errors_of_a_body_with_their_paths() -> None:
     body = {"email": SECRET, "gender": SECRET, "optins": [{"optinType": SECRET, "isActive": SECRET}], "odd": SECRET}
     with pytest.raises(ValidationError) as refused:
         CATALOGUE.by_name["visitors.create"].request.model_validate({"body": body})
     fault = from_validation(refused.value)
-    told = {(entry.field, entry.code) for entry in fault.entries}
-    assert told >= {
+    errors = {(entry.field, entry.code) for entry in fault.entries}
+    assert errors >= {
         ("email", "wrong_format"),
         ("gender", "not_allowed"),
         ("firstName", "required"),
@@ -28,24 +28,24 @@ def test_all_faults_of_a_body_are_told_at_once_with_their_paths() -> None:
     assert SECRET not in str(fault.body())
 
 
-def test_many_faults_are_told_in_a_bounded_answer() -> None:
+def test_an_answer_lists_a_limited_number_of_errors() -> None:
     body = {"pcCode": "FR-A-1", "daysOfUse": ["x"] * 10_000}
     with pytest.raises(ValidationError) as refused:
         CATALOGUE.by_name["services.create"].request.model_validate({"body": body})
     entries = from_validation(refused.value).entries
-    assert len(entries) == FAULTS_TOLD + 1
+    assert len(entries) == ENTRY_LIMIT + 1
     assert (entries[-1].code, entries[-1].field) == ("too_many_faults", None)
 
 
-@pytest.mark.parametrize(("body", "told"), [([{}] * 501, (None, "too_long")), ({}, (None, "wrong_type"))])
-def test_a_list_for_a_body_has_a_limit(body: object, told: object) -> None:
+@pytest.mark.parametrize(("body", "error"), [([{}] * 501, (None, "too_long")), ({}, (None, "wrong_type"))])
+def test_a_body_that_must_be_a_list_has_at_most_500_entries(body: object, error: object) -> None:
     with pytest.raises(ValidationError) as refused:
         CATALOGUE.by_name["visitors.eraseByAnalyticsId"].request.model_validate({"body": body})
     entries = from_validation(refused.value).entries
-    assert told in [(entry.field, entry.code) for entry in entries]
+    assert error in [(entry.field, entry.code) for entry in entries]
 
 
-def test_an_unknown_part_of_a_message_is_named() -> None:
+def test_an_error_about_an_unknown_part_of_a_message_names_the_part() -> None:
     with pytest.raises(ValidationError) as refused:
         CATALOGUE.by_name["centers.list"].request.model_validate({"headers": {}})
     assert [(entry.field, entry.code) for entry in from_validation(refused.value).entries] == [
@@ -53,6 +53,6 @@ def test_an_unknown_part_of_a_message_is_named() -> None:
     ]
 
 
-def test_json_path() -> None:
+def test_a_json_path_has_dots_before_fields_and_brackets_around_indexes() -> None:
     assert json_path(("optins", 0, "optinType")) == "optins[0].optinType"
     assert json_path(()) is None

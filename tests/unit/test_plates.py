@@ -1,4 +1,4 @@
-"""What two spellings of one licence plate share."""
+"""The key of a licence plate, by which its spellings are compared."""
 
 import unicodedata
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from schemas.plates import plate_key
 from storage.folding import plain_beyond_key, plain_plate
 
-SAME = {
-    # Germany: a letter in one code point and in two, with characters that nobody sees in between.
+SPELLINGS_BY_KEY = {
+    # Germany: a letter as one code point and as two, with invisible characters in between.
     "GÖXY101": [
         "GÖ-XY 101",
         "go\u0308-xy 101",
@@ -18,7 +18,7 @@ SAME = {
         "\ufeffGO\u034f\u0308XY101\u200f",
         "gÖ_xy\u2014101",
     ],
-    # Japan and OCR engines: full width, kana in half width or with the voicing mark apart, mathematical letters.
+    # Japan and OCR engines: full width, kana in half width or with a separate voicing mark, mathematical letters.
     "AB12": [
         "\uff21\uff22\uff11\uff12",
         "ab\u3000\uff0d\uff11\uff12",
@@ -26,13 +26,13 @@ SAME = {
         "ⓐⓑ①②",
     ],
     "パい12": ["\uff8a\uff9f い 12", "ハ\u309aい-\uff11\uff12", "パい 12"],
-    # Egypt, Saudi Arabia, Iran: digits of their own, letters apart, a letter made longer, presentation forms.
+    # Egypt, Saudi Arabia, Iran: Arabic digits, separated letters, a stretched letter, presentation forms.
     "أبج123": ["أ ب ج \u0661\u0662\u0663", "\u0627\u0654بج 123", "أبج \u06f1\u06f2\u06f3"],
     "\u064712": ["هـ \u0661\u0662", "\u0647 12", "\ufeeb12"],
     # India and Thailand.
     "क्ष1": ["क्ष १", "क्\u200dष-1"],
     "ท12": ["ท ๑๒", "ท-12"],
-    # Letters without a single capital, keycaps, fractions.
+    # Letters whose capital is two letters, keycaps, fractions.
     "SS1": ["ß1", "ẞ-1", "ss 1"],
     "FI1": ["\ufb011", "Fi-1"],
     "İ1": ["İ 1", "i\u03071"],
@@ -42,9 +42,10 @@ SAME = {
 }
 
 
-@pytest.mark.parametrize("key", SAME)
-def test_spellings_of_one_plate_have_one_key(key: str) -> None:
-    assert {spelling: plate_key(spelling) for spelling in SAME[key]} == dict.fromkeys(SAME[key], key)
+@pytest.mark.parametrize("key", SPELLINGS_BY_KEY)
+def test_all_spellings_of_a_plate_have_the_same_key(key: str) -> None:
+    spellings = SPELLINGS_BY_KEY[key]
+    assert {spelling: plate_key(spelling) for spelling in spellings} == dict.fromkeys(spellings, key)
 
 
 @pytest.mark.parametrize(
@@ -54,12 +55,12 @@ def test_spellings_of_one_plate_have_one_key(key: str) -> None:
         "—·•", "\U000e0041", "\ufe0f\u20e3",
     ],
 )  # fmt: skip
-def test_a_plate_without_letters_or_digits_has_no_key(plate: str) -> None:
+def test_a_plate_without_letters_and_digits_has_an_empty_key(plate: str) -> None:
     assert plate_key(plate) == plain_plate(plate) == ""
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("plate", "other_plate"),
     [
         ("GÖ 1", "GO 1"),
         ("\N{CYRILLIC CAPITAL LETTER A}1", "A1"),
@@ -68,23 +69,23 @@ def test_a_plate_without_letters_or_digits_has_no_key(plate: str) -> None:
         ("\u30071", "01"),
     ],
 )
-def test_plates_that_differ_in_a_letter_or_a_mark_are_two(one: str, other: str) -> None:
-    assert plate_key(one) != plate_key(other)
+def test_plates_that_differ_in_a_letter_or_a_mark_have_different_keys(plate: str, other_plate: str) -> None:
+    assert plate_key(plate) != plate_key(other_plate)
 
 
 @given(st.text())
-def test_a_key_has_letters_marks_and_numbers_only_and_is_its_own_key(plate: str) -> None:
+def test_a_key_has_only_letters_marks_and_numbers_and_is_its_own_key(plate: str) -> None:
     key = plate_key(plate)
     assert {unicodedata.category(character)[0] for character in key} <= {"L", "M", "N"}
     assert plate_key(key) == key
 
 
 @given(st.text(st.characters(exclude_characters="\u0345")), st.sampled_from(["NFC", "NFD", "NFKC", "NFKD"]))
-def test_how_a_text_was_normalised_makes_no_difference(plate: str, form: str) -> None:
+def test_the_unicode_normal_form_of_a_plate_makes_no_difference(plate: str, form: str) -> None:
     assert plate_key(unicodedata.normalize(form, plate)) == plate_key(plate)
 
 
 @given(st.text(st.characters(max_codepoint=127)))
-def test_a_plate_in_ascii_is_compared_as_before(plate: str) -> None:
+def test_the_key_of_an_ascii_plate_is_its_letters_and_digits_in_upper_case(plate: str) -> None:
     assert plate_key(plate) == "".join(character for character in plate.upper() if character.isalnum())
     assert plain_beyond_key(plate) is None

@@ -1,23 +1,23 @@
-"""What counts as a stall, with a clock of the test's own."""
+"""Which partitions count as stalled. The tests pass the time themselves."""
 
 from agents.engine.progress import Progress
 
 
-def test_what_waits_and_does_not_move_is_told_after_the_limit() -> None:
+def test_a_partition_is_stalled_if_it_does_not_advance_within_the_limit() -> None:
     progress = Progress(limit=10)
     assert progress.note({"a": 5, "b": 1}, now=0) == []
     assert progress.note({"a": 5, "b": 2}, now=10) == []
     assert progress.note({"a": 5, "b": 2}, now=11) == ["a"]
 
 
-def test_what_waits_no_longer_starts_anew() -> None:
+def test_a_partition_that_was_empty_gets_the_full_limit_again() -> None:
     progress = Progress(limit=10)
     progress.note({"a": 5}, now=0)
     progress.note({}, now=5)
     assert progress.note({"a": 5}, now=11) == []
 
 
-def test_a_known_fault_excuses() -> None:
+def test_a_partition_is_not_stalled_while_an_outage_is_reported() -> None:
     progress = Progress(limit=10)
     progress.note({"a": 5}, now=0)
     progress.excuse()

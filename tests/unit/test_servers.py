@@ -1,4 +1,4 @@
-"""The embedded servers' surroundings: downloads that differ are refused, leftovers are ended."""
+"""The embedded servers: checks of downloads, processes left over from a killed parent, and ports."""
 
 import hashlib
 import json
@@ -19,15 +19,15 @@ def _sums(**files: bytes) -> dict[str, str]:
     return {f"{name}.jar": hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
-def _folder(place: Path, **files: bytes) -> Path:
-    folder = place / "kafka"
+def _folder(parent: Path, **files: bytes) -> Path:
+    folder = parent / "kafka"
     folder.mkdir()
     for name, content in files.items():
         (folder / f"{name}.jar").write_bytes(content)
     return folder
 
 
-def test_the_known_files_are_accepted(tmp_path: Path) -> None:
+def test_a_download_with_the_expected_files_is_accepted(tmp_path: Path) -> None:
     folder = _folder(tmp_path, a=b"1", b=b"2")
     check(folder, _sums(a=b"1", b=b"2"))
     assert folder.exists()
@@ -51,7 +51,7 @@ os.kill(os.getpid(), 9)
 """
 
 
-def test_what_a_killed_parent_left_is_ended_by_the_next(tmp_path: Path) -> None:
+def test_processes_of_a_killed_parent_are_ended_at_the_next_start(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", _PARENT, str(tmp_path)], check=False)
     pid = json.loads((tmp_path / "processes.json").read_text())["worker"][0]
     assert psutil.pid_exists(pid)
@@ -59,7 +59,7 @@ def test_what_a_killed_parent_left_is_ended_by_the_next(tmp_path: Path) -> None:
     assert not psutil.pid_exists(pid)
 
 
-def test_a_pid_that_belongs_to_another_program_by_now_is_left_alone(tmp_path: Path) -> None:
+def test_a_process_that_reuses_a_recorded_pid_is_not_ended(tmp_path: Path) -> None:
     other = Processes(tmp_path / "other")
     other.spawn("other", SLEEP, log=tmp_path / "log")
     try:
@@ -71,14 +71,14 @@ def test_a_pid_that_belongs_to_another_program_by_now_is_left_alone(tmp_path: Pa
 
 
 @pytest.mark.parametrize("content", ["", "no port"])
-def test_a_port_that_cannot_be_read_is_chosen_anew_and_kept(tmp_path: Path, content: str) -> None:
+def test_an_unreadable_port_file_is_replaced_by_a_new_port(tmp_path: Path, content: str) -> None:
     file = tmp_path / "port"
     file.write_text(content)
     port = kept_port(file)
     assert kept_port(file) == port > 0
 
 
-def test_nothing_is_started_once_everything_stops(tmp_path: Path) -> None:
+def test_no_process_starts_during_the_shutdown(tmp_path: Path) -> None:
     processes = Processes(tmp_path)
     processes.close()
     with pytest.raises(ServerFailed, match="everything stops"):

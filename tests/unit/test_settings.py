@@ -1,4 +1,4 @@
-"""Settings, keys and ports: what is wrong is named with what it should be."""
+"""Settings, API keys and ports: errors name the setting and say what is expected."""
 
 import socket
 import subprocess
@@ -19,12 +19,14 @@ def _load(monkeypatch: pytest.MonkeyPatch, **variables: str) -> settings.Setting
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = _load(monkeypatch, VISITOR_HTTP_PORT="8099", VISITOR_KAFKA_SASL_USERNAME="u", VISITOR_DEV_KAFKA_PORT="9099")
-    assert (found.http.port, found.kafka.sasl_username, found.dev.kafka_port) == (8099, "u", 9099)
+    loaded = _load(
+        monkeypatch, VISITOR_HTTP_PORT="8099", VISITOR_KAFKA_SASL_USERNAME="u", VISITOR_DEV_KAFKA_PORT="9099"
+    )
+    assert (loaded.http.port, loaded.kafka.sasl_username, loaded.dev.kafka_port) == (8099, "u", 9099)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "message"),
     [
         ("VISITOR_HTTP_PORT", "http", "VISITOR_HTTP_PORT: input should be a valid integer"),
         ("VISITOR_HTTP_PORT", "0", "VISITOR_HTTP_PORT: input should be greater than or equal to 1"),
@@ -32,14 +34,16 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("VISITOR_LOG_LEVEL", "loud", "VISITOR_LOG_LEVEL: input should be 'debug', 'info', 'warning' or 'error'"),
     ],
 )
-def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str) -> None:
+def test_the_error_about_a_wrong_setting_names_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
     with pytest.raises(settings.WrongSetting, match="VISITOR_") as refused:
         _load(monkeypatch, **{name: value})
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize("variables", [{"VISITOR_WORKER_INBOX_DAYS": "8"}, {"VISITOR_KAFKA_RETENTION_DAYS": "14"}])
-def test_an_inbox_that_keeps_less_than_kafka_is_refused(
+def test_an_inbox_that_keeps_entries_shorter_than_kafka_keeps_requests_is_refused(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
 ) -> None:
     with pytest.raises(settings.WrongSetting) as refused:
@@ -48,17 +52,19 @@ def test_an_inbox_that_keeps_less_than_kafka_is_refused(
     assert "VISITOR_KAFKA_RETENTION_DAYS" in str(refused.value)
 
 
-def test_an_inbox_that_outlives_kafka_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_inbox_that_keeps_entries_longer_than_kafka_keeps_requests_is_accepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     loaded = _load(monkeypatch, VISITOR_KAFKA_RETENTION_DAYS="14", VISITOR_WORKER_INBOX_DAYS="15.1")
     assert (loaded.kafka.retention_days, loaded.worker.inbox_days) == (14, 15.1)
 
 
-def test_a_taken_port_names_its_setting() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+def test_the_error_about_an_occupied_port_names_its_setting() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
         with pytest.raises(ports.PortTaken, match="VISITOR_HTTP_PORT"):
-            ports.ensure_free("127.0.0.1", taken.getsockname()[1], "VISITOR_HTTP_PORT")
+            ports.ensure_free("127.0.0.1", listener.getsockname()[1], "VISITOR_HTTP_PORT")
 
 
 def _keys(folder: Path, text: str) -> keys.Keys:
@@ -67,34 +73,34 @@ def _keys(folder: Path, text: str) -> keys.Keys:
     return keys.load(file)
 
 
-def test_a_key_is_known_by_its_hash_and_has_its_scopes(tmp_path: Path) -> None:
+def test_an_api_key_is_identified_by_its_hash_and_limited_to_its_scopes(tmp_path: Path) -> None:
     secret = keys.new_key()
-    known = _keys(tmp_path, f'[[keys]]\nname = "gate"\nsha256 = "{keys.digest(secret)}"\nscopes = ["visits:write"]\n')
-    identity = known.identify(f"Bearer {secret}")
+    loaded = _keys(tmp_path, f'[[keys]]\nname = "gate"\nsha256 = "{keys.digest(secret)}"\nscopes = ["visits:write"]\n')
+    identity = loaded.identify(f"Bearer {secret}")
     assert identity.source == "api/gate"
     keys.check(identity, "visits", reads=False)
     with pytest.raises(Forbidden):
         keys.check(identity, "visits", reads=True)
     for header in (None, "Bearer no", f"Basic {secret}"):
         with pytest.raises(Unauthorized):
-            known.identify(header)
+            loaded.identify(header)
 
 
 @pytest.mark.parametrize("text", ["keys = 1", "[[keys]]\nname = 'a'\nsha256 = 'short'\nscopes = []\n", "nonsense"])
-def test_a_wrong_file_of_keys_is_named(tmp_path: Path, text: str) -> None:
+def test_the_error_about_a_wrong_key_file_names_its_setting(tmp_path: Path, text: str) -> None:
     with pytest.raises(keys.WrongKeyFile, match="VISITOR_HTTP_KEYS"):
         _keys(tmp_path, text)
 
 
-def test_a_probe_does_not_load_the_operations() -> None:
+def test_a_health_probe_does_not_import_the_operations() -> None:
     code = "import runtime.cli, sys; sys.exit('agents.catalogue' in sys.modules or 'fastapi' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_docs_list_every_setting_with_its_default_and_meaning() -> None:
+def test_the_docs_list_all_settings_with_defaults_and_meanings() -> None:
     rows = [
         f"| `{name}` | {f'`{setting.default}`' if setting.default else ''} | {setting.meaning} |"
         for name, setting in settings.known().items()
     ]
     table = "\n".join(["| variable | default | meaning |", "| --- | --- | --- |", *rows])
-    assert table in (Path(__file__).parents[2] / "docs" / "settings.md").read_text(), f"it should have\n{table}"
+    assert table in (Path(__file__).parents[2] / "docs" / "settings.md").read_text(), f"expected this table:\n{table}"

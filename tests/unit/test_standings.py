@@ -1,4 +1,4 @@
-"""Counting by digits, held against counting."""
+"""Rankings that count by digit, compared with plain counting."""
 
 from collections import Counter
 
@@ -12,23 +12,24 @@ POINTS = st.one_of(st.integers(0, 200), st.integers(0, 10_000), st.integers(0, I
 
 
 @given(st.lists(POINTS, max_size=40), POINTS)
-def test_the_ranges_count_all_with_more_points_and_nobody_else(participants: list[int], points: int) -> None:
-    counts = Counter(bucket for each in participants for bucket in buckets(1, each))
-    wanted = ranges([(1, points)])
-    rows = zip(wanted["levels"], wanted["lows"], wanted["highs"], strict=True)
-    above = sum(
-        number
-        for level, low, high in rows
-        for (_, at, bucket), number in counts.items()
-        if at == level and low <= bucket <= high
+def test_the_ranges_count_exactly_the_participants_with_more_points(
+    points_of_participants: list[int], points: int
+) -> None:
+    counts = Counter(bucket for participant in points_of_participants for bucket in buckets(1, participant))
+    columns = ranges([(1, points)])
+    counted = sum(
+        count
+        for level, low, high in zip(columns["levels"], columns["lows"], columns["highs"], strict=True)
+        for (_, bucket_level, bucket), count in counts.items()
+        if bucket_level == level and low <= bucket <= high
     )
-    assert above == sum(each > points for each in participants)
+    assert counted == sum(participant > points for participant in points_of_participants)
 
 
 @given(POINTS)
 def test_a_position_reads_a_bounded_number_of_rows(points: int) -> None:
-    wanted = ranges([(1, points)])
-    sizes = [high - low + 1 for low, high in zip(wanted["lows"], wanted["highs"], strict=True)]
+    columns = ranges([(1, points)])
+    sizes = [high - low + 1 for low, high in zip(columns["lows"], columns["highs"], strict=True)]
     assert len(sizes) <= LEVELS
     assert all(size <= LAST_DIGIT for size in sizes)
     assert len(list(buckets(1, points))) <= LEVELS

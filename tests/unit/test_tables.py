@@ -1,4 +1,4 @@
-"""What the tables promise as they are declared, and what is kept folded in them."""
+"""The indexes that the tables declare, the faults of their constraints, and folded texts."""
 
 from typing import Any
 
@@ -17,67 +17,73 @@ from storage.table import METADATA
 # indexes
 
 
-def _leading(table: sa.Table) -> list[list[str]]:
-    """The columns of each index and key of a table, in their order."""
-    unique = [each for each in table.constraints if isinstance(each, (sa.UniqueConstraint, sa.PrimaryKeyConstraint))]
-    whole = [index for index in table.indexes if index.dialect_options["postgresql"]["where"] is None]
-    return [[column.name for column in each.columns] for each in (*unique, *whole)]
+def _indexed_columns(table: sa.Table) -> list[list[str]]:
+    """The columns of each key and each index of a table, in their order. Partial indexes do not count."""
+    keys = [
+        constraint
+        for constraint in table.constraints
+        if isinstance(constraint, (sa.UniqueConstraint, sa.PrimaryKeyConstraint))
+    ]
+    indexes = [index for index in table.indexes if index.dialect_options["postgresql"]["where"] is None]
+    return [[column.name for column in item.columns] for item in (*keys, *indexes)]
 
 
-def _about_a_visitor(table: sa.Table) -> bool:
-    """Whether its rows go when a visitor is erased."""
+def _is_erased_with_a_visitor(table: sa.Table) -> bool:
     return "visitor_id" in table.c
 
 
-REFERENCES = [
+FOREIGN_KEYS = [
     pytest.param(table, key.column_keys, id=str(key.name))
     for table in METADATA.sorted_tables
     for key in sorted(table.foreign_key_constraints, key=lambda key: str(key.name))
-    if _about_a_visitor(key.referred_table)
+    if _is_erased_with_a_visitor(key.referred_table)
 ]
 
 
-@pytest.mark.parametrize(("table", "columns"), REFERENCES)
-def test_what_refers_to_rows_that_may_go_is_found_by_an_index(table: sa.Table, columns: list[str]) -> None:
-    """Or each row that goes would be looked for in the whole table."""
-    assert any(leading[: len(columns)] == columns for leading in _leading(table))
+@pytest.mark.parametrize(("table", "columns"), FOREIGN_KEYS)
+def test_foreign_keys_to_rows_that_are_erased_have_an_index(table: sa.Table, columns: list[str]) -> None:
+    """Without an index, PostgreSQL would scan the whole table for each deleted row."""
+    assert any(indexed[: len(columns)] == columns for indexed in _indexed_columns(table))
 
 
 # faults
 
 
-class _Broken(Exception):
-    def __init__(self, **parts: Any) -> None:
+class _PostgresError(Exception):
+    def __init__(self, **attributes: Any) -> None:
         super().__init__()
-        self.__dict__.update(parts)
+        self.__dict__.update(attributes)
 
 
-def _fault(*, in_path: tuple[str, ...] = (), **parts: Any) -> Fault | None:
-    """What PostgreSQL's error becomes."""
-    driver = Exception()
-    driver.__cause__ = _Broken(**parts)
-    return fault_of(DBAPIError("INSERT INTO visits", None, driver), in_path)
+def _fault(*, in_path: tuple[str, ...] = (), **attributes: Any) -> Fault | None:
+    """The fault for an error of PostgreSQL with these attributes."""
+    driver_error = Exception()
+    driver_error.__cause__ = _PostgresError(**attributes)
+    return fault_of(DBAPIError("INSERT INTO visits", None, driver_error), in_path)
 
 
-def test_a_missing_parent_is_404_where_the_path_names_it_and_400_where_the_body_does() -> None:
-    missing = _fault(constraint_name="checkins_service_id_fkey", in_path=("serviceId",))
-    assert isinstance(missing, NotFound)
+def test_a_missing_parent_is_404_if_the_path_names_it_and_400_if_the_body_does() -> None:
+    not_found = _fault(constraint_name="checkins_service_id_fkey", in_path=("serviceId",))
+    assert isinstance(not_found, NotFound)
     invalid = _fault(constraint_name="checkins_service_id_fkey", in_path=("visitorId",))
     assert isinstance(invalid, Invalid)
     assert [(entry.code, entry.field) for entry in invalid.entries] == [("service_not_found", "serviceId")]
 
 
 @pytest.mark.parametrize("table", ["visits", "checkins"])
-def test_a_visitor_that_was_erased_since_is_404_whatever_named_it(table: str) -> None:
-    missing = _fault(constraint_name=f"{table}_visitor_id_fkey")
-    assert isinstance(missing, NotFound)
-    assert (missing.code, missing.entries[0].field) == ("visitor_not_found", None)
+def test_a_visitor_that_was_erased_meanwhile_is_404(table: str) -> None:
+    not_found = _fault(constraint_name=f"{table}_visitor_id_fkey")
+    assert isinstance(not_found, NotFound)
+    assert (not_found.code, not_found.entries[0].field) == ("visitor_not_found", None)
 
 
-def test_what_an_index_cannot_hold_is_too_long_and_what_is_unknown_a_bug() -> None:
+def test_a_text_that_is_too_long_for_an_index_is_400() -> None:
     too_long = _fault(sqlstate="54000", constraint_name="visitors_first_name_idx")
     assert isinstance(too_long, Invalid)
     assert too_long.code == "too_long"
+
+
+def test_a_violation_of_an_unknown_constraint_is_a_bug() -> None:
     assert _fault(sqlstate="23514", constraint_name="some_check") is None
 
 
@@ -105,15 +111,15 @@ def test_what_an_index_cannot_hold_is_too_long_and_what_is_unknown_a_bug() -> No
         ("Zo\u00ad\u200b\u2060ra\ufeff Al\u200d\u200ci", "zora ali"),
     ],
 )
-def test_folded_texts_have_neither_case_nor_accents(text: str, folded: str) -> None:
+def test_a_folded_text_has_no_case_no_accents_and_plain_quotes_and_dashes(text: str, folded: str) -> None:
     assert fold(text) == folded
 
 
 @given(st.text())
-def test_what_is_folded_stays_as_it_is(text: str) -> None:
-    found = fold(text)
-    assert found is not None
-    assert fold(found) == found
+def test_folding_a_folded_text_changes_nothing(text: str) -> None:
+    folded = fold(text)
+    assert folded is not None
+    assert fold(folded) == folded
 
 
 @given(st.emails().filter(lambda email: "`" not in email and "xn--" not in email.lower()))
@@ -128,5 +134,5 @@ def test_an_email_without_accents_needs_no_folded_column(email: str) -> None:
         ("e@straße.de", "e@strasse.de"),
     ],
 )  # fmt: skip
-def test_an_email_with_accents_has_a_folded_one_beside(email: str, folded: str) -> None:
+def test_an_email_with_accents_has_a_folded_column(email: str, folded: str) -> None:
     assert fold_beyond_mailbox(email) == folded

@@ -1,4 +1,4 @@
-"""Headers, JSON and Avro as they travel."""
+"""Headers, JSON, Avro, and the configuration of topics."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -18,13 +18,13 @@ from topics.kafka import KafkaSettings, partition_of
 WIRE = Wire(CATALOGUE)
 
 
-def test_a_head_is_read_as_it_was_written() -> None:
-    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    head = RequestHeaders("id-1", "visits.create", "gateway/a", JSON, ReplyTo(3, "c-1"), trace)
-    assert read_headers(head.encode(), "t:0:1") == head
+def test_encoded_request_headers_are_read_back_unchanged() -> None:
+    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    headers = RequestHeaders("id-1", "visits.create", "gateway/a", JSON, ReplyTo(3, "c-1"), traceparent)
+    assert read_headers(headers.encode(), "t:0:1") == headers
 
 
-def test_a_request_without_an_id_is_known_by_its_position() -> None:
+def test_a_request_without_an_id_gets_its_position_as_its_id() -> None:
     assert read_headers([("ce_type", b"visitor.visits.create")], "t:0:1").request_id == "t:0:1"
 
 
@@ -41,7 +41,7 @@ def test_a_request_without_an_id_is_known_by_its_position() -> None:
         ([("ce_type", b"visitor.a"), ("reply-to", b"-1")], "wrong_reply_to"),
     ],
 )
-def test_unreadable_headers_say_why(headers: list[tuple[str, bytes]], code: str) -> None:
+def test_the_error_about_invalid_headers_has_a_code(headers: list[tuple[str, bytes]], code: str) -> None:
     with pytest.raises(InvalidMessage) as refused:
         read_headers(headers, "t:0:1")
     assert refused.value.code == code
@@ -51,15 +51,15 @@ def test_unreadable_headers_say_why(headers: list[tuple[str, bytes]], code: str)
     ("value", "code"),
     [(b"\xff{}", "not_utf8"), (b"{", "not_json"), (b"NaN", "not_json"), (b"[" * 100_000, "not_json"), (b"", "not_json")]
 )  # fmt: skip
-def test_unreadable_json_says_why(value: bytes, code: str) -> None:
+def test_the_error_about_invalid_json_has_a_code(value: bytes, code: str) -> None:
     with pytest.raises(InvalidMessage) as refused:
         json.read(value)
     assert refused.value.code == code
 
 
-def test_json_keeps_decimals_and_times() -> None:
-    moment = datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
-    assert json.write({"a": Decimal("1.10"), "t": moment}) == b'{"a":1.10,"t":"2024-01-02T03:04:05Z"}'
+def test_json_has_exact_decimals_and_times_in_utc() -> None:
+    time = datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert json.write({"a": Decimal("1.10"), "t": time}) == b'{"a":1.10,"t":"2024-01-02T03:04:05Z"}'
     assert json.read(b"1.10") == Decimal("1.10")
 
 
@@ -70,23 +70,23 @@ def _visit(**body: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("content_type", [JSON, AVRO])
 def test_a_request_means_the_same_in_json_and_in_avro(content_type: str) -> None:
     operation = CATALOGUE.by_name["visits.create"]
-    moment = datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
-    value = WIRE.write_request(operation, content_type, _visit(barcode="b", visitDate=moment))
+    visit_date = datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
+    value = WIRE.write_request(operation, content_type, _visit(barcode="b", visitDate=visit_date))
     request = operation.request.model_validate(WIRE.read_request(operation, content_type, value))
-    assert request.body.visit_date == moment
+    assert request.body.visit_date == visit_date
     assert request.body.model_fields_set == {"barcode", "pc_code", "visit_date"}
 
 
-def test_a_patch_in_avro_clears_what_it_names() -> None:
+def test_an_avro_patch_sets_the_fields_in_clear_to_null() -> None:
     operation = CATALOGUE.by_name["visitors.update"]
-    parts = {"path": {"visitorId": uuid4()}, "body": {"firstName": "A", "clear": ["phone"]}}
-    found = WIRE.read_request(operation, AVRO, WIRE.write_request(operation, AVRO, parts))
-    request = operation.request.model_validate(found)
+    written = {"path": {"visitorId": uuid4()}, "body": {"firstName": "A", "clear": ["phone"]}}
+    read = WIRE.read_request(operation, AVRO, WIRE.write_request(operation, AVRO, written))
+    request = operation.request.model_validate(read)
     assert request.body.sent_fields() == {"first_name": "A", "phone": None}
 
 
 @pytest.mark.parametrize(
-    ("change", "code"),
+    ("corrupt", "code"),
     [
         (lambda value: value[:-1], "broken_avro"),
         (lambda value: value + b"x", "broken_avro"),
@@ -95,35 +95,35 @@ def test_a_patch_in_avro_clears_what_it_names() -> None:
         (lambda value: value[:3], "not_avro"),
     ],
 )
-def test_unreadable_avro_says_why(change: Any, code: str) -> None:
+def test_the_error_about_invalid_avro_has_a_code(corrupt: Any, code: str) -> None:
     operation = CATALOGUE.by_name["visits.create"]
     value = WIRE.write_request(operation, AVRO, _visit(barcode="bbbbbbb"))
     with pytest.raises(InvalidMessage) as refused:
-        WIRE.read_request(operation, AVRO, change(value))
+        WIRE.read_request(operation, AVRO, corrupt(value))
     assert refused.value.code == code
 
 
-def test_a_result_with_errors_can_be_written_in_avro() -> None:
+def test_avro_can_encode_a_result_with_errors() -> None:
     operation = CATALOGUE.by_name["visits.create"]
     entry = {"code": "c", "type": "conflict", "field": None, "message": "m"}
     value = WIRE.write_result(operation, AVRO, Answer(409, {"errors": [entry]}))
     assert WIRE.read(AVRO, value) == {"status": 409, "body": {"errors": [entry]}}
 
 
-def test_every_schema_has_an_id_of_its_own() -> None:
+def test_different_schemas_have_different_ids() -> None:
     schemas = [*WIRE.requests.values(), *WIRE.results.values(), *WIRE.changes.values()]
     assert len({avro.schema_id(schema) for schema in schemas}) == len({str(schema) for schema in schemas})
 
 
 @pytest.mark.parametrize("key", [b"", b"a", b"visitor:e45934e1-5fd4-4651-b7bc-50c977a3b8c5"])
-def test_partitions_are_those_of_kafkas_default_partitioner(key: bytes) -> None:
+def test_a_key_has_the_partition_of_kafkas_default_partitioner(key: bytes) -> None:
     assert partition_of(key, 12) == DefaultPartitioner()(key, list(range(12)), [])
 
 
-def test_changes_of_entities_are_compacted_and_events_kept_by_time() -> None:
+def test_change_topics_are_compacted_except_those_of_events() -> None:
     specs = names.specs(["visits", "visitors"], KafkaSettings(partitions=3, replication=2))
-    found = {spec.name: spec for spec in specs}
-    assert found["visitor.visitors.changes"].config["cleanup.policy"] == "compact"
-    assert found["visitor.visits.changes"].config["cleanup.policy"] == "delete"
-    assert found["visitor.visits.requests"].config["message.timestamp.type"] == "LogAppendTime"
-    assert {spec.partitions for spec in found.values()} == {3}
+    specs_by_name = {spec.name: spec for spec in specs}
+    assert specs_by_name["visitor.visitors.changes"].config["cleanup.policy"] == "compact"
+    assert specs_by_name["visitor.visits.changes"].config["cleanup.policy"] == "delete"
+    assert specs_by_name["visitor.visits.requests"].config["message.timestamp.type"] == "LogAppendTime"
+    assert {spec.partitions for spec in specs} == {3}

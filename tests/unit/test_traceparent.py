@@ -1,4 +1,4 @@
-"""`traceparent` as W3C Trace Context has it; the cases are those of its own test suite."""
+"""The header `traceparent`. The cases are those of the test suite of W3C Trace Context."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def test_a_valid_traceparent_is_passed_on(value: str) -> None:
 
 
 @pytest.mark.parametrize("value", [f"cc-{TRACE}-{PARENT}-01", f"cc-{TRACE}-{PARENT}-01-what-the-future-will-be-like"])
-def test_a_later_version_is_passed_on_as_the_version_that_is_known(value: str) -> None:
+def test_a_later_version_is_passed_on_as_version_00(value: str) -> None:
     assert read_traceparent(value.encode()) == VALID
 
 
@@ -31,10 +31,10 @@ def test_a_later_version_is_passed_on_as_the_version_that_is_known(value: str) -
         f"00-{TRACE}-{PARENT}", f"00x{TRACE}-{PARENT}-01", "\N{ARABIC-INDIC DIGIT ONE}" * 55,
     ],
 )  # fmt: skip
-def test_an_invalid_traceparent_counts_as_absent(value: str) -> None:
+def test_an_invalid_traceparent_is_ignored(value: str) -> None:
     assert read_traceparent(value.encode()) is None
 
 
 @pytest.mark.parametrize("value", [b"\xff" * 55, b"\0" * 55])
-def test_bytes_that_are_no_text_count_as_absent(value: bytes) -> None:
+def test_a_traceparent_that_is_not_ascii_is_ignored(value: bytes) -> None:
     assert read_traceparent(value) is None

@@ -1,4 +1,5 @@
-"""What erasing a visitor needs: whose data an answer in the inbox holds, and whose change waits in the outbox."""
+"""Columns and indexes that erasing a visitor needs: the visitors of an answer in the inbox and of a change in the
+outbox."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Indexes for erasing visitors and listing winners, and which center a partner of a vehicle is meant for."""
+"""Indexes for erasing visitors and listing winners, and the center of a vehicle's partner."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -30,8 +30,8 @@ def upgrade() -> None:
 
 
 def _fill_center_key() -> None:
-    """Where two rows name one center already, one by its pcCode and one by a visitorCenter, both stay: the second keeps
-    the key that it had, none."""
+    """Fill center_key from pc_code, or from the visitorCenter. If two rows already name the same center, one by its
+    pcCode and one by a visitorCenter, both stay, and the second one keeps a center_key of null."""
     op.execute("update vehicle_partners set center_key = pc_code")
     op.execute(
         "update vehicle_partners as one set center_key = named.pc_code from visitor_centers as named"

@@ -1,5 +1,5 @@
-"""Letters that have no plain form of their own are folded too, emails with accents are searched for without them, and
-visitors and checkins are listed by their dates along indexes."""
+"""Fold letters that Unicode does not decompose, fold emails with accents, and add indexes for listing visitors and
+checkins by their dates."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,5 +1,5 @@
-"""One index of the outbox instead of three, since each change goes in and out of all of them. Erasing reads it whole:
-what waits there is little, or Kafka is away."""
+"""Replace the three indexes of the outbox by one, because each change is inserted into all of them and deleted again.
+Erasing a visitor scans the outbox, which has few rows unless Kafka is unavailable."""
 
 from alembic import op
 

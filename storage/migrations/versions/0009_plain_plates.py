@@ -1,4 +1,4 @@
-"""Licence plates with accents are searched for without them."""
+"""A column with the plates that have accents, without the accents, for searching."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,9 +1,9 @@
-"""A request is identified by topic, source and id; the inbox knew it by its id alone.
+"""Identify a request by topic, source and id. The inbox identified it by its id only.
 
-Entries that are there keep an empty topic and source (`storage.inbox.RequestKey.before_sources`), so that their
-requests are recognised when they are delivered again. The new columns have no default on purpose: a worker of release
-0.1.0 that still runs cannot write an entry without them. It rolls its batches back and retries them until a newer
-worker takes its partitions over, so nothing is applied by both.
+Existing entries get an empty topic and source (`storage.inbox.RequestKey.before_sources`), so that their requests are
+recognised when they are delivered again. The new columns intentionally have no default: a worker of release 0.1.0 that
+still runs cannot insert an entry without them. It rolls its batches back and retries them until a newer worker takes
+over its partitions. So no request is applied by both workers.
 """
 
 import sqlalchemy as sa
