@@ -20,7 +20,7 @@ check: $(VENV)/requirements-dev
 	$(BIN)/mypy
 
 compose-test: $(VENV)/requirements-dev ## docker-compose.yml with Docker: up, calls, what is killed comes back, down
-	$(BIN)/python -m pytest --capture=no tests/compose/lifecycle.py $(ARGS)
+	$(BIN)/python -m pytest --capture=no tests/compose/*.py $(ARGS)
 
 fuzz: $(VENV)/requirements-dev ## Half an hour of calls made up from the OpenAPI document
 	VISITOR_FUZZ_SECONDS=$${VISITOR_FUZZ_SECONDS:-1800} $(BIN)/python -m pytest tests/contract/test_fuzz.py $(ARGS)

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import secrets
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -55,6 +56,7 @@ def _pull(client: DockerClient, image: str) -> None:
         try:
             client.client.images.get(name)
         except ImageNotFound:
+            sys.stderr.write(f"Docker pulls {name}, which may take minutes, once.\n")
             client.client.images.pull(name)
     except (DockerException, RequestException) as error:
         reason = " ".join(str(getattr(error, "explanation", None) or error).split())[:200]

@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tools.install import uv_environment
 
@@ -70,6 +72,13 @@ def test_locked_requirements_have_hashes_and_name_no_index(name: str) -> None:
     assert "--index-url" not in text
     entries = text.replace("\\\n", "").splitlines()
     assert all("--hash=sha256:" in entry for entry in entries if "==" in entry)
+
+
+def test_the_locked_uv_may_build_this_project() -> None:
+    """So that no other builder is fetched."""
+    wanted = Requirement(tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"][0])
+    locked = (ROOT / "requirements-uv.txt").read_text().split()[0]
+    assert wanted.specifier.contains(locked.removeprefix("uv=="))
 
 
 def test_each_list_of_requirements_has_the_versions_of_the_one_before() -> None:
