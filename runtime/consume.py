@@ -9,7 +9,7 @@ from aiokafka.errors import KafkaError
 
 from agents.catalogue import CATALOGUE
 from agents.wire import Wire
-from topics import json
+from topics import json, patches
 from topics.envelope import AVRO, InvalidMessage
 from topics.kafka import KafkaSettings, close_consumer, ended_tasks
 from topics.supervision import run_together
@@ -19,6 +19,7 @@ CHECK_SECONDS = 5.0
 
 async def follow(kafka: KafkaSettings, topic: str, *, from_beginning: bool) -> None:
     """Prints until it is cancelled, also while the broker is away for some time. Raises KafkaError."""
+    patches.apply()
     wire = Wire(CATALOGUE)
     consumer = AIOKafkaConsumer(
         topic,

@@ -5,6 +5,7 @@ import uvicorn
 from agents.catalogue import Catalogue
 from edge.app import Edge
 from runtime.settings import Settings
+from topics import patches
 
 IDLE_SECONDS = 75
 """How long the edge keeps a connection that nobody uses. As nginx does, and longer than the 60 of most load balancers:
@@ -17,6 +18,7 @@ def run(found: Settings, catalogue: Catalogue) -> int:
     def stop() -> None:
         server.should_exit = True
 
+    patches.apply()
     edge = Edge(found.kafka, found.http, catalogue, ended=stop)
     config = uvicorn.Config(
         edge.asgi,

@@ -11,13 +11,25 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validat
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from agents.engine.settings import WorkerSettings
+from agents.engine.settings import EngineSettings
 from edge.settings import HttpSettings
 from storage.database import DatabaseSettings
 from topics import names
 from topics.kafka import KafkaSettings
 
 PREFIX = "VISITOR_"
+
+
+class WorkerSettings(EngineSettings):
+    health_port: int = Field(
+        8081, ge=0, le=65535, description="Loopback port for health and metrics; 0 switches it off."
+    )
+    event_token_secret: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="Key that signs event tokens, at least 32 characters; without it there are none.",
+    )
+    event_token_seconds: int = Field(3600, ge=1, description="Seconds that an event token is valid.")
 
 
 class DevSettings(BaseModel):

@@ -18,8 +18,11 @@ from starlette.routing import Route
 
 from agents.catalogue import Catalogue
 from agents.engine.engine import Engine
+from agents.families.visitors.event_token import TokenKey
 from runtime.health import LOOPBACK
-from runtime.settings import Settings
+from runtime.settings import Settings, WorkerSettings
+from storage.tx import Resources
+from topics import patches
 from topics.supervision import Supervisor
 
 log = structlog.get_logger(__name__)
@@ -31,10 +34,11 @@ END_SECONDS = 3.0
 
 async def run(found: Settings, catalogue: Catalogue) -> int:
     """A worker until SIGTERM or SIGINT; the exit status."""
+    patches.apply()
     # What is loaded by now stays; the collector need not look through it.
     gc.collect()
     gc.freeze()
-    engine = Engine(found.kafka, found.database, found.worker, catalogue)
+    engine = Engine(found.kafka, found.database, found.worker, catalogue, _resources(found.worker))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, engine.stop)
@@ -63,6 +67,14 @@ def _end_soon(status: int) -> None:
     end = threading.Timer(END_SECONDS, os._exit, (status,))
     end.daemon = True
     end.start()
+
+
+def _resources(settings: WorkerSettings) -> Resources:
+    """What the handlers of reads need beside the database."""
+    secret = settings.event_token_secret
+    if secret is None:
+        return {}
+    return {TokenKey: TokenKey(secret.get_secret_value(), settings.event_token_seconds)}
 
 
 async def _serve(server: uvicorn.Server) -> None:

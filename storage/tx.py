@@ -1,8 +1,9 @@
 """The transaction that a handler gets: a connection, the cause of the request, and the changes recorded so far."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -50,12 +51,11 @@ async def clock(conn: AsyncConnection) -> datetime:
     return cast(datetime, (await conn.execute(_CLOCK)).scalar_one()).astimezone(UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class Signing:
-    """The secret that signs event tokens, and the seconds for which a token is valid."""
+Resources = Mapping[type, Any]
+"""Objects that handlers need and the engine does not know, by their types; the process that starts the engine passes
+them."""
 
-    secret: str
-    seconds: int
+Resource = TypeVar("Resource")
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ class Tx:
 
     - `now` is the time at which the batch started.
     - `changes` are the changes that the request has recorded.
-    - `signing` is None if the worker has no secret for event tokens.
+    - `resources` holds what a handler needs beside the database; see `Resources`.
     - `erased` are the visitors that the request erased. The engine removes their data from inbox and outbox, including
       the data of earlier requests of the batch.
     """
@@ -74,8 +74,12 @@ class Tx:
     cause: Cause
     now: datetime
     changes: list[EntityChange] = field(default_factory=list)
-    signing: Signing | None = None
+    resources: Resources = field(default_factory=dict)
     erased: list[UUID] = field(default_factory=list)
+
+    def resource(self, kind: type[Resource]) -> Resource | None:
+        """The resource of this type; None if the process has none."""
+        return self.resources.get(kind)
 
     async def advisory_lock(self, name: str) -> None:
         """Take a transaction-scoped advisory lock on `name`. Waits while another transaction holds it."""

@@ -12,6 +12,9 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.servers import Choice, Servers, any_servers, choose
 from tests.support.stack import Stack, eventually, stack_on
+from topics import patches
+
+patches.apply()
 
 OWN_SERVERS = ("tests/chaos/", "tests/contract/test_fuzz.py")
 

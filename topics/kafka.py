@@ -15,11 +15,8 @@ from aiokafka.helpers import create_ssl_context
 from aiokafka.partitioner import murmur2
 from pydantic import BaseModel, Field, SecretStr
 
-from topics import lenient
 from topics.envelope import Headers
 from topics.supervision import Interrupted, interruptions_raised
-
-lenient.install()
 
 log = structlog.get_logger(__name__)
 

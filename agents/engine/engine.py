@@ -21,12 +21,13 @@ from agents.engine.processor import BatchProcessor, Results
 from agents.engine.progress import Progress
 from agents.engine.publisher import Publisher
 from agents.engine.retry import until_done
-from agents.engine.settings import WorkerSettings
+from agents.engine.settings import EngineSettings
 from agents.engine.telemetry import LAG, Readiness
 from agents.operation import Catalogue
 from agents.wire import Wire
 from storage import inbox, migrate
 from storage.database import DatabaseSettings, connect
+from storage.tx import Resources
 from topics import admin, names
 from topics.kafka import DeliveryError, FencedProducer, KafkaSettings, Producer, close_consumer
 from topics.supervision import Interrupted, Supervisor, TaskEnded, interruptions_raised
@@ -51,7 +52,12 @@ class Engine:
     once."""
 
     def __init__(
-        self, kafka: KafkaSettings, database: DatabaseSettings, settings: WorkerSettings, catalogue: Catalogue
+        self,
+        kafka: KafkaSettings,
+        database: DatabaseSettings,
+        settings: EngineSettings,
+        catalogue: Catalogue,
+        resources: Resources,
     ) -> None:
         self.readiness = Readiness()
         self.readiness.not_ready("start", "starting")
@@ -73,7 +79,7 @@ class Engine:
             reads=self._reads,
             readiness=self.readiness,
             breaker=Breaker(settings.failure_limit),
-            signing=settings.signing(),
+            resources=resources,
             changed=self._publisher.wake,
         )
         self.failure: BaseException | None = None

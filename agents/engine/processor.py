@@ -19,7 +19,7 @@ from agents.engine.telemetry import BATCH_SECONDS, BATCH_SIZE, DEAD_LETTERS, REQ
 from agents.wire import Wire
 from schemas.faults import BUG, Fault, Unavailable
 from storage.database import is_too_slow
-from storage.tx import Signing, Tx, clock
+from storage.tx import Resources, Tx, clock
 from topics import names
 from topics.kafka import Outgoing, Producer
 
@@ -131,7 +131,7 @@ class BatchProcessor:
         reads: AsyncEngine,
         readiness: Readiness,
         breaker: Breaker,
-        signing: Signing | None,
+        resources: Resources,
         changed: Callable[[set[str]], None],
     ) -> None:
         self._decoder = decoder
@@ -140,7 +140,7 @@ class BatchProcessor:
         self._writes = writes
         self._reads = reads
         self._readiness = readiness
-        self._signing = signing
+        self._resources = resources
         self._changed = changed
         self._breaker = breaker
 
@@ -236,7 +236,7 @@ class BatchProcessor:
         assert operation.handler is not None
         try:
             async with self._reads.connect() as conn, conn.begin():
-                tx = Tx(conn, incoming.cause(), await clock(conn), signing=self._signing)
+                tx = Tx(conn, incoming.cause(), await clock(conn), resources=self._resources)
                 value = await operation.handler(tx, request)
             answer = answers.of_value(operation, request, incoming.raw_query, value)
             incoming.result = self._wire.bounded_result(operation, incoming.headers.content_type, answer)

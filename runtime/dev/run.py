@@ -27,7 +27,7 @@ from runtime.dev.servers import Kafka, Postgres, Processes, ServerFailed, fetch_
 from runtime.health import LOOPBACK
 from runtime.settings import Settings, WrongSetting
 from storage import migrate
-from topics import admin, names
+from topics import admin, names, patches
 from topics.kafka import DeliveryError, KafkaSettings, Producer, close_consumer
 from topics.supervision import Interrupted, TaskEnded, interruptions_raised, run_together
 
@@ -47,6 +47,7 @@ def run(settings: Settings, *, reset: bool, simulation: bool) -> int:
         raise WrongSetting("VISITOR_HTTP_KEYS is not for `visitor dev`, which serves loopback only; unset it.")
     if settings.worker.health_port == 0:
         raise WrongSetting("VISITOR_WORKER_HEALTH_PORT is needed by `visitor dev`; choose a port.")
+    patches.apply()
     console = Console(stderr=False, highlight=False)
     logs.configure(settings.log.model_copy(update={"level": "warning"}))
     home = settings.home.resolve()

@@ -1,5 +1,6 @@
 """Signed tokens that let a visitor take part in an event of a company."""
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import jwt
@@ -12,6 +13,14 @@ from schemas.paths import VisitorPath
 from schemas.requests import Request
 from schemas.types import Instant, LongText, Text
 from storage.tx import Tx
+
+
+@dataclass(frozen=True)
+class TokenKey:
+    """The resource that signs event tokens, which are valid for `seconds`."""
+
+    secret: str
+    seconds: int
 
 
 class TokenQuery(Model):
@@ -32,12 +41,13 @@ async def event_token(tx: Tx, request: Request[VisitorPath, TokenQuery, NoFields
     if no secret is configured."""
     visitor_id = request.path.visitor_id
     await VISITORS.require(tx, visitor_id)
-    if tx.signing is None:
+    key = tx.resource(TokenKey)
+    if key is None:
         raise Unavailable("not_configured", "Set VISITOR_WORKER_EVENT_TOKEN_SECRET to issue event tokens.")
     issued_at = tx.now.replace(microsecond=0)
-    expires_at: datetime = issued_at + timedelta(seconds=tx.signing.seconds)
+    expires_at: datetime = issued_at + timedelta(seconds=key.seconds)
     claims = {"visitorId": str(visitor_id), "companyId": request.query.company_id, "iat": issued_at, "exp": expires_at}
-    token = jwt.encode(claims, tx.signing.secret, algorithm="HS256")
+    token = jwt.encode(claims, key.secret, algorithm="HS256")
     return EventToken.model_construct(token=token, expires_at=expires_at)
 
 

@@ -1,26 +1,47 @@
-"""Reading on where a header's name is not UTF-8.
+"""Patches of aiokafka. A process applies them once, before it creates a client.
 
-aiokafka 0.14.0 raises there, again each time the records are fetched: one such record would keep every consumer from
-the rest of its partition for good. Here such a name is read with U+FFFD for what is wrong in it, and its record like
-any other.
+- **Header names that are not UTF-8.** aiokafka 0.14.0 raises on such a record each time the records are fetched, so one
+  record would keep every consumer from the rest of its partition for good. With the patch, invalid bytes in a header
+  name are read as U+FFFD, and the record is delivered like any other.
+
+`tests/unit/test_patches.py` fails once aiokafka no longer needs them.
 """
 
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
 
+PATCHED = {"aiokafka": "0.14.0"}
+"""The version of each library that the patches were written for."""
 
-def install() -> None:
-    """For all consumers of this process."""
+
+class WrongVersion(Exception):
+    """A patched library has another version than the one that the patches were written for."""
+
+
+def require_versions(versions: dict[str, str]) -> None:
+    """Raises WrongVersion unless these libraries have exactly these versions."""
+    for library, patched in versions.items():
+        if (installed := version(library)) != patched:
+            raise WrongVersion(
+                f"{library} {installed} is installed, but the patches of it are for {patched}. Install the locked"
+                " requirements, or review the patches and their tests for the new version."
+            )
+
+
+def apply() -> None:
+    """For all consumers of this process. Safe to call again. Raises WrongVersion."""
+    require_versions(PATCHED)
     fetcher.MemoryRecords = _Records
     fetcher.PartitionRecords = _PartitionRecords
 
 
 class _Records:
-    """What was fetched of a partition, which can be read once more by `again`."""
+    """The fetched batches of a partition; `again` reads them a second time."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -28,7 +49,7 @@ class _Records:
         self.size_in_bytes, self.has_next, self.next_batch = batches.size_in_bytes, batches.has_next, batches.next_batch
 
     def again(self, offset: int) -> "_LenientRecords":
-        """Leniently, from the batch with this offset on."""
+        """The batches from the one with this offset on, read leniently."""
         return _LenientRecords(self._data, offset)
 
 
@@ -52,11 +73,11 @@ class _LenientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]
 
 
 class _LenientBytes(bytearray):
-    """Bytes whose parts decode whatever they hold; the batch decodes nothing but the names of headers."""
+    """Bytes whose slices decode without errors. A batch decodes nothing but the names of headers."""
 
-    def __getitem__(self, place: Any) -> Any:
-        found = super().__getitem__(place)
-        return _LenientBytes(found) if isinstance(place, slice) else found
+    def __getitem__(self, index: Any) -> Any:
+        item = super().__getitem__(index)
+        return _LenientBytes(item) if isinstance(index, slice) else item
 
     def decode(self, encoding: str = "utf-8", errors: str = "replace") -> str:
         return super().decode(encoding, errors)

@@ -1,0 +1,122 @@
+"""Patches of libraries: what they change, and that the libraries still need them.
+
+A test of the second kind fails after an upgrade that makes its patch superfluous. Delete the patch then."""
+
+import asyncio
+import inspect
+import struct
+from typing import Any
+from unittest.mock import Mock
+
+import faust
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.codec import gzip_encode
+from aiokafka.consumer import fetcher
+from aiokafka.consumer.subscription_state import TopicPartitionState
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
+from faust.transport.consumer import Fetcher
+from faust.transport.drivers import aiokafka
+from faust.types import TP
+from mode import Service
+
+from agents.engine import faust_patches
+from tests.support.misnamed import ATTRIBUTES, HEADER_BYTES, LENGTH, NAME, misname, with_checksum
+from topics import patches
+from topics.supervision import TaskEnded
+
+
+def _batch(base_offset: int, *, compressed: bool, misnamed: tuple[int, ...]) -> bytes:
+    """A batch of four records. The records with the indexes in `misnamed` have a header name that is not UTF-8."""
+    builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, 0, 2**16)
+    for index in range(4):
+        name = NAME if index in misnamed else "right-name"
+        builder.append(
+            index, 1, b"key", f"not {name}".encode(), [(name, b"x"), ("ce_id", b"%d" % (base_offset + index))]
+        )  # fmt: skip
+    batch = bytearray(misname(bytes(builder.build())))
+    if compressed:
+        batch[HEADER_BYTES:] = gzip_encode(bytes(batch[HEADER_BYTES:]))
+        batch[ATTRIBUTES + 1] |= 1
+    struct.pack_into(">q", batch, 0, base_offset)
+    struct.pack_into(">i", batch, LENGTH, len(batch) - LENGTH - 4)
+    return with_checksum(batch)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_records_with_a_header_name_that_is_not_utf8_are_delivered(compressed: bool) -> None:
+    patches.apply()
+    batches = ((10, ()), (14, (1, 3)), (18, ()))
+    data = b"".join(_batch(offset, compressed=compressed, misnamed=misnamed) for offset, misnamed in batches)
+    fetched = fetcher.PartitionRecords(TopicPartition("t", 0), fetcher.MemoryRecords(data), [], 10, None, None, True, 0)
+    records = list(fetched)
+    misnamed_records = [record for record in records if record.offset in (15, 17)]
+    assert [record.offset for record in records] == list(range(10, 22))
+    assert [dict(record.headers)["ce_id"] for record in records] == [b"%d" % offset for offset in range(10, 22)]
+    assert [record.value for record in misnamed_records] == [f"not {NAME}".encode()] * 2
+    assert {record.headers[0][0] for record in misnamed_records} == {"wrong-��!!"}
+    assert fetched.next_fetch_offset == 22
+
+
+def test_aiokafka_still_fails_on_a_header_name_that_is_not_utf8() -> None:
+    batches = MemoryRecords(_batch(10, compressed=False, misnamed=(1,)))
+    with pytest.raises(UnicodeDecodeError):
+        list(batches.next_batch())
+
+
+def test_another_version_of_a_patched_library_is_refused() -> None:
+    with pytest.raises(patches.WrongVersion, match="aiokafka"):
+        patches.require_versions({"aiokafka": "0.13.0"})
+
+
+async def test_mode_still_misses_the_end_of_a_task_that_was_cancelled_by_mistake() -> None:
+    async def cancelled_by_mistake() -> None:
+        raise asyncio.CancelledError
+
+    service = Service()
+    await faust_patches._execute_task(service, cancelled_by_mistake())
+    assert not service.crashed
+    await faust_patches._execute_noticed(service, cancelled_by_mistake())
+    assert isinstance(service.crash_reason, TaskEnded)
+
+
+def test_faust_still_suppresses_the_cancellation_of_its_fetcher() -> None:
+    assert "except asyncio.CancelledError" in inspect.getsource(Fetcher._fetcher.fun)
+
+
+def test_faust_still_has_no_setting_for_the_isolation_level_and_the_longest_wait_of_a_fetch() -> None:
+    settings = {name for name in vars(faust.Settings) if "isolation" in name or "fetch_max_wait" in name}
+    assert settings == set()
+
+
+async def test_faust_still_makes_four_tasks_to_hand_a_message_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def counted(awaitable: Any, *, loop: Any = None) -> Any:
+        made.append(awaitable)
+        return ensure_future(awaitable, loop=loop)
+
+    ensure_future = asyncio.ensure_future
+    monkeypatch.setattr(asyncio, "ensure_future", counted)
+    await Service().wait_first(asyncio.sleep(0), asyncio.Event().wait())
+    assert len(made) == 4
+
+
+async def test_faust_still_reads_a_position_that_aiokafka_may_not_have() -> None:
+    with pytest.raises(AssertionError):
+        _ = TopicPartitionState(Mock()).position
+    assert "tp_state.position" in inspect.getsource(aiokafka.AIOKafkaConsumerThread.verify_event_path)
+
+
+def test_faust_still_drops_messages_whose_offsets_begin_again() -> None:
+    assert "offset >= r_offset" in inspect.getsource(aiokafka.Consumer._drain_messages)
+
+
+def test_faust_still_commits_nothing_where_the_first_offsets_have_no_message() -> None:
+    partition = TP("t", 0)
+    consumer = Mock(
+        _acked={partition: [5]}, _gap={partition: None}, _committed_offset={partition: 1}, _acked_index={partition: {5}}
+    )
+    assert aiokafka.Consumer._new_offset(consumer, partition) is None
+    assert faust_patches._Consumer._new_offset(consumer, partition) == 6
