@@ -1,6 +1,6 @@
-"""The outbox: changes that were committed and are still to be published, and whose turn it is to publish them.
+"""The outbox: changes that are committed and not published yet, and the publishers that may publish them.
 
-A row is inserted after its entity's row was locked, so the ids of one entity's changes have the order of their
+A row is inserted after the row of its entity was locked, so the ids of one entity's changes have the order of their
 commits.
 """
 
@@ -39,25 +39,25 @@ PUBLISHERS = sa.Table(
     sa.Column("renewed_at", sa.TIMESTAMP(timezone=True), nullable=False),
 )
 CLAIM_LIMIT, CLAIM_BYTES = 500, 8 * 2**20
-"""How many changes, and how much of them, are published at once; one at least, whatever its size."""
-LEASE = 0.3
-"""Seconds for which a topic stays with the publisher that took changes of it last, since a change of publishers costs
-ten times what a lone change does. No publisher waits longer for one that is idle or dead."""
-KEPT = timedelta(days=1)
-"""After so long without changes a publisher takes over from itself: Kafka forgets a transactional id in seven days."""
+"""Changes, and their bytes, that are published at once. At least one change, whatever its size."""
+LEASE_SECONDS = 0.3
+"""How long a topic stays with the publisher that claimed changes last. A new publisher for each change would cost ten
+times as much as the change. Nobody waits longer than this for an idle or dead publisher."""
+FENCED_FOR = timedelta(days=1)
+"""How long a publisher may be idle before it fences the others again. Kafka forgets a transactional id after 7 days."""
 
 
-class Turn(StrEnum):
-    """Whether a publisher may take a topic's changes."""
+class Lease(StrEnum):
+    """The outcome of `acquire`."""
 
-    NOTHING = "no changes wait"
-    OTHERS = "another publisher has the turn"
-    KEPT = "the publisher has it, and had it before"
-    NEW = "the publisher has it, and another may have had it before"
+    EMPTY = "no changes wait"
+    HELD_BY_OTHER = "another publisher holds the lease"
+    RENEWED = "the publisher holds the lease, and held it before"
+    ACQUIRED = "the publisher holds the lease, and another one may have held it before"
 
 
 class Entry(NamedTuple):
-    """One message of a change topic, ready to send; a value of None is a tombstone."""
+    """A message of a change topic, ready to send. If `value` is None, it is a tombstone."""
 
     topic: str
     key: str
@@ -74,63 +74,65 @@ def _arrays() -> list[sa.ColumnElement[object]]:
     return [sa.bindparam(name, type_=ARRAY(OUTBOX.c[name].type)) for name in _COLUMNS]
 
 
-_ROWS = sa.func.unnest(*_arrays()).table_valued(*_COLUMNS, with_ordinality="place").render_derived()
+_ROWS = sa.func.unnest(*_arrays()).table_valued(*_COLUMNS, with_ordinality="position").render_derived()
 _INSERT = sa.insert(OUTBOX).from_select(
     (*_COLUMNS, "created_at"),
     sa.select(
         *(_ROWS.c[name] for name in _COLUMNS), sa.bindparam("created_at", type_=sa.TIMESTAMP(timezone=True))
-    ).order_by(_ROWS.c.place),
+    ).order_by(_ROWS.c.position),
 )
 
 
 def _claim() -> Any:
-    """The oldest of a topic, as many as go out at once. Both the limit and the array keep PostgreSQL to the index: its
-    statistics are of hardly any rows, and by them it would compare each of a backlog with each that goes out."""
+    """Delete and return the oldest changes of a topic, up to CLAIM_LIMIT and CLAIM_BYTES, and renew the lease.
+
+    The limit and the array make PostgreSQL use the primary key. Its statistics often date from an almost empty table;
+    with a join it would compare each row of a backlog with each claimed row."""
     of_topic = OUTBOX.c.topic == sa.bindparam("of_topic")
     size = sa.func.coalesce(sa.func.octet_length(OUTBOX.c.value), 0).label("size")
     oldest = sa.select(OUTBOX.c.id, size).where(of_topic).order_by(OUTBOX.c.id).limit(CLAIM_LIMIT).subquery("oldest")
     before = (sa.func.sum(oldest.c.size).over(order_by=oldest.c.id) - oldest.c.size).label("before")
     summed = sa.select(oldest.c.id, before).subquery("summed")
-    some = sa.func.array(sa.select(summed.c.id).where(summed.c.before < CLAIM_BYTES).scalar_subquery())
-    taken = sa.delete(OUTBOX).where(of_topic, OUTBOX.c.id == sa.any_(some))
-    owned = postgresql.insert(PUBLISHERS).values(
+    claimed_ids = sa.func.array(sa.select(summed.c.id).where(summed.c.before < CLAIM_BYTES).scalar_subquery())
+    claimed = sa.delete(OUTBOX).where(of_topic, OUTBOX.c.id == sa.any_(claimed_ids))
+    lease = postgresql.insert(PUBLISHERS).values(
         topic=sa.bindparam("of_topic"), owner=sa.bindparam("owner"), renewed_at=sa.func.clock_timestamp()
     )
-    renewed = owned.on_conflict_do_update(
+    renewed = lease.on_conflict_do_update(
         index_elements=[PUBLISHERS.c.topic],
-        set_={"owner": owned.excluded.owner, "renewed_at": owned.excluded.renewed_at},
+        set_={"owner": lease.excluded.owner, "renewed_at": lease.excluded.renewed_at},
     )
-    return taken.returning(OUTBOX.c.id, *(OUTBOX.c[name] for name in _COLUMNS)).add_cte(renewed.cte("renewed"))
+    return claimed.returning(OUTBOX.c.id, *(OUTBOX.c[name] for name in _COLUMNS)).add_cte(renewed.cte("renewed"))
 
 
-def _turn() -> Any:
-    """No row where nothing waits. The lock is tried only where another publisher's lease is over."""
+def _acquire() -> Any:
+    """One row with a `Lease`; no row if no changes wait. The lock is tried only if no other publisher has a lease."""
     of_topic = PUBLISHERS.c.topic == sa.bindparam("of_topic")
     is_owner = PUBLISHERS.c.owner == sa.bindparam("owner")
     idle = sa.func.clock_timestamp() - PUBLISHERS.c.renewed_at
     lock = sa.func.pg_try_advisory_xact_lock(sa.func.hashtextextended(sa.bindparam("of_topic"), 0))
-    turn = sa.case(
-        (sa.exists().where(of_topic, ~is_owner, idle < timedelta(seconds=LEASE)), Turn.OTHERS),
-        (~lock, Turn.OTHERS),
-        (sa.exists().where(of_topic, is_owner, idle < KEPT), Turn.KEPT),
-        else_=Turn.NEW,
+    lease = sa.case(
+        (sa.exists().where(of_topic, ~is_owner, idle < timedelta(seconds=LEASE_SECONDS)), Lease.HELD_BY_OTHER),
+        (~lock, Lease.HELD_BY_OTHER),
+        (sa.exists().where(of_topic, is_owner, idle < FENCED_FOR), Lease.RENEWED),
+        else_=Lease.ACQUIRED,
     )
-    return sa.select(turn).where(_has_changes(sa.bindparam("of_topic")))
+    return sa.select(lease).where(_has_changes(sa.bindparam("of_topic")))
 
 
 def _waiting() -> Any:
-    wanted = sa.func.unnest(sa.bindparam("topics", type_=ARRAY(sa.Text))).column_valued("wanted")
-    return sa.select(wanted).where(_has_changes(wanted))
+    topic = sa.func.unnest(sa.bindparam("topics", type_=ARRAY(sa.Text))).column_valued("topic")
+    return sa.select(topic).where(_has_changes(topic))
 
 
 def _has_changes(topic: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
-    """One look into the index, however many changes wait; for EXISTS PostgreSQL may read through those of others."""
+    """Reads one index entry, however many changes wait. For EXISTS, PostgreSQL may read all changes of other topics."""
     oldest = sa.select(OUTBOX.c.id).where(OUTBOX.c.topic == topic).order_by(OUTBOX.c.id).limit(1)
     return oldest.scalar_subquery().is_not(None)
 
 
 _CLAIM = _claim()
-_TURN = _turn()
+_ACQUIRE = _acquire()
 _WAITING = _waiting()
 _DELETE_UNPUBLISHED = sa.delete(OUTBOX).where(
     any_of(OUTBOX.c.partition_key, "keys"), OUTBOX.c.value.is_not(None), OUTBOX.c.change_type.not_like("%.deleted")
@@ -143,26 +145,26 @@ async def insert(conn: AsyncConnection, entries: Sequence[Entry], now: datetime)
 
 
 async def delete_unpublished(conn: AsyncConnection, visitors: Sequence[UUID]) -> None:
-    """Delete what was not published yet about these visitors, but for deletions and tombstones, which hold nothing of
-    them: a consumer may know the entity already."""
+    """Delete the unpublished changes of these visitors, except deletions and tombstones: those contain no data of a
+    visitor, and a consumer may have the entity already."""
     await conn.execute(_DELETE_UNPUBLISHED, {"keys": [str(visitor) for visitor in visitors]})
 
 
 async def waiting(conn: AsyncConnection, topics: Sequence[str]) -> Sequence[str]:
-    """Those of the topics whose changes wait."""
+    """The topics, of these, that have changes to publish."""
     return (await conn.scalars(_WAITING, {"topics": list(topics)})).all()
 
 
-async def turn(conn: AsyncConnection, topic: str, owner: UUID) -> Turn:
-    """Whether the publisher `owner` may take a topic's changes. KEPT and NEW lock the topic until the transaction ends.
+async def acquire(conn: AsyncConnection, topic: str, owner: UUID) -> Lease:
+    """Try to become the publisher of a topic. RENEWED and ACQUIRED lock the topic until the transaction ends.
 
-    KEPT may be wrong where another publisher had its turn at this very moment; Kafka's fencing shows it."""
-    found = await conn.scalar(_TURN, {"of_topic": topic, "owner": owner})
-    return Turn.NOTHING if found is None else Turn(found)
+    RENEWED may be wrong if another publisher held the lease at this very moment; Kafka's fencing shows it."""
+    lease = await conn.scalar(_ACQUIRE, {"of_topic": topic, "owner": owner})
+    return Lease.EMPTY if lease is None else Lease(lease)
 
 
 async def claim(conn: AsyncConnection, topic: str, owner: UUID) -> list[Entry]:
-    """The oldest changes of a topic, deleted once the transaction commits; the turn stays with `owner` for `LEASE`.
-    Only in the transaction in which it is its turn."""
-    found = sorted(await conn.execute(_CLAIM, {"of_topic": topic, "owner": owner}), key=itemgetter(0))
-    return [Entry(*row[1:]) for row in found]
+    """The oldest changes of a topic. They are deleted when the transaction commits, and the lease is renewed. Only in
+    the transaction that has acquired the lease."""
+    rows = sorted(await conn.execute(_CLAIM, {"of_topic": topic, "owner": owner}), key=itemgetter(0))
+    return [Entry(*row[1:]) for row in rows]

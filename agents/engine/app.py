@@ -1,11 +1,12 @@
-"""The Faust app: one agent a topic, which hands events to lanes and does nothing else.
+"""The Faust app: one agent per topic, which puts events into lanes and does nothing else.
 
-What Faust 0.15.3 does that shapes this (read in its source):
-- `take()` loses events when anything raises, and `events()` without `noack()` acknowledges what raised: hence lanes.
-- Acknowledging a later message commits over earlier ones: hence strictly in order for each partition, and only for
-  messages of the present assignment, since after a rebalance the partition is read again from its committed offset.
-- What is not acknowledged is not delivered again until the process restarts: hence retries in place.
-- A worker without partitions leaves the group after `broker_max_poll_interval` for good: hence days.
+The behaviour of Faust 0.15.3 that shapes this module, from its source:
+- `take()` loses events when anything raises, and `events()` without `noack()` acknowledges an event whose processing
+  raised. Therefore lanes.
+- Acknowledging a message commits over earlier ones that are not acknowledged. Therefore lanes acknowledge in order, and
+  only messages of the current assignment: after a rebalance the partition is read from its committed offset.
+- A message that is not acknowledged is not delivered again until the process restarts. Therefore retries in place.
+- A worker without partitions leaves the group after `broker_max_poll_interval` for ever. Therefore days.
 """
 
 import ssl
@@ -25,7 +26,7 @@ from topics.kafka import KafkaSettings, ended_tasks
 log = structlog.get_logger(__name__)
 
 REBALANCE_TIMEOUT = 60.0
-"""Seconds in which all workers give up their partitions; a begun batch ends well within (see storage.database)."""
+"""Seconds in which all workers give up their partitions. A batch ends well within them, see storage.database."""
 
 _DAYS = 30 * 24 * 3600.0
 
@@ -37,8 +38,8 @@ def create(
     topics: Sequence[str],
     receive: Callable[[Event], None],
 ) -> Any:
-    """An app that is not started. A worker that is silent for `session` seconds loses its partitions. `receive` must
-    neither raise nor take long."""
+    """Make an app without starting it. A worker that is silent for `session` seconds loses its partitions. `receive`
+    must neither raise nor take long."""
     faust_patches.apply()
     app = faust.App(
         quote(group, safe=""),
@@ -51,8 +52,8 @@ def create(
         broker_rebalance_timeout=REBALANCE_TIMEOUT,
         broker_commit_interval=1.0,
         consumer_auto_offset_reset="earliest",
-        # Bytes fetched of a partition at once. All that was fetched is handed over before anything newer, of whatever
-        # topic: with more of it, reads and small topics would wait behind a gateway's backlog.
+        # Bytes per partition and fetch. Everything that was fetched is delivered before anything newer of any topic, so
+        # with larger fetches small topics would wait behind a gateway's backlog.
         consumer_max_fetch_size=256 * 1024,
         stream_buffer_maxsize=1_000,
         stream_wait_empty=False,
@@ -66,7 +67,7 @@ def create(
         Monitor=faust_patches.NoMonitor,
     )
     app.transport = faust_patches.Transport(app.conf.broker_consumer, app)
-    # There are no tables, and the working directory need not be ours to write to.
+    # There are no tables, and the working directory may be read-only.
     app._create_directories = lambda: None  # type: ignore[method-assign]
     for topic in topics:
         _agent(app, topic, receive)
@@ -84,35 +85,35 @@ def _agent(app: Any, topic: str, receive: Callable[[Event], None]) -> None:
 
 
 class FaustSource:
-    """The lanes' view of an app."""
+    """An app as the source of lanes."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
 
     def acknowledge(self, event: Event) -> None:
-        """Unless its partition was given up since."""
+        """Acknowledge an event, unless its partition was revoked since it arrived."""
         if event.message.generation_id == self._app.consumer_generation_id:
             event.ack()
 
-    def pause(self, place: TopicPartition) -> None:
-        # Not pause_partitions: that drops what was fetched and is not handed over yet.
-        self._app.consumer.on_buffer_full(TP(*place))
+    def pause(self, topic_partition: TopicPartition) -> None:
+        # Not pause_partitions: that drops the events that were fetched and not delivered yet.
+        self._app.consumer.on_buffer_full(TP(*topic_partition))
 
-    def resume(self, place: TopicPartition) -> None:
-        self._app.consumer.on_buffer_drop(TP(*place))
+    def resume(self, topic_partition: TopicPartition) -> None:
+        self._app.consumer.on_buffer_drop(TP(*topic_partition))
 
 
-def fetched(app: Any, place: TopicPartition) -> int | None:
-    """The next offset that aiokafka fetches of a partition; None while it has none. (Its `position` waits until it has
-    one, and with two of those waiting, Faust's consumer thread would do nothing else.)"""
+def fetched(app: Any, topic_partition: TopicPartition) -> int | None:
+    """The next offset that aiokafka fetches of a partition; None if it has none. Not by its `position`, which waits for
+    an offset: two such calls would block Faust's consumer thread."""
     client = app.consumer._thread._consumer
     subscription = client and client._subscription.subscription
-    state = subscription and subscription.assignment and subscription.assignment.state_value(TP(*place))
+    state = subscription and subscription.assignment and subscription.assignment.state_value(TP(*topic_partition))
     return state._position if state else None
 
 
 def ended_parts(app: Any) -> list[str]:
-    """What works in the background of a running app's consumer and has ended; neither Faust nor aiokafka tells."""
+    """The background parts of a running app's consumer that have ended. Neither Faust nor aiokafka reports them."""
     thread = app.consumer._thread
     client = thread._consumer
     if client is None or client._coordinator is None:
@@ -124,7 +125,7 @@ def ended_parts(app: Any) -> list[str]:
     heartbeat = coordinator._heartbeat_task
     if heartbeat is not None and heartbeat.done() and not coordinator._rejoin_needed_fut.done():
         ended.append("aiokafka's heartbeat")
-    # The coordinator waits until somebody takes the error; Faust does not.
+    # The coordinator keeps its error until somebody asks for it; Faust never does.
     if coordinator._pending_exception is not None:
         ended.append(f"aiokafka's group membership ({coordinator._pending_exception!r})")
     return ended

@@ -1,20 +1,20 @@
-"""The limit that stops a worker when nearly everything fails: a bad deploy must not dead-letter the whole stream."""
+"""Stops a worker in which nearly everything fails, so that a bad deployment does not dead-letter the whole stream."""
 
 from collections import deque
 from collections.abc import Iterable
 
 WINDOW = 1_000
-"""Requests looked back on."""
+"""Messages that are looked back on."""
 LEAST = 500
-"""Requests before the limit means anything."""
+"""Messages before the limit applies."""
 
 
 class NearlyEverythingFails(Exception):
-    """The worker stops, with nothing acknowledged of what it last read."""
+    """The worker stops and acknowledges nothing of its last batch."""
 
 
 class Breaker:
-    """`limit` is the share of requests that may fail by a bug or be invalid_message; 1 lets everything pass."""
+    """`limit` is the share of messages that may be unreadable or meet a bug; with 1 there is no limit."""
 
     def __init__(self, limit: float) -> None:
         self._limit = limit

@@ -1,4 +1,4 @@
-"""A whole worker: waits for what it needs, runs lanes and publisher, watches its own progress, stops in order."""
+"""The engine of a worker: waits for servers, consumes, publishes, watches its progress, and stops in order."""
 
 import asyncio
 import faulthandler
@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from agents.engine.breaker import Breaker, NearlyEverythingFails
 from agents.engine.decode import Decoder
-from agents.engine.group_consumer import GroupConsumer, IntakeBroken
+from agents.engine.group_consumer import ConsumerFailed, GroupConsumer
 from agents.engine.lanes import Work
 from agents.engine.processor import BatchProcessor, Results
 from agents.engine.progress import Progress
@@ -35,21 +35,22 @@ from topics.supervision import Interrupted, Supervisor, TaskEnded, interruptions
 log = structlog.get_logger(__name__)
 
 SHUTDOWN_LIMIT = 20.0
-"""Seconds after which a stopping worker ends, whatever it waits for."""
+"""Seconds after which a stopping worker ends in any case."""
 WATCH_SECONDS = 5.0
+"""Seconds between two looks at the progress."""
 
 
 class Stalled(Exception):
-    """Messages wait, nothing was in the way, and nothing moved."""
+    """Messages wait, no fault is known, and no partition has moved."""
 
 
-_EXPLAINED = (NearlyEverythingFails, Stalled, TaskEnded, IntakeBroken)
-"""Failures whose message says what happened, and holds nothing of any visitor."""
+_EXPLAINED = (NearlyEverythingFails, Stalled, TaskEnded, ConsumerFailed)
+"""Failures whose message says what happened and contains no personal data."""
 
 
 class Engine:
-    """One worker process's engine. `run` ends when `stop` is called, or raises what ended it; `failure` has it at
-    once."""
+    """The engine of a worker process. `run` returns after `stop` was called, or raises the failure that ended the
+    engine. `failure` has that failure as soon as it is known."""
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class Engine:
         self._observing: AIOKafkaConsumer | None = None
 
     def _change_producers(self) -> dict[str, FencedProducer]:
-        """Not connected yet, one for each change topic."""
+        """One producer per change topic, not connected yet."""
         change_topics = [names.changes(family) for family in self._families]
         return {
             topic: FencedProducer(self._kafka, names.transactional_id(self._settings.group, topic))
@@ -100,14 +101,14 @@ class Engine:
         self._stopping.set()
 
     def fail(self, task: str, error: BaseException) -> None:
-        """End the worker, because of a task that has ended."""
+        """Stop the engine because a task has ended."""
         reason = str(error) if isinstance(error, _EXPLAINED) else "a bug of the engine"
         log.critical("worker_failed", task=task, error=type(error).__name__, reason=reason, exc_info=error)
         self.failure = self.failure or error
         self._stopping.set()
 
     async def run(self) -> None:
-        """Raises what ended the worker: NearlyEverythingFails, Stalled, TaskEnded, IntakeBroken, or a bug."""
+        """Raises NearlyEverythingFails, Stalled, TaskEnded, ConsumerFailed, or any other exception for a bug."""
         heart = Supervisor(self.fail)
         heart.start("heartbeat", self._heartbeat())
         try:
@@ -122,6 +123,7 @@ class Engine:
             raise self.failure
 
     async def _unless_stopped(self, work: Awaitable[None]) -> bool:
+        """True if the work has ended; False if the engine was stopped before, which cancels the work."""
         task, stopping = asyncio.ensure_future(work), asyncio.ensure_future(self._stopping.wait())
         await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -135,30 +137,31 @@ class Engine:
         return False
 
     async def _wait_for_needs(self) -> None:
-        """The migrations and the topics, which other commands make."""
+        """Wait for migrations and topics, which other commands create."""
         await self._until("migrations", self._migrated)
         await self._until("topics", self._topics_exist)
         await self._until("retention", self._inbox_outlives_requests)
         await until_done("producer", self.readiness, self._producer.start)
 
-    async def _until(self, what: str, holds: Callable[[], Awaitable[str | None]]) -> None:
+    async def _until(self, need: str, check: Callable[[], Awaitable[str | None]]) -> None:
+        """Wait until `check` finds nothing missing."""
         while True:
-            missing = await until_done(what, self.readiness, holds)
+            missing = await until_done(need, self.readiness, check)
             if missing is None:
-                self.readiness.ready(what)
+                self.readiness.ready(need)
                 return
-            self.readiness.not_ready(what, missing)
-            log.info("waiting", needs=what, missing=missing)
+            self.readiness.not_ready(need, missing)
+            log.info("waiting", needs=need, missing=missing)
             await asyncio.sleep(1)
 
     async def _migrated(self) -> str | None:
-        found = await migrate.current(self._background)
-        return None if found == migrate.newest() else f"run `visitor migrate`; the database is at {found}"
+        revision = await migrate.current(self._background)
+        return None if revision == migrate.newest() else f"run `visitor migrate`; the database is at {revision}"
 
     async def _topics_exist(self) -> str | None:
-        wanted = names.specs(self._families, self._kafka)
+        specs = names.specs(self._families, self._kafka)
         try:
-            missing = await admin.missing_topics(self._kafka, wanted)
+            missing = await admin.missing_topics(self._kafka, specs)
         except KafkaError as error:
             raise DeliveryError(str(error)) from error
         return f"run `visitor topics`; missing: {', '.join(missing)}" if missing else None
@@ -214,7 +217,7 @@ class Engine:
         )
 
     async def _prune(self) -> None:
-        """Forget old answers, a thousand at a time."""
+        """Delete expired answers, a thousand at a time."""
         keep = timedelta(days=self._settings.inbox_days)
 
         async def prune() -> int:
@@ -226,8 +229,8 @@ class Engine:
             await asyncio.sleep(0.2 if more else 60)
 
     async def _heartbeat(self) -> None:
-        """A blocked event loop ends the process: the timer runs in a thread, and only this moves it on. Once the worker
-        stops, it is left to run out."""
+        """Postpone a timer that runs in a thread and ends the process, so that a blocked event loop ends it. The last
+        timer is not postponed, so that a worker that does not stop ends as well."""
         while not self._stopping.is_set():
             faulthandler.dump_traceback_later(self._settings.stall_seconds, exit=True)
             with suppress(TimeoutError):
@@ -236,8 +239,8 @@ class Engine:
         await asyncio.Event().wait()
 
     async def _watch(self) -> None:
-        """Compare what Kafka has with what was acknowledged. Raises Stalled where a partition's messages, or the worker
-        for its partitions, wait and nothing moves, and no fault is known that would explain it; and IntakeBroken."""
+        """Compare the ends of the partitions with the acknowledged offsets. Raises Stalled if a partition with
+        messages, or an assignment, has not moved for too long and no known fault explains it. Raises ConsumerFailed."""
         progress = Progress(self._settings.stall_seconds)
         assignments = {consumer.assignment for consumer in self._consumers}
         while True:
@@ -249,39 +252,38 @@ class Engine:
                     waiting = await self._waiting()
             except (KafkaError, OSError, TimeoutError, Interrupted) as error:
                 self.readiness.not_ready("kafka", type(error).__name__)
-                progress.excuse()
-                await self._forget_observer()
+                progress.reset()
+                await self._drop_observer()
                 continue
             self.readiness.ready("kafka")
             reasons = self.readiness.reasons.keys()
-            # A part with a known fault is retried for as long as that lasts.
-            unexplained = {what: position for what, position in waiting.items() if what not in reasons}
+            # A part with a known fault is retried for as long as the fault lasts.
+            unexplained = {part: position for part, position in waiting.items() if part not in reasons}
             unassigned = dict.fromkeys(reasons & assignments, 0)
-            if stalled := progress.note(unexplained | unassigned, time.monotonic()):
+            if stalled := progress.update(unexplained | unassigned, time.monotonic()):
                 raise Stalled(f"{', '.join(stalled)}: did not move for {self._settings.stall_seconds:.0f} s")
 
     async def _waiting(self) -> dict[str, int]:
         """The assigned partitions with messages that are not acknowledged, and the next offset of each."""
-        done = {
-            KafkaPartition(*place): (consumer, next_offset)
+        assigned = {
+            KafkaPartition(*partition): (consumer, next_offset)
             for consumer in self._consumers
-            for place, next_offset in consumer.positions().items()
+            for partition, next_offset in consumer.positions().items()
         }
-        if not done:
+        if not assigned:
             return {}
         async with asyncio.timeout(WATCH_SECONDS):
             observer = await self._observer()
-            # What was deleted for its age does not wait.
-            starts = await observer.beginning_offsets(list(done))
-            ends = await observer.end_offsets(list(done))
-            left = {place: max(next_offset, starts[place]) for place, (_, next_offset) in done.items()}
-            waiting = {
-                place: ends[place] - left[place]
-                for place, (consumer, _) in done.items()
-                if consumer.waits(tuple(place), left[place], ends[place])
-            }
-        LAG.set(sum(waiting.values()))
-        return {f"{place.topic}:{place.partition}": done[place][1] for place in waiting}
+            starts = await observer.beginning_offsets(list(assigned))
+            ends = await observer.end_offsets(list(assigned))
+        lags = {}
+        for partition, (consumer, next_offset) in assigned.items():
+            # Records that were deleted because of their age do not wait.
+            position = max(next_offset, starts[partition])
+            if consumer.waits(tuple(partition), position, ends[partition]):
+                lags[partition] = ends[partition] - position
+        LAG.set(sum(lags.values()))
+        return {f"{partition.topic}:{partition.partition}": assigned[partition][1] for partition in lags}
 
     async def _observer(self) -> AIOKafkaConsumer:
         if self._observing is None:
@@ -291,16 +293,16 @@ class Engine:
             await self._observing.start()
         return self._observing
 
-    async def _forget_observer(self) -> None:
-        """The next one connects anew: this one may be what does not work."""
+    async def _drop_observer(self) -> None:
+        """The next look uses a new connection, because this one may be the fault."""
         observer, self._observing = self._observing, None
         if observer is not None:
             await close_consumer(observer)
 
     async def _close(self) -> None:
-        """All at once: each may wait some seconds for a server that hangs."""
+        """Close everything at once, because each part may wait some seconds for a server that hangs."""
         engines = (self._writes, self._reads, self._background)
-        await asyncio.gather(self._forget_observer(), self._producer.stop(), *(_dispose(engine) for engine in engines))
+        await asyncio.gather(self._drop_observer(), self._producer.stop(), *(_dispose(engine) for engine in engines))
 
 
 async def _dispose(engine: AsyncEngine) -> None:

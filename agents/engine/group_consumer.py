@@ -1,7 +1,7 @@
-"""What brings events to lanes: a Faust app in a consumer group of its own, and the lanes of its partitions.
+"""A Faust app in a consumer group of its own, and the lanes of its partitions.
 
-A worker has two. One consumer delivers all that it fetched before anything newer, so reads that shared one with the
-requests would wait behind a gateway's backlog.
+A worker has two of them. A consumer delivers everything it has fetched before anything newer, so reads that shared a
+consumer with requests would wait behind a gateway's backlog.
 """
 
 import asyncio
@@ -20,16 +20,17 @@ from topics.supervision import Failed, Supervisor, TaskEnded, interruptions_rais
 log = structlog.get_logger(__name__)
 
 PATIENCE = 12.0
-"""Seconds that begun batches get when the worker stops or loses partitions."""
+"""Seconds that current batches get when the worker stops or loses partitions."""
 LEAVE_SECONDS = 6.0
+"""Seconds for the last commit and for leaving the group."""
 
 
-class IntakeBroken(Exception):
-    """Something that brings messages has ended by itself."""
+class ConsumerFailed(Exception):
+    """A part of the consumer has ended by itself."""
 
 
 class GroupConsumer:
-    """`name` says what it brings. `failed` is called where a lane, or Faust, ends for good."""
+    """`name` says what it consumes. `failed` is called when a lane or Faust ends by itself."""
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class GroupConsumer:
         self._lanes = Lanes(work, faust_app.FaustSource(self._app), failed)
         self._app.on_partitions_revoked.connect(self._revoked)
         self._app.on_partitions_assigned.connect(self._assigned)
-        self._readiness.not_ready(self.assignment, "waiting for them")
+        self._readiness.not_ready(self.assignment, "waiting for an assignment")
         self._supervisor = Supervisor(failed)
         self._ended_parts: list[str] = []
 
@@ -58,15 +59,16 @@ class GroupConsumer:
         self._supervisor.start(f"{self._name} consumer", self._run())
 
     async def _run(self) -> None:
-        """Raises what made Faust stop by itself."""
+        """Raises ConsumerFailed if Faust crashes."""
         await self._app.start()
         await self._app.wait_until_stopped()
         if reason := self._app.crash_reason:
-            why = str(reason) if isinstance(reason, TaskEnded) else type(reason).__name__
-            raise IntakeBroken(f"Faust has crashed: {why}") from reason
+            text = str(reason) if isinstance(reason, TaskEnded) else type(reason).__name__
+            raise ConsumerFailed(f"Faust has crashed: {text}") from reason
 
     async def end(self) -> None:
-        """Finish what is begun, commit what was acknowledged, and leave, so that the others take over at once."""
+        """Finish the current batches, commit the acknowledged offsets, and leave the group, so that other workers take
+        over at once."""
         self._supervisor.let_end()
         await self._lanes.close(PATIENCE)
         try:
@@ -75,42 +77,47 @@ class GroupConsumer:
                     await self._app.consumer.commit()
                     await self._app.stop()
         except Exception as error:
-            # Nothing is lost: what was not committed is delivered again, and the inbox knows it.
+            # Nothing is lost: requests that are delivered again are deduplicated through the inbox.
             log.warning("group_not_left", consumer=self._name, error=repr(error))
         await self._supervisor.stop()
 
     def check(self) -> None:
-        """Raises IntakeBroken for what has ended unnoticed. Twice in a row, since aiokafka replaces some parts."""
-        before, self._ended_parts = self._ended_parts, faust_app.ended_parts(self._app)
-        if ended := [part for part in self._ended_parts if part in before]:
-            raise IntakeBroken(f"Of the {self._name} consumer these parts have ended: {', '.join(ended)}.")
+        """Raises ConsumerFailed if a part has ended unnoticed, in two checks in a row: aiokafka replaces some parts."""
+        former, self._ended_parts = self._ended_parts, faust_app.ended_parts(self._app)
+        if ended := [part for part in self._ended_parts if part in former]:
+            raise ConsumerFailed(f"These parts of the {self._name} consumer have ended: {', '.join(ended)}.")
 
     def positions(self) -> Mapping[TopicPartition, int]:
-        """The assigned partitions, each with the next offset that is neither acknowledged nor committed; none before
-        the consumer has started."""
-        acknowledged, committed = self._lanes.acknowledged(), self._app.consumer._committed_offset
+        """The assigned partitions with their next offset that is neither acknowledged nor committed. Empty before the
+        consumer has started."""
+        acknowledged, committed = self._lanes.next_offsets(), self._app.consumer._committed_offset
         try:
-            places = self._app.consumer.assignment()
+            assignment = self._app.consumer.assignment()
         except ConsumerNotStarted:
             return {}
-        return {tuple(place): max(acknowledged.get(place, 0), committed.get(place) or 0) for place in places}
+        return {
+            tuple(partition): max(acknowledged.get(partition, 0), committed.get(partition) or 0)
+            for partition in assignment
+        }
 
-    def waits(self, place: TopicPartition, position: int, end: int) -> bool:
-        """Whether a partition has messages from `position` on. Up to its end there may be none: the marker of a
-        transaction has an offset as well."""
+    def waits(self, topic_partition: TopicPartition, position: int, end: int) -> bool:
+        """True if the partition has messages from `position` on. There may be none although `position` is below `end`:
+        the markers of transactions have offsets as well."""
         if position >= end:
             return False
-        if self._lanes.holds(place) or (self._app.consumer._read_offset[place] or 0) > position:
+        if self._lanes.has_work(topic_partition):
             return True
-        fetched = faust_app.fetched(self._app, place)
+        if (self._app.consumer._read_offset[topic_partition] or 0) > position:
+            return True
+        fetched = faust_app.fetched(self._app, topic_partition)
         return fetched is None or fetched < end
 
     def _receive(self, event: Event) -> None:
         self._lanes.put(event)
 
     async def _revoked(self, _app: Any, revoked: Any, **_: Any) -> None:
-        self._readiness.not_ready(self.assignment, "waiting for them")
-        await self._lanes.drop([(place.topic, place.partition) for place in revoked], PATIENCE)
+        self._readiness.not_ready(self.assignment, "waiting for an assignment")
+        await self._lanes.drop([(partition.topic, partition.partition) for partition in revoked], PATIENCE)
 
     async def _assigned(self, _app: Any, assigned: Any, **_: Any) -> None:
         self._readiness.ready(self.assignment)

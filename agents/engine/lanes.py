@@ -1,11 +1,12 @@
-"""Lanes: one for each assigned partition, each a queue and a task that works it off in batches, in order.
+"""Lanes: a queue and a task for each assigned partition.
 
-The Faust agent puts events in and does nothing else. A lane takes a database connection first and then what waits, so
-batches grow with load by themselves. Events are acknowledged in offset order once their results are with the broker;
-a crash before that repeats the batch, and the inbox answers it.
+The Faust agent puts events into lanes and does nothing else. The task of a lane applies its events in batches, in
+order: it takes a database connection first and then all waiting events, so batches grow with the load. It acknowledges
+events in offset order after their results are with the broker. A crash before that repeats the batch; redelivered
+requests are deduplicated through the inbox.
 
-Putting never blocks: one consumer feeds many lanes, and a lane that made it wait would hold up all the others. Instead,
-a full lane has its own partition held back at the source.
+`put` never blocks, because one consumer feeds many lanes and a blocked lane would hold up all the others. Instead, a
+full lane pauses its own partition at the source.
 """
 
 import asyncio
@@ -16,16 +17,16 @@ from typing import Any, Protocol
 from topics.supervision import Failed, Supervisor
 
 BATCH_LIMIT = 500
-FULL = 2 * 2**20
-"""Bytes of waiting events at which a lane's partition is held back; it goes on below half of that."""
+LANE_LIMIT = 2 * 2**20
+"""Bytes of waiting events at which a lane pauses its partition. It resumes below half of that."""
 EVENT_BYTES = 1024
-"""What an event takes beside its value, roughly."""
+"""Approximate size of an event without its key, value and headers."""
 
 TopicPartition = tuple[str, int]
 
 
 class Event(Protocol):
-    """What a lane needs of a Faust event."""
+    """The part of a Faust event that a lane needs."""
 
     message: Any
 
@@ -33,19 +34,19 @@ class Event(Protocol):
 
 
 class Source(Protocol):
-    """Where the events come from."""
+    """The consumer that the events come from."""
 
     def acknowledge(self, event: Event) -> None: ...
 
-    def pause(self, place: TopicPartition) -> None:
-        """Bring no more of a partition than what is under way already."""
+    def pause(self, topic_partition: TopicPartition) -> None:
+        """Deliver no more events of a partition than those that are on their way."""
 
-    def resume(self, place: TopicPartition) -> None: ...
+    def resume(self, topic_partition: TopicPartition) -> None: ...
 
 
 class Feed:
-    """Counts what is handed over to all lanes. Faust takes a turn of the event loop or two for each event; a lane that
-    began with the first of them would work in batches of a few, and keep the loop from bringing more."""
+    """Counts the events that arrive in all lanes. Faust takes one or two iterations of the event loop for each event. A
+    lane that started with the first event would work in batches of a few, and keep the loop from delivering more."""
 
     TURNS = 8
 
@@ -53,7 +54,7 @@ class Feed:
         self.count = 0
 
     async def has_more(self) -> bool:
-        """Whether more is handed over within some turns of the loop; a fraction of a millisecond where nothing is."""
+        """True if another event arrives within TURNS loop iterations, which take a fraction of a millisecond."""
         before = self.count
         for _ in range(self.TURNS):
             await asyncio.sleep(0)
@@ -63,45 +64,47 @@ class Feed:
 
 
 Work = Callable[["Batch"], Awaitable[None]]
-"""Works off a batch completely; calls `drain` once it is ready to take more."""
+"""Processes a batch completely; calls `drain` when it is ready to take more events."""
 
 
 class Batch:
-    """Events of one partition, in order; may grow until its work drains what waits."""
+    """Events of one partition, in order. Grows until the work drains the waiting events."""
 
     def __init__(self, lane: "Lane", feed: Feed) -> None:
-        self.topic = lane.place[0]
-        self.place = f"{lane.place[0]}:{lane.place[1]}"
-        self.too_slow = 0
+        self.topic = lane.topic_partition[0]
+        self.name = f"{lane.topic_partition[0]}:{lane.topic_partition[1]}"
+        self.slow_attempts = 0
         self.judged: set[int] = set()
+        """Offsets that the breaker has counted."""
         self.answered: set[int] = set()
-        """Offsets of what was looked at for its failure, and of what was answered before the whole batch is."""
+        """Offsets that were answered before the whole batch is done."""
         self.events: list[Event] = list(lane.take(1))
         self._lane = lane
         self._feed = feed
 
     async def drain(self) -> Sequence[Event]:
-        """Take what waits or is just being handed over, up to the limit; all events of the batch."""
+        """Take the events that wait or are just arriving, up to the limit. Returns all events of the batch."""
         while len(self.events) < BATCH_LIMIT:
             self.events.extend(self._lane.take(BATCH_LIMIT - len(self.events)))
             if not await self._feed.has_more():
                 break
         return self.events
 
-    def requeue_from(self, number: int) -> None:
-        """To the next batch: all but the first `number` events."""
-        self._lane.put_back(self.events[number:])
-        del self.events[number:]
+    def requeue_from(self, index: int) -> None:
+        """Return the events from `index` on to the lane, for the next batch."""
+        self._lane.put_back(self.events[index:])
+        del self.events[index:]
 
 
 class Lane:
-    def __init__(self, place: TopicPartition, work: Work, source: Source, feed: Feed, failed: Failed) -> None:
-        self.place = place
-        self.acknowledged = 0
-        self._waiting: deque[tuple[Event, int]] = deque()
-        """With their sizes."""
-        self._size = 0
-        self._something = asyncio.Event()
+    def __init__(self, topic_partition: TopicPartition, work: Work, source: Source, feed: Feed, failed: Failed) -> None:
+        self.topic_partition = topic_partition
+        self.next_offset = 0
+        """The offset after the last acknowledged event; 0 before the first one."""
+        self._queue: deque[tuple[Event, int]] = deque()
+        """Events with their sizes in bytes."""
+        self._queue_size = 0
+        self._not_empty = asyncio.Event()
         self._work = work
         self._source = source
         self._feed = feed
@@ -109,53 +112,54 @@ class Lane:
         self._busy = False
         self._closing = False
         self._supervisor = Supervisor(failed)
-        self._supervisor.start(f"lane {place[0]}:{place[1]}", self._run())
+        self._supervisor.start(f"lane {topic_partition[0]}:{topic_partition[1]}", self._run())
 
     def put(self, event: Event) -> None:
         size = _size(event)
-        self._waiting.append((event, size))
-        self._size += size
-        self._something.set()
-        if self._size >= FULL and not self._paused:
+        self._queue.append((event, size))
+        self._queue_size += size
+        self._not_empty.set()
+        if self._queue_size >= LANE_LIMIT and not self._paused:
             self._paused = True
-            self._source.pause(self.place)
+            self._source.pause(self.topic_partition)
 
     def take(self, limit: int) -> Sequence[Event]:
-        """The oldest that wait."""
-        taken = [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
-        self._size -= sum(size for _, size in taken)
-        if self._paused and self._size < FULL / 2:
+        """Remove the oldest waiting events, at most `limit`."""
+        taken = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
+        self._queue_size -= sum(size for _, size in taken)
+        if self._paused and self._queue_size < LANE_LIMIT / 2:
             self._paused = False
-            self._source.resume(self.place)
+            self._source.resume(self.topic_partition)
         return [event for event, _ in taken]
 
     def put_back(self, events: Sequence[Event]) -> None:
-        """Before all that waits."""
+        """Put events in front of all waiting ones."""
         sized = [(event, _size(event)) for event in events]
-        self._waiting.extendleft(reversed(sized))
-        self._size += sum(size for _, size in sized)
+        self._queue.extendleft(reversed(sized))
+        self._queue_size += sum(size for _, size in sized)
 
     @property
     def idle(self) -> bool:
-        return not self._busy and not self._waiting
+        return not self._busy and not self._queue
 
     async def _run(self) -> None:
         while not self._closing:
-            while not self._waiting:
-                self._something.clear()
-                await self._something.wait()
+            while not self._queue:
+                self._not_empty.clear()
+                await self._not_empty.wait()
             self._busy = True
             batch = Batch(self, self._feed)
             await self._work(batch)
             for event in batch.events:
                 self._source.acknowledge(event)
-                self.acknowledged = event.message.offset + 1
+                self.next_offset = event.message.offset + 1
             self._busy = False
 
     async def close(self, patience: float) -> None:
-        """Drop what is not begun and give what is begun `patience` seconds to end; it is safe to repeat either way."""
+        """Drop the waiting events, and give the current batch `patience` seconds to end. Both are safe: events that are
+        not acknowledged are delivered again."""
         self._closing = True
-        self._waiting.clear()
+        self._queue.clear()
         await self._supervisor.stop(patience if self._busy else 0)
 
 
@@ -166,7 +170,7 @@ def _size(event: Event) -> int:
 
 
 class Lanes:
-    """The lanes of one source. `failed` is called where a lane ends for good."""
+    """The lanes of one source. `failed` is called when the task of a lane ends by itself."""
 
     def __init__(self, work: Work, source: Source, failed: Failed) -> None:
         self._work = work
@@ -179,26 +183,27 @@ class Lanes:
     def put(self, event: Event) -> None:
         if self._closed:
             return
-        place = (event.message.topic, event.message.partition)
-        lane = self._lanes.get(place)
+        topic_partition = (event.message.topic, event.message.partition)
+        lane = self._lanes.get(topic_partition)
         if lane is None:
-            lane = self._lanes[place] = Lane(place, self._work, self._source, self._feed, self._failed)
+            lane = Lane(topic_partition, self._work, self._source, self._feed, self._failed)
+            self._lanes[topic_partition] = lane
         self._feed.count += 1
         lane.put(event)
 
-    async def drop(self, places: Sequence[TopicPartition], patience: float) -> None:
-        """End the lanes of partitions that go to another worker."""
-        leaving = [self._lanes.pop(place) for place in places if place in self._lanes]
+    async def drop(self, topic_partitions: Sequence[TopicPartition], patience: float) -> None:
+        """Close the lanes of partitions that another worker takes over."""
+        leaving = [self._lanes.pop(each) for each in topic_partitions if each in self._lanes]
         await asyncio.gather(*(lane.close(patience) for lane in leaving))
 
     async def close(self, patience: float) -> None:
         self._closed = True
         await self.drop(list(self._lanes), patience)
 
-    def holds(self, place: TopicPartition) -> bool:
-        """Whether something of a partition waits here or is being worked off."""
-        return place in self._lanes and not self._lanes[place].idle
+    def has_work(self, topic_partition: TopicPartition) -> bool:
+        """True if events of the partition wait here or are being processed."""
+        return topic_partition in self._lanes and not self._lanes[topic_partition].idle
 
-    def acknowledged(self) -> dict[TopicPartition, int]:
-        """The next offset of each lane that has acknowledged something."""
-        return {place: lane.acknowledged for place, lane in self._lanes.items() if lane.acknowledged}
+    def next_offsets(self) -> dict[TopicPartition, int]:
+        """The next offset of each lane that has acknowledged an event."""
+        return {partition: lane.next_offset for partition, lane in self._lanes.items() if lane.next_offset}

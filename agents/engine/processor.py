@@ -152,7 +152,7 @@ class BatchProcessor:
 
     async def _timed(self, batch: Batch, attempt: Callable[[Batch], Awaitable[None]]) -> None:
         begun = time.perf_counter()
-        await until_done(batch.place, self._readiness, lambda: attempt(batch))
+        await until_done(batch.name, self._readiness, lambda: attempt(batch))
         BATCH_SECONDS.labels(batch.topic).observe(time.perf_counter() - begun)
 
     async def _write(self, batch: Batch) -> None:
@@ -173,11 +173,11 @@ class BatchProcessor:
         requests = [incoming for incoming in decoded if isinstance(incoming, ValidRequest)]
         if not requests:
             return set()
-        last_try = batch.too_slow >= SLOW_ATTEMPTS
+        last_try = batch.slow_attempts >= SLOW_ATTEMPTS
         try:
             return await apply.apply(conn, requests, self._wire, await clock(conn), last_try=last_try)
         except Exception as error:
-            batch.too_slow += is_too_slow(error)
+            batch.slow_attempts += is_too_slow(error)
             raise
 
     async def _read(self, batch: Batch) -> None:

@@ -1,24 +1,26 @@
-"""Whether what waits also moves."""
+"""Detects work that waits and does not move."""
 
 from collections.abc import Mapping
 
 
 class Progress:
-    """Remembers since when each thing that waits has not moved; times are seconds of any clock that only grows."""
+    """Remembers since when each waiting part has not moved. Times are seconds of a monotonic clock."""
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
-        self._since: dict[str, tuple[int, float]] = {}
+        self._positions: dict[str, tuple[int, float]] = {}
+        """By part: its position, and since when it has it."""
 
-    def note(self, waiting: Mapping[str, int], now: float) -> list[str]:
-        """`waiting` has what waits now, with how far it is. What has waited longer than the limit without moving."""
-        self._since = {what: self._standing(what, position, now) for what, position in waiting.items()}
-        return [what for what, (_, since) in self._since.items() if now - since > self._limit]
+    def update(self, waiting: Mapping[str, int], now: float) -> list[str]:
+        """`waiting` has the position of each part that waits at `now`. Returns the parts that have not moved for longer
+        than the limit."""
+        self._positions = {part: self._since(part, position, now) for part, position in waiting.items()}
+        return [part for part, (_, since) in self._positions.items() if now - since > self._limit]
 
-    def excuse(self) -> None:
-        """Something known was in the way: count from anew."""
-        self._since.clear()
+    def reset(self) -> None:
+        """Start counting again, after a known fault explained that nothing moved."""
+        self._positions.clear()
 
-    def _standing(self, what: str, position: int, now: float) -> tuple[int, float]:
-        known = self._since.get(what)
-        return known if known is not None and known[0] == position else (position, now)
+    def _since(self, part: str, position: int, now: float) -> tuple[int, float]:
+        former = self._positions.get(part)
+        return former if former is not None and former[0] == position else (position, now)

@@ -1,4 +1,4 @@
-"""Doing work again for as long as a transient fault lasts."""
+"""Retries work for as long as a transient error lasts."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -17,13 +17,13 @@ Result = TypeVar("Result")
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Whether the same work may succeed later with nothing changed."""
+    """True if the same work may succeed later without a change."""
     return isinstance(error, (DeliveryError, Interrupted)) or is_transient(error)
 
 
 async def until_done(part: str, readiness: Readiness, attempt: Callable[[], Awaitable[Result]]) -> Result:
-    """Attempt until it succeeds, at most some seconds apart; meanwhile `part` is not ready. Raises what is not
-    transient."""
+    """Retry an attempt until it succeeds, with at most 3 seconds in between. From the second failure on, report `part`
+    as not ready. Raises errors that are not transient."""
 
     def note(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
@@ -46,7 +46,7 @@ async def until_done(part: str, readiness: Readiness, attempt: Callable[[], Awai
     try:
         result: Result = await retrying(once)
     finally:
-        # Also when it is given up: a lane that ends must not leave the worker not ready for ever.
+        # Also if the attempt is cancelled: a lane that is closed must not leave the worker not ready for ever.
         readiness.ready(part)
     return result
 

@@ -1,4 +1,4 @@
-"""What the worker tells about itself: the names of its metrics, and whether it is ready."""
+"""The metrics of a worker, and its readiness."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -19,7 +19,7 @@ LAG = Gauge("visitor_lag_messages", "Messages of the assigned partitions that ar
 
 
 class Readiness:
-    """Why the worker is not ready, by the part that says so; ready when nobody says anything."""
+    """The reasons why a worker is not ready, by part. Without a reason, it is ready."""
 
     def __init__(self) -> None:
         self._reasons: dict[str, str] = {}

@@ -147,9 +147,9 @@ async def test_a_topic_stays_with_its_publisher_while_that_publishes_and_goes_to
     topic, first, second = f"topic {uuid4()}", uuid4(), uuid4()
     entry = outbox.Entry(topic, "k:1", "k", "k:1:1", "k.created", b"x")
 
-    async def turn(owner: UUID, *, take: bool = False) -> outbox.Turn:
+    async def turn(owner: UUID, *, take: bool = False) -> outbox.Lease:
         async with stack.engine.begin() as conn:
-            found = await outbox.turn(conn, topic, owner)
+            found = await outbox.acquire(conn, topic, owner)
             if take:
                 await outbox.claim(conn, topic, owner)
         return found
@@ -158,23 +158,23 @@ async def test_a_topic_stays_with_its_publisher_while_that_publishes_and_goes_to
         async with stack.engine.begin() as conn:
             await conn.execute(sa.text(statement), {"topic": topic})
 
-    assert await turn(first) is outbox.Turn.NOTHING
+    assert await turn(first) is outbox.Lease.EMPTY
     async with stack.engine.begin() as conn:
         await outbox.insert(conn, [entry], datetime.now(UTC))
     async with stack.engine.begin() as conn:
         assert await outbox.waiting(conn, ["none of this", topic]) == [topic]
-        assert await outbox.turn(conn, topic, first) is outbox.Turn.NEW
-        assert await turn(second) is outbox.Turn.OTHERS
-    assert await turn(second, take=True) is outbox.Turn.NEW
-    assert await turn(first) is outbox.Turn.NOTHING
+        assert await outbox.acquire(conn, topic, first) is outbox.Lease.ACQUIRED
+        assert await turn(second) is outbox.Lease.HELD_BY_OTHER
+    assert await turn(second, take=True) is outbox.Lease.ACQUIRED
+    assert await turn(first) is outbox.Lease.EMPTY
     async with stack.engine.begin() as conn:
         await outbox.insert(conn, [entry], datetime.now(UTC))
     await change("update publishers set renewed_at = now() + interval '1 hour' where topic = :topic")
-    assert (await turn(first), await turn(second)) == (outbox.Turn.OTHERS, outbox.Turn.KEPT)
+    assert (await turn(first), await turn(second)) == (outbox.Lease.HELD_BY_OTHER, outbox.Lease.RENEWED)
     await change("update publishers set renewed_at = now() - interval '1 second' where topic = :topic")
-    assert (await turn(second), await turn(first)) == (outbox.Turn.KEPT, outbox.Turn.NEW)
+    assert (await turn(second), await turn(first)) == (outbox.Lease.RENEWED, outbox.Lease.ACQUIRED)
     await change("update publishers set renewed_at = now() - interval '1 day' where topic = :topic")
-    assert (await turn(second), await turn(first)) == (outbox.Turn.NEW, outbox.Turn.NEW)
+    assert (await turn(second), await turn(first)) == (outbox.Lease.ACQUIRED, outbox.Lease.ACQUIRED)
     await change("delete from outbox where topic = :topic")
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from agents.engine.breaker import LEAST, Breaker, NearlyEverythingFails
-from agents.engine.lanes import BATCH_LIMIT, EVENT_BYTES, FULL, Batch, Event, Lanes, TopicPartition
+from agents.engine.lanes import BATCH_LIMIT, EVENT_BYTES, LANE_LIMIT, Batch, Event, Lanes, TopicPartition
 from agents.engine.retry import until_done
 from agents.engine.telemetry import Readiness
 from tests.support.stack import eventually
@@ -85,7 +85,7 @@ async def test_a_batch_has_all_waiting_events_up_to_the_limit_and_is_acknowledge
 
 async def test_the_partition_of_a_full_lane_is_paused_until_the_lane_is_half_empty() -> None:
     under_test = _LanesUnderTest()
-    capacity = FULL // EVENT_BYTES
+    capacity = LANE_LIMIT // EVENT_BYTES
     for offset in range(capacity + 1):
         under_test.lanes.put(_event(offset))
     under_test.lanes.put(_event(0, partition=1))
@@ -117,7 +117,7 @@ async def test_requeued_events_come_first_in_the_next_batch() -> None:
     await _wait_until_acknowledged(under_test, 5)
     assert under_test.batches == [[0, 1], [2, 3], [4]]
     assert under_test.acknowledged == [0, 1, 2, 3, 4]
-    assert not under_test.lanes.holds(("t", 0))
+    assert not under_test.lanes.has_work(("t", 0))
 
 
 async def test_a_worker_is_ready_again_after_a_retried_task_is_cancelled() -> None:
