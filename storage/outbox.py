@@ -121,7 +121,7 @@ def _acquire() -> Any:
 
 
 def _waiting() -> Any:
-    topic = sa.func.unnest(sa.bindparam("topics", type_=ARRAY(sa.Text))).column_valued("topic")
+    topic = sa.func.unnest(sa.bindparam("topics", type_=ARRAY(sa.Text))).column_valued("wanted_topic")
     return sa.select(topic).where(_has_changes(topic))
 
 
