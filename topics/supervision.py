@@ -1,8 +1,8 @@
-"""Background tasks whose end is never missed.
+"""Supervises background tasks, so that none of them ends unnoticed.
 
-asyncio reports the exception of a task only once the task is collected, and its cancellation never. aiokafka 0.14.0
-raises CancelledError where nobody has cancelled anything (its consumer's `stop` did, while the broker was away), which
-`except Exception` does not catch: an edge's listener ended so, and the edge looked alive.
+asyncio reports the exception of a task only when the task is collected, and its cancellation never. aiokafka 0.14.0
+raises CancelledError although nobody has cancelled anything, for example when its consumer is stopped while the broker
+is away. `except Exception` does not catch it: the listener of an edge ended so, and the edge looked alive.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 Failed = Callable[[str, BaseException], None]
-"""Is called with the name of a task that has ended, and with the reason."""
+"""Called with the name of a task that has ended, and with the reason."""
 
 
 class TaskEnded(Exception):
@@ -24,8 +24,7 @@ class Interrupted(Exception):
 
 @contextmanager
 def interruptions_raised() -> Iterator[None]:
-    """Raises Interrupted instead of a CancelledError that nobody requested, so that it is handled as the failure that
-    it is."""
+    """Raises Interrupted instead of a CancelledError that nobody requested, so that callers handle it as a failure."""
     try:
         yield
     except asyncio.CancelledError as error:
@@ -36,12 +35,13 @@ def interruptions_raised() -> Iterator[None]:
 
 
 class Supervisor:
-    """Background tasks that run until `stop`. `failed` is called once for each that ends before, however it ends."""
+    """Background tasks that run until `stop`. `failed` is called once for each task that ends before, however it ends.
+    While the tasks are `ending`, only an exception is a failure."""
 
     def __init__(self, failed: Failed) -> None:
         self._failed = failed
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._may_end = False
+        self.ending = False
 
     def start(self, name: str, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.create_task(work, name=name)
@@ -49,8 +49,8 @@ class Supervisor:
         task.add_done_callback(self._ended)
 
     def let_end(self) -> None:
-        """From now on a task may return or be cancelled; an exception is a failure still."""
-        self._may_end = True
+        """From now on, a task may return or be cancelled."""
+        self.ending = True
 
     async def stop(self, patience: float = 0) -> None:
         """Give the tasks `patience` seconds to end by themselves, then cancel them and wait for their end."""
@@ -69,7 +69,7 @@ class Supervisor:
         name = task.get_name()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failed(name, error)
-        elif not self._may_end:
+        elif not self.ending:
             how = "was cancelled" if task.cancelled() else "returned"
             self._failed(name, TaskEnded(f"The task {name!r} {how}, but should run until the process stops."))
 

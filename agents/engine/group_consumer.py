@@ -83,6 +83,8 @@ class GroupConsumer:
 
     def check(self) -> None:
         """Raises ConsumerFailed if a part has ended unnoticed, in two checks in a row: aiokafka replaces some parts."""
+        if self._supervisor.ending:
+            return
         former, self._ended_parts = self._ended_parts, faust_app.ended_parts(self._app)
         if ended := [part for part in self._ended_parts if part in former]:
             raise ConsumerFailed(f"These parts of the {self._name} consumer have ended: {', '.join(ended)}.")

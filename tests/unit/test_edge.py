@@ -4,6 +4,7 @@ import asyncio
 
 import httpx
 import pytest
+from aiokafka.errors import KafkaError
 
 from agents.catalogue import CATALOGUE
 from edge.app import Edge
@@ -54,6 +55,28 @@ async def test_an_edge_that_cannot_go_on_is_not_live_any_more(monkeypatch: pytes
         200, 503, {"status": "failed", "reason": "TaskEnded"},
     )  # fmt: skip
     assert isinstance(edge.failure, TaskEnded)
+
+
+class _Stuck:
+    """A consumer that reads nothing more and does not report it."""
+
+    _closed = True
+
+    def assignment(self) -> set[int]:
+        return {0}
+
+    async def end_offsets(self, partitions: list[int]) -> dict[int, int]:
+        return dict.fromkeys(partitions, 7)
+
+    async def position(self, _: int) -> int:
+        return 6
+
+
+async def test_replies_that_wait_and_are_not_read_end_the_attempt_to_read_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.reply_router.WATCH_SECONDS", 0.01)
+    router = ReplyRouter(KafkaSettings(bootstrap="nowhere:1"), None, lambda *_: None)
+    with pytest.raises(KafkaError, match="replies wait at offset 6"):
+        await router._watch(_Stuck())
 
 
 class _Broken(ReplyRouter):
