@@ -1,4 +1,4 @@
-"""The HTTP edge: routes from the catalogue, each call a request message and its answer."""
+"""The HTTP edge: one route for each operation. It sends each call as a request message and answers with the reply."""
 
 import asyncio
 import re
@@ -20,7 +20,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agents.catalogue import Catalogue, Operation
-from edge import headers, keys, openapi, translate
+from edge import headers as http_headers
+from edge import keys, openapi, translate
 from edge.keys import Identity, Keys
 from edge.reply_router import Reply, ReplyRouter
 from edge.settings import HttpSettings
@@ -34,13 +35,14 @@ from topics.traceparent import read_traceparent
 log = structlog.get_logger(__name__)
 
 CALLS = Counter("visitor_http_calls_total", "HTTP calls, by operation and status.", ["operation", "status"])
-SECONDS = Histogram("visitor_http_seconds", "From an HTTP call to its answer.", ["operation"])
+SECONDS = Histogram("visitor_http_seconds", "Seconds from an HTTP call to its answer.", ["operation"])
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Edge:
-    """The HTTP application and its connection to Kafka. `ended` is called once it cannot go on; `failure` says why."""
+    """The HTTP application and its connection to Kafka. When the edge can no longer work, it sets `failure` to the
+    reason and calls `ended`."""
 
     def __init__(
         self, kafka: KafkaSettings, settings: HttpSettings, catalogue: Catalogue, ended: Callable[[], None]
@@ -52,28 +54,30 @@ class Edge:
         self._keys: Keys = keys.load(settings.keys)
         self._router = ReplyRouter(kafka, settings.reply_partition, self._fail)
         self._in_flight: dict[str, int] = {}
-        self.app = self._application()
+        self.app = self._create_app()
 
     @property
     def asgi(self) -> ASGIApp:
         """The application to serve."""
-        routed = _RawPaths(self.app)
-        return _LocalNames(routed) if self._settings.keys is None else routed
+        app = _RawPaths(self.app)
+        if self._settings.keys is None:
+            return _LoopbackHosts(app)
+        return app
 
-    def _application(self) -> FastAPI:
+    def _create_app(self) -> FastAPI:
         app = FastAPIOffline(title="Visitor service", docs_url="/docs", redoc_url="/redoc", lifespan=self._lifespan)
         app.router.redirect_slashes = False
-        described = openapi.describe(self._catalogue)
-        app.openapi = lambda: described  # type: ignore[method-assign]
-        paths: dict[str, dict[str, Endpoint]] = {
+        document = openapi.describe(self._catalogue)
+        app.openapi = lambda: document  # type: ignore[method-assign]
+        endpoints: dict[str, dict[str, Endpoint]] = {
             "/health": {"GET": self._health}, "/health/live": {"GET": self._live}, "/metrics": {"GET": _metrics},
         }  # fmt: skip
         for operation in self._catalogue.operations:
-            paths.setdefault(operation.path, {})[operation.method] = self._endpoint(operation)
-        # Static segments before places, so that /visitors/count is never taken for a visitor.
-        for path in sorted(paths, key=lambda found: found.replace("{", "~")):
-            app.router.routes.append(Route(path, _Resource(paths[path])))
-        app.add_exception_handler(HTTPException, _not_routed)
+            endpoints.setdefault(operation.path, {})[operation.method] = self._endpoint(operation)
+        # "{" sorts after all letters, so /visitors/count comes before /visitors/{visitorId} and is matched first.
+        for path in sorted(endpoints):
+            app.router.routes.append(Route(path, _Resource(endpoints[path])))
+        app.add_exception_handler(HTTPException, _no_route)
         return app
 
     @asynccontextmanager
@@ -102,123 +106,138 @@ class Edge:
     def _endpoint(self, operation: Operation) -> Endpoint:
         async def endpoint(request: Request) -> Response:
             with SECONDS.labels(operation.name).time():
-                response = await self._answered(operation, request)
+                response = await self._answer(operation, request)
             CALLS.labels(operation.name, response.status_code).inc()
             return response
 
         return endpoint
 
-    async def _answered(self, operation: Operation, request: Request) -> Response:
+    async def _answer(self, operation: Operation, request: Request) -> Response:
         try:
             identity = self._keys.identify(request.headers.get("authorization"))
             family = self._catalogue.family_of[operation.name]
             keys.check(identity, family, operation.is_query)
             return await self._call(operation, request, identity)
         except Fault as fault:
-            return _fault(fault, _key_used(request))
+            return _fault(fault, _sent_key_header(request))
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception:
             log.exception("bug", operation=operation.name)
-            return _fault(Bug("internal", "Something is wrong on our side; it was reported."))
+            return _fault(Bug("internal", "The service failed unexpectedly and reported the error."))
 
     async def _call(self, operation: Operation, request: Request, identity: Identity) -> Response:
-        content = await _content(request)
+        content = await _read_content(request)
         parts = translate.parts_of(operation, request.path_params, request.scope["query_string"], content)
-        used = {} if operation.is_query else {headers.KEY: _idempotency_key(request)}
-        request.state.used = used
-        key = used.get(headers.KEY) or str(uuid4())
-        head = RequestHeaders(
+        key_header = {} if operation.is_query else {http_headers.KEY: _idempotency_key(request)}
+        request.state.key_header = key_header
+        key = key_header.get(http_headers.KEY) or str(uuid4())
+        headers = RequestHeaders(
             request_id=f"{identity.name}/{key}",
             operation=operation.name,
             source=identity.source,
             content_type=JSON,
             traceparent=_traceparent(request),
         )
-        with self._waiting(identity):
-            if not operation.is_query and "respond-async" in request.headers.get("prefer", "").lower():
-                await self._router.send(self._message(operation, head, parts))
-                accepted = envelope({"requestId": head.request_id})
-                return _json(202, accepted, used | {"Preference-Applied": "respond-async"})
-            status, body = await self._reply_to(operation, head, parts)
-        return _response(status, None if body == b"null" else body, used)
+        with self._limit_in_flight(identity):
+            if not operation.is_query and _prefers_async(request):
+                await self._router.send(self._message(operation, headers, parts))
+                accepted = envelope({"requestId": headers.request_id})
+                return _json(202, accepted, key_header | {"Preference-Applied": "respond-async"})
+            status, body = await self._request_reply(operation, headers, parts)
+        return _response(status, None if body == b"null" else body, key_header)
 
     @contextmanager
-    def _waiting(self, identity: Identity) -> Iterator[None]:
-        """Counts a call of this caller. Raises RateLimited."""
-        waiting = self._in_flight.get(identity.name, 0)
-        if waiting >= self._settings.in_flight:
-            raise RateLimited("too_many_calls", f"At most {self._settings.in_flight} calls may wait at once.")
-        self._in_flight[identity.name] = waiting + 1
+    def _limit_in_flight(self, identity: Identity) -> Iterator[None]:
+        """Count one call of this caller as in flight. Raises RateLimited."""
+        limit = self._settings.in_flight
+        in_flight = self._in_flight.get(identity.name, 0)
+        if in_flight >= limit:
+            raise RateLimited("too_many_calls", f"At most {limit} calls may be in flight. Wait for their answers.")
+        self._in_flight[identity.name] = in_flight + 1
         try:
             yield
         finally:
             self._in_flight[identity.name] -= 1
 
-    async def _reply_to(self, operation: Operation, head: RequestHeaders, parts: dict[str, Any]) -> Reply:
-        """The status and the body's JSON. Raises NoAnswer, Unavailable."""
+    async def _request_reply(self, operation: Operation, headers: RequestHeaders, parts: dict[str, Any]) -> Reply:
+        """Send the request and wait for its reply. Raises NoAnswer, Unavailable."""
         partition, correlation, reply = self._router.expect()
         try:
             async with asyncio.timeout(self._settings.timeout_seconds):
-                addressed = head._replace(reply_to=ReplyTo(partition, correlation))
-                await self._router.send(self._message(operation, addressed, parts))
+                with_reply_to = headers._replace(reply_to=ReplyTo(partition, correlation))
+                await self._router.send(self._message(operation, with_reply_to, parts))
                 return await reply
         except TimeoutError:
-            how = "Repeat the call" if operation.is_query else f"Repeat the call with the same {headers.KEY} to get it"
-            raise NoAnswer("no_answer", f"No answer came in time. {how}.") from None
+            advice = "Repeat the call."
+            if not operation.is_query:
+                advice = f"Repeat the call with the same {http_headers.KEY} to get the answer."
+            raise NoAnswer("no_answer", f"No answer came in time. {advice}") from None
         finally:
             reply.cancel()
 
-    def _message(self, operation: Operation, head: RequestHeaders, parts: dict[str, Any]) -> Outgoing:
+    def _message(self, operation: Operation, headers: RequestHeaders, parts: dict[str, Any]) -> Outgoing:
         topic = self._catalogue.topic_of[operation.name]
-        return Outgoing(topic, json.write(parts), _partition_key(operation, parts, head.request_id), head.encode())
+        key = _partition_key(operation, parts, headers.request_id)
+        return Outgoing(topic, json.write(parts), key, headers.encode())
 
 
 def _partition_key(operation: Operation, parts: dict[str, Any], request_id: str) -> bytes:
-    """Requests with the same key stay in order, because they go to the same partition."""
+    """The value of the operation's first partition-key field that the request has, else the request id. Requests with
+    the same key go to the same partition and stay in order."""
     body = parts.get("body")
     fields = (body if isinstance(body, dict) else {}) | parts.get("path", {})
-    return next((str(fields[name]) for name in operation.partition_key if fields.get(name)), request_id).encode()
+    for name in operation.partition_key:
+        if fields.get(name):
+            return str(fields[name]).encode()
+    return request_id.encode()
 
 
-_KEY = re.compile(headers.KEY_PATTERN)
+def _prefers_async(request: Request) -> bool:
+    return "respond-async" in request.headers.get("prefer", "").lower()
+
+
+_KEY = re.compile(http_headers.KEY_PATTERN)
 
 
 def _idempotency_key(request: Request) -> str:
-    given = set(request.headers.getlist(headers.KEY))
-    if not given:
+    """The caller's key, or a new one if the caller sent none. Raises Invalid."""
+    keys_sent = set(request.headers.getlist(http_headers.KEY))
+    if not keys_sent:
         return str(uuid4())
-    key = given.pop()
-    if given or len(key) > headers.KEY_LIMIT or not _KEY.fullmatch(key):
-        message = f"{headers.KEY} is one key of 1 to {headers.KEY_LIMIT} printable ASCII characters."
-        raise Invalid("wrong_idempotency_key", message, field=headers.KEY)
+    key = keys_sent.pop()
+    if keys_sent or len(key) > http_headers.KEY_LIMIT or not _KEY.fullmatch(key):
+        message = f"Send one {http_headers.KEY} of 1 to {http_headers.KEY_LIMIT} printable ASCII characters."
+        raise Invalid("wrong_idempotency_key", message, field=http_headers.KEY)
     return key
 
 
 def _traceparent(request: Request) -> str | None:
-    """None where several differ, as W3C's own test suite wants it: nobody can say which one is meant."""
-    given = {value for name, value in request.headers.raw if name == b"traceparent"}
-    return read_traceparent(given.pop()) if len(given) == 1 else None
+    """None if the call has several different values: it is unknown which of them is right. W3C's test suite expects
+    this."""
+    values = {value for name, value in request.headers.raw if name == b"traceparent"}
+    return read_traceparent(values.pop()) if len(values) == 1 else None
 
 
-def _key_used(request: Request) -> dict[str, str]:
-    """The key of a write that was sent on, so that it can be repeated after an answer that is none."""
-    return getattr(request.state, "used", {})
+def _sent_key_header(request: Request) -> dict[str, str]:
+    """The header with the idempotency key of a write, empty if the call failed before the key was read. Error answers
+    have it too, so that a caller without a key of its own can repeat the call."""
+    return getattr(request.state, "key_header", {})
 
 
-async def _content(request: Request) -> translate.Content:
+async def _read_content(request: Request) -> translate.Content:
     """Raises TooLarge."""
     codings = ",".join(request.headers.getlist("content-encoding"))
     return translate.Content(await _read_body(request), request.headers.get("content-type", ""), codings)
 
 
 async def _read_body(request: Request) -> bytes:
-    """Raises TooLarge before more than that is in memory."""
+    """Raises TooLarge as soon as the body exceeds the limit, so that the rest is not read into memory."""
     body = bytearray()
     async for chunk in request.stream():
         body.extend(chunk)
         if len(body) > names.VALUE_LIMIT:
-            raise TooLarge("body_too_large", f"A body holds at most {names.VALUE_LIMIT} bytes.")
+            raise TooLarge("body_too_large", f"A body may have at most {names.VALUE_LIMIT} bytes.")
     return bytes(body)
 
 
@@ -226,34 +245,37 @@ async def _metrics(_: Request) -> Response:
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _not_routed(_: Request, error: Exception) -> Response:
+async def _no_route(_: Request, error: Exception) -> Response:
+    """Answers calls that match no route: 405 for the routes of FastAPI itself (/docs), else 404."""
     if isinstance(error, HTTPException) and error.status_code == 405:
-        return _no_method((error.headers or {})["Allow"].split(", "))
-    return _fault(NotFound("route_not_found", "There is no such path; see /docs."))
+        return _method_not_allowed((error.headers or {})["Allow"].split(", "))
+    return _fault(NotFound("route_not_found", "This path does not exist. /docs lists all paths."))
 
 
-def _no_method(known: Collection[str]) -> Response:
-    allowed = {*known, *({"HEAD"} if "GET" in known else ())}
-    fault = MethodNotAllowed("method_not_allowed", "This path has no such method.")
+def _method_not_allowed(methods: Collection[str]) -> Response:
+    allowed = set(methods)
+    if "GET" in allowed:
+        allowed.add("HEAD")
+    fault = MethodNotAllowed("method_not_allowed", "Use a method that the Allow header lists.")
     return _fault(fault, {"Allow": ", ".join(sorted(allowed))})
 
 
-def _fault(fault: Fault, more: Mapping[str, str] | None = None) -> Response:
-    return _json(fault.status, fault.body(), {**headers.of(fault), **(more or {})})
+def _fault(fault: Fault, extra_headers: Mapping[str, str] | None = None) -> Response:
+    return _json(fault.status, fault.body(), {**http_headers.for_fault(fault), **(extra_headers or {})})
 
 
-def _json(status: int, body: Any, more: Mapping[str, str] | None = None) -> Response:
-    return _response(status, json.write(body), more)
+def _json(status: int, body: Any, extra_headers: Mapping[str, str] | None = None) -> Response:
+    return _response(status, json.write(body), extra_headers)
 
 
-def _response(status: int, body: bytes | None, more: Mapping[str, str] | None = None) -> Response:
-    answered = {**headers.BY_STATUS.get(status, {}), **(more or {})}
-    return Response(body, status, answered, media_type=None if body is None else JSON)
+def _response(status: int, body: bytes | None, extra_headers: Mapping[str, str] | None = None) -> Response:
+    all_headers = {**http_headers.BY_STATUS.get(status, {}), **(extra_headers or {})}
+    return Response(body, status, all_headers, media_type=None if body is None else JSON)
 
 
 class _Resource:
-    """All methods of one path. One route a path: were there one for each method, a method that `/visitors/partial` has
-    not would be looked for at `/visitors/{visitorId}`."""
+    """All methods of one path in one route. With one route per method, a call of `/visitors/partial` with a method
+    that this path does not have would match `/visitors/{visitorId}`."""
 
     def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
         self._endpoints = endpoints
@@ -261,8 +283,8 @@ class _Resource:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, send)
         endpoint = self._endpoints.get(request.method)
-        answer = _no_method(self._endpoints) if endpoint is None else await endpoint(request)
-        await answer(scope, receive, send)
+        response = _method_not_allowed(self._endpoints) if endpoint is None else await endpoint(request)
+        await response(scope, receive, send)
 
 
 _ENCODED = re.compile(r"%([0-9A-Fa-f]{2})?")
@@ -270,8 +292,8 @@ _UNRESERVED = frozenset(string.ascii_letters + string.digits + "-._~")
 
 
 class _RawPaths:
-    """Routes by the path as it was sent, so that a place may hold an encoded slash; it is decoded once, later. HEAD is
-    the GET whose body the server leaves out."""
+    """Routes by the percent-encoded path, so that a path parameter may contain an encoded slash. `translate` decodes
+    the parameters. HEAD is routed as GET, and the server omits the body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -279,38 +301,39 @@ class _RawPaths:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             method = "GET" if scope["method"] == "HEAD" else scope["method"]
-            # A copy: the server has to know what it was asked.
-            scope = {**scope, "path": _normal(scope["raw_path"]), "method": method}
+            # A copy, because the server reads the original method to omit the body.
+            scope = {**scope, "path": _normalize(scope["raw_path"]), "method": method}
         await self._app(scope, receive, send)
 
 
-def _normal(raw: bytes) -> str:
-    """A path in which all but ASCII is encoded, and nothing that need not be (RFC 3986, 6.2.2.2): `/%63ount` is
-    `/count`. What it means stays the same."""
-    return _ENCODED.sub(_plain, quote(raw, safe=string.printable))
+def _normalize(raw_path: bytes) -> str:
+    """The equivalent path in which non-ASCII bytes are encoded and unreserved characters are not (RFC 3986, section
+    6.2.2.2): `/%63ount` becomes `/count`."""
+    return _ENCODED.sub(_decode_unreserved, quote(raw_path, safe=string.printable))
 
 
-def _plain(encoded: re.Match[str]) -> str:
+def _decode_unreserved(encoded: re.Match[str]) -> str:
     if encoded[1] is None:
-        return "%25"  # a sign that encodes nothing stands for itself, and may encode nothing later either
+        return "%25"  # a percent sign without two hex digits stands for itself; encode it, so that it stays one
     character = chr(int(encoded[1], 16))
     return character if character in _UNRESERVED else encoded[0]
 
 
-_LOCAL_NAME = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d*)?", re.IGNORECASE)
+_LOOPBACK_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d*)?", re.IGNORECASE)
 
 
-class _LocalNames:
-    """Refuses calls by another name than this machine's own. An edge without keys serves loopback only, but a web page
-    could have its name resolved to loopback (DNS rebinding), and its visitor's browser would call us for it."""
+class _LoopbackHosts:
+    """Refuses calls whose Host header does not name loopback. An edge without API keys listens on loopback only, but a
+    web page could resolve its own host name to loopback (DNS rebinding) and call the edge from a developer's
+    browser."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._app
-        if scope["type"] == "http" and not _LOCAL_NAME.fullmatch(Headers(scope=scope).get("host", "")):
+        if scope["type"] == "http" and not _LOOPBACK_HOST.fullmatch(Headers(scope=scope).get("host", "")):
             app = _fault(
-                Forbidden("unknown_host", "Without keys this service answers to localhost, 127.0.0.1 and [::1].")
+                Forbidden("unknown_host", "Without API keys, call the service as localhost, 127.0.0.1 or [::1].")
             )
         await app(scope, receive, send)

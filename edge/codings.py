@@ -1,4 +1,4 @@
-"""Content codings of a request's body (RFC 9110, 8.4): gzip, and none."""
+"""Content codings of a request's body (RFC 9110, section 8.4). The only supported coding is gzip."""
 
 import zlib
 
@@ -6,37 +6,37 @@ from schemas.faults import Invalid, TooLarge, UnsupportedContentCoding
 from topics import names
 
 GZIP = "gzip"
-_GZIPS = (GZIP, "x-gzip")
-"""Which are the same (RFC 9110, 8.4.1.3)."""
+_GZIP_NAMES = (GZIP, "x-gzip")
+"""Two names of the same coding (RFC 9110, section 8.4.1.3)."""
 
 
-def decoded(body: bytes, codings: str) -> bytes:
-    """The body without its codings, which are the values of all `Content-Encoding` headers, joined by commas. Raises
-    UnsupportedContentCoding, Invalid where the body is not what they say, and TooLarge before more than the limit is in
-    memory."""
-    named = [coding.strip().lower() for coding in codings.split(",")]
-    applied = [coding for coding in named if coding not in ("", "identity")]
+def decode(body: bytes, codings: str) -> bytes:
+    """Decompress a body. `codings` are the values of all `Content-Encoding` headers, joined by commas. Raises
+    UnsupportedContentCoding; Invalid if the body is not gzip although `codings` says so; and TooLarge as soon as the
+    decompressed body exceeds the limit, so that the rest is not decompressed into memory."""
+    names_sent = [coding.strip().lower() for coding in codings.split(",")]
+    applied = [coding for coding in names_sent if coding not in ("", "identity")]
     if not applied:
         return body
-    if len(applied) > 1 or applied[0] not in _GZIPS:
+    if len(applied) > 1 or applied[0] not in _GZIP_NAMES:
         raise UnsupportedContentCoding(
-            "unsupported_content_coding", f"The body is sent as it is, or compressed once with {GZIP}."
+            "unsupported_content_coding", f"Send the body uncompressed, or compressed once with {GZIP}."
         )
-    return _unzipped(body)
+    return _decompress(body)
 
 
-def _unzipped(body: bytes) -> bytes:
+def _decompress(body: bytes) -> bytes:
     stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
     try:
-        found = stream.decompress(body, names.VALUE_LIMIT + 1)
+        content = stream.decompress(body, names.VALUE_LIMIT + 1)
     except zlib.error:
         raise _not_gzip() from None
-    if len(found) > names.VALUE_LIMIT:
-        raise TooLarge("body_too_large", f"A body holds at most {names.VALUE_LIMIT} bytes when it is decompressed.")
+    if len(content) > names.VALUE_LIMIT:
+        raise TooLarge("body_too_large", f"A decompressed body may have at most {names.VALUE_LIMIT} bytes.")
     if not stream.eof or stream.unused_data:
         raise _not_gzip()
-    return found
+    return content
 
 
 def _not_gzip() -> Invalid:
-    return Invalid("not_gzip", "The body is not one whole gzip stream, though its Content-Encoding says so.")
+    return Invalid("not_gzip", "The Content-Encoding is gzip, so the body must be one complete gzip stream.")

@@ -1,4 +1,4 @@
-"""The headers that operations take, and those that they answer with."""
+"""The HTTP headers of requests and of responses, and their description in OpenAPI."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,13 +9,13 @@ from schemas.faults import Fault, UnsupportedContentCoding
 KEY = "Idempotency-Key"
 KEY_LIMIT = 128
 KEY_PATTERN = "^[!-~]([ -~]*[!-~])?$"
-"""Printable ASCII; blanks around a header's value are not part of it."""
+"""Printable ASCII, without a blank at the start or the end: HTTP does not count these blanks as part of a value."""
 
 BY_STATUS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
-"""Those of every answer with this status, whoever gives it."""
+"""The headers of every response with this status, whether the worker or the edge gives the answer."""
 
 _BY_FAULT: Mapping[type[Fault], Mapping[str, str]] = {UnsupportedContentCoding: {"Accept-Encoding": codings.GZIP}}
-"""Those of one kind of fault only, though others have its status."""
+"""The headers of one fault class, where other faults with the same status do not have them."""
 
 _KEY_SCHEMA = {"type": "string", "minLength": 1, "maxLength": KEY_LIMIT, "pattern": KEY_PATTERN}
 
@@ -23,21 +23,21 @@ PARAMETERS: dict[str, Any] = {
     "IdempotencyKey": {
         "name": KEY,
         "in": "header",
-        "description": "A repeated call with the same key and content gets the first one's answer.",
+        "description": "A repeated call with the same key and content gets the answer of the first call.",
         "schema": _KEY_SCHEMA,
     },
     "Prefer": {
         "name": "Prefer",
         "in": "header",
-        "description": "`respond-async`: 202 at once with the request id, without waiting for the answer.",
+        "description": "With `respond-async` the call gets 202 and the request id immediately, not its answer.",
         "schema": {"type": "string"},
     },
 }
-"""What every write takes, in words of OpenAPI."""
+"""The request headers of every write, as OpenAPI parameters by component name."""
 
-ANSWERED: dict[str, Any] = {
+RESPONSES: dict[str, Any] = {
     KEY: {
-        "description": "The key of this write, given or made; repeat the call with it to get its answer again.",
+        "description": "The key of this write, sent or generated. Repeat the call with it to get the same answer.",
         "required": True,
         "schema": _KEY_SCHEMA,
     },
@@ -48,24 +48,28 @@ ANSWERED: dict[str, Any] = {
         "schema": {"type": "integer", "minimum": 0},
     },
     "Accept-Encoding": {
-        "description": "The content coding to use; only where that of the body is what is wrong.",
+        "description": "The supported content coding. Present only if the body has an unsupported one.",
         "schema": {"const": codings.GZIP},
     },
     "WWW-Authenticate": {"required": True, "schema": {"const": "Bearer"}},
 }
+"""The response headers, as OpenAPI headers by name."""
 
 
-def of(fault: Fault) -> Mapping[str, str]:
-    """What the answer with this fault has beside the headers of its status."""
+def for_fault(fault: Fault) -> Mapping[str, str]:
+    """The headers of a response with this fault, without the headers of its status."""
     return _BY_FAULT.get(type(fault), {})
 
 
-def names_of(fault: type[Fault]) -> list[str]:
-    """The headers that an answer with a fault of this kind can have."""
-    special = [name for kind, found in _BY_FAULT.items() if issubclass(kind, fault) for name in found]
-    return [*BY_STATUS.get(fault.status, ()), *special]
+def names_for(fault: type[Fault]) -> list[str]:
+    """The names of the headers that a response with a fault of this class or a subclass can have."""
+    header_names = list(BY_STATUS.get(fault.status, ()))
+    for fault_class, headers in _BY_FAULT.items():
+        if issubclass(fault_class, fault):
+            header_names.extend(headers)
+    return header_names
 
 
-def refer(*names: str) -> dict[str, Any]:
-    """Headers of an answer, as references to what is said of them in one place."""
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+def references(*header_names: str) -> dict[str, Any]:
+    """References to the descriptions in RESPONSES, which are components of the OpenAPI document."""
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in header_names}

@@ -1,4 +1,4 @@
-"""API keys: who calls, and what it may do. The file holds hashes only, so that reading it gives nobody a key."""
+"""API keys, which identify callers and their scopes. The key file has only hashes, so it reveals no key."""
 
 import hashlib
 import secrets
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from schemas.faults import Forbidden, Unauthorized
 
 KEY_BYTES = 32
-"""Random bytes of a key: too many to guess, so a plain SHA-256 of it is enough."""
+"""Random bytes of a key. A key of this length cannot be guessed, so a plain SHA-256 is a sufficient hash."""
 
 
 class KeyEntry(BaseModel):
@@ -34,7 +34,7 @@ class KeyFile(BaseModel):
 
 
 class WrongKeyFile(Exception):
-    """Says what is wrong with the file of keys."""
+    """The key file cannot be read or is invalid. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,12 @@ class Identity:
     source: str
     scopes: frozenset[str]
 
-    def may(self, family: str, reads: bool) -> bool:
-        action = "read" if reads else "write"
+    def has_scope(self, family: str, action: str) -> bool:
         return f"{family}:{action}" in self.scopes or f"*:{action}" in self.scopes
 
 
 LOOPBACK = Identity("local", "api/local", frozenset(("*:read", "*:write")))
-"""Who everybody is while no keys are configured and only loopback is served."""
+"""Every caller, while no API keys are configured and the edge listens on loopback only."""
 
 
 class Keys:
@@ -62,28 +61,28 @@ class Keys:
         """The caller of an `Authorization: Bearer <key>` header. Raises Unauthorized."""
         if self._identities is None:
             return LOOPBACK
-        kind, _, key = (authorization or "").partition(" ")
-        identity = self._identities.get(digest(key.strip())) if kind.lower() == "bearer" else None
+        scheme, _, key = (authorization or "").partition(" ")
+        identity = self._identities.get(digest(key.strip())) if scheme.lower() == "bearer" else None
         if identity is None:
-            raise Unauthorized("unauthorized", "A valid key is needed, as `Authorization: Bearer <key>`.")
+            raise Unauthorized("unauthorized", "Send a valid API key: `Authorization: Bearer <key>`.")
         return identity
 
 
 def check(identity: Identity, family: str, reads: bool) -> None:
-    """Raises Forbidden."""
-    if not identity.may(family, reads):
-        scope = f"{family}:{'read' if reads else 'write'}"
-        raise Forbidden("forbidden", f"This key lacks the scope {scope}.")
+    """Raises Forbidden if the caller may not read, or write, this family."""
+    action = "read" if reads else "write"
+    if not identity.has_scope(family, action):
+        raise Forbidden("forbidden", f"The API key needs the scope {family}:{action}.")
 
 
 def load(path: Path | None) -> Keys:
-    """Raises WrongKeyFile."""
+    """The API keys of a file. Without a file, every call is accepted. Raises WrongKeyFile."""
     if path is None:
         return Keys(None)
     try:
         return Keys(KeyFile.model_validate(tomllib.loads(path.read_text())).keys)
     except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
-        raise WrongKeyFile(f"VISITOR_HTTP_KEYS: {path} is no file of keys: {error}") from error
+        raise WrongKeyFile(f"VISITOR_HTTP_KEYS: {path} is not a valid key file: {error}") from error
 
 
 def digest(key: str) -> str:

@@ -1,4 +1,4 @@
-"""Request messages out, replies back in: who waits for which reply."""
+"""Sends request messages, and gives each reply to the call that waits for it."""
 
 import asyncio
 import itertools
@@ -17,34 +17,37 @@ from topics.supervision import Failed, Interrupted, Supervisor, interruptions_ra
 log = structlog.get_logger(__name__)
 
 Reply = tuple[int, bytes]
-"""A status and the JSON of a body."""
+"""The status, and the body as JSON."""
 SEND_SECONDS = 5.0
-"""How long a call waits until the broker has its request."""
+"""Limit for sending one request to the broker."""
 CONNECT_SECONDS = 30.0
-"""How long an attempt to connect may take."""
+"""Limit for one attempt to connect."""
 RETRY_SECONDS = 0.5
+"""Pause between two attempts to connect."""
 WATCH_SECONDS = 2.0
+"""Interval of the checks that replies are still read."""
 
 
 class ReplyRouter:
-    """One partition of `visitor.replies`, read from its end. It may be shared: replies to others are skipped. `failed`
-    is called where the listener has ended for good; as long as it runs, it connects again whatever happens."""
+    """Reads one partition of `visitor.replies` from its end. Edges may share a partition: a router ignores the replies
+    to other edges. The listener reconnects after every error. If the listener itself ends, it calls `failed`."""
 
     def __init__(self, kafka: KafkaSettings, partition: int | None, failed: Failed) -> None:
         self._kafka = kafka
         self._partition = partition
         self._producer = Producer(kafka)
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
-        self._correlations = (f"{random.getrandbits(64):016x}-{n}" for n in itertools.count())
+        self._correlation_ids = (f"{random.getrandbits(64):016x}-{number}" for number in itertools.count())
         self._supervisor = Supervisor(failed)
         self._listening = asyncio.Event()
 
     @property
     def ready(self) -> bool:
+        """True while the router reads replies."""
         return self._listening.is_set()
 
     def start(self) -> None:
-        """Connects in the background, for as long as it takes."""
+        """Connect in the background, and retry until it succeeds."""
         self._supervisor.start("reply listener", self._listen())
 
     async def stop(self) -> None:
@@ -52,17 +55,18 @@ class ReplyRouter:
         await self._producer.stop()
 
     def expect(self) -> tuple[int, str, "asyncio.Future[Reply]"]:
-        """Where to reply to, and the reply to come. Raises Unavailable."""
+        """The partition and the correlation id to which the worker must reply, and a future of the reply. Raises
+        Unavailable."""
         if not self.ready or self._partition is None:
-            raise Unavailable("not_ready", "The service has no connection to Kafka; try again in a moment.")
-        correlation = next(self._correlations)
+            raise Unavailable("not_ready", "The service has no connection to Kafka. Try again in a moment.")
+        correlation_id = next(self._correlation_ids)
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._waiting[correlation] = future
-        future.add_done_callback(lambda _: self._waiting.pop(correlation, None))
-        return self._partition, correlation, future
+        self._waiting[correlation_id] = future
+        future.add_done_callback(lambda _: self._waiting.pop(correlation_id, None))
+        return self._partition, correlation_id, future
 
     async def send(self, message: Outgoing) -> None:
-        """Raises Unavailable where the broker does not take it in time."""
+        """Raises Unavailable if the broker does not accept the message in time."""
         try:
             with interruptions_raised():
                 async with asyncio.timeout(SEND_SECONDS):
@@ -71,36 +75,37 @@ class ReplyRouter:
             log.warning("request_not_sent", error=type(error).__name__)
             raise Unavailable(
                 "kafka_unavailable",
-                "The request may not have been taken in; send it again, a write with the same Idempotency-Key.",
+                "The request may not have been sent. Repeat the call, a write with the same Idempotency-Key.",
             ) from error
 
     async def _listen(self) -> None:
         while True:
             try:
                 with interruptions_raised():
-                    await self._follow()
+                    await self._connect_and_read()
             except Exception as error:
-                # Whatever it was: without replies the edge is of no use, so it tries again for as long as it runs.
+                # Retry after every kind of error: without replies the edge cannot answer calls.
                 log.warning("replies_unreachable", error=f"{type(error).__name__}: {error}"[:200])
             finally:
                 self._listening.clear()
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _follow(self) -> None:
-        """Read replies until there is trouble. Raises what it was."""
+    async def _connect_and_read(self) -> None:
+        """Read replies until an error occurs, and raise it."""
         async with asyncio.timeout(CONNECT_SECONDS):
-            consumer = await self._connected()
+            consumer = await self._connect()
         try:
             self._listening.set()
             await run_together({"replies": self._read(consumer), "replies watch": self._watch(consumer)})
         finally:
             await close_consumer(consumer)
 
-    async def _connected(self) -> AIOKafkaConsumer:
+    async def _connect(self) -> AIOKafkaConsumer:
+        """Choose a random partition if none is configured, or if the configured one does not exist."""
         await self._producer.start()
-        count = await self._producer.partitions(names.REPLIES)
-        if self._partition is None or self._partition >= count:
-            self._partition = random.randrange(count)
+        partition_count = await self._producer.partitions(names.REPLIES)
+        if self._partition is None or self._partition >= partition_count:
+            self._partition = random.randrange(partition_count)
         return await tail(self._kafka, names.REPLIES, self._partition)
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
@@ -108,23 +113,25 @@ class ReplyRouter:
             self._resolve(record.headers, record.value)
 
     async def _watch(self, consumer: AIOKafkaConsumer) -> None:
-        """aiokafka reconnects silently, and does not tell where it stops reading. Raises KafkaError or TimeoutError
-        when nobody answers, or nothing is read though there is something."""
-        place = next(iter(consumer.assignment()))
-        read = end = 0
+        """Detect that the consumer does not read any more; aiokafka reconnects silently and reports nothing. Raises
+        KafkaError or TimeoutError if the broker does not answer, or if the consumer did not advance since the last
+        check although there were records."""
+        topic_partition = next(iter(consumer.assignment()))
+        position = end_offset = 0
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             if ended := ended_tasks(consumer):
                 raise KafkaError(f"the consumer's background tasks have ended: {', '.join(ended)}")
-            before, waiting = read, end > read
+            last_position, had_records = position, end_offset > position
             async with asyncio.timeout(2 * WATCH_SECONDS):
-                end = (await consumer.end_offsets([place]))[place]
-                read = await consumer.position(place)
-            if waiting and read == before:
-                raise KafkaError(f"replies wait at offset {read} and are not read")
+                end_offset = (await consumer.end_offsets([topic_partition]))[topic_partition]
+                position = await consumer.position(topic_partition)
+            if had_records and position == last_position:
+                raise KafkaError(f"the consumer does not read the replies from offset {position}")
 
     def _resolve(self, headers: Sequence[tuple[str, bytes]], value: bytes) -> None:
-        correlation = next((found for name, found in headers if name == "correlation-id"), None)
-        future = self._waiting.get((correlation or b"").decode(errors="replace"))
+        """Complete the future that waits for this reply, if there is one."""
+        correlation_id = next((value for name, value in headers if name == "correlation-id"), None)
+        future = self._waiting.get((correlation_id or b"").decode(errors="replace"))
         if future is not None and not future.done():
             future.set_result(json.split_result(value))

@@ -1,4 +1,4 @@
-"""What each operation can answer, in words of OpenAPI."""
+"""The responses of each operation, as OpenAPI."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
@@ -30,7 +30,7 @@ Document = dict[str, Any]
 
 
 class Accepted(Model):
-    """The request was taken in; its answer comes to whoever repeats the call with its key."""
+    """The request was sent. Repeat the call with its key to get the answer."""
 
     request_id: Identifier
 
@@ -38,61 +38,53 @@ class Accepted(Model):
 ACCEPTED = Record[Accepted]
 
 FAULTS: Mapping[type[Fault], str] = {
-    Invalid: "InvalidMessage or invalid; each fault names the field that it is about.",
-    Unauthorized: "A valid key is needed.",
-    Forbidden: "The key lacks the scope. Or there are no keys, and the host is not a name of this machine itself.",
-    NotFound: "What the path, a barcode or a plate names is not there, or the visitor was erased (`visitor_erased`).",
-    Conflict: "The present state of the data refuses it.",
-    TooLarge: "The body is too large, as it was sent or decompressed.",
-    UnsupportedMediaType: "The body is not `application/json`, or it is compressed with something else than gzip.",
-    KeyReused: "The Idempotency-Key came before with another content.",
-    RateLimited: "Too many calls of this caller wait for their answers.",
-    Bug: "A bug on our side; it was reported.",
-    Unavailable: "Not possible now.",
-    NoAnswer: "No answer came in time. A write may still be applied; repeat it with the same Idempotency-Key.",
+    Invalid: "The request cannot be decoded or is invalid. Each error names its field.",
+    Unauthorized: "A valid API key is required.",
+    Forbidden: "The API key lacks the scope. Without API keys: the Host header must name the loopback interface.",
+    NotFound: "No record has this path, barcode or plate, or its visitor was erased (`visitor_erased`).",
+    Conflict: "The request conflicts with the stored data.",
+    TooLarge: "The body is too large, as sent or after decompression.",
+    UnsupportedMediaType: "The body is not `application/json`, or has a content coding other than gzip.",
+    KeyReused: "The Idempotency-Key was used before with other content.",
+    RateLimited: "The caller has too many calls in flight.",
+    Bug: "The service failed unexpectedly and reported the error.",
+    Unavailable: "The service cannot answer now. Try again later.",
+    NoAnswer: "No answer came in time. A write may still be applied. Repeat it with the same Idempotency-Key.",
 }
-_ANY = (Invalid, Unauthorized, Forbidden, TooLarge, RateLimited, Bug, Unavailable, NoAnswer)
-_WRITES = (Conflict, KeyReused)
+_FAULTS_OF_ALL = (Invalid, Unauthorized, Forbidden, TooLarge, RateLimited, Bug, Unavailable, NoAnswer)
+_FAULTS_OF_WRITES = (Conflict, KeyReused)
 
 
-def shared(errors: Document) -> Document:
-    """The answers that many operations can give, by the names of their faults."""
-    return {fault.__name__: _fault(fault, errors) for fault in FAULTS}
+def describe_faults(errors: Document) -> Document:
+    """The response of each fault by its class name. Operations refer to these. `errors` is the schema of the body."""
+    return {fault.__name__: _response(FAULTS[fault], errors, headers.names_for(fault)) for fault in FAULTS}
 
 
-def _fault(fault: type[Fault], errors: Document) -> Document:
-    answered = headers.names_of(fault)
-    return {
-        "description": FAULTS[fault],
-        **({"headers": headers.refer(*answered)} if answered else {}),
-        "content": {JSON: {"schema": errors}},
-    }
-
-
-def of(operation: Operation, reply: Document | None, accepted: Document) -> Document:
-    """All that an operation can answer, by status."""
+def describe(operation: Operation, reply: Document | None, accepted: Document) -> Document:
+    """All responses of an operation, by status. `reply` and `accepted` are the schemas of the bodies."""
     key = [] if operation.is_query else [headers.KEY]
-    found = {fault.status: {"$ref": f"#/components/responses/{fault.__name__}"} for fault in _faults(operation)}
-    found[operation.status] = _success(operation.status, reply, key)
+    responses = {fault.status: {"$ref": f"#/components/responses/{fault.__name__}"} for fault in _faults(operation)}
+    responses[operation.status] = _response(HTTPStatus(operation.status).phrase, reply, key)
     if operation.upserts:
-        found[HTTPStatus.OK] = _success(HTTPStatus.OK, reply, key)
+        responses[HTTPStatus.OK] = _response(HTTPStatus.OK.phrase, reply, key)
     if not operation.is_query:
-        found[HTTPStatus.ACCEPTED] = _success(HTTPStatus.ACCEPTED, accepted, [*key, "Preference-Applied"])
-    return {str(int(status)): found[status] for status in sorted(found)}
+        responses[HTTPStatus.ACCEPTED] = _response("Accepted, not answered yet", accepted, [*key, "Preference-Applied"])
+    return {str(int(status)): responses[status] for status in sorted(responses)}
 
 
-def _success(status: int, reply: Document | None, answered: Sequence[str]) -> Document:
-    return {
-        "description": "Taken in" if status == HTTPStatus.ACCEPTED else HTTPStatus(status).phrase,
-        **({"headers": headers.refer(*answered)} if answered else {}),
-        **({"content": {JSON: {"schema": reply}}} if reply else {}),
-    }
+def _response(description: str, schema: Document | None, header_names: Sequence[str]) -> Document:
+    response: Document = {"description": description}
+    if header_names:
+        response["headers"] = headers.references(*header_names)
+    if schema:
+        response["content"] = {JSON: {"schema": schema}}
+    return response
 
 
 def _faults(operation: Operation) -> Iterator[type[Fault]]:
-    yield from _ANY
+    yield from _FAULTS_OF_ALL
     if not operation.is_query:
-        yield from _WRITES
+        yield from _FAULTS_OF_WRITES
     if "body" in operation.request.parts():
         yield UnsupportedMediaType
     if "{" in operation.path:

@@ -1,8 +1,7 @@
-"""From an HTTP call to the parts of a request."""
+"""Translates an HTTP call to the parts of a request: path, query and body."""
 
 import re
 from collections.abc import Iterable, Mapping
-from functools import cache
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
@@ -18,28 +17,28 @@ from topics.envelope import JSON, InvalidMessage
 
 
 class Content(NamedTuple):
-    """A body as it was sent, with what its headers say of it."""
+    """The body as it was sent, with the headers that describe it."""
 
     body: bytes
-    kind: str = ""
-    """Its `Content-Type`."""
-    codings: str = ""
-    """Its `Content-Encoding`."""
+    content_type: str = ""
+    content_encoding: str = ""
 
 
-def parts_of(operation: Operation, places: Mapping[str, str], query: bytes, content: Content) -> dict[str, Any]:
-    """`places` are the path's values, still percent-encoded. Raises Invalid with all faults at once, TooLarge,
-    UnsupportedContentCoding and UnsupportedMediaType."""
+def parts_of(operation: Operation, path_params: Mapping[str, str], query: bytes, content: Content) -> dict[str, Any]:
+    """The parts of the request. `path_params` are still percent-encoded. Raises Invalid with all errors that validation
+    finds, TooLarge, UnsupportedContentCoding and UnsupportedMediaType."""
     models = operation.request.parts()
     parts: dict[str, Any] = {}
     if "path" in models:
-        parts["path"] = _typed(models["path"], {name: _decoded(name, value) for name, value in places.items()})
+        values = {name: _decode_path_param(name, value) for name, value in path_params.items()}
+        parts["path"] = _parse_values(models["path"], values)
     if query:
-        parts["query"] = _typed(models["query"], _query(query)) if "query" in models else _query(query)
+        values = _parse_query(query)
+        parts["query"] = _parse_values(models["query"], values) if "query" in models else values
     if "body" in models:
-        parts["body"] = _body(models["body"], content)
+        parts["body"] = _parse_body(models["body"], content)
     elif content.body:
-        raise Invalid("body_refused", "This operation takes no body.")
+        raise Invalid("body_refused", "This operation takes no body. Send the call without one.")
     _validate(operation, parts)
     return parts
 
@@ -50,26 +49,27 @@ def _validate(operation: Operation, parts: dict[str, Any]) -> None:
         operation.request.model_validate(parts)
     except ValidationError as error:
         entries.extend(from_validation(error).entries)
-    given = parts.get("body")
-    refused = message_only(operation) & given.keys() if isinstance(given, dict) else ()
-    entries.extend(
-        ErrorEntry(code="unknown_field", type="validation", field=name, message="This field is not known here.")
-        for name in sorted(refused)
-    )
+    body = parts.get("body")
+    if isinstance(body, dict):
+        entries.extend(
+            ErrorEntry(
+                code="unknown_field", type="validation", field=name, message="This field does not exist. Remove it."
+            )
+            for name in sorted(message_only(operation) & body.keys())
+        )
     if entries:
         raise Invalid.because(entries)
 
 
-def _decoded(name: str, value: str) -> str:
+def _decode_path_param(name: str, value: str) -> str:
     try:
         return unquote(value, errors="strict")
     except UnicodeDecodeError:
-        raise Invalid("not_utf8", "This part of the path is not percent-encoded UTF-8.", field=name) from None
+        raise Invalid("not_utf8", "Send this path parameter as percent-encoded UTF-8.", field=name) from None
 
 
-@cache
 def message_only(operation: Operation) -> frozenset[str]:
-    """The body fields that only a message may carry, by their names on the wire."""
+    """The wire names of the body fields that are accepted in a Kafka message but not over HTTP."""
     body = operation.request.parts().get("body")
     fields = body.model_fields.values() if body else ()
     return frozenset(
@@ -79,66 +79,74 @@ def message_only(operation: Operation) -> frozenset[str]:
     )
 
 
-def _query(query: bytes) -> dict[str, str]:
+def _parse_query(query: bytes) -> dict[str, str]:
     try:
         pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict")
     except ValueError:
-        raise Invalid("unreadable_query", "The query is not percent-encoded UTF-8.") from None
+        raise Invalid("unreadable_query", "Send the query as percent-encoded UTF-8.") from None
     _refuse_repeated(name for name, _ in pairs)
     return dict(pairs)
 
 
-def _refuse_repeated(found: Iterable[str]) -> None:
+def _refuse_repeated(parameters: Iterable[str]) -> None:
     seen: set[str] = set()
-    for name in found:
+    for name in parameters:
         if name in seen:
-            raise Invalid("repeated_parameter", "This parameter may stand once.", field=json_path([name]))
+            raise Invalid("repeated_parameter", "Send this parameter only once.", field=json_path([name]))
         seen.add(name)
 
 
-def _typed(model: type[BaseModel], texts: Mapping[str, str]) -> dict[str, Any]:
-    """Texts as the numbers and booleans that they spell, where the field is one; the rest is left to validation."""
-    bases = {field.serialization_alias: shape_of(field.annotation).base for field in model.model_fields.values()}
-    return {name: _value(bases.get(name), text) for name, text in texts.items()}
+def _parse_values(model: type[BaseModel], values: Mapping[str, str]) -> dict[str, Any]:
+    """Converts the values of integer and boolean fields from text. Text that is not an integer or a boolean stays as it
+    is, and validation reports it."""
+    types = {field.serialization_alias: shape_of(field.annotation).base for field in model.model_fields.values()}
+    return {name: _parse_value(types.get(name), value) for name, value in values.items()}
 
 
-def _value(base: type | None, text: str) -> Any:
-    if base is bool and text in ("true", "false"):
-        return text == "true"
-    if base is int and _INTEGER.fullmatch(text):
-        return int(text.partition(".")[0])
-    return text
+def _parse_value(field_type: type | None, value: str) -> Any:
+    if field_type is bool and value in ("true", "false"):
+        return value == "true"
+    if field_type is int and _INTEGER.fullmatch(value):
+        return int(value.partition(".")[0])
+    return value
 
 
 _INTEGER = re.compile(r"-?[0-9]{1,24}(\.0+)?")
-"""25.0 is an integer, as in a body: links in the result of a message repeat the message's own query."""
+"""An integer may be written as 25.0, as in a body. The query of a message may have 25.0, and the links in its result
+repeat that query."""
 
 
-@cache
 def needs_body(model: type[BaseModel]) -> bool:
-    """Whether a call without a body lacks something. An array is never made up, or no body would empty a list."""
+    """True if a call without a body is invalid. A missing body counts as an empty object, but never as an empty array:
+    it would empty the list that the body replaces."""
     return issubclass(model, RootModel) or any(field.is_required() for field in model.model_fields.values())
 
 
-def _body(model: type[BaseModel], content: Content) -> Any:
-    """A call without a body counts as one with an empty object, whatever its headers say: many clients send a content
-    type with every call. `null` is no body, since axios sends it for none."""
-    is_array = issubclass(model, RootModel)
-    found = _json(content) if content.body else None
-    if found is None and is_array:
-        raise Invalid("body_required", "This operation needs a body, a JSON array.")
-    if found is None:
+def _parse_body(model: type[BaseModel], content: Content) -> Any:
+    """A missing body counts as an empty object, whatever the content type, because many clients send a content type
+    with every call. `null` counts as a missing body, because axios sends it instead of none."""
+    body = _read_json(content) if content.body else None
+    if issubclass(model, RootModel):
+        return _check_array(body)
+    if body is None:
         return {}
-    if not isinstance(found, list if is_array else dict):
-        what = "array" if is_array else "object"
-        raise Invalid(f"not_an_{what}", f"The body is not a JSON {what}.")
-    return found
+    if not isinstance(body, dict):
+        raise Invalid("not_an_object", "The body must be a JSON object.")
+    return body
 
 
-def _json(content: Content) -> Any:
-    if content.kind.partition(";")[0].strip().lower() != JSON:
-        raise UnsupportedMediaType("unsupported_media_type", f"The body's content type is {JSON}.")
+def _check_array(body: Any) -> list[Any]:
+    if body is None:
+        raise Invalid("body_required", "This operation needs a body, a JSON array.")
+    if not isinstance(body, list):
+        raise Invalid("not_an_array", "The body must be a JSON array.")
+    return body
+
+
+def _read_json(content: Content) -> Any:
+    if content.content_type.partition(";")[0].strip().lower() != JSON:
+        raise UnsupportedMediaType("unsupported_media_type", f"Send the body with the content type {JSON}.")
     try:
-        return json.read(codings.decoded(content.body, content.codings))
+        return json.read(codings.decode(content.body, content.content_encoding))
     except InvalidMessage as error:
         raise Invalid(error.code, str(error)) from None

@@ -1,9 +1,9 @@
-"""What production runs: the command line, the settings, the logs and the processes. `dev/` has what only a
-development machine runs.
+"""What production runs: the command line, the settings, the logs and the processes. `dev/` runs only on a
+development machine.
 
-A batch allocates some ten thousand objects that reference counting frees again, and loading the operations allocates
-many more that stay. By default the collector would look through all that lives some hundred times a second, which took
-a third of a worker's pace and of its start.
+The cyclic garbage collector runs rarely. A batch allocates about ten thousand objects, which reference counting frees,
+and loading the operations allocates many more, which stay. With Python's default thresholds, the collector scans all
+objects some hundred times a second: this cost a third of a worker's throughput and of its start time.
 """
 
 import gc

@@ -1,15 +1,15 @@
 """The command line: `visitor …`.
 
-What takes long to load is imported by the command that needs it: probes run `visitor health` all day.
+A command imports slow modules itself, so that `visitor health` starts fast: probes run it every few seconds.
 """
 
 import asyncio
 import json
 import sys
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import structlog
 import typer
@@ -19,19 +19,25 @@ from aiokafka.errors import KafkaError
 from agents.engine.retry import is_retryable
 from edge import keys as edge_keys
 from edge.keys import WrongKeyFile
-from runtime import health, logs, ports, settings
+from runtime import health, logs, ports
 from runtime.settings import Settings, WrongSetting
+from runtime.settings import known as known_settings
+from runtime.settings import load as load_settings
 from topics.supervision import interruptions_raised
 
 log = structlog.get_logger(__name__)
 
 app = typer.Typer(
-    help="All data about the visitors of a group of shopping centers: Kafka messages in, results and changes out.",
-    epilog="Settings come from the environment; `visitor settings` lists them.",
+    help="The service that owns the data about the visitors of a group of shopping centers. It applies requests from"
+    " Kafka and HTTP to PostgreSQL, and publishes results and changes.",
+    epilog="Settings are environment variables. `visitor settings` lists them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+Result = TypeVar("Result")
 
 
 class Role(StrEnum):
@@ -40,7 +46,7 @@ class Role(StrEnum):
 
 
 def main() -> None:
-    """The entry point. A wrong setting ends with status 2 and says what it should be."""
+    """The entry point. A wrong setting or a port in use prints what to correct and exits with status 2."""
     try:
         app()
     except (WrongSetting, WrongKeyFile, ports.PortTaken) as error:
@@ -48,164 +54,187 @@ def main() -> None:
         sys.exit(2)
 
 
-def _run(work: Coroutine[Any, Any, Any]) -> Any:
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
     return uvloop.run(work)
 
 
-def _start() -> Settings:
-    found = settings.load()
-    logs.configure(found.log)
-    return found
+def _load_settings_and_configure_logs() -> Settings:
+    settings = load_settings()
+    logs.configure(settings.log)
+    return settings
 
 
 @app.command()
 def dev(
-    reset: Annotated[bool, typer.Option("--reset", help="Forget all data of earlier runs first.")] = False,
-    simulation: Annotated[bool, typer.Option(help="Simulate gateways that report visits.")] = True,
+    reset: Annotated[bool, typer.Option("--reset", help="Delete all data of earlier runs first.")] = False,
+    simulation: Annotated[bool, typer.Option(help="Simulate parking gateways that send visits.")] = True,
 ) -> None:
-    """Run everything on this machine: Kafka, PostgreSQL, worker, edge, sample data and a simulated gateway stream."""
-    from runtime.dev import run as development  # the embedded servers are an extra that production does not install
+    """Run everything on this machine: Kafka, PostgreSQL, a worker, an edge, sample data and simulated gateways."""
+    from runtime.dev import run as development  # production does not install the embedded servers
 
-    sys.exit(development.run(settings.load(), reset=reset, simulation=simulation))
+    sys.exit(development.run(load_settings(), reset=reset, simulation=simulation))
 
 
 @app.command()
 def worker() -> None:
-    """Run a worker: takes requests from Kafka, applies them to PostgreSQL, publishes results and changes.
+    """Run a worker, which consumes requests from Kafka, applies them to PostgreSQL, and publishes results and changes.
 
-    Waits for `visitor migrate` and `visitor topics`. Ends with status 1 where it cannot go on."""
+    The worker waits until `visitor migrate` and `visitor topics` have run. It exits with status 1 if it fails."""
     from agents.catalogue import CATALOGUE
     from runtime import worker_process
 
-    found = _start()
-    ports.ensure_free(health.LOOPBACK, found.worker.health_port, "VISITOR_WORKER_HEALTH_PORT")
-    sys.exit(_run(worker_process.run(found, CATALOGUE)))
+    settings = _load_settings_and_configure_logs()
+    ports.ensure_free(health.LOOPBACK, settings.worker.health_port, "VISITOR_WORKER_HEALTH_PORT")
+    sys.exit(_run(worker_process.run(settings, CATALOGUE)))
 
 
 @app.command()
 def edge() -> None:
-    """Run an HTTP edge: translates calls to messages and waits for their results. Docs are under /docs.
+    """Run an HTTP edge, which sends calls as request messages and answers with their replies. /docs describes the API.
 
-    Ends with status 1 where it cannot go on."""
+    The edge exits with status 1 if it fails."""
     from agents.catalogue import CATALOGUE
     from runtime import edge_process
 
-    found = _start()
-    http = found.http
+    settings = _load_settings_and_configure_logs()
+    http = settings.http
     if http.keys is None and http.host not in ("127.0.0.1", "::1", "localhost"):
-        raise WrongSetting("VISITOR_HTTP_KEYS is needed to listen on another address than loopback.")
+        raise WrongSetting("Set VISITOR_HTTP_KEYS to listen on an address other than loopback.")
     ports.ensure_free(http.host, http.port, "VISITOR_HTTP_PORT")
-    sys.exit(edge_process.run(found, CATALOGUE))
+    sys.exit(edge_process.run(settings, CATALOGUE))
 
 
 @app.command()
 def migrate() -> None:
-    """Bring the database's schema to what this version needs. Safe to run twice at once."""
+    """Migrate the database schema to this version. Several processes may run this at the same time."""
     from storage import migrate as storage_migrate
 
-    found = _start()
-    before, after = _run(_patiently(lambda: storage_migrate.upgrade(found.database)))
-    typer.echo(f"The database is at {after}" + ("." if before == after else f"; it was at {before or 'nothing'}."))
+    settings = _load_settings_and_configure_logs()
+    before, after = _run(_retry_until_available(lambda: storage_migrate.upgrade(settings.database)))
+    if before == after:
+        typer.echo(f"The database is at revision {after} already.")
+    elif before is None:
+        typer.echo(f"The database is at revision {after}; it was empty.")
+    else:
+        typer.echo(f"The database is at revision {after}; it was at {before}.")
 
 
 @app.command()
 def topics(
     alter: Annotated[
-        bool, typer.Option("--alter", help="Give existing topics the configuration that the service needs.")
+        bool, typer.Option("--alter", help="Change the configuration of existing topics to the required one.")
     ] = False,
 ) -> None:
-    """Create missing topics, and show where an existing one differs; status 1 where one does."""
+    """Create missing topics, and print where existing topics differ from the required configuration.
+
+    Exits with status 1 if a topic differs."""
     from agents.catalogue import CATALOGUE
     from topics import admin, names
 
-    found = _start()
-    specs = names.specs(CATALOGUE.families, found.kafka)
-    report = _run(_patiently(lambda: admin.ensure(found.kafka, specs, alter=alter)))
+    settings = _load_settings_and_configure_logs()
+    specs = names.specs(CATALOGUE.families, settings.kafka)
+    report = _run(_retry_until_available(lambda: admin.ensure(settings.kafka, specs, alter=alter)))
     for name in report.created:
         typer.echo(f"created {name}")
     for name in report.altered:
         typer.echo(f"altered {name}")
-    for item in report.differences:
-        typer.echo(f"differs {item.topic}: {item.setting} is {item.found}, the service needs {item.wanted}")
+    for difference in report.differences:
+        typer.echo(
+            f"differs {difference.topic}: {difference.setting} is {difference.found},"
+            f" the service needs {difference.wanted}"
+        )
     if not (report.created or report.altered or report.differences):
-        typer.echo("All topics are there and as they should be.")
+        typer.echo("All topics exist and have the required configuration.")
     if report.differences:
-        typer.echo("Change the topics with --alter or with Kafka's own tools, or change the VISITOR_KAFKA_… settings.")
+        typer.echo("Change the topics with --alter or Kafka's own tools, or change the VISITOR_KAFKA_… settings.")
         raise typer.Exit(1)
 
 
 @app.command(name="health")
 def health_command(
-    role: Annotated[Role, typer.Argument(help="Which process to ask.")] = Role.worker,
-    live: Annotated[bool, typer.Option("--live", help="Only whether it runs, not whether it is ready.")] = False,
+    role: Annotated[Role, typer.Argument(help="The process to check.")] = Role.worker,
+    live: Annotated[
+        bool, typer.Option("--live", help="Check whether the process is live, not whether it is ready.")
+    ] = False,
 ) -> None:
-    """Ask a process on this machine whether it is well: status 0 if it is, 1 if not."""
-    found = settings.load()
-    if role is Role.edge:
-        host = health.LOOPBACK if found.http.host in ("0.0.0.0", "::") else found.http.host
-        url = f"http://{f'[{host}]' if ':' in host else host}:{found.http.port}/health{'/live' if live else ''}"
-    else:
-        url = f"http://{health.LOOPBACK}:{found.worker.health_port}/health/{'live' if live else 'ready'}"
-    well, said = health.ask(url, timeout=5)
-    typer.echo(said)
-    raise typer.Exit(0 if well else 1)
+    """Check the health of a process on this machine. Exits with status 0 if it is healthy, else with 1."""
+    healthy, answer = health.ask(_health_url(load_settings(), role, live), timeout=5)
+    typer.echo(answer)
+    raise typer.Exit(0 if healthy else 1)
+
+
+def _health_url(settings: Settings, role: Role, live: bool) -> str:
+    if role is Role.worker:
+        return f"http://{health.LOOPBACK}:{settings.worker.health_port}/health/{'live' if live else 'ready'}"
+    host = settings.http.host
+    if host in ("0.0.0.0", "::"):
+        host = health.LOOPBACK
+    elif ":" in host:
+        host = f"[{host}]"
+    return f"http://{host}:{settings.http.port}/health{'/live' if live else ''}"
 
 
 @app.command()
-def schemas(folder: Annotated[Path, typer.Argument(help="Where to write; made if missing.")]) -> None:
-    """Write the Avro schemas of all requests, results and changes, one file each, with their ids."""
+def schemas(
+    folder: Annotated[Path, typer.Argument(help="The folder to write to. It is created if it is missing.")],
+) -> None:
+    """Write the Avro schemas of all requests, results and changes, one file per schema, and a file with their ids."""
     from agents.catalogue import CATALOGUE
     from agents.wire import Wire
 
     wire = Wire(CATALOGUE)
-    for kind, group in (("requests", wire.requests), ("results", wire.results), ("changes", wire.changes)):
-        place = folder / kind
-        place.mkdir(parents=True, exist_ok=True)
-        for name, schema in group.items():
-            (place / f"{name}.avsc").write_text(json.dumps(schema, indent=2) + "\n")
+    groups = {"requests": wire.requests, "results": wire.results, "changes": wire.changes}
+    for kind, schemas_by_name in groups.items():
+        directory = folder / kind
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, schema in schemas_by_name.items():
+            (directory / f"{name}.avsc").write_text(json.dumps(schema, indent=2) + "\n")
     ids = {name: wire.ids(name) for name in CATALOGUE.by_name}
     (folder / "ids.json").write_text(json.dumps(ids | {"changes": wire.change_ids}, indent=2) + "\n")
-    typer.echo(f"wrote the schemas to {folder}")
+    typer.echo(f"Wrote the schemas to {folder}.")
 
 
 @app.command(name="consume")
 def consume_command(
-    topic: Annotated[str, typer.Argument(help="For example visitor.visits.changes.")],
-    from_beginning: Annotated[bool, typer.Option("--from-beginning", help="Start with the oldest message.")] = False,
+    topic: Annotated[str, typer.Argument(help="The topic, for example visitor.visits.changes.")],
+    from_beginning: Annotated[bool, typer.Option("--from-beginning", help="Start at the oldest message.")] = False,
 ) -> None:
-    """Print the messages of a topic as JSON lines, Avro decoded, until Ctrl-C."""
+    """Print the messages of a topic as JSON lines until Ctrl-C. Avro is decoded."""
     from runtime import consume
 
-    found = _start()
+    settings = _load_settings_and_configure_logs()
     try:
-        _run(consume.follow(found.kafka, topic, from_beginning=from_beginning))
+        _run(consume.follow(settings.kafka, topic, from_beginning=from_beginning))
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
     except KafkaError as error:
-        raise WrongSetting(f"VISITOR_KAFKA_BOOTSTRAP: {found.kafka.bootstrap} does not answer ({error})") from error
+        raise WrongSetting(f"VISITOR_KAFKA_BOOTSTRAP: {settings.kafka.bootstrap} does not answer ({error})") from error
 
 
 @app.command()
 def key(
-    name: Annotated[str, typer.Argument(help="Who will use it, for example parking-paris.")],
-    scope: Annotated[list[str], typer.Option(help="<family>:read, <family>:write, *:read or *:write; repeatable.")],
+    name: Annotated[str, typer.Argument(help="The name of the caller, for example parking-paris.")],
+    scope: Annotated[
+        list[str],
+        typer.Option(help="<family>:read, <family>:write, *:read or *:write. Repeat the option for several scopes."),
+    ],
 ) -> None:
-    """Make an API key: prints it once, and the entry with its hash for the file VISITOR_HTTP_KEYS."""
+    """Generate an API key. Prints the key, and its entry with the hash for the file of VISITOR_HTTP_KEYS."""
     secret = edge_keys.new_key()
-    typer.echo(f"key (keep it; it is stored nowhere): {secret}\n", err=True)
+    typer.echo(f"key (store it safely; it is not shown again): {secret}\n", err=True)
     typer.echo(f'[[keys]]\nname = "{name}"\nsha256 = "{edge_keys.digest(secret)}"\nscopes = {json.dumps(scope)}')
 
 
 @app.command(name="settings")
 def settings_command() -> None:
     """List all settings with their defaults and meanings."""
-    for name, setting in settings.known().items():
+    for name, setting in known_settings().items():
         default = f" [{setting.default}]" if setting.default else ""
         typer.echo(f"{name:36} {setting.meaning}{default}")
 
 
-async def _patiently(attempt: Any) -> Any:
-    """Try for as long as the server is not there; others may be starting it."""
+async def _retry_until_available(attempt: Callable[[], Awaitable[Result]]) -> Result:
+    """Retry every second while the server is not available: it may be starting."""
     while True:
         try:
             with interruptions_raised():

@@ -1,4 +1,4 @@
-"""Reading a topic as a person: every message a line of JSON."""
+"""Prints the messages of a topic, each as one line of JSON."""
 
 import asyncio
 import sys
@@ -15,10 +15,11 @@ from topics.kafka import KafkaSettings, close_consumer, ended_tasks
 from topics.supervision import run_together
 
 CHECK_SECONDS = 5.0
+"""Interval of the checks that the consumer still reads."""
 
 
 async def follow(kafka: KafkaSettings, topic: str, *, from_beginning: bool) -> None:
-    """Prints until it is cancelled, also while the broker is away for some time. Raises KafkaError."""
+    """Print messages until cancelled. An outage of the broker does not end this. Raises KafkaError."""
     patches.apply()
     wire = Wire(CATALOGUE)
     consumer = AIOKafkaConsumer(
@@ -42,7 +43,7 @@ async def _print(wire: Wire, consumer: AIOKafkaConsumer) -> None:
 
 
 async def _check(consumer: AIOKafkaConsumer) -> NoReturn:
-    """Raises KafkaError where nothing would be printed any more."""
+    """Raises KafkaError when the consumer has stopped reading."""
     while True:
         await asyncio.sleep(CHECK_SECONDS)
         if ended := ended_tasks(consumer):

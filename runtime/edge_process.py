@@ -1,4 +1,4 @@
-"""An edge as a process: its server, and its exit status."""
+"""The process of an edge: its HTTP server and its exit status."""
 
 import uvicorn
 
@@ -8,29 +8,29 @@ from runtime.settings import Settings
 from topics import patches
 
 IDLE_SECONDS = 75
-"""How long the edge keeps a connection that nobody uses. As nginx does, and longer than the 60 of most load balancers:
-a call on a connection that is just being closed fails."""
+"""How long the edge keeps an idle connection. This is nginx's default, and longer than the 60 s of most load balancers.
+The client should close first: a call fails if the edge closes the connection at the same moment."""
 
 
-def run(found: Settings, catalogue: Catalogue) -> int:
-    """An edge until SIGTERM or SIGINT; the exit status. Raises WrongKeyFile."""
+def run(settings: Settings, catalogue: Catalogue) -> int:
+    """Run an edge until SIGTERM or SIGINT. Returns the exit status. Raises WrongKeyFile."""
 
     def stop() -> None:
         server.should_exit = True
 
     patches.apply()
-    edge = Edge(found.kafka, found.http, catalogue, ended=stop)
+    edge = Edge(settings.kafka, settings.http, catalogue, ended=stop)
     config = uvicorn.Config(
         edge.asgi,
-        host=found.http.host,
-        port=found.http.port,
+        host=settings.http.host,
+        port=settings.http.port,
         log_config=None,
         access_log=False,
         server_header=False,
-        # Not the default, which goes on without what the application could not start.
+        # With the default, uvicorn would serve the application although its start failed.
         lifespan="on",
         timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=int(found.http.timeout_seconds) + 2,
+        timeout_graceful_shutdown=int(settings.http.timeout_seconds) + 2,
     )
     server = uvicorn.Server(config)
     try:

@@ -1,4 +1,4 @@
-"""The question that `visitor health` asks. It is asked all day, and so loads nothing that it does not need."""
+"""The HTTP request of `visitor health`. Probes run it every few seconds, so this module imports only httpx."""
 
 import httpx
 
@@ -6,9 +6,9 @@ LOOPBACK = "127.0.0.1"
 
 
 def ask(url: str, timeout: float) -> tuple[bool, str]:
-    """Whether a process says that it is well, and what it says."""
+    """True if a process is healthy, and the text of its answer. `timeout` is in seconds."""
     try:
-        answer = httpx.get(url, timeout=timeout)
+        response = httpx.get(url, timeout=timeout)
     except httpx.HTTPError as error:
         return False, f"{url} does not answer: {type(error).__name__}"
-    return answer.is_success, answer.text
+    return response.is_success, response.text

@@ -1,4 +1,4 @@
-"""Structured logs: for people on a terminal, JSON lines otherwise. Personal data is never logged."""
+"""Structured logs: readable text on a terminal, else JSON lines. Personal data is never logged."""
 
 import logging
 import sys
@@ -11,12 +11,12 @@ from structlog.typing import EventDict, Processor
 
 from runtime.settings import LogSettings
 
-_QUIET = ("aiokafka", "alembic", "asyncio", "faust", "mode", "uvicorn")
+_NOISY_LIBRARIES = ("aiokafka", "alembic", "asyncio", "faust", "mode", "uvicorn")
 
 
 def configure(settings: LogSettings) -> None:
-    """Everything goes to standard error, the libraries' logs included (those from warnings up)."""
-    shared: list[Processor] = [
+    """Write all logs to standard error. Of libraries, only warnings and errors are written."""
+    processors: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -27,7 +27,7 @@ def configure(settings: LogSettings) -> None:
     as_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
     renderer = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*processors, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
@@ -35,20 +35,20 @@ def configure(settings: LogSettings) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=processors,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.level.upper())
-    for name in _QUIET:
+    for name in _NOISY_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def exception_without_values(_: Any, __: str, event: EventDict) -> EventDict:
-    """Where an exception was raised and of what kind, without its message and the frames' variables: both may hold
-    what a visitor sent (a database's message quotes the row)."""
+    """Log the class and the stack of an exception without its message and its variables, which may hold personal data.
+    For example, an error message of PostgreSQL quotes the row."""
     error = event.pop("exc_info", None)
     if error is True:
         error = sys.exc_info()[1]

@@ -1,14 +1,14 @@
-"""Whether a port is free, said before anything is started."""
+"""Checks that a port is free before a server starts."""
 
 import socket
 
 
 class PortTaken(Exception):
-    """Names the port and the setting that chooses another one."""
+    """The port is in use. The message names the setting that chooses another port."""
 
 
 def ensure_free(host: str, port: int, setting: str) -> None:
-    """Raises PortTaken."""
+    """Raises PortTaken if the port is in use. Port 0 is always free: the system chooses one."""
     if port == 0:
         return
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -18,5 +18,5 @@ def ensure_free(host: str, port: int, setting: str) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise PortTaken(
-                f"port {port} on {host} is taken ({error.strerror}); choose another with {setting}"
+                f"port {port} on {host} is not available ({error.strerror}); choose another port with {setting}"
             ) from None

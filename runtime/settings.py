@@ -39,7 +39,7 @@ class DevSettings(BaseModel):
 
 class LogSettings(BaseModel):
     format: Literal["auto", "json", "console"] = Field(
-        "auto", description="json, console, or auto: console on a terminal, else JSON."
+        "auto", description="json, console, or auto: console on a terminal, else json."
     )
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error.")
 
@@ -47,7 +47,7 @@ class LogSettings(BaseModel):
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="_", env_nested_max_split=1)
 
-    home: Path = Field(Path(".visitor"), description="Where `visitor dev` keeps its servers' data and downloads.")
+    home: Path = Field(Path(".visitor"), description="Directory of the data and the downloads of `visitor dev`.")
     kafka: KafkaSettings = KafkaSettings()
     database: DatabaseSettings = DatabaseSettings()
     worker: WorkerSettings = WorkerSettings()
@@ -57,50 +57,50 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _inbox_outlives_requests(self) -> Self:
-        """A request that is delivered after its answer was deleted would be applied a second time."""
+        """A request that is redelivered after its answer was deleted would be applied twice."""
         lifetime = names.request_lifetime(self.kafka) / timedelta(days=1)
         if self.worker.inbox_days < lifetime:
             raise ValueError(
                 f"VISITOR_WORKER_INBOX_DAYS is {self.worker.inbox_days:g}, but with VISITOR_KAFKA_RETENTION_DAYS="
-                f"{self.kafka.retention_days:g} Kafka may deliver a request for {lifetime:.2f} days. Raise the first or"
-                " lower the second."
+                f"{self.kafka.retention_days:g} Kafka can deliver a request for {lifetime:.2f} days. Raise the first"
+                " setting or lower the second."
             )
         return self
 
 
 class WrongSetting(Exception):
-    """Names each wrong setting and what it should be."""
+    """The message names each wrong setting and what is expected."""
 
 
 def load() -> Settings:
-    """Raises WrongSetting."""
+    """The settings of this process. Raises WrongSetting."""
     unknown = [name for name in os.environ if name.startswith(PREFIX) and name not in known()]
     if unknown:
-        raise WrongSetting("\n".join(_unknown(name) for name in sorted(unknown)))
+        raise WrongSetting("\n".join(_unknown_message(name) for name in sorted(unknown)))
     try:
         return Settings()
     except ValidationError as error:
-        raise WrongSetting("\n".join(_wrong(item["loc"], item["msg"]) for item in error.errors())) from None
+        raise WrongSetting("\n".join(_wrong_message(item["loc"], item["msg"]) for item in error.errors())) from None
 
 
 class Setting(NamedTuple):
-    """A variable as users see it; `default` is empty where there is none."""
+    """The documentation of an environment variable. `default` is empty if it has none."""
 
     default: str
     meaning: str
 
 
 def known() -> Mapping[str, Setting]:
-    """Every variable."""
+    """All settings, by the names of their environment variables."""
     return dict(_variables())
 
 
 def _variables() -> Iterator[tuple[str, Setting]]:
     for name, field in Settings.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            for inner, info in kind.model_fields.items():
-                yield f"{PREFIX}{name}_{inner}".upper(), _setting(info)
+        group = field.annotation
+        if isinstance(group, type) and issubclass(group, BaseModel):
+            for group_name, group_field in group.model_fields.items():
+                yield f"{PREFIX}{name}_{group_name}".upper(), _setting(group_field)
         else:
             yield f"{PREFIX}{name}".upper(), _setting(field)
 
@@ -110,12 +110,15 @@ def _setting(field: FieldInfo) -> Setting:
     return Setting("" if default is None else str(default), field.description or "")
 
 
-def _unknown(name: str) -> str:
-    close = get_close_matches(name, known(), n=1)
-    return f"{name} is no setting" + (f"; did you mean {close[0]}?" if close else f". Known are: {', '.join(known())}")
+def _unknown_message(name: str) -> str:
+    matches = get_close_matches(name, known(), n=1)
+    if matches:
+        return f"{name} is not a setting; did you mean {matches[0]}?"
+    return f"{name} is not a setting. The settings are: {', '.join(known())}"
 
 
-def _wrong(location: tuple[int | str, ...], message: str) -> str:
+def _wrong_message(location: tuple[int | str, ...], message: str) -> str:
     if not location:
         return message.removeprefix("Value error, ")
-    return f"{PREFIX}{'_'.join(map(str, location))}".upper() + f": {message[0].lower()}{message[1:]}"
+    name = f"{PREFIX}{'_'.join(map(str, location))}".upper()
+    return f"{name}: {message[0].lower()}{message[1:]}"

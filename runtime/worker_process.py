@@ -1,4 +1,4 @@
-"""A worker as a process: its signals, and its health and metrics over HTTP on loopback."""
+"""The process of a worker: its signals, its exit status, and its health and metrics over HTTP on loopback."""
 
 import asyncio
 import gc
@@ -28,24 +28,25 @@ from topics.supervision import Supervisor
 log = structlog.get_logger(__name__)
 
 SERVER_STOP_SECONDS = 5.0
-END_SECONDS = 3.0
-"""In which Python ends what is left."""
+"""Time that the health server has to stop before it is cancelled."""
+EXIT_SECONDS = 3.0
+"""Time that Python has to end the remaining tasks and threads before the process exits."""
 
 
-async def run(found: Settings, catalogue: Catalogue) -> int:
-    """A worker until SIGTERM or SIGINT; the exit status."""
+async def run(settings: Settings, catalogue: Catalogue) -> int:
+    """Run a worker until SIGTERM or SIGINT. Returns the exit status."""
     patches.apply()
-    # What is loaded by now stays; the collector need not look through it.
+    # All objects loaded so far stay in use, so the garbage collector need not scan them.
     gc.collect()
     gc.freeze()
-    engine = Engine(found.kafka, found.database, found.worker, catalogue, _resources(found.worker))
+    engine = Engine(settings.kafka, settings.database, settings.worker, catalogue, _resources(settings.worker))
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, engine.stop)
-    server = _server(engine, found.worker.health_port)
-    serving = Supervisor(engine.fail)
-    if found.worker.health_port:
-        serving.start("health server", _serve(server))
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, engine.stop)
+    server = _server(engine, settings.worker.health_port)
+    supervisor = Supervisor(engine.fail)
+    if settings.worker.health_port:
+        supervisor.start("health server", _serve(server))
     status = 1
     try:
         await engine.run()
@@ -54,19 +55,19 @@ async def run(found: Settings, catalogue: Catalogue) -> int:
     except Exception as error:
         log.critical("worker_ended", error=type(error).__name__, exc_info=error)
     finally:
-        serving.let_end()
+        supervisor.let_end()
         server.should_exit = True
-        await serving.stop(SERVER_STOP_SECONDS)
-        _end_soon(status)
+        await supervisor.stop(SERVER_STOP_SECONDS)
+        _force_exit_later(status)
     return status
 
 
-def _end_soon(status: int) -> None:
-    """End the process with this status even where Python waits for tasks that ignore that they are cancelled, or for a
-    thread. Faust's do where it could not stop, and such a process keeps its place in the consumer group."""
-    end = threading.Timer(END_SECONDS, os._exit, (status,))
-    end.daemon = True
-    end.start()
+def _force_exit_later(status: int) -> None:
+    """Exit after EXIT_SECONDS even if Python still waits for a thread, or for tasks that ignore their cancellation. If
+    Faust fails to stop, it has such tasks, and the process would stay a member of the consumer group."""
+    timer = threading.Timer(EXIT_SECONDS, os._exit, (status,))
+    timer.daemon = True
+    timer.start()
 
 
 def _resources(settings: WorkerSettings) -> Resources:
@@ -78,7 +79,7 @@ def _resources(settings: WorkerSettings) -> Resources:
 
 
 async def _serve(server: uvicorn.Server) -> None:
-    """Raises RuntimeError where it does not start: uvicorn would end the process on the spot."""
+    """Raises RuntimeError if the server does not start. uvicorn itself would exit the process immediately."""
     try:
         await server.serve()
     except SystemExit as error:
@@ -86,8 +87,8 @@ async def _serve(server: uvicorn.Server) -> None:
 
 
 def _server(engine: Engine, port: int) -> uvicorn.Server:
-    """`/health/live` answers while the event loop turns and nothing has ended that is needed, `/health/ready` says what
-    is missing."""
+    """The health server. `/health/live` answers 200 while the event loop runs and the engine has not failed.
+    `/health/ready` lists the reasons why the worker is not ready."""
 
     async def live(_: Request) -> Response:
         if engine.failure is None:
@@ -111,5 +112,5 @@ def _server(engine: Engine, port: int) -> uvicorn.Server:
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """The worker has signal handlers of its own."""
+        """Install no signal handlers: the worker has its own."""
         yield

@@ -1,1 +1,1 @@
-"""What only a development machine runs: `visitor dev`, its embedded servers, sample data and simulated gateways."""
+"""Code for development machines only: `visitor dev`, its embedded servers, sample data and simulated gateways."""

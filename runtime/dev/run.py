@@ -1,4 +1,4 @@
-"""`visitor dev`: the whole service on this machine, with the embedded servers, until Ctrl-C."""
+"""`visitor dev`: runs the whole service on this machine, with embedded servers, until Ctrl-C."""
 
 import asyncio
 import json
@@ -32,21 +32,26 @@ from topics.kafka import DeliveryError, KafkaSettings, Producer, close_consumer
 from topics.supervision import Interrupted, TaskEnded, interruptions_raised, run_together
 
 READY_SECONDS = 60.0
+"""Limit for the start of worker and edge."""
 COUNT_SECONDS = 2.0
-CHILDREN_SECONDS = 1.0
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_OURS = ("postgres", "kafka", "processes.json", "worker.log", "edge.log", "sample.json")
-"""All that lies in the home, but for the downloads; the last one is of earlier versions. The home may be a folder with
-other files, which are not ours to remove."""
+"""Interval of the message counts on a terminal."""
+COUNT_SECONDS_IN_FILES = 30.0
+"""Interval of the message counts in other outputs, where each count is a new line."""
+CHILD_CHECK_SECONDS = 1.0
+"""Interval of the checks that all child processes run."""
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_DATA = ("postgres", "kafka", "processes.json", "worker.log", "edge.log", "sample.json")
+"""The entries of the home that `--reset` deletes: all that `visitor dev` creates, except the downloads. sample.json is
+from earlier versions. Other files in the home belong to the user and stay."""
 _PORTS = {"kafka": "VISITOR_DEV_KAFKA_PORT", "edge": "VISITOR_HTTP_PORT", "worker": "VISITOR_WORKER_HEALTH_PORT"}
 
 
 def run(settings: Settings, *, reset: bool, simulation: bool) -> int:
-    """The exit status. Everything started here has ended when it returns, however it returns."""
+    """Returns the exit status. All processes that it started have ended when it returns or raises."""
     if settings.http.keys is not None:
-        raise WrongSetting("VISITOR_HTTP_KEYS is not for `visitor dev`, which serves loopback only; unset it.")
+        raise WrongSetting("Unset VISITOR_HTTP_KEYS: `visitor dev` serves loopback only and needs no keys.")
     if settings.worker.health_port == 0:
-        raise WrongSetting("VISITOR_WORKER_HEALTH_PORT is needed by `visitor dev`; choose a port.")
+        raise WrongSetting("Set VISITOR_WORKER_HEALTH_PORT to a port other than 0: `visitor dev` needs it.")
     patches.apply()
     console = Console(stderr=False, highlight=False)
     logs.configure(settings.log.model_copy(update={"level": "warning"}))
@@ -55,12 +60,12 @@ def run(settings: Settings, *, reset: bool, simulation: bool) -> int:
     lock = InterProcessLock(home / "lock")
     if not lock.acquire(blocking=False):
         console.print(
-            f"visitor: another `visitor dev` runs in {home}; stop it, or choose another place with VISITOR_HOME"
+            f"visitor: another `visitor dev` runs in {home}; stop it, or choose another directory with VISITOR_HOME"
         )
         return 2
     dev = _Dev(settings, home, console)
     try:
-        _interruptible()
+        _handle_stop_signals()
         dev.prepare(reset=reset)
         asyncio.run(dev.serve(simulation=simulation))
     except KeyboardInterrupt:
@@ -69,17 +74,18 @@ def run(settings: Settings, *, reset: bool, simulation: bool) -> int:
         console.print(f"visitor: {error}", markup=False)
         return 1
     finally:
-        # Only now: a thread that was starting a server has ended with asyncio.run.
+        # After asyncio.run, because it waits for the threads that start servers.
         dev.stop()
         lock.release()
     return 1
 
 
-def _interruptible() -> None:
-    """SIGTERM and a closed terminal end it as Ctrl-C does, which a shell's background job would ignore."""
+def _handle_stop_signals() -> None:
+    """Handle SIGTERM and SIGHUP (a closed terminal) like Ctrl-C. SIGINT needs a handler too, because a shell starts its
+    background jobs with SIGINT ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in _ENDING[1:]:
-        signal.signal(number, _interrupt)
+    for signal_number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signal_number, _interrupt)
 
 
 def _interrupt(*_: object) -> None:
@@ -98,28 +104,28 @@ class _Dev:
         self._changes = 0
 
     def prepare(self, *, reset: bool) -> None:
-        """What may take long and starts nothing. Raises PortTaken, ServerFailed."""
-        left = self._processes.end_leftovers()
-        if left:
-            self._console.print(f"Ended what an earlier run left behind: {', '.join(left)}")
+        """Do all that must precede the start of servers, such as the download. Raises PortTaken, ServerFailed."""
+        leftovers = self._processes.end_leftovers()
+        if leftovers:
+            self._console.print(f"Ended processes of an earlier run: {', '.join(leftovers)}")
         if reset:
             self._delete_data()
         self._check_ports()
         fetch_kafka(self._home / "downloads")
 
     async def serve(self, *, simulation: bool) -> None:
-        """Until it is cancelled. Raises ServerFailed."""
+        """Start everything, and run until cancelled. Raises ServerFailed, TaskEnded."""
         port = self._settings.dev.kafka_port
         self._postgres = Postgres(self._home, self._processes)
         self._kafka = Kafka(self._home, self._home / "downloads", self._processes, port=port)
         await self._start(self._postgres, self._kafka, simulation)
 
     def stop(self) -> None:
-        """End everything, in order; neither a further Ctrl-C nor a closed terminal interrupts this."""
+        """Stop all processes: the edge first, PostgreSQL last. Further signals are ignored meanwhile."""
         if self._kafka is None:
             return
-        for number in _ENDING:
-            signal.signal(number, signal.SIG_IGN)
+        for signal_number in _STOP_SIGNALS:
+            signal.signal(signal_number, signal.SIG_IGN)
         self._console.print("\nStopping …")
         self._processes.close()
         for name in ("edge", "worker"):
@@ -129,9 +135,12 @@ class _Dev:
                 server.stop()
 
     def _delete_data(self) -> None:
-        for name in _OURS:
+        for name in _DATA:
             entry = self._home / name
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)
 
     def _check_ports(self) -> None:
         ports.ensure_free(LOOPBACK, self._settings.http.port, _PORTS["edge"])
@@ -139,71 +148,70 @@ class _Dev:
         ports.ensure_free(LOOPBACK, self._settings.worker.health_port, _PORTS["worker"])
 
     async def _start(self, postgres: Postgres, kafka: Kafka, simulation: bool) -> None:
-        began = time.monotonic()
-        self._warn_of_half(postgres, kafka)
+        started_at = time.monotonic()
+        self._warn_of_missing_data(postgres, kafka)
         self._console.print("Starting PostgreSQL and Kafka …")
         await asyncio.gather(asyncio.to_thread(postgres.start), asyncio.to_thread(kafka.start))
         environment = _environment(postgres, kafka)
-        reached = self._settings.model_copy(
-            update={
-                "kafka": KafkaSettings(
-                    bootstrap=kafka.bootstrap, partitions=self._settings.kafka.partitions, replication=1, min_insync=1
-                ),
-                "database": self._settings.database.model_copy(update={"url": SecretStr(postgres.url)}),
-            }
+        kafka_settings = KafkaSettings(
+            bootstrap=kafka.bootstrap, partitions=self._settings.kafka.partitions, replication=1, min_insync=1
         )
+        database_settings = self._settings.database.model_copy(update={"url": SecretStr(postgres.url)})
         for name in ("worker", "edge"):
             argv = [sys.executable, "-m", "runtime.cli", name]
             self._processes.spawn(name, argv, log=self._home / f"{name}.log", env=environment)
-        wanted = names.specs(CATALOGUE.families, reached.kafka)
-        await asyncio.gather(migrate.upgrade(reached.database), admin.ensure(reached.kafka, wanted, alter=True))
-        await self._until_well()
-        people = await self._sample()
-        self._greet(kafka, people, time.monotonic() - began)
-        await self._live(reached.kafka, people if simulation else [])
+        specs = names.specs(CATALOGUE.families, kafka_settings)
+        await asyncio.gather(migrate.upgrade(database_settings), admin.ensure(kafka_settings, specs, alter=True))
+        await self._wait_until_ready()
+        people = await self._create_and_find_sample()
+        self._greet(kafka, people, time.monotonic() - started_at)
+        await self._run_tasks(kafka_settings, people if simulation else [])
 
-    def _warn_of_half(self, postgres: Postgres, kafka: Kafka) -> None:
+    def _warn_of_missing_data(self, postgres: Postgres, kafka: Kafka) -> None:
         if postgres.has_data == kafka.has_data:
             return
-        kept, lost = ("PostgreSQL", "Kafka") if postgres.has_data else ("Kafka", "PostgreSQL")
+        full, empty = ("PostgreSQL", "Kafka") if postgres.has_data else ("Kafka", "PostgreSQL")
         self._console.print(
-            f"{kept} has the data of earlier runs and {lost} has none: the change topics do not tell what is in the"
-            " tables. To forget the rest as well, start with --reset."
+            f"{full} has the data of earlier runs and {empty} has none, so the change topics do not match the tables."
+            " To delete the remaining data too, start with --reset."
         )
 
-    async def _sample(self) -> list[sample.SamplePerson]:
-        """Whom the gateways know. Raises ServerFailed."""
+    async def _create_and_find_sample(self) -> list[sample.SamplePerson]:
+        """Raises ServerFailed."""
         try:
-            await self._complete_sample()
+            await self._create_sample()
             return await sample.find(self._url)
         except httpx.HTTPError as error:
-            raise ServerFailed(f"The sample data could not be created: {error!r}; look into {self._home}.") from error
+            raise ServerFailed(
+                f"The sample data could not be created: {error!r}. Read the logs in {self._home}."
+            ) from error
 
-    async def _complete_sample(self) -> None:
+    async def _create_sample(self) -> None:
+        """Print a message if the service refuses a part of the sample data. Raises httpx.HTTPError."""
         try:
             await sample.ensure(self._url)
         except httpx.HTTPStatusError as error:
             self._console.print(
                 f"A part of the sample data was refused: {error.request.url.path} {error.response.text[:500]}\n"
-                "It stays incomplete; to have all of it, start with --reset, which forgets all data.",
+                "The sample data stays incomplete. To create all of it, start with --reset, which deletes all data.",
                 markup=False,
             )
 
-    async def _until_well(self) -> None:
-        """Raises ServerFailed where worker and edge are not ready in time."""
+    async def _wait_until_ready(self) -> None:
+        """Raises ServerFailed if the worker or the edge is not ready in time."""
         urls = [f"{self._url}/health", f"http://{LOOPBACK}:{self._settings.worker.health_port}/health/ready"]
         async with httpx.AsyncClient(timeout=2) as client:
             retrying = AsyncRetrying(
-                retry=retry_if_result(lambda well: not well),
+                retry=retry_if_result(lambda ready: not ready),
                 wait=wait_fixed(0.1),
                 stop=stop_after_delay(READY_SECONDS),
                 retry_error_callback=lambda _: False,
             )
             for url in urls:
-                if not await retrying(self._well, client, url):
-                    raise ServerFailed(f"{url} is not ready after {READY_SECONDS:.0f} s; look into {self._home}/*.log")
+                if not await retrying(self._is_ready, client, url):
+                    raise ServerFailed(f"{url} is not ready after {READY_SECONDS:.0f} s. Read {self._home}/*.log.")
 
-    async def _well(self, client: httpx.AsyncClient, url: str) -> bool:
+    async def _is_ready(self, client: httpx.AsyncClient, url: str) -> bool:
         self._check_children()
         try:
             return (await client.get(url)).status_code == 200
@@ -211,21 +219,21 @@ class _Dev:
             return False
 
     def _check_children(self) -> None:
-        """Raises ServerFailed where one of them ended."""
+        """Raises ServerFailed if a child process has ended."""
         for name in ("postgres", "kafka", "worker", "edge"):
             if not self._processes.alive(name):
-                raise ServerFailed(f"The {name} ended; look into {self._home} for its log.")
+                raise ServerFailed(f"The {name} ended. Read its log in {self._home}.")
 
     def _greet(self, kafka: Kafka, people: Sequence[sample.SamplePerson], seconds: float) -> None:
-        call = f"curl -s {self._url}/centers"
+        command = f"curl -s {self._url}/centers"
         if people:
             visit = json.dumps({"barcode": people[0].barcode, "pcCode": people[0].pc_code})
-            call = f"curl -s {self._url}/visits/entry -H 'content-type: application/json' -d '{visit}'"
+            command = f"curl -s {self._url}/visits/entry -H 'content-type: application/json' -d '{visit}'"
         self._console.print(
             f"\nReady after {seconds:.0f} s.\n"
             f"  HTTP     {self._url}/docs\n"
             f"  Kafka    {kafka.bootstrap}\n"
-            f"  Try      {call}\n"
+            f"  Try      {command}\n"
             f"  Watch    VISITOR_KAFKA_BOOTSTRAP={kafka.bootstrap} {Path(sys.argv[0]).parent / 'visitor'}"
             " consume visitor.visits.changes\n"
             f"  Logs     {self._home}/*.log\n"
@@ -234,54 +242,53 @@ class _Dev:
             soft_wrap=True,
         )
 
-    async def _live(self, kafka: KafkaSettings, people: list[sample.SamplePerson]) -> None:
-        """Until it is cancelled. Raises ServerFailed, TaskEnded."""
+    async def _run_tasks(self, kafka: KafkaSettings, people: list[sample.SamplePerson]) -> None:
+        """Watch the processes, print counts and simulate gateways until cancelled. Raises ServerFailed, TaskEnded."""
         producer = Producer(kafka)
-        work = {
+        tasks = {
             "children": self._watch_children(),
-            "counts": self._count(kafka, producer),
+            "counts": self._print_counts(kafka, producer),
             "changes": self._count_changes(kafka),
         }
         if people:
-            work["simulation"] = sample.simulate(producer, people, self._settings.dev.visits_per_second)
+            tasks["simulation"] = sample.simulate(producer, people, self._settings.dev.visits_per_second)
         try:
-            await run_together(work)
+            await run_together(tasks)
         finally:
             await producer.stop()
 
     async def _watch_children(self) -> None:
-        """Raises ServerFailed."""
+        """Raises ServerFailed when a child process has ended."""
         while True:
             self._check_children()
-            await asyncio.sleep(CHILDREN_SECONDS)
+            await asyncio.sleep(CHILD_CHECK_SECONDS)
 
-    async def _count(self, kafka: KafkaSettings, producer: Producer) -> None:
-        """Says how many messages there are, on one line of a terminal, else on a new line every 30 s."""
-        topics = {
-            "requests": names.requests("visits"),
-            "results": names.results("visits"),
-            "dead letters": names.DEAD_LETTERS,
-        }
+    async def _print_counts(self, kafka: KafkaSettings, producer: Producer) -> None:
+        """Print the number of messages. On a terminal, each count overwrites the one before."""
+        is_terminal = self._console.is_terminal
         consumer = AIOKafkaConsumer(**kafka.client(), enable_auto_commit=False)
         try:
             await consumer.start()
             while True:
-                try:
-                    with interruptions_raised():
-                        counts = [
-                            f"{what} {await _messages(producer, consumer, topic)}" for what, topic in topics.items()
-                        ]
-                    counts.insert(2, f"changes {self._changes}")
-                except (KafkaError, DeliveryError, Interrupted):
-                    counts = ["Kafka does not answer"]
-                line = "visits: " + "   ".join(counts)
-                self._console.print(line, end="\r" if self._console.is_terminal else "\n")
-                await asyncio.sleep(COUNT_SECONDS if self._console.is_terminal else 30)
+                counts = await self._counts(producer, consumer)
+                self._console.print(f"visits: {counts}", end="\r" if is_terminal else "\n")
+                await asyncio.sleep(COUNT_SECONDS if is_terminal else COUNT_SECONDS_IN_FILES)
         finally:
             await close_consumer(consumer)
 
+    async def _counts(self, producer: Producer, consumer: AIOKafkaConsumer) -> str:
+        try:
+            with interruptions_raised():
+                requests = await _count_messages(producer, consumer, names.requests("visits"))
+                results = await _count_messages(producer, consumer, names.results("visits"))
+                dead_letters = await _count_messages(producer, consumer, names.DEAD_LETTERS)
+        except (KafkaError, DeliveryError, Interrupted):
+            return "Kafka does not answer"
+        return f"requests {requests}   results {results}   changes {self._changes}   dead letters {dead_letters}"
+
     async def _count_changes(self, kafka: KafkaSettings) -> None:
-        """By reading them: the marker of each transaction has an offset as well."""
+        """Count the changes by reading them. Offsets do not tell their number, because transaction markers have offsets
+        too."""
         consumer = AIOKafkaConsumer(
             names.changes("visits"), **kafka.client(), enable_auto_commit=False, auto_offset_reset="earliest",
             isolation_level="read_committed",
@@ -296,9 +303,10 @@ class _Dev:
             await close_consumer(consumer)
 
 
-async def _messages(producer: Producer, consumer: AIOKafkaConsumer, topic: str) -> int:
-    places = [TopicPartition(topic, number) for number in range(await producer.partitions(topic))]
-    return sum((await consumer.end_offsets(places)).values())
+async def _count_messages(producer: Producer, consumer: AIOKafkaConsumer, topic: str) -> int:
+    """The sum of the end offsets of a topic without transactions."""
+    topic_partitions = [TopicPartition(topic, number) for number in range(await producer.partitions(topic))]
+    return sum((await consumer.end_offsets(topic_partitions)).values())
 
 
 def _environment(postgres: Postgres, kafka: Kafka) -> Mapping[str, str]:
@@ -306,7 +314,7 @@ def _environment(postgres: Postgres, kafka: Kafka) -> Mapping[str, str]:
         "VISITOR_DATABASE_URL": postgres.url,
         "VISITOR_KAFKA_BOOTSTRAP": kafka.bootstrap,
         "VISITOR_LOG_FORMAT": "json",
-        # After a kill -9 the next start need not wait long until the dead worker counts as gone.
+        # After a kill -9, the next worker gets the partitions when the session of the killed one has expired.
         "VISITOR_WORKER_SESSION_SECONDS": "3",
         "VISITOR_WORKER_EVENT_TOKEN_SECRET": secrets.token_urlsafe(32),
         "PYTHONUNBUFFERED": "1",

@@ -104,7 +104,7 @@ async def test_the_next_start_ends_what_a_killed_parent_left(dev: _Dev) -> None:
 
     dev.start("--no-simulation")
     await dev.greeted()
-    assert "Ended what an earlier run left behind" in dev.output.read_text()
+    assert "Ended processes of an earlier run" in dev.output.read_text()
     assert [child for child in orphans if child.is_running()] == []
     async with httpx.AsyncClient(base_url=dev.url) as client:
         assert len((await client.get("/centers")).json()["data"]) > 3

@@ -81,7 +81,7 @@ async def test_everything_may_start_before_migrations_and_topics(installed: Stac
 
 async def test_topics_shows_where_an_existing_topic_differs_and_changes_nothing(installed: Stack) -> None:
     clean = await _run(installed, "topics")
-    assert (clean.returncode, clean.stdout) == (0, "All topics are there and as they should be.\n")
+    assert (clean.returncode, clean.stdout) == (0, "All topics exist and have the required configuration.\n")
     wanting_more = await _run(installed, "topics", VISITOR_KAFKA_PARTITIONS=str(PARTITIONS + 1))
     assert wanting_more.returncode == 1
     told = f"differs visitor.visits.requests: partitions is {PARTITIONS}, the service needs {PARTITIONS + 1}"
