@@ -187,7 +187,8 @@ async def _create_challenge(client: httpx.AsyncClient, people: Sequence[SamplePe
     body = {
         "pcCode": CENTERS[0]["pcCode"], "genericName": "10,000 steps", "type": "step_counter", "status": "active",
         "startDate": start.isoformat(), "endDate": start.replace(year=start.year + 2).isoformat(),
-        "timezone": "Europe/Paris", "winnerNumber": 3, "displayName": texts, "description": texts, "rewardDetail": texts,
+        "timezone": "Europe/Paris", "winnerNumber": 3,
+        "displayName": texts, "description": texts, "rewardDetail": texts,
     }  # fmt: skip
     challenge = await _create(client, "/challenges", body)
     for number, person in enumerate(people):
