@@ -68,87 +68,89 @@ async def _following(stack: Stack) -> AsyncIterator[AIOKafkaConsumer]:
     await consumer.stop()
 
 
-async def test_two_workers_that_change_one_visitor_by_turns_publish_promptly_and_in_order(lonely: Stack) -> None:
-    workers = await asyncio.gather(_started(lonely), _started(lonely))
+async def test_two_workers_that_change_one_visitor_by_turns_publish_promptly_and_in_order(own_stack: Stack) -> None:
+    workers = await asyncio.gather(_started(own_stack), _started(own_stack))
     sent, rng, seconds, owners = Sent(), random.Random(5), [], set()
-    population = await populate(lonely, sent, 3)
+    population = await populate(own_stack, sent, 3)
     visitor_id = population.people[0].visitor_id
-    async with _following(lonely) as changes:
+    async with _following(own_stack) as changes:
         for number in range(3 * PARTITIONS):
             parts = {"path": {"visitorId": visitor_id}, "body": {"addressCity": f"Turn {number}"}}
-            request = await lonely.send("visitors.update", parts, partition=number % PARTITIONS)
+            request = await own_stack.send("visitors.update", parts, partition=number % PARTITIONS)
             sent.note(request, "visitors.update")
-            await lonely.result("visitors.update", request)
+            await own_stack.result("visitors.update", request)
             began = time.monotonic()
             while decode(await changes.getone()).value["causedBy"] != request:
                 pass
             seconds.append(time.monotonic() - began)
-            owners |= {row.owner for row in await lonely.rows("select owner from publishers where topic = :t", t=TOPIC)}
+            owners |= {
+                row.owner for row in await own_stack.rows("select owner from publishers where topic = :t", t=TOPIC)
+            }
     assert len(owners) == len(workers)
     assert statistics.median(seconds) < 0.5, seconds
 
     for _ in range(10):
-        await send_all(lonely, sent, rng, [visit(rng, population) for _ in range(40)])
-        await send_all(lonely, sent, rng, [update(rng, population) for _ in range(40)])
-    await eventually("a result for every request", lambda: oracle.all_answered(lonely, sent, FAMILIES), 120)
-    await eventually("all changes published", lambda: outbox_empty(lonely))
-    await oracle.verify(lonely, sent, FAMILIES)
+        await send_all(own_stack, sent, rng, [visit(rng, population) for _ in range(40)])
+        await send_all(own_stack, sent, rng, [update(rng, population) for _ in range(40)])
+    await eventually("a result for every request", lambda: oracle.all_answered(own_stack, sent, FAMILIES), 120)
+    await eventually("all changes published", lambda: outbox_empty(own_stack))
+    await oracle.verify(own_stack, sent, FAMILIES)
     assert [worker.terminate() for worker in workers] == [0, 0]
 
 
-async def test_a_fenced_publisher_takes_its_turn_again_and_ends_what_another_left_open(lonely: Stack) -> None:
-    worker = await _started(lonely)
-    visitor_id = (await populate(lonely, Sent(), 1)).people[0].visitor_id
+async def test_a_fenced_publisher_takes_its_turn_again_and_ends_what_another_left_open(own_stack: Stack) -> None:
+    worker = await _started(own_stack)
+    visitor_id = (await populate(own_stack, Sent(), 1)).people[0].visitor_id
     transactional_id = names.transactional_id(WorkerSettings().group, TOPIC)
-    other = AIOKafkaProducer(bootstrap_servers=lonely.servers.kafka, transactional_id=transactional_id)
+    other = AIOKafkaProducer(bootstrap_servers=own_stack.servers.kafka, transactional_id=transactional_id)
     await other.start()
     await other.begin_transaction()
     await other.send_and_wait(TOPIC, None, key=f"visitor:{visitor_id}".encode(), partition=0)
 
-    await _move(lonely, visitor_id, "Fenced")
-    await _moved(lonely, "Fenced")
+    await _move(own_stack, visitor_id, "Fenced")
+    await _moved(own_stack, "Fenced")
     with pytest.raises(ProducerFenced):
         await other.commit_transaction()
     await other.stop()
-    told = [record.value for record in await lonely.read(TOPIC) if record.key == f"visitor:{visitor_id}"]
+    told = [record.value for record in await own_stack.read(TOPIC) if record.key == f"visitor:{visitor_id}"]
     assert None not in told
     assert "ProducerFenced" in worker.log.read_text()
     assert worker.terminate() == 0
 
 
 @pytest.mark.parametrize("moment", ["InitProducerIdRequest", "ProduceRequest", "EndTxnRequest"])
-async def test_a_publisher_that_was_frozen_brings_no_erased_visitor_back(lonely: Stack, moment: str) -> None:
-    second = await _started(lonely)
-    erased, other = (await populate(lonely, Sent(), 2)).people
-    await eventually("all changes published", lambda: outbox_empty(lonely))
+async def test_a_publisher_that_was_frozen_brings_no_erased_visitor_back(own_stack: Stack, moment: str) -> None:
+    second = await _started(own_stack)
+    erased, other = (await populate(own_stack, Sent(), 2)).people
+    await eventually("all changes published", lambda: outbox_empty(own_stack))
     second.terminate()
 
     for number in range(3):
-        await _move(lonely, erased.visitor_id, f"{moment} {number}")
-    frozen = lonely.worker("tests.support.freezing", FREEZE_BEFORE=moment, FREEZE_TOPIC=TOPIC, **QUICK)
+        await _move(own_stack, erased.visitor_id, f"{moment} {number}")
+    frozen = own_stack.worker("tests.support.freezing", FREEZE_BEFORE=moment, FREEZE_TOPIC=TOPIC, **QUICK)
     await eventually("a worker frozen while it publishes", lambda: _stopped(frozen))
 
-    second = await _started(lonely)
+    second = await _started(own_stack)
     analytics = "select external_id from external_ids where visitor_id = :id and external_type = 'analytics'"
-    analytics_id = (await lonely.rows(analytics, id=erased.visitor_id))[0].external_id
-    request = await lonely.send("visitors.eraseByAnalyticsId", {"body": [{"analyticsId": analytics_id}]})
-    assert (await lonely.result("visitors.eraseByAnalyticsId", request)).value["status"] == 200
+    analytics_id = (await own_stack.rows(analytics, id=erased.visitor_id))[0].external_id
+    request = await own_stack.send("visitors.eraseByAnalyticsId", {"body": [{"analyticsId": analytics_id}]})
+    assert (await own_stack.result("visitors.eraseByAnalyticsId", request)).value["status"] == 200
     key = f"visitor:{erased.visitor_id}"
-    tombstone = await lonely.await_record(TOPIC, lambda record: record.key == key and record.value is None)
+    tombstone = await own_stack.await_record(TOPIC, lambda record: record.key == key and record.value is None)
 
     frozen.child.send_signal(signal.SIGCONT)
     await eventually("ready again", frozen.ready)
-    await _move(lonely, other.visitor_id, "both")
-    await _moved(lonely, "both")
+    await _move(own_stack, other.visitor_id, "both")
+    await _moved(own_stack, "both")
     second.terminate()
-    await _move(lonely, other.visitor_id, "alone")
-    await _moved(lonely, "alone")  # so it has got over what it was frozen at
+    await _move(own_stack, other.visitor_id, "alone")
+    await _moved(own_stack, "alone")  # so it has got over what it was frozen at
 
-    records = await lonely.read(TOPIC)
-    assert [record for record in records if record.key == key][-1].place == tombstone.place
+    records = await own_stack.read(TOPIC)
+    assert [record for record in records if record.key == key][-1].position == tombstone.position
     revisions = [record.value["revision"] for record in records if record.key == f"visitor:{other.visitor_id}"]
     assert revisions == sorted(revisions)
-    await eventually("all changes published", lambda: outbox_empty(lonely))
+    await eventually("all changes published", lambda: outbox_empty(own_stack))
     assert frozen.terminate() == 0
 
 

@@ -30,8 +30,8 @@ VISITS = names.requests("visits")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def worker(lonely: Stack) -> Process:
-    process = lonely.worker("tests.support.buggy", **SESSION)
+async def worker(own_stack: Stack) -> Process:
+    process = own_stack.worker("tests.support.buggy", **SESSION)
     await eventually("a ready worker", process.ready)
     return process
 
@@ -88,10 +88,10 @@ async def _created(stack: Stack, operation: str, parts: dict[str, Any]) -> dict[
     return created
 
 
-async def test_a_refused_request_is_not_applied_when_it_is_delivered_again(lonely: Stack, worker: Process) -> None:
+async def test_a_refused_request_is_not_applied_when_it_is_delivered_again(own_stack: Stack, worker: Process) -> None:
     """Points below zero, a visit to a center that does not exist yet, and a handler with a bug."""
-    path = await _participant(lonely)
-    person = (await populate(lonely, Sent(), 1)).people[0]
+    path = await _participant(own_stack)
+    person = (await populate(own_stack, Sent(), 1)).people[0]
     center = data.center()
     visit = {"path": {"visitType": "entry"}, "body": {"barcode": person.barcode, "pcCode": center["pcCode"]}}
     requests = {
@@ -100,28 +100,28 @@ async def test_a_refused_request_is_not_applied_when_it_is_delivered_again(lonel
         "early visit": ("visits.create", visit, 400),
     }
     for request_id, (operation, parts, status) in requests.items():
-        await lonely.send(operation, parts, request_id=request_id, partition=0)
-        assert (await lonely.result(operation, request_id)).value["status"] == status
+        await own_stack.send(operation, parts, request_id=request_id, partition=0)
+        assert (await own_stack.result(operation, request_id)).value["status"] == status
     bug = RequestHeaders("bug", "visits.fragile", "gateway/test", JSON)
-    await lonely.raw(VISITS, json.dumps({"body": {"value": 0}}).encode(), bug.encode(), partition=0)
-    assert (await lonely.result("visits.create", "bug")).value["status"] == 500
-    await _created(lonely, "centers.create", {"body": center})
+    await own_stack.raw(VISITS, json.dumps({"body": {"value": 0}}).encode(), bug.encode(), partition=0)
+    assert (await own_stack.result("visits.create", "bug")).value["status"] == 500
+    await _created(own_stack, "centers.create", {"body": center})
 
-    await _kill_and_deliver_again(lonely, worker, [names.requests("points"), VISITS])
+    await _kill_and_deliver_again(own_stack, worker, [names.requests("points"), VISITS])
 
     families = {"minus": "points", "plus": "points", "early visit": "visits", "bug": "visits"}
     for request_id, family in families.items():
-        records = await _results(lonely, family, request_id, 2)
+        records = await _results(own_stack, family, request_id, 2)
         assert {record.raw for record in records} == {records[0].raw}, request_id
-    rows = await lonely.rows("select points from visitor_challenges")
+    rows = await own_stack.rows("select points from visitor_challenges")
     assert [row.points for row in rows] == [1_000]
-    assert await lonely.rows("select 1 from visits where pc_code = :code", code=center["pcCode"]) == []
-    letters = [letter for letter in await lonely.read(names.DEAD_LETTERS) if letter.headers.get("ce_id") == "bug"]
+    assert await own_stack.rows("select 1 from visits where pc_code = :code", code=center["pcCode"]) == []
+    letters = [letter for letter in await own_stack.read(names.DEAD_LETTERS) if letter.headers.get("ce_id") == "bug"]
     assert len(letters) == 1
 
 
-async def test_two_gateways_that_both_count_from_1_lose_no_visit(lonely: Stack, worker: Process) -> None:
-    population = await populate(lonely, Sent(), 1)
+async def test_two_gateways_that_both_count_from_1_lose_no_visit(own_stack: Stack, worker: Process) -> None:
+    population = await populate(own_stack, Sent(), 1)
     visitor_id = population.people[0].visitor_id
 
     def visit(visit_type: str) -> dict[str, Any]:
@@ -136,46 +136,46 @@ async def test_two_gateways_that_both_count_from_1_lose_no_visit(lonely: Stack, 
         ("gateway/south", f"{VISITS}:1:0", visit("entry")),
     ]
     for source, request_id, parts in sent:
-        await lonely.send("visits.create", parts, request_id=request_id, source=source, partition=1)
-    results = [record for number in "12" for record in await _results(lonely, "visits", number, 2)]
+        await own_stack.send("visits.create", parts, request_id=request_id, source=source, partition=1)
+    results = [record for number in "12" for record in await _results(own_stack, "visits", number, 2)]
     assert _statuses(results) == [201] * 4
     sources = [(record.headers["ce_requestsource"], record.headers["ce_source"], record.id) for record in results]
     assert sorted(sources) == [
         (f"gateway/{name}", f"visitor-service/gateway/{name}", number) for name in ("north", "south") for number in "12"
     ]
 
-    await _kill_and_deliver_again(lonely, lonely.processes[-1], [VISITS])
+    await _kill_and_deliver_again(own_stack, own_stack.processes[-1], [VISITS])
     for number in "12":
-        assert _statuses(await _results(lonely, "visits", number, 4)) == [201] * 4
-    rows = await lonely.rows("select 1 from visits where visitor_id = :id", id=visitor_id)
+        assert _statuses(await _results(own_stack, "visits", number, 4)) == [201] * 4
+    rows = await own_stack.rows("select 1 from visits where visitor_id = :id", id=visitor_id)
     assert len(rows) == len(sent)
 
 
 async def test_visits_without_an_id_are_all_stored_when_their_topic_is_created_again(
-    lonely: Stack, worker: Process
+    own_stack: Stack, worker: Process
 ) -> None:
-    population = await populate(lonely, Sent(), 1)
+    population = await populate(own_stack, Sent(), 1)
     visitor_id = population.people[0].visitor_id
-    lonely.processes[-1].kill()
+    own_stack.processes[-1].kill()
     for _ in range(2):
-        await _create_again(lonely, VISITS)
+        await _create_again(own_stack, VISITS)
         parts = {"path": {"visitType": "entry"}, "body": {"visitorId": visitor_id, "pcCode": population.pc_code}}
         headers = [
             header
             for header in RequestHeaders("", "visits.create", "gateway/old", JSON).encode()
             if header[0] != "ce_id"
         ]
-        results = await lonely.count(names.results("visits"))
+        results = await own_stack.count(names.results("visits"))
         for number in range(40):
-            await lonely.raw(VISITS, json.dumps(parts).encode(), headers, partition=number % PARTITIONS)
-        running = lonely.worker("tests.support.buggy", **SESSION)
+            await own_stack.raw(VISITS, json.dumps(parts).encode(), headers, partition=number % PARTITIONS)
+        running = own_stack.worker("tests.support.buggy", **SESSION)
 
         async def all_answered(before: int = results) -> bool:
-            return await lonely.count(names.results("visits")) >= before + 40
+            return await own_stack.count(names.results("visits")) >= before + 40
 
         await eventually("40 results", all_answered)
         running.kill()
-    rows = await lonely.rows("select 1 from visits where visitor_id = :id", id=visitor_id)
+    rows = await own_stack.rows("select 1 from visits where visitor_id = :id", id=visitor_id)
     assert len(rows) == 80
 
 
@@ -200,14 +200,14 @@ async def _create_again(stack: Stack, topic: str) -> None:
 
 
 async def test_a_worker_does_not_start_where_kafka_keeps_requests_longer_than_the_inbox_keeps_answers(
-    lonely: Stack, worker: Process
+    own_stack: Stack, worker: Process
 ) -> None:
-    lonely.processes[-1].kill()
-    admin = AIOKafkaAdminClient(bootstrap_servers=lonely.servers.kafka)
+    own_stack.processes[-1].kill()
+    admin = AIOKafkaAdminClient(bootstrap_servers=own_stack.servers.kafka)
     await admin.start()
     week = {"retention.ms": str(7 * 86_400_000), "segment.ms": str(7 * 86_400_000), "max.compaction.lag.ms": "1000"}
     await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, VISITS, configs=week)])
-    running = lonely.worker(**SESSION)
+    running = own_stack.worker(**SESSION)
 
     async def refuses() -> bool:
         return "visitor topics --alter" in running.log.read_text()
@@ -216,7 +216,9 @@ async def test_a_worker_does_not_start_where_kafka_keeps_requests_longer_than_th
     assert not await running.ready()
 
     settings = {"VISITOR_KAFKA_PARTITIONS": str(PARTITIONS), "VISITOR_KAFKA_REPLICATION": "1"}
-    altered = await asyncio.to_thread(_visitor, lonely, "topics", "--alter", **settings, VISITOR_KAFKA_MIN_INSYNC="1")
+    altered = await asyncio.to_thread(
+        _visitor, own_stack, "topics", "--alter", **settings, VISITOR_KAFKA_MIN_INSYNC="1"
+    )
     assert (altered.returncode, altered.stdout) == (0, f"altered {VISITS}\n"), altered.stderr
     await eventually("a ready worker", running.ready)
     (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, VISITS)])

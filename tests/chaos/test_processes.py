@@ -12,7 +12,7 @@ import pytest_asyncio
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from runtime.dev.servers.processes import free_port
-from tests.chaos.conftest import Killable
+from tests.chaos.conftest import KafkaAndPostgres
 from tests.support import oracle
 from tests.support.callers import calling
 from tests.support.load import populate, send_all, visit
@@ -25,9 +25,9 @@ SHUTDOWN_SECONDS = 20
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def bare(killable: Killable, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+async def bare(kafka_and_postgres: KafkaAndPostgres, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """Servers with neither our topics nor our tables."""
-    kafka, postgres = killable
+    kafka, postgres = kafka_and_postgres
     async with bare_stack_on(Servers(kafka.bootstrap, postgres.url), tmp_path_factory.mktemp("stack")) as stack:
         yield stack
 
@@ -110,7 +110,7 @@ async def test_topics_shows_another_policy_and_retention(installed: Stack) -> No
 
 async def test_health_tells_by_its_status(installed: Stack) -> None:
     worker = next(process for process in installed.processes if process.name == "worker")
-    port = worker.health.split(":")[2].split("/")[0]
+    port = worker.health_url.split(":")[2].split("/")[0]
     settings = {"VISITOR_WORKER_HEALTH_PORT": port, "VISITOR_HTTP_PORT": installed.url.rpartition(":")[2]}
     for arguments in (("worker",), ("worker", "--live"), ("edge",), ("edge", "--live")):
         assert (await _run(installed, "health", *arguments, **settings)).returncode == 0

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from agents.catalogue import CATALOGUE
 from agents.engine.decode import Decoder, ValidRequest
 from storage import migrate
-from tests.chaos.conftest import Killable
+from tests.chaos.conftest import KafkaAndPostgres
 from tests.support.servers import Servers
 from tests.support.stack import WIRE, Stack, bare_stack_on, eventually
 from topics import admin, names
@@ -33,8 +33,8 @@ ANSWERED = sa.text(
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def old(killable: Killable, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    kafka, postgres = killable
+async def old(kafka_and_postgres: KafkaAndPostgres, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    kafka, postgres = kafka_and_postgres
     servers = Servers(kafka.bootstrap, postgres.url)
     async with bare_stack_on(servers, tmp_path_factory.mktemp("stack")) as stack:
         await admin.ensure(stack.kafka, names.specs(CATALOGUE.families, stack.kafka))

@@ -177,7 +177,6 @@ async def test_a_visitor_that_is_created_and_erased_in_one_batch_leaves_nothing(
         "firstName": "Zora", "email": data.new_email(), "countryCode": "FR", "preferredCenter": pc_code, "optins": [],
     }  # fmt: skip
     visitor = await data.create(client, "/visitors/partial", partial)
-    path = f"/visitors/{visitor['visitorId']}"
     analytics_id = await data.analytics_id(client, visitor["visitorId"])
     marker = f"Quillfeather{uuid4().hex}".translate(str.maketrans("0123456789", "ghijklmnop"))
     body = data.visitor(pc_code, email=partial["email"], lastName=marker)
