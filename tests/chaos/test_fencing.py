@@ -85,9 +85,8 @@ async def test_two_workers_that_change_one_visitor_in_turn_publish_quickly_and_i
             while decode(await changes.getone()).value["causedBy"] != request:
                 pass
             seconds.append(time.monotonic() - began)
-            owners |= {
-                row.owner for row in await own_stack.rows("select owner from publishers where topic = :t", t=TOPIC)
-            }
+            rows = await own_stack.rows("select owner from publishers where topic = :topic", topic=TOPIC)
+            owners |= {row.owner for row in rows}
     assert len(owners) == len(workers)
     assert statistics.median(seconds) < 0.5, seconds
 

@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 import pytest_asyncio
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -56,7 +57,7 @@ async def installed(bare: Stack) -> Stack:
 
 async def test_worker_and_edge_may_start_before_migrations_and_topics(installed: Stack) -> None:
     assert [await process.ready() for process in installed.processes] == [True, True]
-    # Faust must not create its data directory: in the image, the user may not write to the working directory.
+    # Faust must create no data directory, because in the image the user cannot write to the working directory.
     assert list(Path.cwd().glob("*-data")) == []
 
 
@@ -93,17 +94,17 @@ async def test_the_exit_status_of_health_is_0_if_the_process_is_healthy_and_1_if
     installed: Stack,
 ) -> None:
     worker = next(process for process in installed.processes if process.name == "worker")
-    port = worker.health_url.split(":")[2].split("/")[0]
-    settings = {"VISITOR_WORKER_HEALTH_PORT": port, "VISITOR_HTTP_PORT": installed.url.rpartition(":")[2]}
+    health_port = str(httpx.URL(worker.health_url).port)
+    settings = {"VISITOR_WORKER_HEALTH_PORT": health_port, "VISITOR_HTTP_PORT": str(httpx.URL(installed.url).port)}
     for arguments in (("worker",), ("worker", "--live"), ("edge",), ("edge", "--live")):
-        assert (await _run(installed, "health", *arguments, **settings)).returncode == 0
-    nobody = await _run(installed, "health", "worker", VISITOR_WORKER_HEALTH_PORT="1")
-    assert nobody.returncode == 1
-    assert "does not answer" in nobody.stdout
+        assert (await installed.command("health", *arguments, **settings)).returncode == 0
+    unreachable = await installed.command("health", "worker", VISITOR_WORKER_HEALTH_PORT="1")
+    assert unreachable.returncode == 1
+    assert "does not answer" in unreachable.stdout
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"VISITOR_WORKER_HEALTH_PORT": "many"}, "VISITOR_WORKER_HEALTH_PORT: input should be a valid integer"),
         ({"VISITOR_KAFKA_BOOTSTRAPS": "x"}, "did you mean VISITOR_KAFKA_BOOTSTRAP?"),
