@@ -59,8 +59,8 @@ class Compose:
         return [_inspect(name) for name in self("ps", "--all", "--quiet", service).stdout.split()]
 
     def kill(self, container: dict[str, Any]) -> None:
-        """Send SIGKILL to the process of a container, which has the effect of a crash. After `docker kill`, Docker would
-        not restart the container."""
+        """Send SIGKILL to the process of a container, like a crash. Docker does not restart a container after `docker
+        kill`."""
         pid = str(container["State"]["Pid"])
         _docker("run", "--rm", "--pid=host", "--user=root", "--entrypoint=kill", IMAGE, "-KILL", pid)
 
