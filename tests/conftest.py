@@ -1,4 +1,4 @@
-"""One installation for all tests that do not break it: servers, a worker and an edge, started once."""
+"""One installation for all tests that leave its processes alone. Its servers, worker and edge are started once."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -20,13 +20,13 @@ OWN_SERVERS = ("tests/chaos/", "tests/contract/test_fuzz.py")
 
 
 class SideBySide(LoadScopeScheduling):
-    """The two processes of `make test`: one for the tests that share an installation, one for those with servers of
-    their own, which mostly wait for what they killed."""
+    """The two processes of `make test`: one for the tests that share an installation, one for the tests that start
+    their own servers. The latter mostly wait for restarts."""
 
-    # Not by marks: pytest-xdist 3.8 loses them under pytest 9.2.
+    # Marks would be shorter, but pytest-xdist 3.8 loses them under pytest 9.2.
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith("tests/chaos/test_stall.py"):
-            return "shared"  # so that both take about as long
+            return "shared"  # so that both processes take about the same time
         return "own" if nodeid.startswith(OWN_SERVERS) else "shared"
 
 
@@ -35,30 +35,31 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SideByS
 
 
 _CHOICE = pytest.StashKey[Choice]()
-_SERVERS = pytest.StashKey[str]()
+_REASON = pytest.StashKey[str]()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Decides on the servers where a test needs any: before the tests, since pulling images may take longer than a
-    test is given."""
+    """Choose the servers if a test needs them. This happens before the tests, because pulling images may take longer
+    than the time limit of a test."""
     if not any("choice" in getattr(item, "fixturenames", ()) for item in session.items):
         return
     config = session.config
-    config.stash[_CHOICE] = found = choose()
-    config.stash[_SERVERS] = found.why
-    if hasattr(config, "workeroutput"):  # one of the two processes, which have no terminal
-        config.workeroutput["servers"] = found.why
+    choice = choose()
+    config.stash[_CHOICE] = choice
+    config.stash[_REASON] = choice.reason
+    if hasattr(config, "workeroutput"):  # This is one of the two processes. The main process prints the reason.
+        config.workeroutput["servers"] = choice.reason
 
 
 def pytest_testnodedown(node: Any) -> None:
-    told = getattr(node, "workeroutput", {}).get("servers")
-    if told:
-        node.config.stash[_SERVERS] = told
+    reason = getattr(node, "workeroutput", {}).get("servers")
+    if reason:
+        node.config.stash[_REASON] = reason
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if _SERVERS in config.stash:
-        terminalreporter.write_line(f"Servers of the tests: {config.stash[_SERVERS]}.")
+    if _REASON in config.stash:
+        terminalreporter.write_line(f"Servers of the tests: {config.stash[_REASON]}.")
 
 
 @pytest.fixture(scope="session")
@@ -73,22 +74,23 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def servers(choice: Choice, home: Path) -> Iterator[Servers]:
-    with any_servers(choice, home) as found:
-        yield found
+    with any_servers(choice, home) as test_servers:
+        yield test_servers
 
 
 @pytest_asyncio.fixture(scope="session")
 async def stack(servers: Servers, home: Path) -> AsyncIterator[Stack]:
-    """A ready worker and a ready edge; shared, so a test uses entities of its own and leaves the processes alone."""
-    async with stack_on(servers, home) as found:
-        worker = found.worker()
-        edge, found.url = found.edge()
+    """An installation with a ready worker and a ready edge. Tests share it: each creates its own entities and leaves
+    the processes alone."""
+    async with stack_on(servers, home) as shared_stack:
+        worker = shared_stack.worker()
+        edge, shared_stack.url = shared_stack.edge()
         await eventually("a ready worker", worker.ready)
         await eventually("a ready edge", edge.ready)
-        yield found
+        yield shared_stack
 
 
 @pytest_asyncio.fixture(scope="session")
 async def client(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=stack.url, timeout=30) as found:
-        yield found
+    async with httpx.AsyncClient(base_url=stack.url, timeout=30) as http_client:
+        yield http_client

@@ -1,4 +1,4 @@
-"""Installations of their own, whose servers and workers a test may kill."""
+"""Installations that a test module has for itself, so that it may kill servers and workers."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -8,19 +8,34 @@ import pytest_asyncio
 from tests.support.servers import Choice, Kafka, Postgres, Servers, own_servers
 from tests.support.stack import Stack, stack_on
 
-Killable = tuple[Kafka, Postgres]
+KafkaAndPostgres = tuple[Kafka, Postgres]
+Killable = KafkaAndPostgres
 
 
 @pytest.fixture(scope="module")
-def killable(choice: Choice, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killable]:
-    """Kafka and PostgreSQL that may be killed and started again."""
-    with own_servers(choice, tmp_path_factory.mktemp("servers")) as found:
-        yield found
+def kafka_and_postgres(choice: Choice, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaAndPostgres]:
+    """The module's own servers. Tests may kill them and start them again."""
+    with own_servers(choice, tmp_path_factory.mktemp("servers")) as servers:
+        yield servers
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def lonely(killable: Killable, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """A prepared installation without any process of ours."""
-    kafka, postgres = killable
-    async with stack_on(Servers(kafka.bootstrap, postgres.url), tmp_path_factory.mktemp("stack")) as found:
-        yield found
+async def own_stack(
+    kafka_and_postgres: KafkaAndPostgres, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Stack]:
+    """The module's own installation, with migrations and topics and without processes."""
+    kafka, postgres = kafka_and_postgres
+    async with stack_on(Servers(kafka.bootstrap, postgres.url), tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def killable(kafka_and_postgres: KafkaAndPostgres) -> KafkaAndPostgres:
+    """The former name of `kafka_and_postgres`."""
+    return kafka_and_postgres
+
+
+@pytest.fixture(scope="module")
+def lonely(own_stack: Stack) -> Stack:
+    """The former name of `own_stack`."""
+    return own_stack

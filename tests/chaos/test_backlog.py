@@ -1,4 +1,4 @@
-"""A gateway's backlog and those who read meanwhile."""
+"""Queries while the worker processes a backlog of requests."""
 
 import random
 
@@ -13,29 +13,29 @@ from topics import names
 VISITS = 30_000
 
 
-async def test_reads_do_not_wait_behind_a_gateways_backlog(lonely: Stack) -> None:
+async def test_queries_do_not_wait_for_a_backlog_of_requests(own_stack: Stack) -> None:
     rng, sent = random.Random(7), Sent()
-    first = lonely.worker()
-    edge, lonely.url = lonely.edge()
-    await eventually("a ready worker", first.ready)
+    first_worker = own_stack.worker()
+    edge, own_stack.url = own_stack.edge()
+    await eventually("a ready worker", first_worker.ready)
     await eventually("a ready edge", edge.ready)
-    population = await populate(lonely, sent, 5)
-    assert first.terminate() == 0
-    await send_all(lonely, sent, rng, [visit(rng, population) for _ in range(VISITS)])
+    population = await populate(own_stack, sent, 5)
+    assert first_worker.terminate() == 0
+    await send_all(own_stack, sent, rng, [visit(rng, population) for _ in range(VISITS)])
 
-    async def answered() -> int:
-        return await lonely.count(names.results("visits"))
+    async def result_count() -> int:
+        return await own_stack.count(names.results("visits"))
 
-    worker = lonely.worker()
-    await eventually("the backlog is under way", answered)
-    async with httpx.AsyncClient(base_url=lonely.url, timeout=30) as client:
+    worker = own_stack.worker()
+    await eventually("the first results of the backlog", result_count)
+    async with httpx.AsyncClient(base_url=own_stack.url, timeout=30) as client:
         for _ in range(5):
             assert (await client.get(f"/centers/{population.pc_code}")).status_code == 200
-    assert await answered() < VISITS / 2
+    assert await result_count() < VISITS / 2
 
     await eventually(
         "a result for every request",
-        lambda: oracle.all_answered(lonely, sent, ["visits", "visitors", "parking", "centers"]),
+        lambda: oracle.all_answered(own_stack, sent, ["visits", "visitors", "parking", "centers"]),
     )
     assert worker.terminate() == 0
     edge.kill()

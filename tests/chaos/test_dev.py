@@ -1,4 +1,4 @@
-"""`visitor dev`: everything with one command, and nothing left behind."""
+"""`visitor dev` starts everything, and its end stops everything."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from tests.support.stack import eventually
 
 
 class _Dev:
-    """A home of its own, with ports of its own, that shares the downloads."""
+    """`visitor dev` with its own home directory and ports. It shares the downloaded files."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -41,20 +41,22 @@ class _Dev:
             self.child = subprocess.Popen(
                 [sys.executable, "-m", "runtime.cli", "dev", *options], stdout=output, stderr=output, env=environment,
                 start_new_session=True,
-                # As a shell starts what is to run in its background.
+                # A shell also ignores SIGINT in a process that it starts in the background.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509
             )  # fmt: skip
 
-    def end(self, number: int) -> int:
+    def end(self, signal_number: int) -> int:
+        """Send a signal, and return the exit status."""
         assert self.child is not None
-        self.child.send_signal(number)
+        self.child.send_signal(signal_number)
         return self.child.wait(60)
 
     def children(self) -> list[psutil.Process]:
+        """The processes that `visitor dev` has started."""
         recorded = json.loads((self.home / "processes.json").read_text())
         return [psutil.Process(pid) for pid, _ in recorded.values() if psutil.pid_exists(pid)]
 
-    async def greeted(self) -> None:
+    async def await_ready(self) -> None:
         async def ready() -> bool:
             assert self.child is not None
             assert self.child.poll() is None, self.output.read_text()
@@ -65,45 +67,45 @@ class _Dev:
 
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Dev]:
-    found = _Dev(tmp_path_factory.mktemp("dev"))
-    yield found
-    if found.child is not None and found.child.poll() is None:
-        found.end(signal.SIGKILL)
-    Processes(found.home).end_leftovers()
+    command = _Dev(tmp_path_factory.mktemp("dev"))
+    yield command
+    if command.child is not None and command.child.poll() is None:
+        command.end(signal.SIGKILL)
+    Processes(command.home).end_leftovers()
 
 
-async def test_one_command_shows_gateway_traffic_and_ctrl_c_ends_all_of_it(dev: _Dev) -> None:
+async def test_dev_starts_everything_with_simulated_visits_and_ctrl_c_ends_all_processes(dev: _Dev) -> None:
     dev.start()
-    await dev.greeted()
-    said = dev.output.read_text()
-    assert f"{dev.url}/docs" in said
-    assert str(dev.ports["VISITOR_DEV_KAFKA_PORT"]) in said
+    await dev.await_ready()
+    output = dev.output.read_text()
+    assert f"{dev.url}/docs" in output
+    assert str(dev.ports["VISITOR_DEV_KAFKA_PORT"]) in output
     async with httpx.AsyncClient(base_url=dev.url) as client:
         assert (await client.get("/health")).status_code == 200
         assert len((await client.get("/centers")).json()["data"]) > 3
-        known = await sample.find(dev.url)
-        assert len(known) == len(sample.PEOPLE)
+        people = await sample.find(dev.url)
+        assert len(people) == len(sample.PEOPLE)
 
-        async def visited() -> bool:
-            queries = [{"barcode": person.barcode, "pcCode": person.pc_code} for person in known]
+        async def has_visits() -> bool:
+            queries = [{"barcode": person.barcode, "pcCode": person.pc_code} for person in people]
             return any([(await client.get("/visits", params=query)).json() for query in queries])
 
-        await eventually("a simulated visit", visited)
+        await eventually("a simulated visit", has_visits)
     children = dev.children()
     assert len(children) == 4
     assert dev.end(signal.SIGINT) == 0
     assert [child for child in children if child.is_running()] == []
 
 
-async def test_the_next_start_ends_what_a_killed_parent_left(dev: _Dev) -> None:
+async def test_the_next_start_ends_the_processes_of_a_killed_dev(dev: _Dev) -> None:
     dev.start("--no-simulation")
-    await dev.greeted()
+    await dev.await_ready()
     orphans = dev.children()
     dev.end(signal.SIGKILL)
     assert len([child for child in orphans if child.is_running()]) == 4
 
     dev.start("--no-simulation")
-    await dev.greeted()
+    await dev.await_ready()
     assert "Ended processes of an earlier run" in dev.output.read_text()
     assert [child for child in orphans if child.is_running()] == []
     async with httpx.AsyncClient(base_url=dev.url) as client:
@@ -111,10 +113,10 @@ async def test_the_next_start_ends_what_a_killed_parent_left(dev: _Dev) -> None:
     assert dev.end(signal.SIGTERM) == 0
 
 
-async def test_a_database_that_was_removed_by_hand_is_made_anew_with_the_sample_data(dev: _Dev) -> None:
+async def test_a_deleted_database_is_created_again_with_the_sample_data(dev: _Dev) -> None:
     shutil.rmtree(dev.home / "postgres")
     dev.start("--no-simulation")
-    await dev.greeted()
+    await dev.await_ready()
     assert "PostgreSQL has none" in dev.output.read_text()
     person = (await sample.find(dev.url))[0]
     async with httpx.AsyncClient(base_url=dev.url) as client:
@@ -123,22 +125,21 @@ async def test_a_database_that_was_removed_by_hand_is_made_anew_with_the_sample_
     assert dev.end(signal.SIGTERM) == 0
 
 
-def test_a_reset_removes_the_data_and_nothing_of_others(dev: _Dev) -> None:
-    """A taken port ends the start right after the reset."""
-    kept = dev.home / "kept.txt"
-    kept.write_text("kept")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", dev.ports["VISITOR_HTTP_PORT"]))
-        taken.listen()
+def test_a_reset_deletes_the_data_and_no_other_files(dev: _Dev) -> None:
+    """A port that is in use ends the start right after the reset."""
+    (dev.home / "other.txt").write_text("a file of the user")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", dev.ports["VISITOR_HTTP_PORT"]))
+        listener.listen()
         dev.start("--reset")
         assert dev.child is not None
         assert dev.child.wait(60) == 2
-    assert {entry.name for entry in dev.home.iterdir()} == {"downloads", "lock", "output", "kept.txt"}
+    assert {entry.name for entry in dev.home.iterdir()} == {"downloads", "lock", "output", "other.txt"}
 
 
-async def test_the_end_of_a_child_ends_all_of_it_with_status_1(dev: _Dev) -> None:
+async def test_if_one_process_ends_dev_ends_all_and_exits_with_status_1(dev: _Dev) -> None:
     dev.start("--no-simulation")
-    await dev.greeted()
+    await dev.await_ready()
     children = dev.children()
     worker = next(child for child in children if "worker" in child.cmdline())
     worker.kill()
@@ -151,20 +152,21 @@ async def test_the_end_of_a_child_ends_all_of_it_with_status_1(dev: _Dev) -> Non
 @pytest.mark.parametrize(
     ("setting", "value"), [("VISITOR_HTTP_KEYS", "keys.toml"), ("VISITOR_WORKER_HEALTH_PORT", "0")]
 )
-def test_a_setting_that_dev_cannot_have_is_named(dev: _Dev, setting: str, value: str) -> None:
-    found = subprocess.run(
+def test_dev_names_a_setting_that_it_does_not_accept(dev: _Dev, setting: str, value: str) -> None:
+    command = subprocess.run(
         [sys.executable, "-m", "runtime.cli", "dev"], env={**os.environ, setting: value, "VISITOR_HOME": str(dev.home)},
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
-    assert (found.returncode, setting in found.stderr) == (2, True)
+    assert command.returncode == 2
+    assert setting in command.stderr
 
 
 @pytest.mark.parametrize("setting", ["VISITOR_HTTP_PORT", "VISITOR_DEV_KAFKA_PORT", "VISITOR_WORKER_HEALTH_PORT"])
-def test_a_taken_port_is_a_clear_error_that_names_the_setting(dev: _Dev, setting: str) -> None:
-    with socket.socket() as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(("127.0.0.1", dev.ports[setting]))
-        taken.listen()
+def test_if_a_port_is_in_use_dev_names_its_setting(dev: _Dev, setting: str) -> None:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", dev.ports[setting]))
+        listener.listen()
         dev.start()
         assert dev.child is not None
         assert dev.child.wait(60) == 2

@@ -1,4 +1,4 @@
-"""The embedded servers after their first start was interrupted, or files of theirs were removed."""
+"""The embedded PostgreSQL after an interrupted first start, and after its password file was deleted."""
 
 import asyncio
 import os
@@ -20,17 +20,17 @@ Postgres(home, Processes(home), durable=False).start()
 """
 
 
-async def test_a_database_starts_after_a_kill_in_the_middle_of_its_first_start_and_says_when_its_password_is_lost(
+async def test_a_database_starts_after_its_first_start_was_killed_and_names_the_remedy_for_a_lost_password(
     tmp_path: Path,
 ) -> None:
-    first = await asyncio.create_subprocess_exec(sys.executable, "-c", _START, str(tmp_path), start_new_session=True)
+    starter = await asyncio.create_subprocess_exec(sys.executable, "-c", _START, str(tmp_path), start_new_session=True)
 
-    async def half_made() -> bool:
+    async def initdb_has_begun() -> bool:
         return any((tmp_path / "postgres").glob("*/PG_VERSION"))
 
-    await eventually("a database that is half made", half_made)
-    os.killpg(first.pid, signal.SIGKILL)
-    await first.wait()
+    await eventually("the first file of the data directory", initdb_has_begun)
+    os.killpg(starter.pid, signal.SIGKILL)
+    await starter.wait()
 
     postgres = Postgres(tmp_path, Processes(tmp_path), durable=False)
     assert not postgres.has_data

@@ -1,13 +1,10 @@
-"""An answer is final and a request is known by topic, source and id, also after kill -9 and a second delivery.
+"""An answer is final, and a request is identified by topic, source and id, even after SIGKILL and a redelivery.
 
-A worker that is killed has committed its offsets up to a second ago. The tests make this moment longer: they set the
-offsets of the dead worker's group back to the beginning.
+A killed worker has committed its offsets up to one second before. To redeliver more requests, the tests set the
+offsets of its consumer group back to 0.
 """
 
-import asyncio
 import json
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -30,40 +27,41 @@ VISITS = names.requests("visits")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def worker(lonely: Stack) -> Process:
-    process = lonely.worker("tests.support.buggy", **SESSION)
+async def worker(own_stack: Stack) -> Process:
+    process = own_stack.worker("tests.support.buggy", **SESSION)
     await eventually("a ready worker", process.ready)
     return process
 
 
-async def _kill_and_deliver_again(stack: Stack, worker: Process, topics: Iterable[str]) -> Process:
-    """A new worker that reads these topics from their beginnings, as after a crash before any commit."""
+async def _kill_and_redeliver(stack: Stack, worker: Process, topics: Iterable[str]) -> None:
+    """Kill the worker, and start a new one that reads these topics from their beginnings."""
     worker.kill()
     partitions = [TopicPartition(topic, number) for topic in topics for number in range(PARTITIONS)]
     consumer = AIOKafkaConsumer(bootstrap_servers=stack.servers.kafka, group_id=GROUP, enable_auto_commit=False)
     await consumer.start()
     consumer.assign(partitions)
 
-    async def rewound() -> bool:
+    async def commit_zero() -> bool:
         try:
             await consumer.commit(dict.fromkeys(partitions, 0))
         except KafkaError:
-            return False  # the dead worker is still a member of its group
+            return False  # the killed worker is still a member of the group
         return True
 
-    await eventually("the group's offsets at the beginning", rewound)
+    await eventually("the group's offsets are 0", commit_zero)
     await consumer.stop()
-    again = stack.worker("tests.support.buggy", **SESSION)
-    await eventually("a ready worker", again.ready)
-    return again
+    new_worker = stack.worker("tests.support.buggy", **SESSION)
+    await eventually("a ready worker", new_worker.ready)
 
 
 async def _results(stack: Stack, family: str, request_id: str, count: int) -> Sequence[Record]:
-    async def look() -> Sequence[Record] | None:
+    """Wait until a request id has this number of results."""
+
+    async def enough_results() -> Sequence[Record] | None:
         records = [record for record in await stack.read(names.results(family)) if record.id == request_id]
         return records if len(records) >= count else None
 
-    records: Sequence[Record] = await eventually(f"{count} results of {request_id}", look)
+    records: Sequence[Record] = await eventually(f"{count} results of {request_id}", enough_results)
     return records
 
 
@@ -72,26 +70,27 @@ def _statuses(records: Iterable[Record]) -> list[int]:
 
 
 async def _participant(stack: Stack) -> dict[str, Any]:
-    """The path of a participant of a challenge, who has no points."""
+    """The path parameters of a new participant of a challenge."""
     population = await populate(stack, Sent(), 1)
-    challenge = await _created(stack, "challenges.create", {"body": data.challenge(population.pc_code)})
+    challenge = await _create(stack, "challenges.create", {"body": data.challenge(population.pc_code)})
     path = {"visitorId": population.people[0].visitor_id}
     body = {"challengeId": challenge["challengeId"]}
-    joined = await _created(stack, "visitorChallenges.create", {"path": path, "body": body})
-    return path | {"visitorChallengeId": joined["visitorChallengeId"]}
+    participant = await _create(stack, "visitorChallenges.create", {"path": path, "body": body})
+    return path | {"visitorChallengeId": participant["visitorChallengeId"]}
 
 
-async def _created(stack: Stack, operation: str, parts: dict[str, Any]) -> dict[str, Any]:
+async def _create(stack: Stack, operation: str, parts: dict[str, Any]) -> dict[str, Any]:
     value = (await stack.result(operation, await stack.send(operation, parts))).value
     assert value["status"] == 201, value
-    created: dict[str, Any] = value["body"]["data"]
-    return created
+    entity: dict[str, Any] = value["body"]["data"]
+    return entity
 
 
-async def test_a_refused_request_is_not_applied_when_it_is_delivered_again(lonely: Stack, worker: Process) -> None:
-    """Points below zero, a visit to a center that does not exist yet, and a handler with a bug."""
-    path = await _participant(lonely)
-    person = (await populate(lonely, Sent(), 1)).people[0]
+async def test_a_refused_request_is_not_applied_when_it_is_redelivered(own_stack: Stack, worker: Process) -> None:
+    """Refused are points below zero, a visit to a center that is created later, and a request whose handler has a
+    bug."""
+    path = await _participant(own_stack)
+    person = (await populate(own_stack, Sent(), 1)).people[0]
     center = data.center()
     visit = {"path": {"visitType": "entry"}, "body": {"barcode": person.barcode, "pcCode": center["pcCode"]}}
     requests = {
@@ -100,87 +99,84 @@ async def test_a_refused_request_is_not_applied_when_it_is_delivered_again(lonel
         "early visit": ("visits.create", visit, 400),
     }
     for request_id, (operation, parts, status) in requests.items():
-        await lonely.send(operation, parts, request_id=request_id, partition=0)
-        assert (await lonely.result(operation, request_id)).value["status"] == status
-    bug = RequestHeaders("bug", "visits.fragile", "gateway/test", JSON)
-    await lonely.raw(VISITS, json.dumps({"body": {"value": 0}}).encode(), bug.encode(), partition=0)
-    assert (await lonely.result("visits.create", "bug")).value["status"] == 500
-    await _created(lonely, "centers.create", {"body": center})
+        await own_stack.send(operation, parts, request_id=request_id, partition=0)
+        assert (await own_stack.result(operation, request_id)).value["status"] == status
+    headers = RequestHeaders("bug", "visits.fragile", "gateway/test", JSON)
+    await own_stack.raw(VISITS, json.dumps({"body": {"value": 0}}).encode(), headers.encode(), partition=0)
+    assert (await own_stack.result("visits.create", "bug")).value["status"] == 500
+    await _create(own_stack, "centers.create", {"body": center})
 
-    await _kill_and_deliver_again(lonely, worker, [names.requests("points"), VISITS])
+    await _kill_and_redeliver(own_stack, worker, [names.requests("points"), VISITS])
 
     families = {"minus": "points", "plus": "points", "early visit": "visits", "bug": "visits"}
     for request_id, family in families.items():
-        records = await _results(lonely, family, request_id, 2)
+        records = await _results(own_stack, family, request_id, 2)
         assert {record.raw for record in records} == {records[0].raw}, request_id
-    rows = await lonely.rows("select points from visitor_challenges")
+    rows = await own_stack.rows("select points from visitor_challenges")
     assert [row.points for row in rows] == [1_000]
-    assert await lonely.rows("select 1 from visits where pc_code = :code", code=center["pcCode"]) == []
-    letters = [letter for letter in await lonely.read(names.DEAD_LETTERS) if letter.headers.get("ce_id") == "bug"]
-    assert len(letters) == 1
+    assert await own_stack.rows("select 1 from visits where pc_code = :code", code=center["pcCode"]) == []
+    dead_letters = await own_stack.read(names.DEAD_LETTERS)
+    assert len([record for record in dead_letters if record.headers.get("ce_id") == "bug"]) == 1
 
 
-async def test_two_gateways_that_both_count_from_1_lose_no_visit(lonely: Stack, worker: Process) -> None:
-    population = await populate(lonely, Sent(), 1)
+async def test_two_gateways_that_use_the_same_request_ids_lose_no_visit(own_stack: Stack, worker: Process) -> None:
+    population = await populate(own_stack, Sent(), 1)
     visitor_id = population.people[0].visitor_id
 
     def visit(visit_type: str) -> dict[str, Any]:
         return {"path": {"visitType": visit_type}, "body": {"visitorId": visitor_id, "pcCode": population.pc_code}}
 
-    sent = [
+    requests = [
         ("gateway/north", "1", visit("entry")),
         ("gateway/south", "1", visit("entry")),  # the same content
         ("gateway/north", "2", visit("exit")),
         ("gateway/south", "2", visit("entry")),  # another content
-        # An id that an earlier release gave to somebody else's request.
+        # Release 0.1.0 gave this id to a request without an id.
         ("gateway/south", f"{VISITS}:1:0", visit("entry")),
     ]
-    for source, request_id, parts in sent:
-        await lonely.send("visits.create", parts, request_id=request_id, source=source, partition=1)
-    results = [record for number in "12" for record in await _results(lonely, "visits", number, 2)]
+    for source, request_id, parts in requests:
+        await own_stack.send("visits.create", parts, request_id=request_id, source=source, partition=1)
+    results = [record for number in "12" for record in await _results(own_stack, "visits", number, 2)]
     assert _statuses(results) == [201] * 4
     sources = [(record.headers["ce_requestsource"], record.headers["ce_source"], record.id) for record in results]
     assert sorted(sources) == [
         (f"gateway/{name}", f"visitor-service/gateway/{name}", number) for name in ("north", "south") for number in "12"
     ]
 
-    await _kill_and_deliver_again(lonely, lonely.processes[-1], [VISITS])
+    await _kill_and_redeliver(own_stack, own_stack.processes[-1], [VISITS])
     for number in "12":
-        assert _statuses(await _results(lonely, "visits", number, 4)) == [201] * 4
-    rows = await lonely.rows("select 1 from visits where visitor_id = :id", id=visitor_id)
-    assert len(rows) == len(sent)
+        assert _statuses(await _results(own_stack, "visits", number, 4)) == [201] * 4
+    rows = await own_stack.rows("select 1 from visits where visitor_id = :id", id=visitor_id)
+    assert len(rows) == len(requests)
 
 
-async def test_visits_without_an_id_are_all_stored_when_their_topic_is_created_again(
-    lonely: Stack, worker: Process
+async def test_visits_without_an_id_are_all_stored_after_their_topic_was_deleted_and_created(
+    own_stack: Stack, worker: Process
 ) -> None:
-    population = await populate(lonely, Sent(), 1)
+    population = await populate(own_stack, Sent(), 1)
     visitor_id = population.people[0].visitor_id
-    lonely.processes[-1].kill()
+    own_stack.processes[-1].kill()
     for _ in range(2):
-        await _create_again(lonely, VISITS)
+        await _recreate(own_stack, VISITS)
         parts = {"path": {"visitType": "entry"}, "body": {"visitorId": visitor_id, "pcCode": population.pc_code}}
-        headers = [
-            header
-            for header in RequestHeaders("", "visits.create", "gateway/old", JSON).encode()
-            if header[0] != "ce_id"
-        ]
-        results = await lonely.count(names.results("visits"))
+        headers = RequestHeaders("", "visits.create", "gateway/old", JSON).encode()
+        without_id = [(name, value) for name, value in headers if name != "ce_id"]
+        old_count = await own_stack.count(names.results("visits"))
         for number in range(40):
-            await lonely.raw(VISITS, json.dumps(parts).encode(), headers, partition=number % PARTITIONS)
-        running = lonely.worker("tests.support.buggy", **SESSION)
+            await own_stack.raw(VISITS, json.dumps(parts).encode(), without_id, partition=number % PARTITIONS)
+        new_worker = own_stack.worker("tests.support.buggy", **SESSION)
 
-        async def all_answered(before: int = results) -> bool:
-            return await lonely.count(names.results("visits")) >= before + 40
+        async def all_answered(old_count: int = old_count) -> bool:
+            return await own_stack.count(names.results("visits")) >= old_count + 40
 
         await eventually("40 results", all_answered)
-        running.kill()
-    rows = await lonely.rows("select 1 from visits where visitor_id = :id", id=visitor_id)
+        new_worker.kill()
+    rows = await own_stack.rows("select 1 from visits where visitor_id = :id", id=visitor_id)
     assert len(rows) == 80
 
 
-async def _create_again(stack: Stack, topic: str) -> None:
-    """Delete a topic and create it empty, with offsets from 0."""
+async def _recreate(stack: Stack, topic: str) -> None:
+    """Delete a topic and create it, so that it is empty and its offsets start at 0."""
     spec = next(spec for spec in names.specs(["visits"], stack.kafka) if spec.name == topic)
     admin = AIOKafkaAdminClient(bootstrap_servers=stack.servers.kafka)
     await admin.start()
@@ -195,40 +191,32 @@ async def _create_again(stack: Stack, topic: str) -> None:
         await eventually(f"a new {topic}", created)
     finally:
         await admin.close()
-    # The producer still knows the old topic's leaders and sequence numbers.
+    # The producer's metadata is still that of the deleted topic.
     await stack.producer.client.force_metadata_update()
 
 
-async def test_a_worker_does_not_start_where_kafka_keeps_requests_longer_than_the_inbox_keeps_answers(
-    lonely: Stack, worker: Process
+async def test_a_worker_does_not_start_if_kafka_keeps_requests_longer_than_the_inbox_keeps_answers(
+    own_stack: Stack, worker: Process
 ) -> None:
-    lonely.processes[-1].kill()
-    admin = AIOKafkaAdminClient(bootstrap_servers=lonely.servers.kafka)
+    own_stack.processes[-1].kill()
+    admin = AIOKafkaAdminClient(bootstrap_servers=own_stack.servers.kafka)
     await admin.start()
     week = {"retention.ms": str(7 * 86_400_000), "segment.ms": str(7 * 86_400_000), "max.compaction.lag.ms": "1000"}
     await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, VISITS, configs=week)])
-    running = lonely.worker(**SESSION)
+    new_worker = own_stack.worker(**SESSION)
 
-    async def refuses() -> bool:
-        return "visitor topics --alter" in running.log.read_text()
+    async def logs_remedy() -> bool:
+        return "visitor topics --alter" in new_worker.log.read_text()
 
-    await eventually("a refusal that says what to do", refuses)
-    assert not await running.ready()
+    await eventually("a log line that says what to do", logs_remedy)
+    assert not await new_worker.ready()
 
-    settings = {"VISITOR_KAFKA_PARTITIONS": str(PARTITIONS), "VISITOR_KAFKA_REPLICATION": "1"}
-    altered = await asyncio.to_thread(_visitor, lonely, "topics", "--alter", **settings, VISITOR_KAFKA_MIN_INSYNC="1")
-    assert (altered.returncode, altered.stdout) == (0, f"altered {VISITS}\n"), altered.stderr
-    await eventually("a ready worker", running.ready)
+    command = await own_stack.command("topics", "--alter")
+    assert (command.returncode, command.stdout) == (0, f"altered {VISITS}\n"), command.stderr
+    await eventually("a ready worker", new_worker.ready)
     (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, VISITS)])
     config = {entry[0]: entry[1] for entry in answer.resources[0][4]}
     await admin.close()
     assert config["segment.ms"] == str(86_400_000)
     assert config["message.timestamp.type"] == "LogAppendTime"
-    assert config["max.compaction.lag.ms"] == "1000", "a setting of the operator's own is gone"
-
-
-def _visitor(stack: Stack, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "runtime.cli", *arguments],
-        capture_output=True, text=True, check=False, timeout=60, env=stack.environment(**settings),
-    )  # fmt: skip
+    assert config["max.compaction.lag.ms"] == "1000", "the command has removed a setting of the operator"

@@ -1,4 +1,4 @@
-"""A worker that makes no progress ends itself, so that whoever supervises it can start another one."""
+"""A worker that makes no progress ends itself, so that its supervisor can start another one."""
 
 import json
 from uuid import uuid4
@@ -10,15 +10,19 @@ from topics import names
 from topics.envelope import JSON, RequestHeaders
 
 
-@pytest.mark.parametrize(("partition", "how", "told"), [(0, "waits", "Stalled"), (1, "blocks", "Timeout (0:00:04)!")])
-async def test_a_worker_that_makes_no_progress_ends_itself(lonely: Stack, partition: int, how: str, told: str) -> None:
-    """Whether its handler waits for ever, or keeps the event loop from turning."""
+@pytest.mark.parametrize(
+    ("partition", "how", "log_text"), [(0, "waits", "Stalled"), (1, "blocks", "Timeout (0:00:04)!")]
+)
+async def test_a_worker_that_makes_no_progress_ends_itself(
+    own_stack: Stack, partition: int, how: str, log_text: str
+) -> None:
+    """The handler waits without end, or it blocks the event loop."""
     settings = {"VISITOR_WORKER_STALL_SECONDS": "4", "VISITOR_WORKER_GROUP": how}
-    worker = lonely.worker("tests.support.buggy", **settings)
+    worker = own_stack.worker("tests.support.buggy", **settings)
     await eventually("a ready worker", worker.ready)
-    head = RequestHeaders(str(uuid4()), "visits.stuck", "test/bugs", JSON)
+    headers = RequestHeaders(str(uuid4()), "visits.stuck", "test/bugs", JSON)
     value = json.dumps({"body": {"how": how}}).encode()
-    await lonely.raw(names.requests("visits"), value, head.encode(), partition=partition)
+    await own_stack.raw(names.requests("visits"), value, headers.encode(), partition=partition)
     await eventually("its end", worker.ended, 90)
     assert worker.child.returncode == 1
-    assert told in worker.log.read_text()
+    assert log_text in worker.log.read_text()

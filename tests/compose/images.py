@@ -1,4 +1,4 @@
-"""Which servers the tests run on, by a real Docker engine; tests/unit/test_containers.py has a stand-in for one."""
+"""The choice of servers with a real Docker engine. tests/unit/test_containers.py tests it with a simulated engine."""
 
 import pytest
 
@@ -8,14 +8,13 @@ from tests.support.servers import choose
 UNKNOWN = "apache/kafka:0.0.0"
 
 
-def test_an_unknown_tag_leaves_the_tests_on_the_embedded_servers_and_says_so_in_a_line(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_with_an_unknown_tag_the_tests_use_embedded_servers_and_name_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(containers, "images", lambda: (UNKNOWN, UNKNOWN))
-    found = choose()
-    assert not found.containers
-    assert found.why.startswith(f"embedded, since Docker cannot pull {UNKNOWN}; `docker pull {UNKNOWN}` tells more (")
+    choice = choose()
+    assert not choice.containers
+    expected = f"embedded, since Docker cannot pull {UNKNOWN}; run `docker pull {UNKNOWN}` for details ("
+    assert choice.reason.startswith(expected)
 
 
-def test_with_docker_and_the_images_the_tests_run_in_containers() -> None:
+def test_with_docker_and_the_images_the_tests_use_containers() -> None:
     assert choose().containers

@@ -1,6 +1,6 @@
-"""docker-compose.yml as its users run it: up, calls, what is killed comes back, down.
+"""docker-compose.yml from the view of its users: up, calls, killed containers restart, down.
 
-Needs Docker with Compose. `make compose-test` runs it; `make test` does not, since it builds an image."""
+Needs Docker with Compose. `make compose-test` runs these tests. `make test` does not, because they build an image."""
 
 import asyncio
 import json
@@ -25,26 +25,26 @@ ROOT = Path(__file__).parents[2]
 PROJECT = "visitor-test"
 IMAGE = "visitor-service:0.1.0"
 LONG_RUNNING = {"worker": 2, "edge": 1, "postgres": 1, "kafka": 1}
-PATIENCE = 120
-"""Seconds until what was killed has to be well again."""
+RECOVERY_SECONDS = 120
+"""The time limit for a killed container to be healthy again."""
 
-pytestmark = pytest.mark.timeout(900)  # the image is built, and those of the servers are pulled, within a test
+pytestmark = pytest.mark.timeout(900)  # the first test builds the service's image and pulls those of the servers
 
 
 @dataclass
 class Compose:
-    """A project of its own, on a free port, so that one that runs already is left alone."""
+    """A Compose project with its own name and a free port, so that it does not touch a running installation."""
 
     home: Path
     port: int = field(default_factory=free_port)
 
     def __call__(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Fails where the command does."""
+        """Run a `docker compose` command. Fails if the command fails."""
         command = ["docker", "compose", "--project-name", PROJECT, *arguments]
-        settings = {"VISITOR_HTTP_PORT": str(self.port), "VISITOR_KEYS": str(self.keys)}
-        done = subprocess.run(command, cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{' '.join(command)}:\n{done.stderr[-5000:]}"
-        return done
+        environment = {**os.environ, "VISITOR_HTTP_PORT": str(self.port), "VISITOR_KEYS": str(self.keys)}
+        process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert process.returncode == 0, f"{' '.join(command)}:\n{process.stderr[-5000:]}"
+        return process
 
     @property
     def keys(self) -> Path:
@@ -55,13 +55,14 @@ class Compose:
         return f"http://127.0.0.1:{self.port}"
 
     def containers(self, service: str) -> list[dict[str, Any]]:
-        """What Docker knows about the containers of a service."""
+        """The output of `docker inspect` for each container of a service."""
         return [_inspect(name) for name in self("ps", "--all", "--quiet", service).stdout.split()]
 
     def kill(self, container: dict[str, Any]) -> None:
-        """SIGKILL to its process, as a crash would: after `docker kill` Docker starts nothing again."""
-        process = str(container["State"]["Pid"])
-        _docker("run", "--rm", "--pid=host", "--user=root", "--entrypoint=kill", IMAGE, "-KILL", process)
+        """Send SIGKILL to the process of a container, like a crash. Docker does not restart a container after `docker
+        kill`."""
+        pid = str(container["State"]["Pid"])
+        _docker("run", "--rm", "--pid=host", "--user=root", "--entrypoint=kill", IMAGE, "-KILL", pid)
 
 
 def _docker(*arguments: str) -> str:
@@ -69,8 +70,8 @@ def _docker(*arguments: str) -> str:
 
 
 def _inspect(container: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(_docker("inspect", container))[0]
-    return found
+    description: dict[str, Any] = json.loads(_docker("inspect", container))[0]
+    return description
 
 
 def _healthy(container: dict[str, Any]) -> bool:
@@ -79,66 +80,69 @@ def _healthy(container: dict[str, Any]) -> bool:
 
 @pytest.fixture(scope="module")
 def compose(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
-    found = Compose(tmp_path_factory.mktemp("compose"))
-    found.keys.touch()  # Compose wants to see it whatever it does.
-    found("down", "--volumes", "--remove-orphans")
-    yield found
+    project = Compose(tmp_path_factory.mktemp("compose"))
+    project.keys.touch()  # every Compose command fails if this file is missing
+    project("down", "--volumes", "--remove-orphans")
+    yield project
     if request.session.testsfailed:
-        print(found("logs", "--no-color", "--tail", "40").stdout)  # noqa: T201
-    found("down", "--volumes", "--remove-orphans")
+        print(project("logs", "--no-color", "--tail", "40").stdout)  # noqa: T201
+    project("down", "--volumes", "--remove-orphans")
 
 
 @pytest.fixture(scope="module")
 def key(compose: Compose) -> str:
-    """A key as the head of docker-compose.yml says, which needs nothing but Docker."""
-    made = compose("run", "--rm", "--no-deps", "topics", "key", "my-app", "--scope", "*:read", "--scope", "*:write")
-    compose.keys.write_text(made.stdout)
-    told: str = next(line for line in made.stderr.splitlines() if line.startswith("key ("))
-    return told.split()[-1]
+    """An API key, created with the command at the top of docker-compose.yml. The command only needs Docker."""
+    process = compose("run", "--rm", "--no-deps", "topics", "key", "my-app", "--scope", "*:read", "--scope", "*:write")
+    compose.keys.write_text(process.stdout)
+    line: str = next(line for line in process.stderr.splitlines() if line.startswith("key ("))
+    return line.split()[-1]
 
 
 @pytest.fixture(scope="module")
 def running(compose: Compose, key: str) -> Compose:
-    began = time.monotonic()
+    start = time.monotonic()
     compose("up", "--build", "--wait")
-    print(f"docker compose up --build --wait: {time.monotonic() - began:.0f} s")  # noqa: T201
+    print(f"docker compose up --build --wait: {time.monotonic() - start:.0f} s")  # noqa: T201
     return compose
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def client(running: Compose, key: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=running.url, headers={"authorization": f"Bearer {key}"}, timeout=30) as made:
-        yield made
+    headers = {"authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(base_url=running.url, headers=headers, timeout=30) as http_client:
+        yield http_client
 
 
-async def _insist(client: httpx.AsyncClient, pc_code: str) -> str:
-    """Create a visitor as callers are told to: repeat with the same key until there is an answer."""
+async def _create_visitor(client: httpx.AsyncClient, pc_code: str) -> str:
+    """Create a visitor like the documentation tells callers: repeat the call with the same key until it is answered."""
     body, key = visitor(pc_code), str(uuid4())
 
-    async def answered() -> httpx.Response | None:
+    async def attempt() -> httpx.Response | None:
         try:
             answer = await client.post("/visitors", json=body, headers={"idempotency-key": key})
         except httpx.HTTPError:
             return None
         return None if answer.status_code in (503, 504) else answer
 
-    answer = await eventually("an answer", answered, PATIENCE)
+    answer = await eventually("an answer", attempt, RECOVERY_SECONDS)
     assert answer.status_code == 201, answer.text
     return str(answer.json()["data"]["visitorId"])
 
 
-def test_up_ends_with_every_service_healthy_and_the_one_shot_ones_done(running: Compose) -> None:
+def test_after_up_the_servers_and_processes_are_healthy_and_the_one_shot_services_have_succeeded(
+    running: Compose,
+) -> None:
     for service, count in LONG_RUNNING.items():
         assert [_healthy(container) for container in running.containers(service)] == [True] * count, service
     for service in ("migrate", "topics"):
         assert [container["State"]["ExitCode"] for container in running.containers(service)] == [0]
 
 
-async def test_a_call_with_the_key_creates_a_center_and_a_visitor_and_finds_them(client: httpx.AsyncClient) -> None:
-    made = await create(client, "/centers", center())
-    visitor_id = await _insist(client, made["pcCode"])
+async def test_a_caller_with_the_key_creates_and_reads_a_visitor(client: httpx.AsyncClient) -> None:
+    pc_code = (await create(client, "/centers", center()))["pcCode"]
+    visitor_id = await _create_visitor(client, pc_code)
     answer = await client.get(f"/visitors/{visitor_id}")
-    assert (answer.status_code, answer.json()["data"]["acquisitionPcCode"]) == (200, made["pcCode"])
+    assert (answer.status_code, answer.json()["data"]["acquisitionPcCode"]) == (200, pc_code)
 
 
 async def test_a_call_without_a_key_is_refused(client: httpx.AsyncClient) -> None:
@@ -146,16 +150,16 @@ async def test_a_call_without_a_key_is_refused(client: httpx.AsyncClient) -> Non
 
 
 @pytest.mark.parametrize("service", LONG_RUNNING)
-async def test_what_is_killed_comes_back_and_every_call_is_answered(
+async def test_a_killed_container_restarts_and_every_call_is_answered(
     running: Compose, client: httpx.AsyncClient, service: str
 ) -> None:
     pc_code = (await create(client, "/centers", center()))["pcCode"]
     killed = running.containers(service)[0]
-    began = time.monotonic()
+    start = time.monotonic()
     running.kill(killed)
-    async with asyncio.TaskGroup() as calls:
-        made = [calls.create_task(_insist(client, pc_code)) for _ in range(20)]
-    print(f"{service}: all calls answered {time.monotonic() - began:.0f} s after the kill")  # noqa: T201
+    async with asyncio.TaskGroup() as group:
+        calls = [group.create_task(_create_visitor(client, pc_code)) for _ in range(20)]
+    print(f"{service}: all calls answered {time.monotonic() - start:.0f} s after the kill")  # noqa: T201
 
     async def all_healthy() -> bool:
         return all(_healthy(container) for name in LONG_RUNNING for container in running.containers(name))
@@ -163,16 +167,16 @@ async def test_what_is_killed_comes_back_and_every_call_is_answered(
     async def restarted() -> bool:
         return bool(_inspect(killed["Id"])["State"]["StartedAt"] > killed["State"]["StartedAt"])
 
-    await eventually("a restart", restarted, PATIENCE)
-    await eventually("every container healthy", all_healthy, PATIENCE)
-    visitors = {call.result() for call in made}
-    assert len(visitors) == len(made)
-    for visitor_id in visitors:
+    await eventually("a restart", restarted, RECOVERY_SECONDS)
+    await eventually("every container healthy", all_healthy, RECOVERY_SECONDS)
+    visitor_ids = {call.result() for call in calls}
+    assert len(visitor_ids) == len(calls)
+    for visitor_id in visitor_ids:
         assert (await client.get(f"/visitors/{visitor_id}")).status_code == 200
 
 
 def test_down_leaves_nothing_behind(running: Compose) -> None:
     running("down", "--volumes")
-    owned = ("--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}")
-    for kind in (["ps", "--all"], ["volume", "ls"], ["network", "ls"]):
-        assert _docker(*kind, *owned) == ""
+    of_project = ("--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}")
+    for command in (["ps", "--all"], ["volume", "ls"], ["network", "ls"]):
+        assert _docker(*command, *of_project) == ""

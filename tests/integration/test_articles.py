@@ -7,13 +7,10 @@ import httpx
 import pytest
 
 from tests.support import data
+from tests.support.answers import error_codes
 
 DAY = "2019-08-24"
 Texts = list[dict[str, Any]]
-
-
-def _codes(answer: httpx.Response) -> list[tuple[str | None, str]]:
-    return [(entry["field"], entry["code"]) for entry in answer.json()["errors"]]
 
 
 def _article(**fields: Any) -> dict[str, Any]:
@@ -49,7 +46,7 @@ async def test_the_texts_of_an_article_are_optional_and_all_other_fields_require
     assert (created["title"], created["content"]) == ([], [])
     answer = await client.post("/articles", json={"status": "gone", "title": None, "content": [{"localeCode": "xx"}]})
     assert answer.status_code == 400
-    assert sorted(_codes(answer), key=str) == [
+    assert sorted(error_codes(answer), key=str) == [
         ("content[0].localeCode", "unknown_locale"), ("content[0].value", "required"), ("genericName", "required"),
         ("mainImageUrl", "required"), ("publishDate", "required"), ("status", "not_allowed"), ("title", "null_refused"),
     ]  # fmt: skip
@@ -79,7 +76,7 @@ async def test_articles_are_filtered_by_status_and_publish_date(client: httpx.As
 @pytest.mark.parametrize("date", ["2019-02-30", "2019-8-24", "24/08/2019", "2019-08-24T00:00:00", "today", ""])
 async def test_an_invalid_date_is_400(client: httpx.AsyncClient, name: str, date: str) -> None:
     answer = await client.get("/articles", params={name: date})
-    assert (answer.status_code, _codes(answer)) == (400, [(name, "wrong_format")])
+    assert (answer.status_code, error_codes(answer)) == (400, [(name, "wrong_format")])
 
 
 async def test_texts_are_replaced_by_locale_and_other_locales_stay(client: httpx.AsyncClient) -> None:
@@ -105,7 +102,7 @@ async def test_all_texts_of_one_field_together_have_a_length_limit(client: httpx
     assert (await client.patch(path, json=accepted_patch)).status_code == 204
     patch = {"content": _texts(en_GB=long_text, en_US="x")}
     refused = await client.patch(path, json=patch)
-    assert (refused.status_code, _codes(refused)) == (400, [("content", "too_long")])
+    assert (refused.status_code, error_codes(refused)) == (400, [("content", "too_long")])
     assert len((await _read(client, article))["content"]) == 4
 
 
@@ -113,7 +110,7 @@ async def test_null_texts_are_refused_and_an_empty_list_changes_nothing(client: 
     article = await data.create(client, "/articles", _article(title=_texts(en_US="Sales")))
     for name in ("title", "content", "status"):
         refused = await client.patch(f"/articles/{article['articleId']}", json={name: None})
-        assert (refused.status_code, _codes(refused)) == (400, [(name, "null_refused")])
+        assert (refused.status_code, error_codes(refused)) == (400, [(name, "null_refused")])
     assert (await client.patch(f"/articles/{article['articleId']}", json={"title": []})).status_code == 204
     assert (await _read(client, article))["title"] == article["title"]
 
@@ -121,6 +118,6 @@ async def test_null_texts_are_refused_and_an_empty_list_changes_nothing(client: 
 async def test_an_article_id_that_is_not_a_number_is_400_and_an_unknown_id_is_404(client: httpx.AsyncClient) -> None:
     for method, body in (("GET", None), ("PATCH", {})):
         invalid_id = await client.request(method, "/articles/first", json=body)
-        assert (invalid_id.status_code, _codes(invalid_id)) == (400, [("articleId", "wrong_type")])
+        assert (invalid_id.status_code, error_codes(invalid_id)) == (400, [("articleId", "wrong_type")])
         unknown_id = await client.request(method, "/articles/0", json=body)
-        assert (unknown_id.status_code, _codes(unknown_id)) == (404, [(None, "article_not_found")])
+        assert (unknown_id.status_code, error_codes(unknown_id)) == (404, [(None, "article_not_found")])

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from tests.support import data
+from tests.support.answers import error_codes
 from tests.support.stack import Stack, eventually, plain
 from topics import names
 from topics.envelope import AVRO, JSON
@@ -15,13 +16,9 @@ LONG_AGO, FAR_OFF = "2001-02-03T04:05:06Z", "2101-02-03T04:05:06Z"
 Setup = dict[str, Any]
 
 
-def _codes(answer: httpx.Response) -> list[tuple[str | None, str]]:
-    return [(entry["field"], entry["code"]) for entry in answer.json()["errors"]]
-
-
 async def _setup(client: httpx.AsyncClient, **fields: Any) -> Setup:
     """A center, a visitor and a service of that center: their ids, and the path of the visitor's checkins."""
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     service = await data.create(client, "/services", data.service(parker["pcCode"], **fields))
     return {**parker, "serviceId": service["serviceId"], "path": f"/visitors/{parker['visitorId']}/checkins"}
 
@@ -71,7 +68,7 @@ async def test_adding_a_link_twice_is_409_and_deleting_it_twice_is_404(
     path = f"/services/{(await _setup(client))['serviceId']}/{kind}"
     await data.create(client, path, body)
     repeated = await client.post(path, json=body)
-    assert (repeated.status_code, _codes(repeated)) == (409, [(field, f"{kind[:-1]}_link_exists")])
+    assert (repeated.status_code, error_codes(repeated)) == (409, [(field, f"{kind[:-1]}_link_exists")])
     assert (await client.delete(f"{path}/7")).status_code == 204
     assert (await client.get(path)).json()["data"] == []
     assert (await client.delete(f"{path}/7")).status_code == 404
@@ -80,9 +77,9 @@ async def test_adding_a_link_twice_is_409_and_deleting_it_twice_is_404(
 async def test_a_link_to_a_missing_theme_is_400_and_of_a_missing_service_404(client: httpx.AsyncClient) -> None:
     setup = await _setup(client)
     answer = await client.post(f"/services/{setup['serviceId']}/themes", json={"serviceThemeId": 0})
-    assert (answer.status_code, _codes(answer)) == (400, [("serviceThemeId", "service_theme_not_found")])
+    assert (answer.status_code, error_codes(answer)) == (400, [("serviceThemeId", "service_theme_not_found")])
     answer = await client.post("/services/0/stores", json={"storeId": 1, "storeName": "A"})
-    assert (answer.status_code, _codes(answer)) == (404, [(None, "service_not_found")])
+    assert (answer.status_code, error_codes(answer)) == (404, [(None, "service_not_found")])
     assert (await client.get("/services/0/targets")).status_code == 404
 
 
@@ -136,8 +133,10 @@ async def test_visitor_center_and_service_must_exist_and_the_service_must_belong
     client: httpx.AsyncClient,
 ) -> None:
     setup, other = await _setup(client), await _setup(client)
-    unknown_visitor = await client.post(setup["path"].replace(setup["visitorId"], data.NOBODY), json=_body(setup))
-    assert (unknown_visitor.status_code, _codes(unknown_visitor)) == (404, [(None, "visitor_not_found")])
+    unknown_visitor = await client.post(
+        setup["path"].replace(setup["visitorId"], data.ABSENT_VISITOR_ID), json=_body(setup)
+    )
+    assert (unknown_visitor.status_code, error_codes(unknown_visitor)) == (404, [(None, "visitor_not_found")])
     for fields, field, code in (
         ({"pcCode": "FR-NO-ONE"}, "pcCode", "center_not_found"),
         ({"serviceId": 0}, "serviceId", "service_not_found"),
@@ -145,9 +144,9 @@ async def test_visitor_center_and_service_must_exist_and_the_service_must_belong
     ):
         for path, identification in ((setup["path"], {}), ("/checkins", {"barcode": setup["barcode"]})):
             answer = await client.post(path, json=_body(setup, **identification, **fields))
-            assert (answer.status_code, _codes(answer)) == (400, [(field, code)])
+            assert (answer.status_code, error_codes(answer)) == (400, [(field, code)])
     unknown_center_and_service = await client.post(setup["path"], json=_body(setup, pcCode="FR-NO-ONE", serviceId=0))
-    assert (unknown_center_and_service.status_code, _codes(unknown_center_and_service)) == (
+    assert (unknown_center_and_service.status_code, error_codes(unknown_center_and_service)) == (
         400, [("pcCode", "center_not_found"), ("serviceId", "service_not_found")]
     )  # fmt: skip
 
@@ -163,17 +162,17 @@ async def test_a_checkin_outside_the_dates_of_the_service_is_409(
         answer = await client.post(path, json=_body(setup, **identification))
         assert answer.status_code == status
         if status == 409:
-            assert _codes(answer) == [("serviceId", "service_not_available")]
+            assert error_codes(answer) == [("serviceId", "service_not_available")]
 
 
 async def test_a_checkin_by_barcode_belongs_to_the_visitor_with_that_barcode(client: httpx.AsyncClient) -> None:
     setup = await _setup(client)
     checkin = await data.create(client, "/checkins", _body(setup, barcode=setup["barcode"], origin="partner"))
     assert (checkin["visitorId"], checkin["origin"]) == (setup["visitorId"], "partner")
-    unknown = await client.post("/checkins", json=_body(setup, barcode=data.NOBODY))
-    assert (unknown.status_code, _codes(unknown)) == (404, [(None, "visitor_not_found")])
+    unknown = await client.post("/checkins", json=_body(setup, barcode=data.ABSENT_VISITOR_ID))
+    assert (unknown.status_code, error_codes(unknown)) == (404, [(None, "visitor_not_found")])
     malformed = await client.post("/checkins", json=_body(setup, barcode="no uuid"))
-    assert (malformed.status_code, _codes(malformed)) == (400, [("barcode", "wrong_format")])
+    assert (malformed.status_code, error_codes(malformed)) == (400, [("barcode", "wrong_format")])
 
 
 async def test_deleting_a_checkin_lowers_the_count_of_its_service(client: httpx.AsyncClient) -> None:

@@ -12,9 +12,11 @@ from agents.families.checkins import checkins
 from agents.families.visitors.visitor_table import VISITORS
 from storage import outbox
 from storage.table import METADATA, TABLES
-from storage.tx import Caller, Cause, Tx
+from storage.tx import Tx
 from tests.support import data, oracle
+from tests.support.answers import error_codes
 from tests.support.stack import Stack, eventually
+from tests.support.transaction import handler_tx
 from topics import names
 
 
@@ -27,7 +29,7 @@ async def _create(client: httpx.AsyncClient, path: str, body: Any) -> dict[str, 
 
 async def _visitor_with_records(client: httpx.AsyncClient) -> dict[str, Any]:
     """Create a visitor with a record in every table. Its texts contain a marker that no other visitor has."""
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     marker = f"Quillfeather{uuid4().hex}".translate(str.maketrans("0123456789", "ghijklmnop"))
     path, center = f"/visitors/{parker['visitorId']}", parker["pcCode"]
     await client.patch(path, json={"lastName": marker, "addressStreet": f"{marker} street"})
@@ -68,7 +70,7 @@ async def _visitor_with_records(client: httpx.AsyncClient) -> dict[str, Any]:
         await _create(client, f"{path}/centerOperationSessions/{marker}/{kind}", [{"id": "1", "name": marker}])
     await client.patch("/visitors", json=[{"visitorId": parker["visitorId"], "emailInvalid": True}])
     visitor = (await client.get(path)).json()["data"]
-    analytics_id = (await client.get(f"{path}/externalIds/analytics")).json()["data"]["externalId"]
+    analytics_id = await data.analytics_id(client, parker["visitorId"])
     return {
         **parker, "marker": marker, "email": visitor["email"], "analyticsId": analytics_id, "path": path,
         "visit": visit, "serviceId": service["serviceId"], "challengeId": challenge["challengeId"],
@@ -148,7 +150,7 @@ async def test_concurrent_and_repeated_requests_do_not_restore_an_erased_visitor
     body, headers = data.visitor(pc_code), {"Idempotency-Key": str(uuid4())}
     visitor = (await client.post("/visitors", json=body, headers=headers)).json()["data"]
     path = f"/visitors/{visitor['visitorId']}"
-    analytics_id = (await client.get(f"{path}/externalIds/analytics")).json()["data"]["externalId"]
+    analytics_id = await data.analytics_id(client, visitor["visitorId"])
     writes = [
         client.post(f"{path}/{kind}", json=entity)
         for _ in range(10)
@@ -175,8 +177,7 @@ async def test_a_visitor_that_is_created_and_erased_in_one_batch_leaves_nothing(
         "firstName": "Zora", "email": data.new_email(), "countryCode": "FR", "preferredCenter": pc_code, "optins": [],
     }  # fmt: skip
     visitor = await data.create(client, "/visitors/partial", partial)
-    path = f"/visitors/{visitor['visitorId']}"
-    analytics_id = (await client.get(f"{path}/externalIds/analytics")).json()["data"]["externalId"]
+    analytics_id = await data.analytics_id(client, visitor["visitorId"])
     marker = f"Quillfeather{uuid4().hex}".translate(str.maketrans("0123456789", "ghijklmnop"))
     body = data.visitor(pc_code, email=partial["email"], lastName=marker)
     await eventually("all changes published", lambda: oracle.outbox_empty(stack))
@@ -216,7 +217,7 @@ class _Gate:
 
 async def _gate(stack: Stack, client: httpx.AsyncClient) -> _Gate:
     """Make a lane wait: send a request that needs a row which this gate has locked."""
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     gate = _Gate(str(uuid4()), await stack.engine.connect())
     lock = sa.text("select 1 from visitors where visitor_id = :id for update")
     await gate._conn.execute(lock, {"id": UUID(parker["visitorId"])})
@@ -256,11 +257,8 @@ async def test_unpublished_deletions_survive_an_erasure(stack: Stack) -> None:
 async def test_a_request_may_name_several_visitors_and_several_ids_of_a_visitor(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
-    first, second = await data.parker(client), await data.parker(client)
-    analytics_ids = []
-    for parker in (first, second):
-        answer = await client.get(f"/visitors/{parker['visitorId']}/externalIds/analytics")
-        analytics_ids.append(answer.json()["data"]["externalId"])
+    first, second = await data.visitor_with_vehicle(client), await data.visitor_with_vehicle(client)
+    analytics_ids = [await data.analytics_id(client, parker["visitorId"]) for parker in (first, second)]
     extra_id = str(uuid4())
     async with stack.engine.begin() as conn:
         await conn.execute(
@@ -284,7 +282,7 @@ async def test_an_erasure_lowers_counts_only_by_the_checkins_that_it_deletes(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
     """A checkin that another transaction deletes meanwhile does not lower the count a second time."""
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     service = await _create(client, "/services", data.service(parker["pcCode"]))
     path = f"/visitors/{parker['visitorId']}/checkins"
     body = {"pcCode": parker["pcCode"], "serviceId": service["serviceId"], "origin": "partner"}
@@ -296,9 +294,7 @@ async def test_an_erasure_lowers_counts_only_by_the_checkins_that_it_deletes(
         sa.text("update services set checkin_count = checkin_count - 1 where service_id = :id"),
         {"id": service["serviceId"]},
     )
-    analytics_id = (await client.get(f"/visitors/{parker['visitorId']}/externalIds/analytics")).json()["data"][
-        "externalId"
-    ]
+    analytics_id = await data.analytics_id(client, parker["visitorId"])
     erasure = asyncio.create_task(_erase(client, analytics_id))
 
     async def is_waiting() -> bool:
@@ -316,7 +312,7 @@ async def test_visits_and_checkins_of_a_visitor_that_is_erased_meanwhile_are_404
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
     """The visitor is found by its barcode or plate, but is erased before the row is inserted."""
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     service = await _create(client, "/services", data.service(parker["pcCode"]))
     checkin = {"barcode": parker["barcode"], "serviceId": service["serviceId"], "origin": "partner"}
     calls = [
@@ -338,11 +334,10 @@ async def test_visits_and_checkins_of_a_visitor_that_is_erased_meanwhile_are_404
     await tx.conn.commit()
     await tx.conn.close()
     for answer in await asyncio.gather(*tasks):
-        errors = [(entry["field"], entry["code"]) for entry in answer.json()["errors"]]
-        assert (answer.status_code, errors) == (404, [(None, "visitor_not_found")])
+        assert (answer.status_code, error_codes(answer)) == (404, [(None, "visitor_not_found")])
 
 
 async def _open_tx(stack: Stack) -> Tx:
     """Open a transaction that the test controls."""
     now = datetime.now(UTC)
-    return Tx(await stack.engine.connect(), Cause("test", Caller("test", "test"), now), now)
+    return handler_tx(await stack.engine.connect(), now)

@@ -19,7 +19,7 @@ from agents.catalogue import CATALOGUE
 from edge import openapi
 from schemas.shapes import shape_of
 from schemas.types import LONG_TEXT_LIMIT
-from tests.support.data import NOBODY
+from tests.support.data import ABSENT_VISITOR_ID
 from tests.support.scene import BODY_NAMES, FACTS, REFERENCES, Fact, Parts, Scene, adds_to, listings, send
 from tests.support.stack import Stack, plain
 from topics import json
@@ -217,7 +217,7 @@ def _valid_value(param: Fact) -> Any:
         return param["enum"][0]
     if param["type"] in ("integer", "number"):
         return 1
-    return by_name.get(param["name"], NOBODY)
+    return by_name.get(param["name"], ABSENT_VISITOR_ID)
 
 
 def _with_valid_codes(example: Any) -> Any:
@@ -320,7 +320,7 @@ async def test_every_mistake_is_a_400_that_names_its_field_over_kafka(stack: Sta
 
 def _absent_id(param: Fact) -> Any:
     """A value that no record has; None if every valid value names a record."""
-    by_name = {"visitorId": NOBODY, "pcCode": "FR-NO-ONE", "guid": "nothing", "externalId": "nothing"}
+    by_name = {"visitorId": ABSENT_VISITOR_ID, "pcCode": "FR-NO-ONE", "guid": "nothing", "externalId": "nothing"}
     if param["name"] in by_name:
         return by_name[param["name"]]
     if param["type"] in ("integer", "number"):
@@ -390,7 +390,7 @@ async def test_a_reference_to_a_record_that_does_not_exist_is_a_400_that_names_t
 ) -> None:
     parts = await scene.parts(operation)
     name = BODY_NAMES.get(field, field)
-    absent_id = {"visitorId": NOBODY, "pcCode": "FR-NO-ONE"}.get(name, 2**62)
+    absent_id = {"visitorId": ABSENT_VISITOR_ID, "pcCode": "FR-NO-ONE"}.get(name, 2**62)
     prefix = "[0]." if isinstance(parts["body"], list) else ""
     parts["body"] = _mapped(parts["body"], lambda item: {**item, field: absent_id})
     for caller in callers:
@@ -498,7 +498,7 @@ async def test_a_list_has_pages_sorting_filters_and_selected_fields_over_http_an
 ) -> None:
     adding = adds_to(operation)
     for _ in range(3 if adding else 0):
-        await scene.again(str(adding), operation)
+        await scene.add_row(str(adding), operation)
     lister = Lister(stack, client, operation, await scene.parts(operation))
     params = {fact["name"]: fact for fact in FACTS[operation]["query"]}
     rows = await lister.rows(**_largest_page(operation))

@@ -17,18 +17,13 @@ import pytest_asyncio
 from edge import keys
 from runtime.dev.servers.processes import free_port
 from tests.support import data
-from tests.support.data import NOBODY
+from tests.support.answers import error_codes
+from tests.support.data import ABSENT_VISITOR_ID
 from tests.support.stack import Stack, eventually
 from topics.names import VALUE_LIMIT
 
 JSON_TYPE = {"content-type": "application/json"}
-
-
-def _codes(answer: httpx.Response) -> set[tuple[str | None, str]]:
-    """(field, code) of every fault in the answer. Checks that each has exactly the documented members."""
-    entries = answer.json()["errors"]
-    assert all(entry.keys() == {"code", "type", "field", "message"} for entry in entries)
-    return {(entry["field"], entry["code"]) for entry in entries}
+PLATE = '{"licensePlate": "A"}'
 
 
 @pytest.mark.parametrize(
@@ -39,12 +34,12 @@ def _codes(answer: httpx.Response) -> set[tuple[str | None, str]]:
         ("DELETE", "/centers", None, {}, 405, (None, "method_not_allowed")),
         ("GET", "/visitors/partial", None, {}, 405, (None, "method_not_allowed")),
         ("PATCH", "/visitors/count", "{}", JSON_TYPE, 405, (None, "method_not_allowed")),
-        ("GET", f"/visitors/{NOBODY}", None, {}, 404, (None, "visitor_not_found")),
+        ("GET", f"/visitors/{ABSENT_VISITOR_ID}", None, {}, 404, (None, "visitor_not_found")),
         ("GET", "/visitors/7", None, {}, 400, ("visitorId", "wrong_format")),
         ("GET", "/centers/FR-NO-ONE", None, {}, 404, (None, "center_not_found")),
-        ("GET", f"/visitors/{NOBODY}/vehicles", None, {}, 404, (None, "visitor_not_found")),
-        ("POST", f"/visitors/{NOBODY}/vehicles", '{"licensePlate": "A"}', JSON_TYPE, 404, (None, "visitor_not_found")),
-        ("PATCH", f"/visitors/{NOBODY}", "{}", JSON_TYPE, 404, (None, "visitor_not_found")),
+        ("GET", f"/visitors/{ABSENT_VISITOR_ID}/vehicles", None, {}, 404, (None, "visitor_not_found")),
+        ("POST", f"/visitors/{ABSENT_VISITOR_ID}/vehicles", PLATE, JSON_TYPE, 404, (None, "visitor_not_found")),
+        ("PATCH", f"/visitors/{ABSENT_VISITOR_ID}", "{}", JSON_TYPE, 404, (None, "visitor_not_found")),
         ("POST", "/centers", "{", JSON_TYPE, 400, (None, "not_json")),
         ("POST", "/centers", '{"4111 1111-11111111": 1}', JSON_TYPE, 400, ("…", "unknown_field")),
         ("GET", "/centers?4111111111111111=1", None, {}, 400, ("…", "unknown_field")),
@@ -79,13 +74,13 @@ async def test_a_wrong_call_gets_a_status_a_code_and_a_field(
     options = {"content": content} if content is not None else {}
     answer = await client.request(method, path, headers=headers, **options)
     assert answer.status_code == status, answer.text
-    assert fault in _codes(answer)
+    assert fault in error_codes(answer)
 
 
 @pytest.mark.parametrize("key", ["x" * 129, "", "tab\there"])
 async def test_an_invalid_idempotency_key_is_refused(client: httpx.AsyncClient, key: str) -> None:
     answer = await client.post("/centers", json=data.center(), headers={"Idempotency-Key": key})
-    assert (answer.status_code, _codes(answer)) == (400, {("Idempotency-Key", "wrong_idempotency_key")})
+    assert (answer.status_code, error_codes(answer)) == (400, [("Idempotency-Key", "wrong_idempotency_key")])
 
 
 async def test_all_faults_of_a_body_are_returned_together(client: httpx.AsyncClient) -> None:
@@ -97,7 +92,7 @@ async def test_all_faults_of_a_body_are_returned_together(client: httpx.AsyncCli
     }
     answer = await client.post("/visitors", json=body)
     assert answer.status_code == 400
-    assert _codes(answer) >= {
+    assert set(error_codes(answer)) >= {
         ("email", "wrong_format"),
         ("gender", "not_allowed"),
         ("odd", "unknown_field"),
@@ -111,7 +106,7 @@ async def test_all_faults_of_a_body_are_returned_together(client: httpx.AsyncCli
 async def test_texts_that_cannot_be_stored_are_refused(client: httpx.AsyncClient, text: str, code: str) -> None:
     body = json.dumps(data.center(label="LABEL")).replace('"LABEL"', text)
     answer = await client.post("/centers", content=body, headers=JSON_TYPE)
-    assert (answer.status_code, _codes(answer)) == (400, {("label", code)})
+    assert (answer.status_code, error_codes(answer)) == (400, [("label", code)])
 
 
 async def test_a_number_for_a_string_field_is_stored_as_text(client: httpx.AsyncClient) -> None:
@@ -138,7 +133,7 @@ async def test_a_reply_that_would_be_too_large_says_what_to_do(client: httpx.Asy
     for country in ("FR", "BE", "CH", "CA", "LU", "MC", "SN", "ML", "CI", "CM", "GA", "TG", "BJ", "NE", "BF"):
         await data.create(client, f"{path}/fr-{country}", long_texts)
     answer = await client.get(path)
-    assert (answer.status_code, _codes(answer)) == (400, {("limit", "reply_too_large")})
+    assert (answer.status_code, error_codes(answer)) == (400, [("limit", "reply_too_large")])
     assert len((await client.get(f"{path}?limit=10")).json()["data"]) == 10
 
 
@@ -150,11 +145,11 @@ async def test_the_same_key_and_body_are_applied_once_and_get_the_same_answer(cl
     assert first.json() == second.json()
     assert first.headers["Idempotency-Key"] == headers["Idempotency-Key"]
     conflicting = await client.post("/centers", json=data.center(), headers=headers)
-    assert (conflicting.status_code, _codes(conflicting)) == (422, {(None, "key_reused")})
+    assert (conflicting.status_code, error_codes(conflicting)) == (422, [(None, "key_reused")])
 
 
 async def test_20_concurrent_calls_with_the_same_key_are_applied_once(stack: Stack, client: httpx.AsyncClient) -> None:
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     headers = {"Idempotency-Key": str(uuid4())}
     body = {"barcode": parker["barcode"], "pcCode": parker["pcCode"]}
     answers = await asyncio.gather(*(client.post("/visits/entry", json=body, headers=headers) for _ in range(20)))
@@ -191,14 +186,14 @@ async def test_a_timeout_is_504_and_a_retry_with_the_key_gets_the_answer(
 ) -> None:
     body = data.center()
     answer = await impatient_client.post("/centers", json=body)
-    assert (answer.status_code, _codes(answer)) == (504, {(None, "no_answer")})
+    assert (answer.status_code, error_codes(answer)) == (504, [(None, "no_answer")])
     retried = await client.post("/centers", json=body, headers={"Idempotency-Key": answer.headers["Idempotency-Key"]})
     assert retried.status_code == 201
 
 
 async def test_a_timeout_of_a_read_has_no_idempotency_key(impatient_client: httpx.AsyncClient) -> None:
     answer = await impatient_client.get("/centers", headers={"Idempotency-Key": "k"})
-    assert (answer.status_code, _codes(answer)) == (504, {(None, "no_answer")})
+    assert (answer.status_code, error_codes(answer)) == (504, [(None, "no_answer")])
     assert "Idempotency-Key" not in answer.headers
     assert "Idempotency-Key" not in answer.text
 
@@ -217,7 +212,7 @@ async def test_without_kafka_the_edge_returns_503_and_retry_after(stack: Stack) 
     async with httpx.AsyncClient(base_url=url) as client:
         answer = await client.post("/centers", json=data.center())
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
-    assert _codes(answer) == {(None, "not_ready")}
+    assert error_codes(answer) == [(None, "not_ready")]
     edge.kill()
 
 
@@ -259,7 +254,7 @@ async def test_an_api_key_is_required_and_limited_to_its_scopes(guarded_edge: Gu
     authorization = {"Authorization": f"Bearer {secret}"}
     assert (await client.get("/centers", headers=authorization)).status_code == 200
     refused = await client.post("/centers", json=data.center(), headers=authorization)
-    assert (refused.status_code, _codes(refused)) == (403, {(None, "forbidden")})
+    assert (refused.status_code, error_codes(refused)) == (403, [(None, "forbidden")])
 
 
 async def test_the_origin_of_a_visitor_is_that_of_the_api_key(
@@ -279,7 +274,7 @@ async def test_too_many_concurrent_calls_are_429(guarded_edge: GuardedEdge) -> N
     statuses = {answer.status_code for answer in answers}
     assert statuses == {200, 429}
     refused = next(answer for answer in answers if answer.status_code == 429)
-    assert (refused.headers["Retry-After"], _codes(refused)) == ("1", {(None, "too_many_calls")})
+    assert (refused.headers["Retry-After"], error_codes(refused)) == ("1", [(None, "too_many_calls")])
 
 
 async def test_openapi_and_its_pages_load_nothing_from_other_hosts(client: httpx.AsyncClient) -> None:
@@ -301,14 +296,14 @@ async def _get_target(client: httpx.AsyncClient, target: bytes) -> httpx.Respons
 
 async def test_a_path_value_is_decoded_once(client: httpx.AsyncClient) -> None:
     answer = await client.get("/centers/FR%2DNO%2DONE")
-    assert _codes(answer) == {(None, "center_not_found")}
+    assert error_codes(answer) == [(None, "center_not_found")]
     double_encoded = await client.get("/centers/FR%252DNO%252DONE")
-    assert _codes(double_encoded) == {("pcCode", "wrong_format")}
+    assert error_codes(double_encoded) == [("pcCode", "wrong_format")]
 
 
 @pytest.mark.parametrize("name", ["a/b", "100%", "%2D", "%2%35", "é", "~.-_", "\N{AUTOMOBILE}", "a b+c", ";?#"])
 async def test_a_path_value_can_contain_any_character(client: httpx.AsyncClient, name: str) -> None:
-    visitor_id, external_id = (await data.parker(client))["visitorId"], f"{name} {uuid4()}"
+    visitor_id, external_id = (await data.visitor_with_vehicle(client))["visitorId"], f"{name} {uuid4()}"
     body = {"externalType": "partner", "externalId": external_id}
     await data.create(client, f"/visitors/{visitor_id}/externalIds", body)
     for encoded in (quote(external_id, safe=""), "".join(f"%{byte:02x}" for byte in external_id.encode())):
@@ -324,7 +319,7 @@ async def test_an_encoded_letter_in_a_path_equals_the_plain_letter(client: httpx
 @pytest.mark.parametrize("encoded", ["%FF", "a%C3", "%ED%A0%80"])
 async def test_a_path_parameter_that_is_not_utf8_is_named(client: httpx.AsyncClient, encoded: str) -> None:
     answer = await _get_target(client, f"/externalIds/partner/{encoded}".encode())
-    assert (answer.status_code, _codes(answer)) == (400, {("externalId", "not_utf8")})
+    assert (answer.status_code, error_codes(answer)) == (400, [("externalId", "not_utf8")])
 
 
 @pytest.mark.parametrize(
@@ -334,7 +329,7 @@ async def test_a_path_parameter_that_is_not_utf8_is_named(client: httpx.AsyncCli
         ("OPTIONS", "/visitors/count", "GET, HEAD"),
         ("HEAD", "/visitors/partial", "POST"),
         ("POST", "/health", "GET, HEAD"),
-        ("TRACE", f"/visitors/{NOBODY}/interests/1", "DELETE, GET, HEAD"),
+        ("TRACE", f"/visitors/{ABSENT_VISITOR_ID}/interests/1", "DELETE, GET, HEAD"),
         ("POST", "/openapi.json", "GET, HEAD"),
         ("POST", "/docs", "GET, HEAD"),
     ],
@@ -344,7 +339,7 @@ async def test_a_405_lists_all_methods_of_the_path(
 ) -> None:
     answer = await client.request(method, path)
     assert (answer.status_code, answer.headers["Allow"]) == (405, allowed)
-    assert method == "HEAD" or _codes(answer) == {(None, "method_not_allowed")}
+    assert method == "HEAD" or error_codes(answer) == [(None, "method_not_allowed")]
 
 
 @pytest.mark.parametrize("path", ["/centers?limit=3", "/centers/FR-NO-ONE", "/health", "/metrics", "/docs"])
@@ -365,7 +360,7 @@ async def test_without_api_keys_the_edge_refuses_other_host_names(
     client: httpx.AsyncClient, name: str, path: str
 ) -> None:
     answer = await client.get(path, headers={"Host": name})
-    assert (answer.status_code, _codes(answer)) == (403, {(None, "unknown_host")})
+    assert (answer.status_code, error_codes(answer)) == (403, [(None, "unknown_host")])
 
 
 async def test_with_api_keys_the_edge_accepts_any_host_name(guarded_edge: GuardedEdge) -> None:

@@ -106,7 +106,7 @@ async def _send_between_valid_messages(
 async def test_an_unreadable_message_becomes_a_dead_letter_with_a_reason(
     stack: Stack, client: httpx.AsyncClient, case: str
 ) -> None:
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     code, make_message = UNREADABLE[case]
     marker = uuid4().hex
     value, headers = make_message(marker, parker)
@@ -125,7 +125,7 @@ async def test_an_unreadable_message_becomes_a_dead_letter_with_a_reason(
 async def test_an_invalid_request_gets_an_error_result_with_a_reason(
     stack: Stack, client: httpx.AsyncClient, case: str
 ) -> None:
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     status, code, make_message = INVALID[case]
     request_id = str(uuid4())
     await _send_between_valid_messages(stack, parker, *make_message(request_id, parker))
@@ -139,7 +139,7 @@ async def test_an_invalid_request_gets_an_error_result_with_a_reason(
 async def test_a_request_on_the_wrong_topic_gets_a_result_that_names_the_right_topic(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     request_id = str(uuid4())
     await stack.raw(names.requests("centers"), _value(parker), _headers(request_id))
     result = (await stack.result("visits.create", request_id)).value
@@ -152,7 +152,7 @@ async def test_a_request_on_the_wrong_topic_gets_a_result_that_names_the_right_t
 async def test_the_same_id_with_the_same_content_gets_the_stored_result(
     stack: Stack, client: httpx.AsyncClient, content_type: str
 ) -> None:
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     request_id = str(uuid4())
     value = _value(parker) if content_type == JSON else _avro(parker)
     for partition in (0, 1, 1):
@@ -177,14 +177,14 @@ async def test_a_stored_result_is_repeated_identically_in_avro(stack: Stack, cli
     await stack.send("visitors.create", parts, content_type=AVRO, request_id=request_id)
     # Messages without a key go to any partition, so both results may have the same offset in different partitions.
     second = await stack.await_record(
-        names.results("visitors"), lambda record: record.id == request_id and record.place != first.place
+        names.results("visitors"), lambda record: record.id == request_id and record.position != first.position
     )
     assert second.raw == first.raw
     assert first.value["body"]["data"]["accountType"] == "full"
 
 
 async def test_the_same_id_with_different_content_is_422(stack: Stack, client: httpx.AsyncClient) -> None:
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     request_id = str(uuid4())
     await stack.raw(TOPIC, _value(parker), _headers(request_id), partition=0)
     assert (await stack.result("visits.create", request_id)).value["status"] == 201
@@ -199,7 +199,7 @@ async def test_the_same_id_with_different_content_is_422(stack: Stack, client: h
 
 async def test_the_request_key_is_topic_source_and_id(stack: Stack, client: httpx.AsyncClient) -> None:
     """Also with the longest accepted ids, of characters with four bytes."""
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     request_id = "\N{GRINNING FACE}" * 255
     for source in ("\N{GRINNING FACE}" * 255, "gateway/test", "gateway/test", None):
         await stack.send("visits.create", json.loads(_value(parker)), request_id=request_id, source=source, partition=0)
@@ -212,7 +212,7 @@ async def test_the_request_key_is_topic_source_and_id(stack: Stack, client: http
 async def test_the_key_of_a_request_without_an_id_is_its_position_and_the_broker_timestamp(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     headers = [(name, value) for name, value in _headers("x") if name != "ce_id"]
     metadata = await stack.producer.send_and_wait(TOPIC, _value(parker), headers=headers)
     position = f"{TOPIC}:{metadata.partition}:{metadata.offset}@{metadata.timestamp}"
@@ -239,7 +239,7 @@ async def _await_reply(stack: Stack, correlation_id: str) -> Any:
 
 
 async def test_reply_to_selects_a_partition_of_the_replies_topic(stack: Stack, client: httpx.AsyncClient) -> None:
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     request_headers = RequestHeaders(str(uuid4()), "visits.create", "gateway/test", JSON, ReplyTo(1, "call-1"))
     await stack.raw(TOPIC, _value(parker), request_headers.encode())
     reply = await _await_reply(stack, "call-1")
@@ -250,7 +250,7 @@ async def test_reply_to_selects_a_partition_of_the_replies_topic(stack: Stack, c
 async def test_an_unknown_reply_partition_does_not_disturb_other_requests(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     request_headers = RequestHeaders(str(uuid4()), "visits.create", "gateway/test", JSON, ReplyTo(4_711, "call-2"))
     await _send_between_valid_messages(stack, parker, _value(parker), request_headers.encode())
     assert (await stack.result("visits.create", request_headers.request_id)).value["status"] == 201
@@ -260,7 +260,7 @@ async def test_an_unknown_reply_partition_does_not_disturb_other_requests(
 async def test_a_read_without_reply_to_is_answered_on_the_results_topic(
     stack: Stack, client: httpx.AsyncClient, content_type: str
 ) -> None:
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     parts = {"path": {"visitorId": parker["visitorId"]}, "query": {"limit": 1, "fields": "licensePlate,vehicleId"}}
     request_id = await stack.send("vehicles.list", parts, content_type=content_type)
     body = plain((await stack.result("vehicles.list", request_id)).value)["body"]
@@ -273,7 +273,7 @@ async def test_a_read_without_reply_to_is_answered_on_the_results_topic(
 
 @pytest.mark.parametrize("compression", ["gzip", "lz4", "snappy", "zstd"])
 async def test_compressed_messages_are_read(stack: Stack, client: httpx.AsyncClient, compression: str) -> None:
-    parker, request_id = await data.parker(client), str(uuid4())
+    parker, request_id = await data.visitor_with_vehicle(client), str(uuid4())
     producer = AIOKafkaProducer(bootstrap_servers=stack.servers.kafka, compression_type=compression)
     await producer.start()
     await producer.send_and_wait(TOPIC, _value(parker), headers=_headers(request_id))
@@ -284,7 +284,7 @@ async def test_compressed_messages_are_read(stack: Stack, client: httpx.AsyncCli
 async def test_an_answer_of_a_handler_is_final_for_its_request_even_if_it_is_an_error(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
-    parker, center, request_id = await data.parker(client), data.center(), str(uuid4())
+    parker, center, request_id = await data.visitor_with_vehicle(client), data.center(), str(uuid4())
     parts = {"path": {"visitType": "entry"}, "body": {"barcode": parker["barcode"], "pcCode": center["pcCode"]}}
     await stack.send("visits.create", parts, request_id=request_id)
     first = await stack.result("visits.create", request_id)
@@ -298,7 +298,7 @@ async def test_an_answer_of_a_handler_is_final_for_its_request_even_if_it_is_an_
 
 
 async def test_an_answer_to_an_invalid_request_is_not_stored(stack: Stack, client: httpx.AsyncClient) -> None:
-    parker, request_id = await data.parker(client), str(uuid4())
+    parker, request_id = await data.visitor_with_vehicle(client), str(uuid4())
     await stack.raw(TOPIC, _value(parker, gate=5), _headers(request_id))
     assert (await stack.result("visits.create", request_id)).value["status"] == 400
     assert await stack.rows("select 1 from inbox where request_id = :id", id=request_id) == []
@@ -307,7 +307,7 @@ async def test_an_answer_to_an_invalid_request_is_not_stored(stack: Stack, clien
 async def test_a_stored_answer_that_cannot_be_parsed_fails_only_its_own_request(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
-    parker, request_id = await data.parker(client), str(uuid4())
+    parker, request_id = await data.visitor_with_vehicle(client), str(uuid4())
     await stack.raw(TOPIC, _value(parker), _headers(request_id), partition=2)
     assert (await stack.result("visits.create", request_id)).value["status"] == 201
     async with stack.engine.begin() as conn:
@@ -337,7 +337,7 @@ TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 async def test_an_invalid_traceparent_is_ignored_and_the_last_of_several_is_used(
     stack: Stack, client: httpx.AsyncClient, values: list[bytes], expected: str | None
 ) -> None:
-    parker, request_id = await data.parker(client), str(uuid4())
+    parker, request_id = await data.visitor_with_vehicle(client), str(uuid4())
     headers = [*_headers(request_id), *(("traceparent", value) for value in values)]
     await stack.raw(TOPIC, _value(parker), headers)
     result = await stack.result("visits.create", request_id)
@@ -345,13 +345,13 @@ async def test_an_invalid_traceparent_is_ignored_and_the_last_of_several_is_used
 
 
 async def test_a_header_may_be_repeated_with_the_same_value(stack: Stack, client: httpx.AsyncClient) -> None:
-    parker, request_id = await data.parker(client), str(uuid4())
+    parker, request_id = await data.visitor_with_vehicle(client), str(uuid4())
     await stack.raw(TOPIC, _value(parker), [*_headers(request_id), *_headers(request_id)[:5]])
     assert (await stack.result("visits.create", request_id)).value["status"] == 201
 
 
 async def test_a_header_name_that_is_not_utf8_is_ignored(stack: Stack, client: httpx.AsyncClient) -> None:
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     request_id = str(uuid4())
     batch = stack.producer.create_batch()
     headers = [(misnamed.NAME, b"x"), *_headers(request_id)]
@@ -375,7 +375,7 @@ async def test_a_message_with_neither_key_nor_value_is_a_dead_letter(stack: Stac
 async def test_a_result_has_the_request_id_as_its_key_if_the_message_key_is_too_long(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     request_id = str(uuid4())
     await stack.raw(TOPIC, _value(parker), _headers(request_id), key="k" * (names.KEY_LIMIT + 1))
     result = await stack.result("visits.create", request_id)
@@ -385,7 +385,7 @@ async def test_a_result_has_the_request_id_as_its_key_if_the_message_key_is_too_
 async def test_messages_of_an_aborted_kafka_transaction_are_skipped_and_leave_no_lag(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     worker = next(process for process in stack.processes if process.name == "worker")
     producer = AIOKafkaProducer(bootstrap_servers=stack.servers.kafka, transactional_id=f"gateway-{uuid4()}")
     await producer.start()
@@ -404,7 +404,7 @@ async def test_messages_of_an_aborted_kafka_transaction_are_skipped_and_leave_no
     assert len(visits) == 1
 
     async def no_lag() -> bool:
-        metrics = (await client.get(worker.health.replace("/health/ready", "/metrics"))).text
+        metrics = (await client.get(worker.health_url.replace("/health/ready", "/metrics"))).text
         return "visitor_lag_messages 0.0" in metrics
 
     await eventually("no lag", no_lag)

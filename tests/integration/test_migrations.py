@@ -21,9 +21,9 @@ from agents.catalogue import CATALOGUE
 from schemas.faults import Conflict, NotFound
 from storage import folding, migrate
 from storage.table import METADATA
-from storage.tx import Caller, Cause, Tx
 from tests.support import data
 from tests.support.stack import Stack
+from tests.support.transaction import handler_tx
 
 
 def _differences(connection: sa.Connection) -> Any:
@@ -106,7 +106,7 @@ async def _email_keys(conn: AsyncConnection) -> dict[UUID, str]:
 async def _call(conn: AsyncConnection, name: str, **parts: Any) -> Any:
     operation = CATALOGUE.by_name[name]
     assert operation.handler is not None
-    tx = Tx(conn, Cause("test", Caller("test", "test"), LONG_AGO), datetime.now(UTC))
+    tx = handler_tx(conn, datetime.now(UTC), arrived=LONG_AGO)
     return await operation.handler(tx, operation.request.model_validate(parts))
 
 

@@ -13,6 +13,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.support import data
+from tests.support.answers import error_codes
 from tests.support.stack import PARTITIONS, Stack, eventually, plain
 from topics import names
 from topics.envelope import AVRO, JSON
@@ -23,10 +24,6 @@ Key = tuple[str, str, int | None]
 LONG_AGO = "2001-02-03T04:05:06Z"
 TEXTS = {"optinDisplayText": "J'accepte", "optinHeaderText": None, "documentText": "Les conditions"}
 NO_TEXTS = dict.fromkeys(TEXTS)
-
-
-def _codes(answer: httpx.Response) -> list[tuple[str | None, str]]:
-    return [(entry["field"], entry["code"]) for entry in answer.json()["errors"]]
 
 
 async def _new_visitor_path(client: httpx.AsyncClient) -> str:
@@ -116,7 +113,7 @@ async def test_disabling_opts_out_once_and_removes_nothing(client: httpx.AsyncCl
     assert disabled == {**optin, "isActive": False, "optoutDate": moment, "updateDate": moment}
     assert _parse(disabled["optoutDate"]) > _parse(optin["optinDate"])
     repeated = await client.delete(url)
-    assert (repeated.status_code, _codes(repeated)) == (404, [(None, "optin_not_found")])
+    assert (repeated.status_code, error_codes(repeated)) == (404, [(None, "optin_not_found")])
     assert await _history(client, path) == [disabled, other]
 
 
@@ -140,10 +137,10 @@ async def test_delete_by_type_opts_out_of_that_type_and_channel_in_every_context
         (False, True)
     ] * 3
     repeated = await client.delete(f"{path}/optins", params=kind)
-    assert (repeated.status_code, _codes(repeated)) == (404, [(None, "optin_not_found")])
+    assert (repeated.status_code, error_codes(repeated)) == (404, [(None, "optin_not_found")])
     assert await _history(client, path) + await _history(client, other_path) == inactive + unchanged
     without_type = await client.delete(f"{path}/optins")
-    assert sorted(_codes(without_type)) == [("optinChannel", "required"), ("optinType", "required")]
+    assert sorted(error_codes(without_type)) == [("optinChannel", "required"), ("optinType", "required")]
 
 
 async def test_a_patch_changes_only_the_sender_of_an_optin(client: httpx.AsyncClient) -> None:
@@ -158,7 +155,7 @@ async def test_a_patch_changes_only_the_sender_of_an_optin(client: httpx.AsyncCl
     refused = await client.patch(url, json={"isActive": False, "contextId": 1, "legalTextId": None, "clientId": None})
     assert refused.status_code == 400
     unknown = [(field, "unknown_field") for field in ("contextId", "isActive", "legalTextId")]
-    assert sorted(_codes(refused)) == [("clientId", "null_refused"), *unknown]
+    assert sorted(error_codes(refused)) == [("clientId", "null_refused"), *unknown]
     assert await _get(client, url) == updated
 
 
@@ -168,7 +165,7 @@ async def test_an_optin_names_an_existing_legal_text_or_none(client: httpx.Async
     assert (await _create_optin(client, path, legalTextId=text["id"]))["legalTextId"] == text["id"]
     assert (await _create_optin(client, path, legalTextId=None))["legalTextId"] is None
     answer = await client.post(f"{path}/optins", json=_optin_body(legalTextId=2**62))
-    assert (answer.status_code, _codes(answer)) == (400, [("legalTextId", "legal_text_not_found")])
+    assert (answer.status_code, error_codes(answer)) == (400, [("legalTextId", "legal_text_not_found")])
     assert [row["isActive"] for row in await _history(client, path)] == [False, True]
 
 
@@ -182,7 +179,7 @@ async def test_an_optin_under_another_or_an_unknown_visitor_is_404(client: httpx
     optin = await _create_optin(client, await _new_visitor_path(client))
     url = f"{await _new_visitor_path(client)}/optins/{optin['optinId']}"
     for answer in (await client.get(url), await client.patch(url, json={"sendId": "2"}), await client.delete(url)):
-        assert (answer.status_code, _codes(answer)) == (404, [(None, "optin_not_found")])
+        assert (answer.status_code, error_codes(answer)) == (404, [(None, "optin_not_found")])
     assert await _get(client, f"/visitors/{optin['visitorId']}/optins/{optin['optinId']}") == optin
     unknown_path = f"/visitors/{uuid4()}/optins"
     kind = {"optinType": "commercial", "optinChannel": "email"}
@@ -190,7 +187,7 @@ async def test_an_optin_under_another_or_an_unknown_visitor_is_404(client: httpx
         await client.get(unknown_path), await client.post(unknown_path, json=_optin_body()),
         await client.delete(unknown_path, params=kind),
     ):  # fmt: skip
-        assert (answer.status_code, _codes(answer)) == (404, [(None, "visitor_not_found")])
+        assert (answer.status_code, error_codes(answer)) == (404, [(None, "visitor_not_found")])
 
 
 async def test_optins_are_filtered_by_activity_context_type_and_channel(client: httpx.AsyncClient) -> None:
@@ -206,7 +203,7 @@ async def test_optins_are_filtered_by_activity_context_type_and_channel(client: 
     assert await _ids(client, path, optinChannel="push") == [d]
     assert await _ids(client, path, optinType="commercial", contextId=5, isActive="true") == [b]
     malformed = await client.get(f"{path}/optins", params={"optinType": "spam"})
-    assert (malformed.status_code, _codes(malformed)) == (400, [("optinType", "not_allowed")])
+    assert (malformed.status_code, error_codes(malformed)) == (400, [("optinType", "not_allowed")])
 
 
 async def test_pages_of_optins_keep_the_filters(client: httpx.AsyncClient) -> None:
@@ -282,7 +279,7 @@ async def test_spellings_of_a_locale_are_one_locale(client: httpx.AsyncClient, s
     for other_spelling in ("en_us", "EN-us", "en-US"):
         assert await _get(client, f"{path}/{other_spelling}") == locale
         duplicate = await client.post(f"{path}/{other_spelling}", json=NO_TEXTS)
-        assert (duplicate.status_code, _codes(duplicate)) == (409, [(None, "locale_exists")])
+        assert (duplicate.status_code, error_codes(duplicate)) == (409, [(None, "locale_exists")])
     assert await _get(client, path) == [locale]
 
 
@@ -291,9 +288,9 @@ async def test_an_unknown_locale_is_400(client: httpx.AsyncClient) -> None:
     for answer in (
         await client.post(url, json=TEXTS), await client.get(url), await client.patch(url, json={"documentText": None})
     ):  # fmt: skip
-        assert (answer.status_code, _codes(answer)) == (400, [("localeCode", "unknown_locale")])
+        assert (answer.status_code, error_codes(answer)) == (400, [("localeCode", "unknown_locale")])
     answer = await client.get("/legalTexts?locale=xx-XX")
-    assert (answer.status_code, _codes(answer)) == (400, [("locale", "unknown_locale")])
+    assert (answer.status_code, error_codes(answer)) == (400, [("locale", "unknown_locale")])
 
 
 async def test_a_required_text_may_be_null_in_an_avro_message(stack: Stack, client: httpx.AsyncClient) -> None:
@@ -316,12 +313,12 @@ async def test_locales_are_listed_read_and_updated_and_null_clears_a_text(client
     assert await _get(client, path, sort="localeCode") == [german, french]
     assert await _get(client, path, sort="-localeCode", limit=1, offset=1) == [german]
     missing = await client.get(f"{path}/it-IT")
-    assert (missing.status_code, _codes(missing)) == (404, [(None, "legal_text_locale_not_found")])
+    assert (missing.status_code, error_codes(missing)) == (404, [(None, "legal_text_locale_not_found")])
     incomplete = await client.post(f"{path}/it-IT", json={"optinHeaderText": None})
-    assert sorted(_codes(incomplete)) == [("documentText", "required"), ("optinDisplayText", "required")]
+    assert sorted(error_codes(incomplete)) == [("documentText", "required"), ("optinDisplayText", "required")]
     unknown_path = f"/legalTexts/{2**62}/locales"
     for answer in (await client.post(f"{unknown_path}/fr-FR", json=TEXTS), await client.get(unknown_path)):
-        assert (answer.status_code, _codes(answer)) == (404, [(None, "legal_text_not_found")])
+        assert (answer.status_code, error_codes(answer)) == (404, [(None, "legal_text_not_found")])
 
 
 # required consents
@@ -383,9 +380,9 @@ async def test_required_consents_are_400_for_an_unknown_center_and_404_for_an_un
     client: httpx.AsyncClient,
 ) -> None:
     answer = await client.get(f"{await _new_visitor_path(client)}/requiredConsents?newCenter=FR-NO-ONE")
-    assert (answer.status_code, _codes(answer)) == (400, [("newCenter", "center_not_found")])
+    assert (answer.status_code, error_codes(answer)) == (400, [("newCenter", "center_not_found")])
     answer = await client.get(f"/visitors/{uuid4()}/requiredConsents")
-    assert (answer.status_code, _codes(answer)) == (404, [(None, "visitor_not_found")])
+    assert (answer.status_code, error_codes(answer)) == (404, [(None, "visitor_not_found")])
 
 
 # concurrent requests
@@ -428,7 +425,7 @@ async def test_an_optin_that_waited_in_a_batch_is_not_dated_before_the_optin_tha
     async with stack.engine.begin() as conn:
         await conn.exec_driver_sql(f"select 1 from visitors where visitor_id = '{_visitor_id(locked_path)}' for update")
         request_ids = await asyncio.gather(_send(stack, locked_path, 0), _send(stack, path, 0))
-        await eventually("a batch that waits", lambda: stack.rows("select 1 from pg_locks where not granted"))
+        await stack.await_lock_wait()
         await stack.result("optins.create", await _send(stack, path, 1))
     for request_id in request_ids:
         await stack.result("optins.create", request_id)

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from tests.support import data
-from tests.support.stack import Stack, eventually
+from tests.support.answers import error_codes
+from tests.support.stack import Stack
 from topics import names
 
 LONG_AGO = "2001-02-03T04:05:06Z"
@@ -21,8 +22,7 @@ JsonObject = dict[str, Any]
 async def _fails(call: Awaitable[httpx.Response], field: str | None, code: str, status: int = 400) -> str:
     """Check that the answer has exactly this fault. Returns the text of the answer."""
     answer = await call
-    faults = [(entry["field"], entry["code"]) for entry in answer.json()["errors"]]
-    assert (answer.status_code, faults) == (status, [(field, code)])
+    assert (answer.status_code, error_codes(answer)) == (status, [(field, code)])
     return answer.text
 
 
@@ -35,7 +35,7 @@ def _card(**fields: Any) -> dict[str, Any]:
 
 async def _parker(client: httpx.AsyncClient) -> JsonObject:
     """A center, a visitor with a vehicle, and the `path` of the visitor."""
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     return {**parker, "path": f"/visitors/{parker['visitorId']}"}
 
 
@@ -296,7 +296,7 @@ async def _in_one_batch(stack: Stack, parker: JsonObject, *requests: tuple[str, 
     async with stack.engine.begin() as conn:
         await conn.exec_driver_sql(f"select from vehicles where vehicle_id = {parker['vehicleId']} for update")
         await stack.send("vehicles.update", {"path": path, "body": {"color": "blue"}}, partition=0)
-        await eventually("a batch that waits", lambda: stack.rows("select 1 from pg_locks where not granted"))
+        await stack.await_lock_wait()
         sent = [(name, await stack.send(name, parts, partition=0)) for name, parts in requests]
         await asyncio.sleep(0.5)  # Time for the worker to fetch them.
     return [(await stack.result(name, request_id)).value for name, request_id in sent]
@@ -361,7 +361,7 @@ async def test_a_history_with_a_parking_or_card_of_another_visitor_is_400(client
             field,
             code,
         )
-    nobody = client.post(f"/visitors/{data.NOBODY}/parkingHistories", json=_history_body(subscriber))
+    nobody = client.post(f"/visitors/{data.ABSENT_VISITOR_ID}/parkingHistories", json=_history_body(subscriber))
     await _fails(nobody, None, "visitor_not_found", 404)
 
 
@@ -614,7 +614,7 @@ async def test_the_map_of_partners_contains_active_centers_with_a_partner(client
 
 
 async def test_a_list_is_sorted_only_by_fields_of_its_reply(client: httpx.AsyncClient) -> None:
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     path = f"/visitors/{parker['visitorId']}/parkingHistories"
     assert (await client.get(path, params={"sort": "-currency"})).status_code == 200
     refused = await client.get(path, params={"sort": "visitorId"})

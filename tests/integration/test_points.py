@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.support import data, oracle
+from tests.support.answers import error_codes
 from tests.support.load import Message, send_all
 from tests.support.oracle import Sent
 from tests.support.stack import PARTITIONS, Stack, eventually, request_topic
@@ -27,10 +28,6 @@ NOT_RUNNING: dict[str, dict[str, str]] = {
     "after its end": {"endDate": LONG_AGO},
 }
 JsonObject = dict[str, Any]
-
-
-def _codes(answer: httpx.Response) -> list[tuple[str | None, str]]:
-    return [(entry["field"], entry["code"]) for entry in answer.json()["errors"]]
 
 
 def _time(text: str) -> datetime:
@@ -130,7 +127,7 @@ async def test_an_update_of_a_reward_requires_outside_optin_and_changes_only_the
     created = await data.create(client, collector["path"], _reward(collector, endDate=FAR_OFF, isScan=True))
     path = f"{collector['path']}/{created['rewardId']}"
     refused = await client.patch(path, json={"balance": 5})
-    assert (refused.status_code, _codes(refused)) == (400, [("outsideOptin", "required")])
+    assert (refused.status_code, error_codes(refused)) == (400, [("outsideOptin", "required")])
     await _patch(client, path, outsideOptin=True, endDate=None)
     updated = await _get(client, path)
     assert updated == {**created, "outsideOptin": True, "endDate": None, "updateDate": updated["updateDate"]}
@@ -181,7 +178,7 @@ async def test_a_balance_must_be_a_number_with_at_most_9_decimals(client: httpx.
     body = json.dumps(_reward(collector, balance="@")).replace('"@"', balance)
     answer = await client.post(collector["path"], content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400
-    assert _codes(answer) == [(None, "not_json")] or [field for field, _ in _codes(answer)] == ["balance"]
+    assert error_codes(answer) == [(None, "not_json")] or [field for field, _ in error_codes(answer)] == ["balance"]
     assert await _get(client, collector["path"]) == []
 
 
@@ -198,16 +195,16 @@ async def test_a_reward_is_found_under_its_own_visitor_only(client: httpx.AsyncC
     reward = await data.create(client, collector["path"], _reward(collector))
     path = f"{other_collector['path']}/{reward['rewardId']}"
     for answer in (await client.get(path), await client.patch(path, json={"outsideOptin": True})):
-        assert (answer.status_code, _codes(answer)) == (404, [(None, "reward_not_found")])
+        assert (answer.status_code, error_codes(answer)) == (404, [(None, "reward_not_found")])
     assert await _get(client, f"{collector['path']}/{reward['rewardId']}") == reward
 
 
 async def test_a_reward_needs_a_center_and_a_visitor_that_exist(client: httpx.AsyncClient) -> None:
     collector = await _collector(client)
     answer = await client.post(collector["path"], json=_reward(collector, pcCode="FR-NO-ONE"))
-    assert (answer.status_code, _codes(answer)) == (400, [("pcCode", "center_not_found")])
-    answer = await client.post(f"/visitors/{data.NOBODY}/rewards", json=_reward(collector))
-    assert (answer.status_code, _codes(answer)) == (404, [(None, "visitor_not_found")])
+    assert (answer.status_code, error_codes(answer)) == (400, [("pcCode", "center_not_found")])
+    answer = await client.post(f"/visitors/{data.ABSENT_VISITOR_ID}/rewards", json=_reward(collector))
+    assert (answer.status_code, error_codes(answer)) == (404, [(None, "visitor_not_found")])
 
 
 # challenges
@@ -242,7 +239,7 @@ async def test_an_update_of_a_challenge_sets_updated_at_and_null_clears_the_imag
     assert updated == {**created, "imageUrl": None, "winnerNumber": 7, "updatedAt": updated["updatedAt"]}
     assert _time(updated["updatedAt"]) > _time(created["updatedAt"])
     refused = await client.patch(path, json={"winnerNumber": None, "timezone": None})
-    assert sorted(_codes(refused)) == [("timezone", "null_refused"), ("winnerNumber", "null_refused")]
+    assert sorted(error_codes(refused)) == [("timezone", "null_refused"), ("winnerNumber", "null_refused")]
 
 
 async def test_texts_are_replaced_by_locale_and_other_locales_stay(client: httpx.AsyncClient) -> None:
@@ -274,11 +271,11 @@ async def test_unknown_locales_timezones_and_centers_are_400(client: httpx.Async
     create_answer = await client.post("/challenges", json=data.challenge(challenge["pcCode"], **fields))
     update_answer = await client.patch(f"/challenges/{challenge['challengeId']}", json=fields)
     for answer in (create_answer, update_answer):
-        assert (answer.status_code, sorted(_codes(answer), key=str)) == (400, codes)
+        assert (answer.status_code, sorted(error_codes(answer), key=str)) == (400, codes)
     create_answer = await client.post("/challenges", json=data.challenge("FR-NO-ONE"))
     update_answer = await client.patch(f"/challenges/{challenge['challengeId']}", json={"pcCode": "FR-NO-ONE"})
     for answer in (create_answer, update_answer):
-        assert (answer.status_code, _codes(answer)) == (400, [("pcCode", "center_not_found")])
+        assert (answer.status_code, error_codes(answer)) == (400, [("pcCode", "center_not_found")])
     assert await _get(client, f"/challenges/{challenge['challengeId']}") == challenge
 
 
@@ -288,7 +285,7 @@ async def test_all_texts_of_one_field_together_have_a_length_limit(client: httpx
     for code in ("fr_FR", "en_GB", "de_DE", "nl_NL", "it_IT"):
         await _patch(client, path, displayName=_texts(**{code: "x" * 200_000}))
     refused = await client.patch(path, json={"displayName": _texts(es_ES="x")})
-    assert (refused.status_code, _codes(refused)) == (400, [("displayName", "too_long")])
+    assert (refused.status_code, error_codes(refused)) == (400, [("displayName", "too_long")])
     await _patch(client, path, displayName=_texts(fr_FR="x" * 199_999, es_ES="x"), description=_texts(fr_FR="Long"))
     body = data.challenge(challenge["pcCode"], rewardDetail=[
         {"localeCode": code, "value": "x" * 200_000} for code in ("fr-FR", "en-GB", "de-DE", "nl-NL", "it-IT")
@@ -296,7 +293,7 @@ async def test_all_texts_of_one_field_together_have_a_length_limit(client: httpx
     await data.create(client, "/challenges", body)
     body["rewardDetail"].append({"localeCode": "es-ES", "value": "x"})
     refused = await client.post("/challenges", json=body)
-    assert (refused.status_code, _codes(refused)) == (400, [("rewardDetail", "too_long")])
+    assert (refused.status_code, error_codes(refused)) == (400, [("rewardDetail", "too_long")])
 
 
 async def test_an_unknown_challenge_is_404(client: httpx.AsyncClient) -> None:
@@ -307,7 +304,7 @@ async def test_an_unknown_challenge_is_404(client: httpx.AsyncClient) -> None:
         await client.get(f"{path}/visitorChallenges"),
         await client.post(f"{path}/terminate", json={"ignoreEndDate": True}),
     ):
-        assert (answer.status_code, _codes(answer)) == (404, [(None, "challenge_not_found")])
+        assert (answer.status_code, error_codes(answer)) == (404, [(None, "challenge_not_found")])
 
 
 async def test_challenges_are_filtered_by_center_type_status_and_dates(client: httpx.AsyncClient) -> None:
@@ -331,7 +328,7 @@ async def test_challenges_are_filtered_by_center_type_status_and_dates(client: h
     assert await list_challenges(sort="-challengeId", limit="1") == [active]
     assert await _get(client, "/challenges", pcCode=other_challenge["pcCode"]) == [other_challenge]
     refused = await client.get("/challenges", params={"type": "chess"})
-    assert (refused.status_code, _codes(refused)) == (400, [("type", "not_allowed")])
+    assert (refused.status_code, error_codes(refused)) == (400, [("type", "not_allowed")])
 
 
 # Joining
@@ -357,7 +354,7 @@ async def test_a_visitor_joins_a_challenge_once(client: httpx.AsyncClient) -> No
     participant = await _join(client, first)
     path = f"/visitors/{participant['visitorId']}/visitorChallenges"
     refused = await client.post(path, json={"challengeId": first["challengeId"]})
-    assert (refused.status_code, _codes(refused)) == (409, [("challengeId", "visitor_challenge_exists")])
+    assert (refused.status_code, error_codes(refused)) == (409, [("challengeId", "visitor_challenge_exists")])
     second_participant = await data.create(client, path, {"challengeId": second["challengeId"]})
     assert [row["visitorChallengeId"] for row in await _get(client, path)] == [
         participant["visitorChallengeId"], second_participant["visitorChallengeId"],
@@ -380,7 +377,7 @@ async def test_joining_a_challenge_that_does_not_run_is_409(client: httpx.AsyncC
     visitor = await data.create(client, "/visitors", data.visitor(challenge["pcCode"]))
     path = f"/visitors/{visitor['visitorId']}/visitorChallenges"
     answer = await client.post(path, json={"challengeId": challenge["challengeId"]})
-    assert (answer.status_code, _codes(answer)) == (409, [(None, "challenge_not_running")])
+    assert (answer.status_code, error_codes(answer)) == (409, [(None, "challenge_not_running")])
     assert await _get(client, path) == []
 
 
@@ -388,10 +385,12 @@ async def test_joining_an_unknown_challenge_is_400_and_an_unknown_visitor_is_404
     challenge = await _challenge(client)
     visitor = await data.create(client, "/visitors", data.visitor(challenge["pcCode"]))
     answer = await client.post(f"/visitors/{visitor['visitorId']}/visitorChallenges", json={"challengeId": 2**62})
-    assert (answer.status_code, _codes(answer)) == (400, [("challengeId", "challenge_not_found")])
+    assert (answer.status_code, error_codes(answer)) == (400, [("challengeId", "challenge_not_found")])
     for challenge_id in (challenge["challengeId"], 2**62):
-        answer = await client.post(f"/visitors/{data.NOBODY}/visitorChallenges", json={"challengeId": challenge_id})
-        assert (answer.status_code, _codes(answer)) == (404, [(None, "visitor_not_found")])
+        answer = await client.post(
+            f"/visitors/{data.ABSENT_VISITOR_ID}/visitorChallenges", json={"challengeId": challenge_id}
+        )
+        assert (answer.status_code, error_codes(answer)) == (404, [(None, "visitor_not_found")])
 
 
 async def test_joining_a_challenge_that_ends_at_the_same_time_is_409(stack: Stack, client: httpx.AsyncClient) -> None:
@@ -402,7 +401,7 @@ async def test_joining_a_challenge_that_ends_at_the_same_time_is_409(stack: Stac
         update = f"update challenges set status = 'ended' where challenge_id = {challenge['challengeId']}"
         await conn.exec_driver_sql(update)
         request_id = await stack.send("visitorChallenges.create", parts)
-        await eventually("a join that waits", lambda: stack.rows("select 1 from pg_locks where not granted"))
+        await stack.await_lock_wait()
     assert (await stack.result("visitorChallenges.create", request_id)).value["status"] == 409
 
 
@@ -456,9 +455,9 @@ async def test_points_never_go_below_zero_or_beyond_64_bits(client: httpx.AsyncC
     participant = await _join(client, await _challenge(client))
     await _add(client, participant, 5)
     refused = await _add(client, participant, -6)
-    assert (refused.status_code, _codes(refused)) == (400, [("points", "points_below_zero")])
+    assert (refused.status_code, error_codes(refused)) == (400, [("points", "points_below_zero")])
     refused = await _add(client, participant, 2**63 - 5)
-    assert (refused.status_code, _codes(refused)) == (400, [("points", "out_of_range")])
+    assert (refused.status_code, error_codes(refused)) == (400, [("points", "out_of_range")])
     state = await _state(client, participant)
     assert (state["points"], state["totalEntryCount"]) == (5, 1)
     assert (await _add(client, participant, -5)).status_code == 204
@@ -474,7 +473,7 @@ async def test_adding_points_while_the_challenge_does_not_run_is_409(client: htt
     participant = await _join(client, challenge)
     await _patch(client, f"/challenges/{challenge['challengeId']}", **NOT_RUNNING[case])
     answer = await _add(client, participant, 5)
-    assert (answer.status_code, _codes(answer)) == (409, [(None, "challenge_not_running")])
+    assert (answer.status_code, error_codes(answer)) == (409, [(None, "challenge_not_running")])
     assert (await _state(client, participant))["totalEntryCount"] == 0
     assert await _histories(client, participant) == []
 
@@ -488,7 +487,7 @@ async def test_a_participant_is_found_under_its_own_visitor_only(client: httpx.A
         await client.patch(path, json={"points": 5}),
         await client.delete(path),
     ):
-        assert (answer.status_code, _codes(answer)) == (404, [(None, "visitor_challenge_not_found")])
+        assert (answer.status_code, error_codes(answer)) == (404, [(None, "visitor_challenge_not_found")])
     assert (await _state(client, participant))["points"] == (await _state(client, other_participant))["points"] == 0
 
 
@@ -521,9 +520,9 @@ async def test_a_correction_changes_only_the_sent_fields(client: httpx.AsyncClie
     assert _time(after["updateDate"]) > _time(before["updateDate"])
     assert len(await _histories(client, participant)) == 1
     refused = await client.patch(participant["path"], json={"points": None, "rewardUnlocked": None})
-    assert sorted(_codes(refused)) == [("points", "null_refused"), ("rewardUnlocked", "null_refused")]
+    assert sorted(error_codes(refused)) == [("points", "null_refused"), ("rewardUnlocked", "null_refused")]
     refused = await client.patch(participant["path"], json={"points": -1})
-    assert (refused.status_code, _codes(refused)) == (400, [("points", "points_below_zero")])
+    assert (refused.status_code, error_codes(refused)) == (400, [("points", "points_below_zero")])
     assert await _state(client, participant) == after
 
 
@@ -552,7 +551,7 @@ async def test_leaving_a_challenge_deletes_the_histories_and_moves_the_others_up
     assert (deleted.status_code, deleted.content) == (204, b"")
     assert await position() == 1
     for answer in (await client.delete(first["path"]), await _add(client, first, 1)):
-        assert (answer.status_code, _codes(answer)) == (404, [(None, "visitor_challenge_not_found")])
+        assert (answer.status_code, error_codes(answer)) == (404, [(None, "visitor_challenge_not_found")])
     assert await _histories(client, first) == []
     counts = await stack.rows(
         "select level, bucket, participants from ranking_counts where challenge_id = :id", id=challenge["challengeId"]
@@ -567,7 +566,7 @@ async def test_leaving_during_an_erasure_reduces_the_ranking_counts_once(
     for number in range(15):
         first_participant = await _join(client, challenges[0])
         path, participants = f"/visitors/{first_participant['visitorId']}", [first_participant]
-        analytics_id = (await _get(client, f"{path}/externalIds/analytics"))["externalId"]
+        analytics_id = await data.analytics_id(client, first_participant["visitorId"])
         for challenge in challenges[1:]:
             body = {"challengeId": challenge["challengeId"]}
             created = await data.create(client, f"{path}/visitorChallenges", body)
@@ -611,8 +610,8 @@ async def test_challenge_histories_are_an_array_of_all_rows_oldest_first(client:
     assert [row["totalPoints"] for row in answer.json()] == [*range(1, 31), 5]
     assert await _histories(client, participant, challengeId=first["challengeId"]) == answer.json()[:-1]
     assert await _histories(client, participant, challengeId=second["challengeId"]) == answer.json()[-1:]
-    refused = await client.get(f"/visitors/{data.NOBODY}/challengeHistories")
-    assert (refused.status_code, _codes(refused)) == (404, [(None, "visitor_not_found")])
+    refused = await client.get(f"/visitors/{data.ABSENT_VISITOR_ID}/challengeHistories")
+    assert (refused.status_code, error_codes(refused)) == (404, [(None, "visitor_not_found")])
 
 
 # Participants and termination
@@ -636,7 +635,7 @@ async def test_a_challenge_is_terminated_only_after_its_end_date_unless_it_is_ig
     challenge = await _challenge(client)
     participant = await _join(client, challenge)
     refused = await _terminate(client, challenge, ignore=False)
-    assert (refused.status_code, _codes(refused)) == (409, [(None, "challenge_not_over")])
+    assert (refused.status_code, error_codes(refused)) == (409, [(None, "challenge_not_over")])
     path = f"/challenges/{challenge['challengeId']}"
     assert await _get(client, path) == challenge
     assert await _unlocked(client, challenge) == set()
@@ -657,7 +656,7 @@ async def test_the_first_winner_number_participants_are_unlocked_and_the_earlier
     assert (await _terminate(client, challenge, ignore=True)).status_code == 204
     assert await _unlocked(client, challenge) == {participants[index]["visitorChallengeId"] for index in (3, 2)}
     refused = await _add(client, participants[0], 1)
-    assert (refused.status_code, _codes(refused)) == (409, [(None, "challenge_not_running")])
+    assert (refused.status_code, error_codes(refused)) == (409, [(None, "challenge_not_running")])
 
 
 async def test_a_challenge_without_winners_unlocks_nothing(client: httpx.AsyncClient) -> None:

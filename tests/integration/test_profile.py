@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.support import data, oracle
+from tests.support.answers import error_codes
 from tests.support.scene import Parts
 from tests.support.stack import PARTITIONS, Stack, eventually
 from topics import names
@@ -19,13 +20,9 @@ CARD_NUMBER = "4111111111111111"
 Rows = list[dict[str, Any]]
 
 
-def _codes(answer: httpx.Response) -> list[tuple[str | None, str]]:
-    return [(entry["field"], entry["code"]) for entry in answer.json()["errors"]]
-
-
 def _fault(answer: httpx.Response) -> tuple[int, str | None, str]:
     """The status, field and code of an answer that has exactly one error."""
-    ((field, code),) = _codes(answer)
+    ((field, code),) = error_codes(answer)
     return answer.status_code, field, code
 
 
@@ -317,8 +314,8 @@ async def test_registering_a_device_while_it_is_deleted_is_never_refused(client:
 async def test_a_token_can_move_while_its_former_visitor_is_erased(client: httpx.AsyncClient) -> None:
     _, path = await _visitor(client)
     for _ in range(15):
-        _, former = await _visitor(client)
-        analytics_id = (await _read(client, f"{former}/externalIds/analytics"))["externalId"]
+        visitor_id, former = await _visitor(client)
+        analytics_id = await data.analytics_id(client, visitor_id)
         moving, staying = _device(), _device()
         for app in ("one", "aupark", "ulis2"):
             await client.post(f"{former}/devices", json={**moving, "urwAppId": app})
@@ -452,8 +449,13 @@ async def test_errors_in_an_array_body_name_the_index_of_the_item(client: httpx.
     assert _fault(await client.put(path, json={"externalId": "a", "label": "b"})) == (400, None, "not_an_array")
     wrong = await client.put(path, json=[{"externalId": "a"}, {"externalId": "b", "label": "b", "more": 1}, 7])
     faults = [("[0].label", "required"), ("[1].more", "unknown_field"), ("[2]", "wrong_type")]
-    assert (wrong.status_code, _codes(wrong)) == (400, faults)
-    assert _fault(await client.put(f"/visitors/{data.NOBODY}/interests", json=[])) == (404, None, "visitor_not_found")
+    assert (wrong.status_code, error_codes(wrong)) == (400, faults)
+    absent_visitor = await client.put(f"/visitors/{data.ABSENT_VISITOR_ID}/interests", json=[])
+    assert _fault(absent_visitor) == (
+        404,
+        None,
+        "visitor_not_found",
+    )
     assert await _list(client, path) == [interest]
 
 

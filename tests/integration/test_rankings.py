@@ -21,19 +21,16 @@ from agents.families.points.challenges import ParticipantQuery
 from agents.families.points.visitor_challenge_table import VISITOR_CHALLENGES
 from schemas.types import INT64
 from storage import lists
-from storage.tx import Caller, Cause, Tx
 from tests.support import data
+from tests.support.answers import error_codes
 from tests.support.plans import plan_of
 from tests.support.stack import Stack, eventually
+from tests.support.transaction import handler_tx
 from topics import names
 
 LONG_AGO, FAR_OFF = "2001-02-03T04:05:06Z", "2101-02-03T04:05:06Z"
 ADD = "visitorChallenges.addPoints"
 JsonObject = dict[str, Any]
-
-
-def _codes(answer: httpx.Response) -> list[tuple[str | None, str]]:
-    return [(entry["field"], entry["code"]) for entry in answer.json()["errors"]]
 
 
 async def _challenge(client: httpx.AsyncClient, **fields: Any) -> JsonObject:
@@ -164,9 +161,9 @@ async def test_the_limit_of_the_top_ranking_does_not_change_who_belongs_to_it(
         handler, parts = rankings.OPERATIONS[0].handler, {"path": {"visitorId": participant["visitorId"]}}
         assert handler is not None
         request = rankings.OPERATIONS[0].request.model_validate(parts)
-        cause = Cause("test", Caller("test", "test"), datetime.now(UTC))
+        now = datetime.now(UTC)
         async with stack.engine.connect() as conn:
-            ranking = (await handler(Tx(conn, cause, cause.arrived), request)).items[0]
+            ranking = (await handler(handler_tx(conn, now), request)).items[0]
         return ranking.visitor_ranking_position, len(ranking.top_ranking), len(ranking.other_ranking)
 
     assert [await position_and_lengths(participant) for participant in participants] == [
@@ -302,9 +299,9 @@ async def test_fields_selects_fields_of_a_ranking_and_refuses_unknown_fields(cli
     assert await _rankings(client, participant["visitorId"], fields="challenge") == [{"challenge": challenge}]
     for query, code in (("fields=rank", "unknown_reply_field"), ("sort=position", "unknown_sort_field")):
         answer = await client.get(f"/visitors/{participant['visitorId']}/rankings?{query}")
-        assert (answer.status_code, _codes(answer)) == (400, [(query.partition("=")[0], code)])
-    answer = await client.get(f"/visitors/{data.NOBODY}/rankings")
-    assert (answer.status_code, _codes(answer)) == (404, [(None, "visitor_not_found")])
+        assert (answer.status_code, error_codes(answer)) == (400, [(query.partition("=")[0], code)])
+    answer = await client.get(f"/visitors/{data.ABSENT_VISITOR_ID}/rankings")
+    assert (answer.status_code, error_codes(answer)) == (404, [(None, "visitor_not_found")])
 
 
 # Comparison with a model

@@ -8,13 +8,10 @@ import httpx
 import pytest
 
 from tests.support import data
+from tests.support.answers import error_codes
 from tests.support.stack import Stack
 
 LONG_AGO = "2001-02-03T04:05:06Z"
-
-
-def _codes(answer: httpx.Response) -> list[tuple[str | None, str]]:
-    return [(entry["field"], entry["code"]) for entry in answer.json()["errors"]]
 
 
 async def _center(client: httpx.AsyncClient, **fields: Any) -> str:
@@ -81,7 +78,7 @@ async def test_a_patch_changes_only_the_fields_that_are_sent_and_null_clears_a_f
     assert updated == {**visitor, "phone": None, "gender": "u", "updateDate": updated["updateDate"]}
     assert updated["updateDate"] > visitor["updateDate"]
     refused = await client.patch(path, json={"gender": None, "lastVisitDate": None})
-    assert sorted(_codes(refused)) == [("gender", "null_refused"), ("lastVisitDate", "null_refused")]
+    assert sorted(error_codes(refused)) == [("gender", "null_refused"), ("lastVisitDate", "null_refused")]
 
 
 async def test_times_are_answered_in_utc(client: httpx.AsyncClient) -> None:
@@ -92,7 +89,7 @@ async def test_times_are_answered_in_utc(client: httpx.AsyncClient) -> None:
 
 async def test_a_body_that_refers_to_a_missing_center_is_400(client: httpx.AsyncClient) -> None:
     answer = await client.post("/visitors", json=data.visitor("FR-NO-ONE"))
-    assert (answer.status_code, _codes(answer)) == (400, [("acquisitionPcCode", "center_not_found")])
+    assert (answer.status_code, error_codes(answer)) == (400, [("acquisitionPcCode", "center_not_found")])
 
 
 async def test_a_center_has_defaults_and_a_patch_keeps_the_other_fields(client: httpx.AsyncClient) -> None:
@@ -108,7 +105,7 @@ async def test_a_center_has_defaults_and_a_patch_keeps_the_other_fields(client: 
 
 @pytest.mark.parametrize("field", ["visitorId", "barcode", "licensePlate"])
 async def test_a_visit_names_its_visitor_by_any_of_three_fields(client: httpx.AsyncClient, field: str) -> None:
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     answer = await client.post("/visits/entry", json={field: parker[field], "pcCode": parker["pcCode"]})
     assert answer.status_code == 201
     assert answer.json()["visitorId"] == parker["visitorId"]
@@ -116,13 +113,13 @@ async def test_a_visit_names_its_visitor_by_any_of_three_fields(client: httpx.As
 
 
 async def test_fields_that_name_different_visitors_are_409_and_that_name_nobody_404(client: httpx.AsyncClient) -> None:
-    first, second = await data.parker(client), await data.parker(client)
+    first, second = await data.visitor_with_vehicle(client), await data.visitor_with_vehicle(client)
     body = {"visitorId": first["visitorId"], "barcode": second["barcode"], "pcCode": first["pcCode"]}
     answer = await client.post("/visits/entry", json=body)
-    assert (answer.status_code, _codes(answer)) == (409, [(None, "ids_mismatch")])
+    assert (answer.status_code, error_codes(answer)) == (409, [(None, "ids_mismatch")])
     body = {"visitorId": first["visitorId"], "licensePlate": second["licensePlate"], "pcCode": first["pcCode"]}
     answer = await client.post("/visits/entry", json=body)
-    assert (answer.status_code, _codes(answer)) == (409, [(None, "ids_mismatch")])
+    assert (answer.status_code, error_codes(answer)) == (409, [(None, "ids_mismatch")])
     hex_digits = first["visitorId"].replace("-", "")
     unknown_ids = (str(uuid4()), "no uuid", hex_digits, f"{hex_digits[:8]}----{hex_digits[8:]}")
     for identification in (
@@ -130,11 +127,11 @@ async def test_fields_that_name_different_visitors_are_409_and_that_name_nobody_
         *({"barcode": "x"}, {"licensePlate": "x"}),
     ):
         answer = await client.post("/visits/entry", json={**identification, "pcCode": first["pcCode"]})
-        assert (answer.status_code, _codes(answer)) == (404, [(None, "visitor_not_found")])
+        assert (answer.status_code, error_codes(answer)) == (404, [(None, "visitor_not_found")])
 
 
 async def test_plates_are_compared_without_case_and_separators(client: httpx.AsyncClient) -> None:
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     plate = f" {parker['licensePlate'].lower().replace('-', '. ')} "
     answer = await client.post("/visits/entry", json={"licensePlate": plate, "pcCode": parker["pcCode"]})
     assert answer.json() == {**answer.json(), "visitorId": parker["visitorId"], "licensePlate": plate}
@@ -180,7 +177,7 @@ NO_PLATES = ("-", "???", "", " ", "\u0308", "\u200d", "\u3164", "\u0640")
 async def test_a_vehicle_with_a_plate_without_letters_and_digits_is_refused(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     path = f"/visitors/{parker['visitorId']}/vehicles"
     visitor_path = {"visitorId": parker["visitorId"]}
     vehicle_path = visitor_path | {"vehicleId": parker["vehicleId"]}
@@ -189,7 +186,7 @@ async def test_a_vehicle_with_a_plate_without_letters_and_digits_is_refused(
         for answer in (
             await client.post(path, json=body), await client.patch(f"{path}/{parker['vehicleId']}", json=body),
         ):  # fmt: skip
-            assert (answer.status_code, _codes(answer)) == (400, [("licensePlate", "wrong_format")]), plate
+            assert (answer.status_code, error_codes(answer)) == (400, [("licensePlate", "wrong_format")]), plate
         create_id = await stack.send("vehicles.create", {"path": visitor_path, "body": body})
         update_id = await stack.send("vehicles.update", {"path": vehicle_path, "body": body})
         for operation, request_id in (("vehicles.create", create_id), ("vehicles.update", update_id)):
@@ -199,7 +196,7 @@ async def test_a_vehicle_with_a_plate_without_letters_and_digits_is_refused(
 
 
 async def test_a_plate_without_letters_and_digits_matches_no_vehicle(stack: Stack, client: httpx.AsyncClient) -> None:
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     path = f"/visitors/{parker['visitorId']}/vehicles"
     # Earlier versions accepted such plates.
     async with stack.engine.begin() as conn:
@@ -216,7 +213,7 @@ async def test_a_plate_without_letters_and_digits_matches_no_vehicle(stack: Stac
             await client.post("/visits/entry", json=body), await client.get("/visits", params=body),
             await client.post("/visits/entry", json={**body, "visitorId": parker["visitorId"]}),
         ):  # fmt: skip
-            assert (answer.status_code, _codes(answer)) == (404, [(None, "visitor_not_found")]), plate
+            assert (answer.status_code, error_codes(answer)) == (404, [(None, "visitor_not_found")]), plate
         request_id = await stack.send("visits.create", {"path": {"visitType": "entry"}, "body": body})
         assert (await stack.result("visits.create", request_id)).value["status"] == 404
         for answer in (
@@ -230,7 +227,7 @@ async def test_a_plate_without_letters_and_digits_matches_no_vehicle(stack: Stac
 async def test_a_plate_names_the_last_updated_vehicle_that_is_not_deleted(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
-    first, second = await data.parker(client), await data.parker(client)
+    first, second = await data.visitor_with_vehicle(client), await data.visitor_with_vehicle(client)
     plate = {"licensePlate": first["licensePlate"]}
     newer = await data.create(client, f"/visitors/{second['visitorId']}/vehicles", plate)
     visit = {**plate, "pcCode": first["pcCode"]}
@@ -241,7 +238,7 @@ async def test_a_plate_names_the_last_updated_vehicle_that_is_not_deleted(
 
 
 async def test_an_entry_moves_dates_forward_and_never_back(stack: Stack, client: httpx.AsyncClient) -> None:
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     body = {"licensePlate": parker["licensePlate"], "pcCode": parker["pcCode"]}
     path = f"/visitors/{parker['visitorId']}"
 
@@ -262,7 +259,7 @@ async def test_an_entry_moves_dates_forward_and_never_back(stack: Stack, client:
 async def test_visit_date_is_at_most_5_minutes_ahead_in_a_message_and_refused_over_http(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     body = {"barcode": parker["barcode"], "pcCode": parker["pcCode"]}
     for minutes, status in ((4, 201), (6, 400)):
         visit_date = (datetime.now(UTC) + timedelta(minutes=minutes)).isoformat()
@@ -270,11 +267,11 @@ async def test_visit_date_is_at_most_5_minutes_ahead_in_a_message_and_refused_ov
         request_id = await stack.send("visits.create", parts)
         assert (await stack.result("visits.create", request_id)).value["status"] == status
     answer = await client.post("/visits/entry", json={**body, "visitDate": LONG_AGO})
-    assert (answer.status_code, _codes(answer)) == (400, [("visitDate", "unknown_field")])
+    assert (answer.status_code, error_codes(answer)) == (400, [("visitDate", "unknown_field")])
 
 
 async def test_the_list_of_visits_is_a_bare_array_with_inclusive_dates(stack: Stack, client: httpx.AsyncClient) -> None:
-    parker, other = await data.parker(client), await data.parker(client)
+    parker, other = await data.visitor_with_vehicle(client), await data.visitor_with_vehicle(client)
     body = {"barcode": parker["barcode"], "pcCode": parker["pcCode"]}
     await client.post("/visits/entry", json={"barcode": other["barcode"], "pcCode": parker["pcCode"]})
     visit_types = ("entry", "exit", "entry")
@@ -291,15 +288,15 @@ async def test_the_list_of_visits_is_a_bare_array_with_inclusive_dates(stack: St
     assert await listed(visitType="exit") == [dates[1]]
     assert await listed(limit="1", offset="2") == [dates[2]]
     without_center = await client.get("/visits", params={"barcode": parker["barcode"]})
-    assert ("pcCode", "required") in _codes(without_center)
+    assert ("pcCode", "required") in error_codes(without_center)
     # These fields are in the change, but not in the reply.
     for field in ("visitId", "vehicleId"):
         answer = await client.get("/visits", params={**body, "sort": field})
-        assert (answer.status_code, _codes(answer)) == (400, [("sort", "unknown_sort_field")])
+        assert (answer.status_code, error_codes(answer)) == (400, [("sort", "unknown_sort_field")])
 
 
 async def test_the_list_of_visits_names_its_visitor_like_a_visit(client: httpx.AsyncClient) -> None:
-    parker, other = await data.parker(client), await data.parker(client)
+    parker, other = await data.visitor_with_vehicle(client), await data.visitor_with_vehicle(client)
     visit = (await client.post("/visits/entry", json={"barcode": parker["barcode"], "pcCode": parker["pcCode"]})).json()
 
     async def listed(**query: str) -> httpx.Response:
@@ -313,14 +310,14 @@ async def test_the_list_of_visits_names_its_visitor_like_a_visit(client: httpx.A
         assert (await listed(**query)).json() == [visit], query
     assert (await listed(barcode=other["barcode"])).json() == []
     mismatch = await listed(visitorId=parker["visitorId"], licensePlate=other["licensePlate"])
-    assert (mismatch.status_code, _codes(mismatch)) == (409, [(None, "ids_mismatch")])
+    assert (mismatch.status_code, error_codes(mismatch)) == (409, [(None, "ids_mismatch")])
     for identification in ({"visitorId": str(uuid4())}, {"barcode": "x"}, {"licensePlate": "x"}):
         answer = await listed(**identification)
-        assert (answer.status_code, _codes(answer)) == (404, [(None, "visitor_not_found")])
+        assert (answer.status_code, error_codes(answer)) == (404, [(None, "visitor_not_found")])
     unknown_center = await listed(barcode=parker["barcode"], pcCode="FR-NO-ONE")
-    assert (unknown_center.status_code, _codes(unknown_center)) == (400, [("pcCode", "center_not_found")])
+    assert (unknown_center.status_code, error_codes(unknown_center)) == (400, [("pcCode", "center_not_found")])
     unidentified = await listed()
-    assert (unidentified.status_code, _codes(unidentified)) == (400, [(None, "identification_required")])
+    assert (unidentified.status_code, error_codes(unidentified)) == (400, [(None, "identification_required")])
 
 
 # visitors
@@ -330,9 +327,9 @@ async def test_an_email_is_unique_in_any_case(client: httpx.AsyncClient) -> None
     first, second = await _visitor(client), await _visitor(client)
     body = {"email": first["email"].upper()}
     answer = await client.post("/visitors", json=data.visitor(first["acquisitionPcCode"], **body))
-    assert (answer.status_code, _codes(answer)) == (409, [("email", "email_taken")])
+    assert (answer.status_code, error_codes(answer)) == (409, [("email", "email_taken")])
     answer = await client.patch(f"/visitors/{second['visitorId']}", json=body)
-    assert (answer.status_code, _codes(answer)) == (409, [("email", "email_taken")])
+    assert (answer.status_code, error_codes(answer)) == (409, [("email", "email_taken")])
 
 
 async def test_a_new_full_visitor_upgrades_the_partial_one_with_its_email(
@@ -381,7 +378,7 @@ async def test_a_card_number_is_refused_and_neither_echoed_nor_logged(stack: Sta
     visitor = await _visitor(client)
     number = "4111 1111 1111 1111"
     answer = await client.post(f"/visitors/{visitor['visitorId']}/vehicles", json=data.vehicle(name=number))
-    assert (answer.status_code, _codes(answer)) == (400, [("name", "card_number_refused")])
+    assert (answer.status_code, error_codes(answer)) == (400, [("name", "card_number_refused")])
     assert "1111" not in answer.text
     for process in stack.processes:
         assert number not in process.log.read_text()
@@ -419,13 +416,13 @@ async def test_phones_urls_and_foreign_ids_may_contain_any_digits(stack: Stack, 
 async def test_a_card_number_as_the_name_of_a_field_is_not_echoed(client: httpx.AsyncClient) -> None:
     number = "4111\u00a01111\u20111111.1111"
     answer = await client.post("/centers", json=data.center(**{number: 1}))
-    assert (answer.status_code, _codes(answer)) == (400, [("…", "unknown_field")])
+    assert (answer.status_code, error_codes(answer)) == (400, [("…", "unknown_field")])
 
 
 async def test_vehicles_of_other_visitors_and_deleted_vehicles_are_not_listed(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
-    parker, other = await data.parker(client), await data.parker(client)
+    parker, other = await data.visitor_with_vehicle(client), await data.visitor_with_vehicle(client)
     path = f"/visitors/{parker['visitorId']}/vehicles"
     deleted = await data.create(client, path, data.vehicle())
     async with stack.engine.begin() as conn:
@@ -459,7 +456,7 @@ async def test_a_locale_is_accepted_with_and_without_its_default_script(
     path = f"/legalTexts/{legal_text['id']}/locales"
     assert (await data.create(client, f"{path}/{code}", texts))["localeCode"] == code
     duplicate = await client.post(f"{path}/{with_script}", json=texts)
-    assert (duplicate.status_code, _codes(duplicate)) == (409, [(None, "locale_exists")])
+    assert (duplicate.status_code, error_codes(duplicate)) == (409, [(None, "locale_exists")])
     for spelling in (code, with_script):
         assert (await client.get(f"{path}/{spelling}")).json()["data"]["localeCode"] == code
         listed = await client.get("/legalTexts", params={"legalType": "wifi_terms", "latest": True, "locale": spelling})
@@ -479,7 +476,7 @@ async def test_a_locale_is_accepted_with_and_without_its_default_script(
              for row in (await client.get("/locales", params={"limit": 500, **offset})).json()["data"]]  # fmt: skip
     assert {name: visitor_locale[name] for name in ("localeCode", "localeLabel")} in all_locales
     refused = await client.post(path, json={"localeCode": f"{code[:2]}-Tfng-{code[-2:]}"})
-    assert (refused.status_code, _codes(refused)) == (400, [("localeCode", "unknown_locale")])
+    assert (refused.status_code, error_codes(refused)) == (400, [("localeCode", "unknown_locale")])
 
 
 # services, centers, articles
@@ -487,7 +484,7 @@ async def test_a_locale_is_accepted_with_and_without_its_default_script(
 
 async def test_a_duplicate_pc_code_is_409(client: httpx.AsyncClient) -> None:
     answer = await client.post("/centers", json=data.center(pcCode=await _center(client)))
-    assert (answer.status_code, _codes(answer)) == (409, [("pcCode", "center_exists")])
+    assert (answer.status_code, error_codes(answer)) == (409, [("pcCode", "center_exists")])
 
 
 async def test_centers_are_filtered_by_country_and_activity(client: httpx.AsyncClient) -> None:

@@ -19,11 +19,11 @@ from agents.families.visitors.visitor_table import VISITORS
 from storage import folding
 from storage.folding import fold
 from storage.lists import filters
-from storage.tx import Caller, Cause, Tx
 from tests.support import data
 from tests.support.plans import plan_of
 from tests.support.scene import FACTS, Scene, adds_to, listings
 from tests.support.stack import Stack
+from tests.support.transaction import handler_tx
 
 VISITOR_COUNT, CHILD_COUNT = 200_000, 50_000
 FILL = (
@@ -52,7 +52,7 @@ FILL = (
 async def search_data(stack: Stack, client: httpx.AsyncClient) -> AsyncIterator[AsyncConnection]:
     """A connection in a transaction with 200,000 visitors and their records. It never commits, since deleting the rows
     would take minutes."""
-    center = (await data.parker(client))["pcCode"]
+    center = (await data.visitor_with_vehicle(client))["pcCode"]
     await data.create(client, "/services", data.service(center))
     async with stack.engine.connect() as conn:
         for statement in FILL:
@@ -147,10 +147,10 @@ async def _rows_and_statements(stack: Stack, name: str, parts: dict[str, Any]) -
     """Run a query. Return the number of rows in its reply, and the number of statements that it took."""
     operation = CATALOGUE.by_name[name]
     assert operation.handler is not None
-    cause = Cause("test", Caller("test", "test"), datetime.now(UTC))
+    now = datetime.now(UTC)
     with _record_statements(stack) as statements:
         async with stack.engine.connect() as conn:
-            page = await operation.handler(Tx(conn, cause, datetime.now(UTC)), operation.request.model_validate(parts))
+            page = await operation.handler(handler_tx(conn, now), operation.request.model_validate(parts))
     return len(page.items), len(statements)
 
 
@@ -164,7 +164,7 @@ async def test_the_number_of_statements_does_not_grow_with_the_page(
     scene = Scene(client)
     child = adds_to(operation)
     for _ in range(3 if child else 0):
-        await scene.again(str(child), operation)
+        await scene.add_row(str(child), operation)
     parts = await scene.parts(operation)
     small, large = [
         await _rows_and_statements(stack, operation, {**parts, "query": {**parts.get("query", {}), "limit": limit}})
@@ -179,29 +179,22 @@ async def _statements_of_write(stack: Stack, name: str, body: Any) -> int:
     """Apply a request, roll it back, and return the number of statements that it took."""
     operation = CATALOGUE.by_name[name]
     assert operation.handler is not None
-    cause = Cause("test", Caller("test", "test"), datetime.now(UTC))
+    now = datetime.now(UTC)
     with _record_statements(stack) as statements:
         async with stack.engine.connect() as conn:
             request = operation.request.model_validate({"body": body})
-            await operation.handler(Tx(conn, cause, datetime.now(UTC)), request)
+            await operation.handler(handler_tx(conn, now), request)
             await conn.rollback()
     return len(statements)
 
 
 async def test_the_number_of_statements_does_not_grow_with_the_body(stack: Stack, client: httpx.AsyncClient) -> None:
-    visitors = [(await data.parker(client))["visitorId"] for _ in range(3)]
+    visitors = [(await data.visitor_with_vehicle(client))["visitorId"] for _ in range(3)]
     flags = [{"visitorId": visitor_id, "emailInvalid": True} for visitor_id in visitors]
     single = await _statements_of_write(stack, "visitors.flagContacts", flags[:1])
     assert await _statements_of_write(stack, "visitors.flagContacts", flags) == single == 2
 
-    erasures = [
-        {
-            "analyticsId": (await client.get(f"/visitors/{visitor_id}/externalIds/analytics")).json()["data"][
-                "externalId"
-            ]
-        }
-        for visitor_id in visitors
-    ]
+    erasures = [{"analyticsId": await data.analytics_id(client, visitor_id)} for visitor_id in visitors]
     single = await _statements_of_write(stack, "visitors.eraseByAnalyticsId", erasures[:1])
     # Each further visitor takes one statement, which removes it from the standings.
     assert await _statements_of_write(stack, "visitors.eraseByAnalyticsId", erasures) == single + 2

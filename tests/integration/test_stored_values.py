@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from agents.catalogue import CATALOGUE
 from storage import table as storage_table
 from storage.table import Table
-from storage.tx import Caller, Cause, Tx
 from tests.support import values
 from tests.support.stack import Stack
+from tests.support.transaction import handler_tx
 
 assert CATALOGUE.operations  # declares all tables
 TABLES = list(storage_table._ALL)
@@ -47,7 +47,7 @@ async def test_a_row_is_read_back_as_it_was_stored(stack: Stack, table: Table[An
     async with stack.engine.connect() as conn:
         # Its parents are not there.
         await conn.exec_driver_sql("set local session_replication_role = replica")
-        tx = Tx(conn, Cause("test", Caller("test", "test"), now), now)
+        tx = handler_tx(conn, now)
         stored = await table.insert(tx, _hidden(table) | fields)
         read = table.to_row(await tx.first(_added(table)))
         await conn.rollback()

@@ -13,15 +13,13 @@ import pytest
 from agents.catalogue import CATALOGUE
 from agents.families.visitors.visitor_table import VISITORS
 from schemas.faults import Unavailable
-from storage.tx import Caller, Cause, Tx
+from storage.tx import Tx
 from tests.support import data
-from tests.support.data import NOBODY
+from tests.support.answers import error_codes
+from tests.support.data import ABSENT_VISITOR_ID
 from tests.support.stack import EVENT_TOKEN_SECRET, Stack, eventually
+from tests.support.transaction import handler_tx
 from topics.envelope import AVRO
-
-
-def _codes(answer: httpx.Response) -> list[tuple[str | None, str]]:
-    return [(entry["field"], entry["code"]) for entry in answer.json()["errors"]]
 
 
 async def _visitor(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
@@ -46,9 +44,9 @@ async def test_the_preferred_center_of_a_partial_visitor_becomes_its_favorite(cl
     favorites = (await client.get(f"/visitors/{visitor['visitorId']}/centers")).json()["data"]
     assert [(row["pcCode"], row["isFavorite"]) for row in favorites] == [(center, True)]
     unknown_center = await client.post("/visitors/partial", json=_partial("FR-NO-ONE"))
-    assert (unknown_center.status_code, _codes(unknown_center)) == (400, [("preferredCenter", "center_not_found")])
+    assert (unknown_center.status_code, error_codes(unknown_center)) == (400, [("preferredCenter", "center_not_found")])
     duplicate = await client.post("/visitors/partial", json=_partial(center, email=visitor["email"].upper()))
-    assert (duplicate.status_code, _codes(duplicate)) == (409, [("email", "email_taken")])
+    assert (duplicate.status_code, error_codes(duplicate)) == (409, [("email", "email_taken")])
 
 
 async def test_a_full_visitor_upgrades_the_partial_one_with_the_same_email(client: httpx.AsyncClient) -> None:
@@ -83,7 +81,7 @@ async def test_spellings_of_a_mailbox_are_one_visitor(stack: Stack, client: http
         await client.post("/visitors/partial", json=_partial(center, email=second)),
         await client.patch(f"/visitors/{other['visitorId']}", json={"email": second}),
     ):
-        assert (answer.status_code, _codes(answer)) == (409, [("email", "email_taken")])
+        assert (answer.status_code, error_codes(answer)) == (409, [("email", "email_taken")])
     request_id = await stack.send("visitors.create", {"body": data.visitor(center, email=second)})
     assert (await stack.result("visitors.create", request_id)).value["status"] == 409
     for email in (first, second):
@@ -148,7 +146,7 @@ async def test_an_address_with_dots_anywhere_is_accepted_at_carriers_that_delive
 async def test_an_invalid_email_address_is_refused(client: httpx.AsyncClient, email: str) -> None:
     center = (await data.create(client, "/centers", data.center()))["pcCode"]
     answer = await client.post("/visitors", json=data.visitor(center, email=email))
-    assert (answer.status_code, _codes(answer)) == (400, [("email", "wrong_format")])
+    assert (answer.status_code, error_codes(answer)) == (400, [("email", "wrong_format")])
 
 
 async def test_an_upgrade_keeps_the_origin_and_the_external_ids_of_a_visitor(
@@ -182,14 +180,14 @@ async def test_all_missing_references_of_a_new_visitor_are_reported_together(
         body, field = data.visitor(pc_code), "acquisitionPcCode"
     answer = await client.post(path, json={**body, "optins": optins})
     assert answer.status_code == 400
-    assert _codes(answer) == [(field, "center_not_found"), ("optins[1].legalTextId", "legal_text_not_found")]
+    assert error_codes(answer) == [(field, "center_not_found"), ("optins[1].legalTextId", "legal_text_not_found")]
 
 
 async def test_an_upgrade_with_an_unknown_center_names_the_field_that_was_sent(client: httpx.AsyncClient) -> None:
     center = (await data.create(client, "/centers", data.center()))["pcCode"]
     partial = await data.create(client, "/visitors/partial", _partial(center))
     answer = await client.post("/visitors", json=data.visitor("FR-NO-ONE", email=partial["email"]))
-    assert (answer.status_code, _codes(answer)) == (400, [("acquisitionPcCode", "center_not_found")])
+    assert (answer.status_code, error_codes(answer)) == (400, [("acquisitionPcCode", "center_not_found")])
 
 
 async def test_the_optins_of_an_upgrade_supersede_older_ones_and_have_the_same_time(client: httpx.AsyncClient) -> None:
@@ -292,7 +290,7 @@ async def test_a_query_is_a_prefix_and_ignores_case_and_accents(
 
 
 async def test_visitors_are_found_by_email_plate_and_external_id(client: httpx.AsyncClient) -> None:
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     visitor = (await client.get(f"/visitors/{parker['visitorId']}")).json()["data"]
     external = {"externalType": "crm_id", "externalId": f"CRM-É{uuid4()}"}
     await data.create(client, f"/visitors/{parker['visitorId']}/externalIds", external)
@@ -354,7 +352,7 @@ async def test_a_search_ignores_the_kinds_of_quotes_dashes_and_spaces(
 async def test_a_query_without_searchable_characters_finds_nobody(
     client: httpx.AsyncClient, query_by: str, text: str
 ) -> None:
-    await data.parker(client)
+    await data.visitor_with_vehicle(client)
     assert await _search(client, query=text, queryBy=query_by) == []
 
 
@@ -378,31 +376,31 @@ async def test_only_a_query_by_external_id_may_contain_a_card_number(client: htt
     assert await _search(client, query=number, queryBy="externalId") == [visitor["visitorId"]]
     for query_by in ("email", "firstName", "lastName", "licensePlate", "fullname"):
         answer = await client.get("/visitors", params={"query": number, "queryBy": query_by})
-        assert (answer.status_code, _codes(answer)) == (400, [("query", "card_number_refused")]), query_by
+        assert (answer.status_code, error_codes(answer)) == (400, [("query", "card_number_refused")]), query_by
     for path, field in (("/visitors", "originType"), ("/visitors/count", "originType")):
         answer = await client.get(path, params={field: number})
-        assert (answer.status_code, _codes(answer)) == (400, [(field, "card_number_refused")])
+        assert (answer.status_code, error_codes(answer)) == (400, [(field, "card_number_refused")])
     answer = await client.get(f"/visitors/{visitor['visitorId']}/eventToken", params={"companyId": number})
-    assert (answer.status_code, _codes(answer)) == (400, [("companyId", "card_number_refused")])
+    assert (answer.status_code, error_codes(answer)) == (400, [("companyId", "card_number_refused")])
 
 
 async def test_texts_that_exceed_an_index_entry_are_too_long(client: httpx.AsyncClient) -> None:
     visitor = await _visitor(client)
     long_text = "".join(random.SystemRandom().choices([chr(number) for number in range(0x4E00, 0x9FA5)], k=1000))
     answer = await client.patch(f"/visitors/{visitor['visitorId']}", json={"firstName": long_text})
-    assert (answer.status_code, _codes(answer)) == (400, [(None, "too_long")])
+    assert (answer.status_code, error_codes(answer)) == (400, [(None, "too_long")])
     external = {"externalType": "partner", "externalId": long_text}
     answer = await client.post(f"/visitors/{visitor['visitorId']}/externalIds", json=external)
-    assert (answer.status_code, _codes(answer)) == (400, [(None, "too_long")])
+    assert (answer.status_code, error_codes(answer)) == (400, [(None, "too_long")])
     answer = await client.post("/visitors", json=data.visitor(visitor["acquisitionPcCode"], lastName=long_text))
-    assert (answer.status_code, _codes(answer)) == (400, [(None, "too_long")])
+    assert (answer.status_code, error_codes(answer)) == (400, [(None, "too_long")])
     assert (await client.get(f"/visitors/{visitor['visitorId']}")).json()["data"] == visitor
 
 
 async def test_query_and_query_by_must_be_sent_together(client: httpx.AsyncClient) -> None:
     for query, field in (({"query": "a"}, "queryBy"), ({"queryBy": "email"}, "query")):
         answer = await client.get("/visitors", params=query)
-        assert (answer.status_code, _codes(answer)) == (400, [(field, "required")])
+        assert (answer.status_code, error_codes(answer)) == (400, [(field, "required")])
 
 
 async def test_visitors_are_filtered(client: httpx.AsyncClient) -> None:
@@ -461,13 +459,13 @@ async def test_contacts_of_several_visitors_are_flagged_all_or_none(stack: Stack
         {"visitorId": first["visitorId"], "emailInvalid": True, "phoneInvalid": None},
         {"visitorId": second["visitorId"], "emailInvalid": None, "phoneInvalid": False},
     ]
-    unknown = [{"visitorId": NOBODY}, {"visitorId": str(uuid4())}]
+    unknown = [{"visitorId": ABSENT_VISITOR_ID}, {"visitorId": str(uuid4())}]
     refused = await client.patch("/visitors", json=[unknown[0], {**flags[0], "emailInvalid": False}, unknown[1]])
     assert refused.status_code == 400
-    assert _codes(refused) == [(f"[{index}].visitorId", "visitor_not_found") for index in (0, 2)]
+    assert error_codes(refused) == [(f"[{index}].visitorId", "visitor_not_found") for index in (0, 2)]
     assert (await client.get(f"/visitors/{first['visitorId']}")).json()["data"]["emailInvalid"] is True
     malformed = await client.patch("/visitors", json=[{"emailInvalid": 1}])
-    assert sorted(_codes(malformed)) == [("[0].emailInvalid", "wrong_type"), ("[0].visitorId", "required")]
+    assert sorted(error_codes(malformed)) == [("[0].emailInvalid", "wrong_type"), ("[0].visitorId", "required")]
     request_id = await stack.send("visitors.flagContacts", {"body": flags}, content_type=AVRO)
     assert (await stack.result("visitors.flagContacts", request_id)).value["status"] == 200
 
@@ -491,7 +489,7 @@ async def test_the_update_date_never_goes_back(stack: Stack, client: httpx.Async
     visitor = await _visitor(client)
     visitor_id, earlier = UUID(visitor["visitorId"]), datetime.now(UTC) - timedelta(hours=1)
     async with stack.engine.connect() as conn:
-        tx = Tx(conn, Cause("test", Caller("test", "test"), earlier), earlier)
+        tx = handler_tx(conn, earlier)
         updated = await VISITORS.update(tx, {"gender": "u"}, visitor_id=visitor_id)
         assert updated.update_date.isoformat().replace("+00:00", "Z") == visitor["updateDate"]
         operation = CATALOGUE.by_name["visitors.flagContacts"]
@@ -517,9 +515,9 @@ async def test_an_external_id_is_unique_by_type_and_center_for_its_visitor_and_a
     without_center = await data.create(client, path, body)
     with_center = await data.create(client, path, {**body, "pcCode": center})
     same_type = await client.post(path, json={**body, "externalId": "other"})
-    assert (same_type.status_code, _codes(same_type)) == (409, [("externalType", "external_id_exists")])
+    assert (same_type.status_code, error_codes(same_type)) == (409, [("externalType", "external_id_exists")])
     same_id = await client.post(f"/visitors/{second['visitorId']}/externalIds", json=body)
-    assert (same_id.status_code, _codes(same_id)) == (409, [("externalId", "external_id_exists")])
+    assert (same_id.status_code, error_codes(same_id)) == (409, [("externalId", "external_id_exists")])
 
     assert (await client.get(f"{path}/designa")).json()["data"] == without_center
     assert (await client.get(f"{path}/designa", params={"pcCode": center})).json()["data"] == with_center
@@ -535,9 +533,9 @@ async def test_an_external_id_is_unique_by_type_and_center_for_its_visitor_and_a
 async def test_analytics_ids_can_be_neither_created_nor_deleted_by_callers(client: httpx.AsyncClient) -> None:
     path = f"/visitors/{(await _visitor(client))['visitorId']}/externalIds"
     answer = await client.post(path, json={"externalType": "analytics", "externalId": "a"})
-    assert (answer.status_code, _codes(answer)) == (400, [("externalType", "not_allowed")])
+    assert (answer.status_code, error_codes(answer)) == (400, [("externalType", "not_allowed")])
     answer = await client.delete(f"{path}/analytics")
-    assert (answer.status_code, _codes(answer)) == (400, [("externalType", "not_allowed")])
+    assert (answer.status_code, error_codes(answer)) == (400, [("externalType", "not_allowed")])
     assert (await client.get(f"{path}/analytics")).status_code == 200
 
 
@@ -553,7 +551,7 @@ async def test_an_external_id_with_a_slash_is_resolved(client: httpx.AsyncClient
 
 async def test_the_external_ids_of_several_visitors_are_listed_together(client: httpx.AsyncClient) -> None:
     first, second = await _visitor(client), await _visitor(client)
-    ids = f"{first['visitorId']},{second['visitorId']},{NOBODY}"
+    ids = f"{first['visitorId']},{second['visitorId']},{ABSENT_VISITOR_ID}"
     rows = (await client.get("/externalIds", params={"visitorId": ids})).json()["data"]
     assert [(row["visitorId"], row["externalType"]) for row in rows] == [
         (first["visitorId"], "analytics"), (second["visitorId"], "analytics"),
@@ -569,22 +567,30 @@ async def test_a_batch_accepts_500_visitor_ids_with_any_digits(client: httpx.Asy
     answer = await client.get("/externalIds", params={"visitorId": ",".join(ids)})
     assert answer.status_code == 200, answer.text
     assert [row["visitorId"] for row in answer.json()["data"]] == [visitor["visitorId"]]
-    too_many = await client.get("/externalIds", params={"visitorId": ",".join([*ids, NOBODY])})
-    assert (too_many.status_code, _codes(too_many)) == (400, [("visitorId", "too_many")])
+    too_many = await client.get("/externalIds", params={"visitorId": ",".join([*ids, ABSENT_VISITOR_ID])})
+    assert (too_many.status_code, error_codes(too_many)) == (400, [("visitorId", "too_many")])
 
 
 @pytest.mark.parametrize(
-    "malformed", ["x", NOBODY.replace("-", ""), f"{{{NOBODY}}}", f"urn:uuid:{NOBODY}", f"{NOBODY} 1"]
+    "malformed",
+    [
+        "x",
+        ABSENT_VISITOR_ID.replace("-", ""),
+        f"{{{ABSENT_VISITOR_ID}}}",
+        f"urn:uuid:{ABSENT_VISITOR_ID}",
+        f"{ABSENT_VISITOR_ID} 1",
+    ],
 )
 async def test_each_item_of_a_comma_list_is_validated(client: httpx.AsyncClient, malformed: str) -> None:
-    query = {"visitorId": f"{NOBODY},{malformed}", "externalType": "google,nothing", "pcCode": "FR-A-1,fr"}
+    query = {"visitorId": f"{ABSENT_VISITOR_ID},{malformed}", "externalType": "google,nothing", "pcCode": "FR-A-1,fr"}
     answer = await client.get("/externalIds", params=query)
     assert answer.status_code == 400
-    assert sorted(_codes(answer)) == [
+    assert sorted(error_codes(answer)) == [
         ("externalType", "not_allowed"), ("pcCode", "wrong_format"), ("visitorId", "wrong_format"),
     ]  # fmt: skip
     with_spaces = await client.get(
-        "/externalIds", params={"visitorId": f" {NOBODY} , ,{NOBODY}", "externalType": "google, fid"}
+        "/externalIds",
+        params={"visitorId": f" {ABSENT_VISITOR_ID} , ,{ABSENT_VISITOR_ID}", "externalType": "google, fid"},
     )
     assert (with_spaces.status_code, with_spaces.json()["data"]) == (200, [])
 
@@ -593,7 +599,7 @@ async def test_each_item_of_a_comma_list_is_validated(client: httpx.AsyncClient,
 
 
 async def test_details_list_visitors_with_all_their_records(stack: Stack, client: httpx.AsyncClient) -> None:
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     path = f"/visitors/{parker['visitorId']}"
     optin = {"optinType": "terms", "optinChannel": "none", "isActive": True}
     reward = {"pcCode": parker["pcCode"], "startDate": "2024-01-01T00:00:00Z", "balance": 1, "threshold": 2}
@@ -633,13 +639,13 @@ async def test_an_event_token_is_signed_and_has_its_expiry(stack: Stack, client:
     assert claims["exp"] - claims["iat"] == 3600
     assert datetime.fromisoformat(event_token["expiresAt"]).timestamp() == claims["exp"]
     assert (await client.get(path)).status_code == 400
-    unknown_visitor = await client.get(f"/visitors/{NOBODY}/eventToken", params={"companyId": "acme"})
-    assert (unknown_visitor.status_code, _codes(unknown_visitor)) == (404, [(None, "visitor_not_found")])
+    unknown_visitor = await client.get(f"/visitors/{ABSENT_VISITOR_ID}/eventToken", params={"companyId": "acme"})
+    assert (unknown_visitor.status_code, error_codes(unknown_visitor)) == (404, [(None, "visitor_not_found")])
     operation = CATALOGUE.by_name["visitors.eventToken"]
     assert operation.handler is not None
     parts = {"path": {"visitorId": visitor["visitorId"]}, "query": {"companyId": "acme"}}
     now = datetime.now(UTC)
     async with stack.engine.connect() as conn:
-        without_secret = Tx(conn, Cause("test", Caller("test", "test"), now), now)
+        without_secret = handler_tx(conn, now)
         with pytest.raises(Unavailable, match="not_configured"):
             await operation.handler(without_secret, operation.request.model_validate(parts))

@@ -15,7 +15,7 @@ async def _change(stack: Stack, request_id: str) -> Record:
 async def test_a_visit_is_stored_and_published_as_json_as_avro_and_over_http(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
-    parker = await data.parker(client)
+    parker = await data.visitor_with_vehicle(client)
     body = {"licensePlate": parker["licensePlate"], "pcCode": parker["pcCode"]}
     parts = {"path": {"visitType": "entry"}, "body": body}
     over_json = await stack.send("visits.create", parts, content_type=JSON)

@@ -1,4 +1,4 @@
-"""A worker with operations that only tests have: `python -m tests.support.buggy worker`."""
+"""A worker with faulty operations for tests: `python -m tests.support.buggy worker`."""
 
 import asyncio
 import sys
@@ -16,17 +16,17 @@ from schemas.types import Int64
 from storage.table import TABLES
 from storage.tx import Tx
 
-BEYOND = 77
-"""Asks for an answer that cannot be encoded."""
+UNENCODABLE = 77
+"""The value for which `fragile` returns a reply that cannot be encoded."""
 
 
 class Fragile(Model):
     value: Int64
 
 
-@operation("visits.fragile", "POST /visits/fragile", summary="Breaks at zero", body=Fragile, reply=Fragile)
+@operation("visits.fragile", "POST /visits/fragile", summary="Fails for zero", body=Fragile, reply=Fragile)
 async def fragile(tx: Tx, request: Request[NoFields, NoFields, Fragile]) -> Fragile:
-    if request.body.value == BEYOND:
+    if request.body.value == UNENCODABLE:
         return Fragile.model_construct(value=2**80)
     return Fragile(value=100 // request.body.value)
 
@@ -38,7 +38,7 @@ class Stuck(Model):
 @operation("visits.stuck", "POST /visits/stuck", summary="Never ends", body=Stuck, reply=Fragile)
 async def stuck(tx: Tx, request: Request[NoFields, NoFields, Stuck]) -> Fragile:
     if request.body.how == "blocks":
-        time.sleep(600)  # noqa: ASYNC251 - the mistake that the test is about
+        time.sleep(600)  # noqa: ASYNC251 - this is the bug that the test needs
     await asyncio.Event().wait()
     return Fragile(value=0)
 
@@ -53,9 +53,9 @@ CATALOGUE = Catalogue({**FAMILIES, "visits": (*FAMILIES["visits"], fragile, stuc
 
 
 def main() -> int:
-    found = settings.load()
-    logs.configure(found.log)
-    return asyncio.run(worker_process.run(found, CATALOGUE))
+    loaded = settings.load()
+    logs.configure(loaded.log)
+    return asyncio.run(worker_process.run(loaded, CATALOGUE))
 
 
 if __name__ == "__main__":

@@ -34,11 +34,11 @@ def images() -> tuple[str, str]:
 
 
 class NoContainers(Exception):
-    """Docker does not answer, or cannot have an image; says which, and what to do, in one line."""
+    """Docker does not answer or cannot pull an image. The message has one line that says what to do."""
 
 
 def prepare() -> None:
-    """Pull the images that are missing; may take minutes. Raises NoContainers."""
+    """Pull the missing images, which may take minutes. Raises NoContainers."""
     with _client() as client:
         for image in images():
             _pull(client, image)
@@ -46,7 +46,7 @@ def prepare() -> None:
             try:
                 _pull(client, testcontainers_config.ryuk_image)
             except NoContainers:
-                # It removes the containers of a test run that was killed; the tests themselves do not need it.
+                # Ryuk removes the containers of a killed test run. The tests also work without it.
                 testcontainers_config.ryuk_disabled = True
 
 
@@ -56,19 +56,19 @@ def _pull(client: DockerClient, image: str) -> None:
         try:
             client.client.images.get(name)
         except ImageNotFound:
-            sys.stderr.write(f"Docker pulls {name}, which may take minutes, once.\n")
+            sys.stderr.write(f"Docker pulls {name}. This happens once and may take minutes.\n")
             client.client.images.pull(name)
     except (DockerException, RequestException) as error:
         reason = " ".join(str(getattr(error, "explanation", None) or error).split())[:200]
-        raise NoContainers(f"Docker cannot pull {name}; `docker pull {name}` tells more ({reason})") from error
+        raise NoContainers(f"Docker cannot pull {name}; run `docker pull {name}` for details ({reason})") from error
 
 
 @contextmanager
 def _client() -> Iterator[DockerClient]:
     with warnings.catch_warnings():
-        # Where nobody answers, the client leaves its socket to the garbage collector.
+        # If Docker does not answer, the client never closes its socket, and the garbage collector warns about it.
         warnings.simplefilter("ignore", ResourceWarning)
-        client = _connected()
+        client = _connect()
         gc.collect()
     if client is None:
         raise NoContainers("no Docker engine answers")
@@ -76,7 +76,7 @@ def _client() -> Iterator[DockerClient]:
         yield client
 
 
-def _connected() -> DockerClient | None:
+def _connect() -> DockerClient | None:
     try:
         return DockerClient()
     except DockerException:
@@ -84,15 +84,15 @@ def _connected() -> DockerClient | None:
 
 
 class Container:
-    """A server that may be killed and started again, at the same address and with its data."""
+    """A server in a container; see `tests.support.servers.Server`. `ready_command` exits with 0 when it is ready."""
 
-    def __init__(self, container: DockerContainer, ready: list[str]) -> None:
-        self._ready = ExecWaitStrategy(ready).with_startup_timeout(_START_SECONDS).with_poll_interval(0.2)
+    def __init__(self, container: DockerContainer, ready_command: list[str]) -> None:
+        self._ready = ExecWaitStrategy(ready_command).with_startup_timeout(_START_SECONDS).with_poll_interval(0.2)
         self._container = container.waiting_for(self._ready)
         self._created = False
 
     def start(self) -> None:
-        """Returns once it answers."""
+        """Start the server and wait until it is ready."""
         if self._created:
             self._container.get_wrapped_container().start()
             self._ready.wait_until_ready(self._container)
@@ -104,7 +104,7 @@ class Container:
         self._container.get_wrapped_container().stop(timeout=_STOP_SECONDS)
 
     def kill(self) -> None:
-        """SIGKILL at once, as a crash would."""
+        """Send SIGKILL, which has the effect of a crash."""
         self._container.get_wrapped_container().kill()
         self._container.wait()
 
@@ -113,10 +113,10 @@ class Container:
 
 
 class Kafka(Container):
-    """`settings` are the broker's, beside those that the embedded one has."""
+    """A broker with the settings of the embedded broker, and `settings`."""
 
     def __init__(self, settings: Mapping[str, str] | None = None) -> None:
-        # One port inside and outside, so that the address which the broker tells its clients is right in both.
+        # The container's port and the host's are the same, so that the advertised address works inside and outside.
         port = free_port()
         container = DockerContainer(images()[0])
         self.bootstrap = f"{container.get_docker_client().host()}:{port}"
@@ -135,12 +135,12 @@ class Kafka(Container):
         container.with_bind_ports(port, port).with_env("KAFKA_HEAP_OPTS", "-Xmx512m")
         for name, value in all_settings.items():
             container.with_env(f"KAFKA_{name.upper().replace('.', '_')}", value)
-        tool = "/opt/kafka/bin/kafka-broker-api-versions.sh"
-        super().__init__(container, [tool, "--bootstrap-server", f"localhost:{port}"])
+        script = "/opt/kafka/bin/kafka-broker-api-versions.sh"
+        super().__init__(container, [script, "--bootstrap-server", f"localhost:{port}"])
 
 
 class Postgres(Container):
-    """As embedded for tests: without fsync."""
+    """PostgreSQL without fsync, like the embedded one for tests."""
 
     def __init__(self) -> None:
         self._server = PostgresContainer(
@@ -148,7 +148,7 @@ class Postgres(Container):
         )
         self._server.with_bind_ports(self._server.port, free_port()).with_env("LANG", "C.UTF-8")
         self._server.with_command(["postgres", "-c", "fsync=off"])
-        # Not on localhost, where the image's start script has a server of its own for a moment.
+        # Not localhost: the image's entry point first runs a temporary server, which listens there only.
         super().__init__(self._server, ["sh", "-c", f'pg_isready --host "$HOSTNAME" --username {_USER}'])
 
     @property

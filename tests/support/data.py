@@ -9,7 +9,8 @@ import httpx
 # hypothesis resets the seed of the shared generator for each example; this one has no seed.
 _RANDOM = SystemRandom()
 
-NOBODY = "00000000-0000-4000-8000-000000000000"
+ABSENT_VISITOR_ID = "00000000-0000-4000-8000-000000000000"
+"""An id that no visitor has."""
 
 
 def new_code() -> str:
@@ -52,7 +53,7 @@ async def create(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> 
     return record
 
 
-async def parker(client: httpx.AsyncClient) -> dict[str, Any]:
+async def visitor_with_vehicle(client: httpx.AsyncClient) -> dict[str, Any]:
     """Create a center, a visitor and a vehicle of the visitor. The result has pcCode, visitorId, barcode, licensePlate
     and vehicleId."""
     pc_code = (await create(client, "/centers", center()))["pcCode"]
@@ -62,6 +63,13 @@ async def parker(client: httpx.AsyncClient) -> dict[str, Any]:
         "pcCode": pc_code, "visitorId": owner["visitorId"], "barcode": owner["barcode"],
         "licensePlate": car["licensePlate"], "vehicleId": car["vehicleId"],
     }  # fmt: skip
+
+
+async def analytics_id(client: httpx.AsyncClient, visitor_id: str) -> str:
+    """The analytics id that the service has given to a visitor."""
+    answer = await client.get(f"/visitors/{visitor_id}/externalIds/analytics")
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["data"]["externalId"])
 
 
 def service(pc_code: str, **fields: Any) -> dict[str, Any]:

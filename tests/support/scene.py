@@ -165,9 +165,7 @@ class Scene:
     async def value_of(self, name: str) -> Any:
         """The value of a field of the contract in this scene. Creates the record that has it if there is none yet."""
         if name == "analyticsId":
-            visitor_id = await self.value_of("visitorId")
-            answer = await self._client.get(f"/visitors/{visitor_id}/externalIds/analytics")
-            return answer.json()["data"]["externalId"]
+            return await data.analytics_id(self._client, await self.value_of("visitorId"))
         if name not in self.values:
             await self.create(CREATED_BY[name])
         return self.values[name]
@@ -183,7 +181,7 @@ class Scene:
             self.values["legalTextId"] = record["id"]
         return record
 
-    async def again(self, operation: str, listing: str) -> dict[str, Any]:
+    async def add_row(self, operation: str, listing: str) -> dict[str, Any]:
         """Add another row to a list, with new values for the fields that must be unique under the list's parent."""
         parents = {param["name"] for param in FACTS[listing]["path_params"]}
         for name in UNIQUE_PER_PARENT.get(operation, frozenset()) - parents:

@@ -1,4 +1,4 @@
-"""The servers that the tests run on: those named in the environment, else containers, else the embedded ones."""
+"""The servers that the tests run on: those that the environment names, else containers, else embedded servers."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ DOWNLOADS = Path(__file__).parents[2] / ".visitor" / "downloads"
 
 
 class Server(Protocol):
-    """May be stopped or killed, and started again at the same address and with its data."""
+    """A server that can be stopped or killed. A new start keeps its address and its data."""
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
@@ -35,8 +35,8 @@ class Postgres(Server, Protocol):
 
 @dataclass(frozen=True)
 class Servers:
-    """`database` is the SQLAlchemy URL of an empty database, `kafka` the bootstrap address of a broker without our
-    topics."""
+    """`database` is the SQLAlchemy URL of an empty database, `kafka` the bootstrap address of a broker without the
+    service's topics."""
 
     kafka: str
     database: str
@@ -44,14 +44,14 @@ class Servers:
 
 @dataclass(frozen=True)
 class Choice:
-    """Whether servers run in containers, and why, in one line."""
+    """Whether the servers run in containers. `reason` is one line for the developer."""
 
     containers: bool
-    why: str
+    reason: str
 
 
 def choose() -> Choice:
-    """May pull images, which takes minutes."""
+    """Choose containers if Docker has their images or can pull them. Pulling takes minutes."""
     try:
         containers.prepare()
     except containers.NoContainers as error:
@@ -61,8 +61,8 @@ def choose() -> Choice:
 
 @contextmanager
 def own_servers(choice: Choice, home: Path) -> Iterator[tuple[Kafka, Postgres]]:
-    """Servers of one's own, which may be killed and started again. They keep their files in `home` where they are
-    embedded."""
+    """Start servers that one test module has for itself, so that it may kill them. Embedded servers keep their files in
+    `home`."""
     postgres = containers.Postgres() if choice.containers else _embedded_postgres(home)
     with _started(postgres), own_kafka(choice, home) as kafka:
         yield kafka, postgres
@@ -70,7 +70,7 @@ def own_servers(choice: Choice, home: Path) -> Iterator[tuple[Kafka, Postgres]]:
 
 @contextmanager
 def own_kafka(choice: Choice, home: Path, settings: Mapping[str, str] | None = None) -> Iterator[Kafka]:
-    """As above; `settings` are the broker's."""
+    """Like `own_servers`, with a broker only. `settings` are settings of the broker."""
     kafka = containers.Kafka(settings) if choice.containers else _embedded_kafka(home, settings)
     with _started(kafka):
         yield kafka
@@ -78,7 +78,7 @@ def own_kafka(choice: Choice, home: Path, settings: Mapping[str, str] | None = N
 
 @contextmanager
 def any_servers(choice: Choice, home: Path) -> Iterator[Servers]:
-    """Raises where there are none; a missing server fails the tests."""
+    """The servers that the environment names, or new ones. Raises if they do not start, so that the tests fail."""
     if KAFKA in os.environ or DATABASE in os.environ:
         yield Servers(os.environ[KAFKA], os.environ[DATABASE])
         return

@@ -1,4 +1,4 @@
-"""A worker whose broker takes its time: `python -m tests.support.slow worker`."""
+"""A worker with a slow broker: `python -m tests.support.slow worker`."""
 
 import asyncio
 from typing import Any
@@ -9,9 +9,9 @@ from aiokafka.consumer.fetcher import Fetcher
 from runtime import cli
 
 RESET_SECONDS = 4.0
-"""To say where a partition begins; longer than it takes until Faust looks at all positions again."""
+"""The delay of the first offset of a partition. It is longer than the interval at which Faust checks all positions."""
 COMMITTED_SECONDS = 0.1
-"""To say what is committed of a partition; Faust asks for one after the other."""
+"""The delay of the committed offset of a partition. Faust reads them one after the other."""
 
 _update, _committed = Fetcher._update_fetch_positions, AIOKafkaConsumer.committed
 

@@ -1,4 +1,4 @@
-"""Worker and edge processes on given servers, and what a test does with them."""
+"""Run worker and edge processes on test servers, send requests to them, and read their results and tables."""
 
 import asyncio
 import os
@@ -33,56 +33,58 @@ from topics.kafka import KafkaSettings
 WIRE = Wire(CATALOGUE)
 PARTITIONS = 4
 PERSONAL = ("Zora", "Quill", "@example.com")
-"""What the names and emails of all sample visitors have in common."""
+"""Texts in the names and emails of all visitors of `tests.support.data`."""
 EVENT_TOKEN_SECRET = "a secret that only tests have, and know"
-PATIENCE = 60.0
-"""Seconds until a condition that is waited for counts as failed; generous, since machines are shared."""
+WAIT_SECONDS = 60.0
+"""How long `eventually` waits for a condition by default. It is long because test machines are shared."""
 
 
-async def eventually(what: str, holds: Callable[[], Awaitable[Any]], patience: float = PATIENCE) -> Any:
-    """The first true answer of `holds`. Fails where there is none in time."""
-    deadline = time.monotonic() + patience
+async def eventually(condition: str, check: Callable[[], Awaitable[Any]], seconds: float = WAIT_SECONDS) -> Any:
+    """Call `check` until it returns a true value, and return that value. Fails after `seconds`; the error message
+    contains `condition`."""
+    deadline = time.monotonic() + seconds
     while True:
-        found = await holds()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"not within {patience:.0f} s: {what}"
+        value = await check()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {condition}"
         await asyncio.sleep(0.1)
 
 
 @dataclass
 class Process:
-    """A child of the test, in its own session; its log is in `log`."""
+    """A child process of the test, in a session of its own. Its output goes to the file `log`."""
 
     name: str
     child: "subprocess.Popen[bytes]"
     log: Path
-    health: str
+    health_url: str
 
     def kill(self) -> None:
         self.child.send_signal(signal.SIGKILL)
         self.child.wait(30)
 
-    def terminate(self, patience: float = 30) -> int:
-        """SIGTERM; the exit status."""
+    def terminate(self, seconds: float = 30) -> int:
+        """Send SIGTERM and return the exit status. Fails if the process does not end within `seconds`."""
         self.child.send_signal(signal.SIGTERM)
-        return self.child.wait(patience)
+        return self.child.wait(seconds)
 
     async def ended(self) -> bool:
         return self.child.poll() is not None
 
     async def ready(self) -> bool:
+        """True if the health check answers 200. Fails if the process has ended."""
         assert self.child.poll() is None, f"{self.name} ended:\n{self.log.read_text()[-3000:]}"
         try:
             async with httpx.AsyncClient() as client:
-                return (await client.get(self.health, timeout=5)).status_code == 200
+                return (await client.get(self.health_url, timeout=5)).status_code == 200
         except httpx.HTTPError:
             return False
 
 
 @dataclass
 class Record:
-    """A message that was read, decoded."""
+    """A decoded Kafka record. `raw` has the bytes of the value."""
 
     topic: str
     partition: int
@@ -97,14 +99,14 @@ class Record:
         return self.headers["ce_id"]
 
     @property
-    def place(self) -> tuple[int, int]:
-        """Where in its topic it stands."""
+    def position(self) -> tuple[int, int]:
+        """The partition and the offset."""
         return self.partition, self.offset
 
 
 @dataclass
 class Stack:
-    """One installation: its servers, its processes, its database."""
+    """One installation of the service: its servers and the processes that a test starts on them."""
 
     servers: Servers
     home: Path
@@ -112,10 +114,11 @@ class Stack:
     producer: AIOKafkaProducer
     processes: list[Process] = field(default_factory=list)
     url: str = ""
-    _results: "Results | None" = None
+    """The URL of the edge, if the test has set it."""
+    _results: "_Results | None" = None
 
     async def close(self) -> None:
-        """End whatever was started here."""
+        """Kill the processes that still run, and close all connections."""
         for process in self.processes:
             if process.child.poll() is None:
                 process.kill()
@@ -133,6 +136,7 @@ class Stack:
         return DatabaseSettings(url=SecretStr(self.servers.database))
 
     def environment(self, **settings: str) -> dict[str, str]:
+        """The environment variables of a process of this installation."""
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith("VISITOR_")},
             "VISITOR_KAFKA_BOOTSTRAP": self.servers.kafka,
@@ -143,19 +147,20 @@ class Stack:
             **settings,
         }
 
-    def spawn(self, name: str, argv: Sequence[str], health: str, **settings: str) -> Process:
+    def spawn(self, name: str, argv: Sequence[str], health_url: str, **settings: str) -> Process:
+        """Start a Python process with these arguments."""
         log = self.home / f"{name}-{len(self.processes)}.log"
         with log.open("wb") as output:
             child = subprocess.Popen(
                 [sys.executable, *argv], stdout=output, stderr=output, env=self.environment(**settings),
                 start_new_session=True,
             )  # fmt: skip
-        process = Process(name, child, log, health)
+        process = Process(name, child, log, health_url)
         self.processes.append(process)
         return process
 
     def worker(self, module: str = "runtime.cli", arguments: Sequence[str] = (), **settings: str) -> Process:
-        """A worker that was started and need not be ready."""
+        """Start a worker. It may not be ready yet."""
         port = free_port()
         settings = {"VISITOR_WORKER_HEALTH_PORT": str(port), **settings}
         return self.spawn(
@@ -163,7 +168,7 @@ class Stack:
         )
 
     def edge(self, module: str = "runtime.cli", arguments: Sequence[str] = (), **settings: str) -> tuple[Process, str]:
-        """An edge that was started and need not be ready, and its URL."""
+        """Start an edge and return it with its URL. It may not be ready yet."""
         port = free_port()
         url = f"http://127.0.0.1:{port}"
         process = self.spawn(
@@ -171,15 +176,34 @@ class Stack:
         )
         return process, url
 
+    async def command(self, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+        """Run a `visitor` command until it ends, with the topic settings of this installation."""
+        topic_settings = {
+            "VISITOR_KAFKA_PARTITIONS": str(PARTITIONS),
+            "VISITOR_KAFKA_REPLICATION": "1",
+            "VISITOR_KAFKA_MIN_INSYNC": "1",
+        }
+        return await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-m", "runtime.cli", *arguments],
+            capture_output=True, text=True, check=False, timeout=60,
+            env=self.environment(**(topic_settings | settings)),
+        )  # fmt: skip
+
     async def prepare(self) -> None:
-        """Migrations and topics."""
+        """Migrate the database and create the topics."""
         await migrate.upgrade(self.database)
         await admin.ensure(self.kafka, names.specs(CATALOGUE.families, self.kafka))
 
     async def rows(self, statement: str, **parameters: Any) -> list[Any]:
-        """What a SELECT in SQL finds."""
+        """Execute a SELECT statement and return its rows."""
         async with self.engine.connect() as conn:
             return list((await conn.execute(sa.text(statement), parameters)).all())
+
+    async def await_lock_wait(self) -> None:
+        """Wait until a transaction waits for a lock."""
+        await eventually(
+            "a transaction that waits for a lock", lambda: self.rows("select 1 from pg_locks where not granted")
+        )
 
     async def send(
         self,
@@ -192,10 +216,9 @@ class Stack:
         partition: int | None = None,
         key: str | None = None,
     ) -> str:
-        """A request message as an upstream system sends it; its id."""
-        found = CATALOGUE.by_name[operation]
+        """Send a request message like an upstream system does, and return its id."""
         request_id = request_id or str(uuid4())
-        value = WIRE.write_request(found, content_type, dict(parts))
+        value = WIRE.write_request(CATALOGUE.by_name[operation], content_type, dict(parts))
         headers = RequestHeaders(request_id, operation, source, content_type).encode()
         await self.raw(request_topic(operation), value, headers, partition=partition, key=key)
         return request_id
@@ -209,54 +232,60 @@ class Stack:
         partition: int | None = None,
         key: str | None = None,
     ) -> None:
-        """Any bytes at all."""
+        """Send a record with any bytes as its value."""
         await self.producer.send_and_wait(
             topic, value, key=key.encode() if key else None, headers=list(headers), partition=partition
         )
 
-    async def result(self, operation: str, request_id: str, patience: float = PATIENCE, nth: int = 1) -> Record:
-        """The result of a request on its family's results topic; the `nth` where it was sent several times."""
+    async def result(self, operation: str, request_id: str, seconds: float = WAIT_SECONDS, nth: int = 1) -> Record:
+        """Wait for the result of a request on its family's results topic. `nth` counts the results of a request that
+        was sent several times."""
         if self._results is None:
-            self._results = Results(self.kafka)
+            self._results = _Results(self.kafka)
             await self._results.start()
         topic = names.results(CATALOGUE.family_of[operation])
-        return await self._results.nth(topic, request_id, nth, patience)
+        return await self._results.nth(topic, request_id, nth, seconds)
 
-    async def await_record(self, topic: str, wanted: Callable[[Record], bool], patience: float = PATIENCE) -> Record:
-        """The first record of a topic, from its beginning, that is wanted."""
+    async def await_record(
+        self, topic: str, matches: Callable[[Record], bool], seconds: float = WAIT_SECONDS
+    ) -> Record:
+        """Wait until a topic has a record that matches, and return the first one."""
 
-        async def look() -> Record | None:
-            return next((record for record in await self.read(topic) if wanted(record)), None)
+        async def matching_record() -> Record | None:
+            return next((record for record in await self.read(topic) if matches(record)), None)
 
-        found: Record = await eventually(f"a record in {topic}", look, patience)
-        return found
+        record: Record = await eventually(f"a record in {topic}", matching_record, seconds)
+        return record
 
     async def count(self, topic: str) -> int:
-        """How many messages a topic holds, where none was deleted; not for change topics, in which the marker of each
-        transaction has an offset as well."""
+        """The number of messages that were ever written to a topic. Not for change topics: there, each transaction
+        also writes a marker, which has an offset."""
         return sum((await self.ends(topic)).values())
 
     async def ends(self, topic: str) -> dict[TopicPartition, int]:
         """The next offset of each partition."""
-        places = [TopicPartition(topic, number) for number in await self.producer.partitions_for(topic)]
-        async with _reading(self.kafka, places) as consumer:
-            found: dict[TopicPartition, int] = await consumer.end_offsets(places)
-            return found
+        partitions = await self._partitions(topic)
+        async with _consumer_of(self.kafka, partitions) as consumer:
+            end_offsets: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
+            return end_offsets
 
     async def read(self, topic: str) -> list[Record]:
-        """All records that a topic holds now, each partition in order."""
-        places = [TopicPartition(topic, number) for number in await self.producer.partitions_for(topic)]
-        async with _reading(self.kafka, places) as consumer:
-            return [record async for record in _to_end(consumer)]
+        """All records that a topic has now. Those of one partition are in the order of their offsets."""
+        async with _consumer_of(self.kafka, await self._partitions(topic)) as consumer:
+            return [record async for record in _records_to_end(consumer)]
+
+    async def _partitions(self, topic: str) -> list[TopicPartition]:
+        return [TopicPartition(topic, number) for number in await self.producer.partitions_for(topic)]
 
 
-class Results:
-    """All results topics, read from their beginnings as they grow."""
+class _Results:
+    """The records of all results topics, from the beginning. A background task reads new ones."""
 
     def __init__(self, kafka: KafkaSettings) -> None:
         self._consumer = AIOKafkaConsumer(**kafka.client(), enable_auto_commit=False, auto_offset_reset="earliest")
-        self._found: dict[tuple[str, str], list[Record]] = defaultdict(list)
-        self._news = asyncio.Condition()
+        self._records: dict[tuple[str, str], list[Record]] = defaultdict(list)
+        """By topic and request id."""
+        self._new_record = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -270,21 +299,22 @@ class Results:
             self._task.cancel()
         await self._consumer.stop()
 
-    async def nth(self, topic: str, request_id: str, number: int, patience: float) -> Record:
-        found = self._found[topic, request_id]
+    async def nth(self, topic: str, request_id: str, number: int, seconds: float) -> Record:
+        """Wait until a request has this number of results, and return the last of them. Fails after `seconds`."""
+        records = self._records[topic, request_id]
         try:
-            async with asyncio.timeout(patience), self._news:
-                await self._news.wait_for(lambda: len(found) >= number)
+            async with asyncio.timeout(seconds), self._new_record:
+                await self._new_record.wait_for(lambda: len(records) >= number)
         except TimeoutError:
-            raise AssertionError(f"not within {patience:.0f} s: result {number} of {request_id} in {topic}") from None
-        return found[number - 1]
+            raise AssertionError(f"not within {seconds:.0f} s: result {number} of {request_id} in {topic}") from None
+        return records[number - 1]
 
     async def _read(self) -> None:
-        async for record in self._consumer:
-            found = decode(record)
-            async with self._news:
-                self._found[found.topic, found.headers.get("ce_id", "")].append(found)
-                self._news.notify_all()
+        async for consumer_record in self._consumer:
+            record = decode(consumer_record)
+            async with self._new_record:
+                self._records[record.topic, record.headers.get("ce_id", "")].append(record)
+                self._new_record.notify_all()
 
 
 def request_topic(operation: str) -> str:
@@ -292,34 +322,36 @@ def request_topic(operation: str) -> str:
 
 
 @asynccontextmanager
-async def _reading(kafka: KafkaSettings, places: Iterable[TopicPartition]) -> AsyncIterator[AIOKafkaConsumer]:
+async def _consumer_of(kafka: KafkaSettings, partitions: Iterable[TopicPartition]) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer without a group that reads these partitions from the beginning."""
     consumer = AIOKafkaConsumer(
         **kafka.client(), enable_auto_commit=False, auto_offset_reset="earliest", isolation_level="read_committed"
     )
     await consumer.start()
     try:
-        consumer.assign(list(places))
+        consumer.assign(list(partitions))
         yield consumer
     finally:
         await consumer.stop()
 
 
-async def _to_end(consumer: AIOKafkaConsumer) -> AsyncIterator[Record]:
-    ends = await consumer.end_offsets(list(consumer.assignment()))
-    starts = await consumer.beginning_offsets(list(consumer.assignment()))
-    left = {place for place, end in ends.items() if end > starts[place]}
-    while left:
-        for place, records in (await consumer.getmany(timeout_ms=200)).items():
+async def _records_to_end(consumer: AIOKafkaConsumer) -> AsyncIterator[Record]:
+    """Yield the records up to the current end of each assigned partition."""
+    partitions = list(consumer.assignment())
+    start_offsets = await consumer.beginning_offsets(partitions)
+    end_offsets = await consumer.end_offsets(partitions)
+    unfinished = {partition for partition in partitions if end_offsets[partition] > start_offsets[partition]}
+    while unfinished:
+        for records in (await consumer.getmany(timeout_ms=200)).values():
             for record in records:
                 yield decode(record)
-            if await consumer.position(place) >= ends[place]:
-                left.discard(place)
-        for place in list(left):
-            if await consumer.position(place) >= ends[place]:
-                left.discard(place)
+        for partition in list(unfinished):
+            if await consumer.position(partition) >= end_offsets[partition]:
+                unfinished.discard(partition)
 
 
 def decode(record: Any) -> Record:
+    """Decode a record of aiokafka. A value that cannot be decoded stays bytes."""
     headers = {name: value.decode(errors="replace") for name, value in record.headers}
     content_type = headers.get("content-type", AVRO)
     try:
@@ -332,7 +364,7 @@ def decode(record: Any) -> Record:
 
 @asynccontextmanager
 async def stack_on(servers: Servers, home: Path) -> AsyncIterator[Stack]:
-    """An installation with migrations and topics, without processes."""
+    """An installation with migrations and topics and without processes."""
     async with bare_stack_on(servers, home) as stack:
         await stack.prepare()
         yield stack
@@ -340,8 +372,8 @@ async def stack_on(servers: Servers, home: Path) -> AsyncIterator[Stack]:
 
 @asynccontextmanager
 async def bare_stack_on(servers: Servers, home: Path) -> AsyncIterator[Stack]:
-    """An installation with neither our tables nor our topics. Processes that a test starts are ended afterwards, and
-    must have logged nothing about the visitors of `tests.support.data`."""
+    """An installation without the service's tables and topics. At the end, the processes that a test started are
+    killed. Fails if one of them has logged personal data of the visitors of `tests.support.data`."""
     engine = create_async_engine(servers.database)
     producer = AIOKafkaProducer(
         bootstrap_servers=servers.kafka, enable_idempotence=True, max_request_size=32 * 2**20, linger_ms=1
@@ -353,10 +385,10 @@ async def bare_stack_on(servers: Servers, home: Path) -> AsyncIterator[Stack]:
     finally:
         await stack.close()
     for process in stack.processes:
-        said = process.log.read_text()
-        assert [text for text in PERSONAL if text in said] == [], f"personal data in {process.log}"
+        log = process.log.read_text()
+        assert [text for text in PERSONAL if text in log] == [], f"personal data in {process.log}"
 
 
 def plain(value: Any) -> Any:
-    """A value as its JSON reads, to compare what came in JSON with what came in Avro."""
+    """Convert a value to JSON and back, so that a value decoded from Avro equals one decoded from JSON."""
     return json.read(json.write(value))

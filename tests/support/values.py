@@ -1,4 +1,4 @@
-"""Values that the models accept, made by hypothesis from the types of their fields."""
+"""Hypothesis strategies for values that the models accept, from the types of their fields."""
 
 from collections.abc import Iterator
 from datetime import timedelta, timezone
@@ -22,14 +22,14 @@ TEXTS: tuple[Any, ...] = (
     *("a@example.com", "rene\u0301@b\u00fccher.de", "a..b@docomo.ne.jp", "x" * 64 + "@example.com"),
     *("2019-08-24T14:15:22Z", "1990-05-17", "https://example.com/a.jpg?t=1647725122227"),
 )  # fmt: skip
-"""Of each type that is a text some; and numbers, which are taken for texts."""
+"""Examples of each type that is a text, and numbers, which are accepted as texts."""
 
 ANY_TEXT = "any, at all?"
-"""What no type with a format takes."""
+"""A text that only types without a format accept."""
 
 
 def of_model(model: type[BaseModel]) -> st.SearchStrategy[Any]:
-    """What the model accepts as it is read from JSON: numbers with a fraction as Decimal, times as texts."""
+    """Values of the model in the form in which JSON is read: numbers with a fraction are Decimal, times are texts."""
     if issubclass(model, RootModel):
         return of_field(model.model_fields["root"])
     required, optional = {}, {}
@@ -40,22 +40,27 @@ def of_model(model: type[BaseModel]) -> st.SearchStrategy[Any]:
 
 
 def of_field(field: FieldInfo) -> st.SearchStrategy[Any]:
-    whole = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-    return _of(whole)
+    if not field.metadata:
+        return _of(field.annotation)
+    return _of(Annotated[field.annotation, *field.metadata])
 
 
 def _of(annotation: Any) -> st.SearchStrategy[Any]:
-    shape = shape_of(annotation)
-    if issubclass(shape.base, BaseModel):
-        found = of_model(shape.base)
-    elif shape.base is list:
-        found = st.lists(_of(next(_arguments(annotation, list))), max_size=3)
-    elif shape.base is dict:
-        _, items = _arguments(annotation, dict)
-        found = st.dictionaries(st.text(max_size=5), _of(items), max_size=2)
-    else:
-        found = _of_single(annotation)
-    return st.none() | found if _accepts(annotation, None) else found
+    values = _not_null(annotation)
+    return st.none() | values if _accepts(annotation, None) else values
+
+
+def _not_null(annotation: Any) -> st.SearchStrategy[Any]:
+    base = shape_of(annotation).base
+    if issubclass(base, BaseModel):
+        return of_model(base)
+    if base is list:
+        item = next(_arguments(annotation, list))
+        return st.lists(_of(item), max_size=3)
+    if base is dict:
+        _, item = _arguments(annotation, dict)
+        return st.dictionaries(st.text(max_size=5), _of(item), max_size=2)
+    return _scalar(annotation)
 
 
 def _arguments(annotation: Any, origin: Any) -> Iterator[Any]:
@@ -81,7 +86,7 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
 
 
 @cache
-def _of_single(annotation: Any) -> st.SearchStrategy[Any]:
+def _scalar(annotation: Any) -> st.SearchStrategy[Any]:
     base = shape_of(annotation).base
     options = list(_arguments(annotation, Literal))
     if options:
@@ -89,37 +94,37 @@ def _of_single(annotation: Any) -> st.SearchStrategy[Any]:
     if base is str:
         return _texts(annotation)
     if base is int:
-        limits = next(each for each in _schemas(annotation) if "minimum" in each)
+        limits = next(schema for schema in _schemas(annotation) if "minimum" in schema)
         numbers = st.integers(limits["minimum"], limits["maximum"])
         return numbers | numbers.map(lambda number: Decimal(f"{number}.0"))
     if base is Decimal:
-        return st.builds(
-            _decimal, st.integers(-(10**20) + 1, 10**20 - 1), st.integers(0, 10**9 - 1), st.integers(0, 12)
-        )
+        integers, fractions = st.integers(-(10**20) + 1, 10**20 - 1), st.integers(0, 10**9 - 1)
+        return st.builds(_decimal, integers, fractions, st.integers(0, 12))
     if base is bool:
         return st.booleans()
     if base is UUID:
         return st.uuids().map(str)
-    return _moments().filter(lambda text: _accepts(annotation, text))
+    return _timestamps().filter(lambda text: _accepts(annotation, text))
 
 
 def _schemas(annotation: Any) -> Iterator[dict[str, Any]]:
+    """The JSON schema of an annotation and those of its alternatives."""
     schema = _adapter(annotation).json_schema()
     yield schema
     yield from schema.get("anyOf", ())
 
 
 def _texts(annotation: Any) -> st.SearchStrategy[Any]:
-    known = [text for text in TEXTS if _accepts(annotation, text)]
+    examples = st.sampled_from([text for text in TEXTS if _accepts(annotation, text)])
     if not _accepts(annotation, ANY_TEXT):
-        return st.sampled_from(known)
-    return st.sampled_from(known) | st.text(max_size=20).filter(lambda text: _accepts(annotation, text))
+        return examples
+    return examples | st.text(max_size=20).filter(lambda text: _accepts(annotation, text))
 
 
-def _decimal(whole: int, fraction: int, zeros: int) -> Decimal:
-    return Decimal(f"{whole}.{fraction:0{AMOUNT_DECIMALS}}{'0' * zeros}")
+def _decimal(integer: int, fraction: int, zeros: int) -> Decimal:
+    return Decimal(f"{integer}.{fraction:0{AMOUNT_DECIMALS}}{'0' * zeros}")
 
 
-def _moments() -> st.SearchStrategy[str]:
+def _timestamps() -> st.SearchStrategy[str]:
     offsets = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
-    return st.datetimes(timezones=offsets).map(lambda moment: moment.isoformat())
+    return st.datetimes(timezones=offsets).map(lambda time: time.isoformat())

@@ -64,22 +64,23 @@ def test_an_image_that_cannot_be_pulled_leaves_the_tests_on_the_embedded_servers
     engine: type[_Engine], answer: tuple[int, dict[str, str]], reason: str
 ) -> None:
     engine.pull = answer
-    found = choose()
-    assert not found.containers
-    assert found.why.startswith(f"embedded, since Docker cannot pull {KAFKA}; `docker pull {KAFKA}` tells more (")
-    assert reason in found.why
-    assert "\n" not in found.why
+    choice = choose()
+    assert not choice.containers
+    expected = f"embedded, since Docker cannot pull {KAFKA}; run `docker pull {KAFKA}` for details ("
+    assert choice.reason.startswith(expected)
+    assert reason in choice.reason
+    assert "\n" not in choice.reason
 
 
 def test_without_a_docker_engine_the_tests_run_on_the_embedded_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent")
-    found = choose()
-    assert (found.containers, found.why) == (False, "embedded, since no Docker engine answers")
+    choice = choose()
+    assert (choice.containers, choice.reason) == (False, "embedded, since no Docker engine answers")
 
 
 def test_with_the_images_of_compose_the_tests_run_in_containers(
     engine: type[_Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "do_GET", lambda self: self._answer(200, {"ApiVersion": "1.44", "Id": "sha256:0"}))
-    found = choose()
-    assert (found.containers, found.why) == (True, f"containers of {KAFKA} and {POSTGRES}")
+    choice = choose()
+    assert (choice.containers, choice.reason) == (True, f"containers of {KAFKA} and {POSTGRES}")

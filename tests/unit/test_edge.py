@@ -10,7 +10,7 @@ from agents.catalogue import CATALOGUE
 from edge.app import Edge
 from edge.reply_router import Reply, ReplyRouter
 from edge.settings import HttpSettings
-from tests.support.data import NOBODY
+from tests.support.data import ABSENT_VISITOR_ID
 from topics import json
 from topics.kafka import KafkaSettings, Outgoing
 from topics.supervision import TaskEnded
@@ -38,7 +38,7 @@ async def test_an_answer_that_allows_a_retry_has_a_retry_after_header(
     monkeypatch.setattr("edge.app.ReplyRouter", _ImmediateReplyRouter)
     edge = Edge(KafkaSettings(bootstrap="nowhere:1"), HttpSettings(), CATALOGUE, ended=lambda: None)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(edge.asgi), base_url="http://localhost") as client:
-        response = await client.get(f"/visitors/{NOBODY}/eventToken?companyId=1")
+        response = await client.get(f"/visitors/{ABSENT_VISITOR_ID}/eventToken?companyId=1")
     assert (response.status_code, response.headers.get("Retry-After")) == (status, retry_after)
 
 
