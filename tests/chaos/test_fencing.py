@@ -16,7 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import ProducerFenced
 from aiokafka.protocol.admin import CreateAclsRequest
 
-from agents.engine.settings import WorkerSettings
+from runtime.settings import WorkerSettings
 from tests.support import oracle
 from tests.support.load import populate, send_all, update, visit
 from tests.support.oracle import Sent, outbox_empty
