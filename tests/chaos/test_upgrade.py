@@ -1,5 +1,5 @@
-"""The upgrade from release 0.1.0 while requests are in progress. The database is at the last migration of that release. The
-inbox has answers of requests whose offsets are not committed."""
+"""The upgrade from release 0.1.0: the database is at its last migration, and the inbox has answers of requests whose
+offsets are not committed."""
 
 import json
 from collections.abc import AsyncIterator
