@@ -1,4 +1,4 @@
-"""The outbox: changes that were committed and are still to be published, and whose turn it is to publish them.
+"""The outbox: changes that are committed and not published yet, and which publisher owns each change topic.
 
 A row is inserted after its entity's row was locked, so the ids of one entity's changes have the order of their
 commits.
@@ -39,21 +39,23 @@ PUBLISHERS = sa.Table(
     sa.Column("renewed_at", sa.TIMESTAMP(timezone=True), nullable=False),
 )
 CLAIM_LIMIT, CLAIM_BYTES = 500, 8 * 2**20
-"""How many changes, and how much of them, are published at once; one at least, whatever its size."""
-LEASE = 0.3
-"""Seconds for which a topic stays with the publisher that took changes of it last, since a change of publishers costs
-ten times what a lone change does. No publisher waits longer for one that is idle or dead."""
-KEPT = timedelta(days=1)
-"""After so long without changes a publisher takes over from itself: Kafka forgets a transactional id in seven days."""
+"""How many changes, and how many bytes of values, are published in one transaction; at least one change of any size."""
+LEASE_SECONDS = 0.3
+"""How long a topic stays with its owner after each claim. Without a lease, two busy workers would take over from each
+other all the time, and a takeover costs more than the change. No worker waits longer for an owner that is idle or
+dead."""
+OWNER_EXPIRES = timedelta(days=1)
+"""After so long without a claim, the owner takes over again: Kafka forgets an unused transactional id after 7 days
+(transactional.id.expiration.ms)."""
 
 
-class Turn(StrEnum):
-    """Whether a publisher may take a topic's changes."""
+class Ownership(StrEnum):
+    """What a publisher can do with a topic."""
 
-    NOTHING = "no changes wait"
-    OTHERS = "another publisher has the turn"
-    KEPT = "the publisher has it, and had it before"
-    NEW = "the publisher has it, and another may have had it before"
+    NO_CHANGES = "no changes to publish"
+    OTHER_OWNER = "another publisher owns the topic"
+    SAME_OWNER = "locked; this publisher was the last owner"
+    NEW_OWNER = "locked; another publisher may have been the last owner"
 
 
 class Entry(NamedTuple):
@@ -84,8 +86,11 @@ _INSERT = sa.insert(OUTBOX).from_select(
 
 
 def _claim() -> Any:
-    """The oldest of a topic, as many as go out at once. Both the limit and the array keep PostgreSQL to the index: its
-    statistics are of hardly any rows, and by them it would compare each of a backlog with each that goes out."""
+    """Delete and return the oldest rows of a topic within the limits, and renew the owner's lease.
+
+    The inner LIMIT and the array make PostgreSQL read the index only, in time proportional to the claim. Its statistics
+    are mostly taken while the table is nearly empty. With a join it then compared each row of a backlog with each row
+    of the claim, and ran into the statement timeout."""
     of_topic = OUTBOX.c.topic == sa.bindparam("of_topic")
     size = sa.func.coalesce(sa.func.octet_length(OUTBOX.c.value), 0).label("size")
     oldest = sa.select(OUTBOX.c.id, size).where(of_topic).order_by(OUTBOX.c.id).limit(CLAIM_LIMIT).subquery("oldest")
@@ -103,35 +108,35 @@ def _claim() -> Any:
     return taken.returning(OUTBOX.c.id, *(OUTBOX.c[name] for name in _COLUMNS)).add_cte(renewed.cte("renewed"))
 
 
-def _turn() -> Any:
-    """No row where nothing waits. The lock is tried only where another publisher's lease is over."""
+def _acquire() -> Any:
+    """Return no row if the topic has no changes. Try the lock only if no other publisher has a lease."""
     of_topic = PUBLISHERS.c.topic == sa.bindparam("of_topic")
     is_owner = PUBLISHERS.c.owner == sa.bindparam("owner")
     idle = sa.func.clock_timestamp() - PUBLISHERS.c.renewed_at
     lock = sa.func.pg_try_advisory_xact_lock(sa.func.hashtextextended(sa.bindparam("of_topic"), 0))
-    turn = sa.case(
-        (sa.exists().where(of_topic, ~is_owner, idle < timedelta(seconds=LEASE)), Turn.OTHERS),
-        (~lock, Turn.OTHERS),
-        (sa.exists().where(of_topic, is_owner, idle < KEPT), Turn.KEPT),
-        else_=Turn.NEW,
+    ownership = sa.case(
+        (sa.exists().where(of_topic, ~is_owner, idle < timedelta(seconds=LEASE_SECONDS)), Ownership.OTHER_OWNER),
+        (~lock, Ownership.OTHER_OWNER),
+        (sa.exists().where(of_topic, is_owner, idle < OWNER_EXPIRES), Ownership.SAME_OWNER),
+        else_=Ownership.NEW_OWNER,
     )
-    return sa.select(turn).where(_has_changes(sa.bindparam("of_topic")))
+    return sa.select(ownership).where(_has_changes(sa.bindparam("of_topic")))
 
 
-def _waiting() -> Any:
-    wanted = sa.func.unnest(sa.bindparam("topics", type_=ARRAY(sa.Text))).column_valued("wanted")
-    return sa.select(wanted).where(_has_changes(wanted))
+def _topics_with_changes() -> Any:
+    candidate = sa.func.unnest(sa.bindparam("topics", type_=ARRAY(sa.Text))).column_valued("candidate")
+    return sa.select(candidate).where(_has_changes(candidate))
 
 
 def _has_changes(topic: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
-    """One look into the index, however many changes wait; for EXISTS PostgreSQL may read through those of others."""
+    """One index lookup. With EXISTS, PostgreSQL may scan the rows of other topics instead."""
     oldest = sa.select(OUTBOX.c.id).where(OUTBOX.c.topic == topic).order_by(OUTBOX.c.id).limit(1)
     return oldest.scalar_subquery().is_not(None)
 
 
 _CLAIM = _claim()
-_TURN = _turn()
-_WAITING = _waiting()
+_ACQUIRE = _acquire()
+_TOPICS_WITH_CHANGES = _topics_with_changes()
 _DELETE_UNPUBLISHED = sa.delete(OUTBOX).where(
     any_of(OUTBOX.c.partition_key, "keys"), OUTBOX.c.value.is_not(None), OUTBOX.c.change_type.not_like("%.deleted")
 )
@@ -143,26 +148,27 @@ async def insert(conn: AsyncConnection, entries: Sequence[Entry], now: datetime)
 
 
 async def delete_unpublished(conn: AsyncConnection, visitors: Sequence[UUID]) -> None:
-    """Delete what was not published yet about these visitors, but for deletions and tombstones, which hold nothing of
-    them: a consumer may know the entity already."""
+    """Delete the unpublished changes of these visitors. Deletions and tombstones stay: they contain no personal data,
+    and consumers may know the entity already."""
     await conn.execute(_DELETE_UNPUBLISHED, {"keys": [str(visitor) for visitor in visitors]})
 
 
-async def waiting(conn: AsyncConnection, topics: Sequence[str]) -> Sequence[str]:
-    """Those of the topics whose changes wait."""
-    return (await conn.scalars(_WAITING, {"topics": list(topics)})).all()
+async def topics_with_changes(conn: AsyncConnection, topics: Sequence[str]) -> Sequence[str]:
+    """Those of the topics that have changes to publish."""
+    return (await conn.scalars(_TOPICS_WITH_CHANGES, {"topics": list(topics)})).all()
 
 
-async def turn(conn: AsyncConnection, topic: str, owner: UUID) -> Turn:
-    """Whether the publisher `owner` may take a topic's changes. KEPT and NEW lock the topic until the transaction ends.
+async def acquire(conn: AsyncConnection, topic: str, owner: UUID) -> Ownership:
+    """Lock the topic for the publisher `owner` until the transaction ends, if it has changes and no other owner.
 
-    KEPT may be wrong where another publisher had its turn at this very moment; Kafka's fencing shows it."""
-    found = await conn.scalar(_TURN, {"of_topic": topic, "owner": owner})
-    return Turn.NOTHING if found is None else Turn(found)
+    SAME_OWNER is wrong in rare cases: another publisher may commit while this statement runs. Then that publisher has
+    fenced this one, and Kafka refuses what it sends."""
+    state = await conn.scalar(_ACQUIRE, {"of_topic": topic, "owner": owner})
+    return Ownership.NO_CHANGES if state is None else Ownership(state)
 
 
 async def claim(conn: AsyncConnection, topic: str, owner: UUID) -> list[Entry]:
-    """The oldest changes of a topic, deleted once the transaction commits; the turn stays with `owner` for `LEASE`.
-    Only in the transaction in which it is its turn."""
-    found = sorted(await conn.execute(_CLAIM, {"of_topic": topic, "owner": owner}), key=itemgetter(0))
-    return [Entry(*row[1:]) for row in found]
+    """Delete and return the oldest changes of a topic, in order, and make `owner` its owner. Call it only in the
+    transaction in which `acquire` has locked the topic."""
+    rows = sorted(await conn.execute(_CLAIM, {"of_topic": topic, "owner": owner}), key=itemgetter(0))
+    return [Entry(*row[1:]) for row in rows]

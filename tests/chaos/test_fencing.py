@@ -1,4 +1,4 @@
-"""A publisher that has lost its turn writes nothing any more, and the turn moves on by itself."""
+"""A publisher that has lost its topic cannot write to it, and another publisher takes over."""
 
 import asyncio
 import random
@@ -46,34 +46,45 @@ async def _move(stack: Stack, visitor_id: str, city: str) -> str:
 
 
 async def _moved(stack: Stack, city: str) -> Record:
-    """The change that says so."""
+    """The change to that city, once it is published."""
     return await stack.await_record(
         TOPIC, lambda record: record.value is not None and (record.value["after"] or {}).get("addressCity") == city
     )
 
 
 @asynccontextmanager
-async def _following(stack: Stack) -> AsyncIterator[AIOKafkaConsumer]:
-    """A consumer of the changes that are committed from now on."""
+async def _consumer(stack: Stack, isolation_level: str) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer of all partitions of the topic."""
     consumer = AIOKafkaConsumer(
-        **stack.kafka.client(), enable_auto_commit=False, isolation_level="read_committed", fetch_max_wait_ms=50
+        **stack.kafka.client(),
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level=isolation_level,
+        fetch_max_wait_ms=50,
     )
     await consumer.start()
-    places = [TopicPartition(TOPIC, number) for number in range(PARTITIONS)]
-    consumer.assign(places)
-    await consumer.seek_to_end(*places)
-    for place in places:
-        await consumer.position(place)
+    consumer.assign([TopicPartition(TOPIC, number) for number in range(PARTITIONS)])
     yield consumer
     await consumer.stop()
 
 
-async def test_two_workers_that_change_one_visitor_by_turns_publish_promptly_and_in_order(lonely: Stack) -> None:
+async def _written(stack: Stack, key: str) -> list[Record]:
+    """All records of a key, including those of open and aborted transactions."""
+    records: list[Record] = []
+    async with _consumer(stack, "read_uncommitted") as consumer:
+        ends = await consumer.end_offsets(list(consumer.assignment()))
+        while any([await consumer.position(partition) < end for partition, end in ends.items()]):
+            for found in (await consumer.getmany(timeout_ms=100)).values():
+                records += [decode(record) for record in found]
+    return [record for record in records if record.key == key]
+
+
+async def test_changes_of_two_workers_in_turn_are_published_promptly_and_in_order(lonely: Stack) -> None:
     workers = await asyncio.gather(_started(lonely), _started(lonely))
     sent, rng, seconds, owners = Sent(), random.Random(5), [], set()
     population = await populate(lonely, sent, 3)
     visitor_id = population.people[0].visitor_id
-    async with _following(lonely) as changes:
+    async with _consumer(lonely, "read_committed") as changes:
         for number in range(3 * PARTITIONS):
             parts = {"path": {"visitorId": visitor_id}, "body": {"addressCity": f"Turn {number}"}}
             request = await lonely.send("visitors.update", parts, partition=number % PARTITIONS)
@@ -96,7 +107,9 @@ async def test_two_workers_that_change_one_visitor_by_turns_publish_promptly_and
     assert [worker.terminate() for worker in workers] == [0, 0]
 
 
-async def test_a_fenced_publisher_takes_its_turn_again_and_ends_what_another_left_open(lonely: Stack) -> None:
+async def test_a_fenced_publisher_takes_over_again_and_aborts_the_transaction_that_another_left_open(
+    lonely: Stack,
+) -> None:
     worker = await _started(lonely)
     visitor_id = (await populate(lonely, Sent(), 1)).people[0].visitor_id
     transactional_id = names.transactional_id(WorkerSettings().group, TOPIC)
@@ -110,22 +123,22 @@ async def test_a_fenced_publisher_takes_its_turn_again_and_ends_what_another_lef
     with pytest.raises(ProducerFenced):
         await other.commit_transaction()
     await other.stop()
-    told = [record.value for record in await lonely.read(TOPIC) if record.key == f"visitor:{visitor_id}"]
-    assert None not in told
+    values = [record.value for record in await lonely.read(TOPIC) if record.key == f"visitor:{visitor_id}"]
+    assert None not in values
     assert "ProducerFenced" in worker.log.read_text()
     assert worker.terminate() == 0
 
 
-@pytest.mark.parametrize("moment", ["InitProducerIdRequest", "ProduceRequest", "EndTxnRequest"])
-async def test_a_publisher_that_was_frozen_brings_no_erased_visitor_back(lonely: Stack, moment: str) -> None:
+@pytest.mark.parametrize("frozen_before", ["InitProducerIdRequest", "ProduceRequest", "EndTxnRequest"])
+async def test_a_frozen_publisher_does_not_bring_an_erased_visitor_back(lonely: Stack, frozen_before: str) -> None:
     second = await _started(lonely)
     erased, other = (await populate(lonely, Sent(), 2)).people
     await eventually("all changes published", lambda: outbox_empty(lonely))
     second.terminate()
 
     for number in range(3):
-        await _move(lonely, erased.visitor_id, f"{moment} {number}")
-    frozen = lonely.worker("tests.support.freezing", FREEZE_BEFORE=moment, FREEZE_TOPIC=TOPIC, **QUICK)
+        await _move(lonely, erased.visitor_id, f"{frozen_before} {number}")
+    frozen = lonely.worker("tests.support.freezing", FREEZE_BEFORE=frozen_before, FREEZE_TOPIC=TOPIC, **QUICK)
     await eventually("a worker frozen while it publishes", lambda: _stopped(frozen))
 
     second = await _started(lonely)
@@ -142,11 +155,11 @@ async def test_a_publisher_that_was_frozen_brings_no_erased_visitor_back(lonely:
     await _moved(lonely, "both")
     second.terminate()
     await _move(lonely, other.visitor_id, "alone")
-    await _moved(lonely, "alone")  # so it has got over what it was frozen at
+    await _moved(lonely, "alone")  # the thawed worker has finished what it was frozen in, and publishes
 
-    records = await lonely.read(TOPIC)
-    assert [record for record in records if record.key == key][-1].place == tombstone.place
-    revisions = [record.value["revision"] for record in records if record.key == f"visitor:{other.visitor_id}"]
+    assert (await _written(lonely, key))[-1].place == tombstone.place
+    records = [record for record in await lonely.read(TOPIC) if record.key == f"visitor:{other.visitor_id}"]
+    revisions = [record.value["revision"] for record in records]
     assert revisions == sorted(revisions)
     await eventually("all changes published", lambda: outbox_empty(lonely))
     assert frozen.terminate() == 0
@@ -158,7 +171,7 @@ GUARDED = {
     "transactional.id.expiration.ms": "1000",
     "transaction.remove.expired.transaction.cleanup.interval.ms": "100",
 }
-"""A broker that checks ACLs, and forgets a transactional id after a second."""
+"""The configuration of a broker that checks ACLs and forgets an unused transactional id after a second."""
 
 
 @pytest.fixture
@@ -172,21 +185,21 @@ ALLOW_ONLY_SOMEBODY = CreateAclsRequest(
 )  # fmt: skip
 
 
-async def test_a_publisher_without_a_right_to_its_transactional_id_names_it_and_a_forgotten_one_is_no_harm(
+async def test_a_publisher_survives_a_forgotten_transactional_id_and_names_one_that_it_may_not_use(
     guarded: Kafka,
 ) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=guarded.bootstrap)
     await admin.start()
     await admin.create_topics([NewTopic(TOPIC, 1, 1)])
     producer = FencedProducer(KafkaSettings(bootstrap=guarded.bootstrap), f"visitor-worker.{TOPIC}")
-    message = Outgoing(TOPIC, b"x", b"k", [], partition_key=b"k")
+    outgoing = Outgoing(TOPIC, b"x", b"k", [], partition_key=b"k")
     await producer.take_over()
-    await producer.send([message])
+    await producer.send([outgoing])
 
     async def forgotten() -> bool:
-        await asyncio.sleep(1.5)  # each use keeps it for a second
+        await asyncio.sleep(1.5)  # the broker keeps it for a second after each use
         try:
-            await producer.send([message])
+            await producer.send([outgoing])
         except DeliveryError:
             return True
         return False
@@ -194,7 +207,7 @@ async def test_a_publisher_without_a_right_to_its_transactional_id_names_it_and_
     await eventually("a forgotten transactional id", forgotten)
     assert not producer.usable
     await producer.take_over()
-    await producer.send([message])
+    await producer.send([outgoing])
 
     await admin._client.send(admin._client.get_random_node(), ALLOW_ONLY_SOMEBODY)
 
@@ -205,6 +218,6 @@ async def test_a_publisher_without_a_right_to_its_transactional_id_names_it_and_
             return str(error)
         return ""
 
-    told = await eventually("a refusal", refused)
-    assert told == f"transactional id visitor-worker.{TOPIC}: this user needs an ACL that allows Write on it"
+    message = await eventually("a refusal", refused)
+    assert message == f"transactional id visitor-worker.{TOPIC}: this user needs an ACL that allows Write on it"
     await admin.close()

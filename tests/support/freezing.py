@@ -1,7 +1,10 @@
-"""A worker that stops itself, as `kill -STOP` does, right before it sends Kafka the first request of one kind about one
-topic: `FREEZE_BEFORE=ProduceRequest FREEZE_TOPIC=… python -m tests.support.freezing worker`. SIGCONT lets it go on.
+"""A worker that stops itself like `kill -STOP`, once, immediately before it sends a certain request to Kafka. SIGCONT
+resumes it.
 
-PostgreSQL ends its idle transactions after two seconds instead of 45."""
+`FREEZE_BEFORE=ProduceRequest FREEZE_TOPIC=visitor.visits.changes python -m tests.support.freezing worker` stops before
+the first produce request for that topic. Requests about transactions are recognised by the topic in their transactional
+id. In this worker, PostgreSQL ends idle transactions after 2 seconds instead of 45.
+"""
 
 import asyncio
 import os
@@ -15,31 +18,32 @@ from agents.catalogue import CATALOGUE
 from runtime import logs, settings, worker_process
 from storage import database
 
-KIND, TOPIC = os.environ["FREEZE_BEFORE"], os.environ["FREEZE_TOPIC"]
+REQUEST_TYPE, TOPIC = os.environ["FREEZE_BEFORE"], os.environ["FREEZE_TOPIC"]
 _send = AIOKafkaClient.send
-_frozen: list[Any] = []
+_frozen_at: list[Any] = []
 
 
-def _is_it(request: Any) -> bool:
-    if type(request).__name__ != KIND:
+def _matches(request: Any) -> bool:
+    if type(request).__name__ != REQUEST_TYPE:
         return False
-    told = [topic for topic, _ in request._topics] if KIND == "ProduceRequest" else request._transactional_id or ""
-    return TOPIC in told
+    if REQUEST_TYPE == "ProduceRequest":
+        return TOPIC in [topic for topic, _ in request._topics]
+    return TOPIC in (request._transactional_id or "")
 
 
-async def _freeze_before(client: AIOKafkaClient, node_id: int, request: Any, **where: Any) -> Any:
-    if not _frozen and _is_it(request):
-        _frozen.append(request)
+async def _freeze_and_send(client: AIOKafkaClient, node_id: int, request: Any, **options: Any) -> Any:
+    if not _frozen_at and _matches(request):
+        _frozen_at.append(request)
         os.kill(os.getpid(), signal.SIGSTOP)
-    return await _send(client, node_id, request, **where)
+    return await _send(client, node_id, request, **options)
 
 
 def main() -> int:
-    AIOKafkaClient.send = _freeze_before
+    AIOKafkaClient.send = _freeze_and_send
     database.IDLE_IN_TRANSACTION_TIMEOUT = 2
-    found = settings.load()
-    logs.configure(found.log)
-    return asyncio.run(worker_process.run(found, CATALOGUE))
+    loaded = settings.load()
+    logs.configure(loaded.log)
+    return asyncio.run(worker_process.run(loaded, CATALOGUE))
 
 
 if __name__ == "__main__":
