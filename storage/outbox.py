@@ -1,6 +1,6 @@
-"""The outbox: changes that are committed and not published yet, and the publishers that may publish them.
+"""The outbox: changes that are committed and not published yet, and which publisher owns each change topic.
 
-A row is inserted after the row of its entity was locked, so the ids of one entity's changes have the order of their
+A row is inserted after its entity's row was locked, so the ids of one entity's changes have the order of their
 commits.
 """
 
@@ -39,25 +39,27 @@ PUBLISHERS = sa.Table(
     sa.Column("renewed_at", sa.TIMESTAMP(timezone=True), nullable=False),
 )
 CLAIM_LIMIT, CLAIM_BYTES = 500, 8 * 2**20
-"""Changes, and their bytes, that are published at once. At least one change, whatever its size."""
+"""How many changes, and how many bytes of values, are published in one transaction; at least one change of any size."""
 LEASE_SECONDS = 0.3
-"""How long a topic stays with the publisher that claimed changes last. A new publisher for each change would cost ten
-times as much as the change. Nobody waits longer than this for an idle or dead publisher."""
-FENCED_FOR = timedelta(days=1)
-"""How long a publisher may be idle before it fences the others again. Kafka forgets a transactional id after 7 days."""
+"""How long a topic stays with its owner after each claim. Without a lease, two busy workers would take over from each
+other all the time, and a takeover costs more than the change. No worker waits longer for an owner that is idle or
+dead."""
+OWNER_EXPIRES = timedelta(days=1)
+"""After so long without a claim, the owner takes over again: Kafka forgets an unused transactional id after 7 days
+(transactional.id.expiration.ms)."""
 
 
-class Lease(StrEnum):
-    """The outcome of `acquire`."""
+class Ownership(StrEnum):
+    """What a publisher can do with a topic."""
 
-    EMPTY = "no changes wait"
-    HELD_BY_OTHER = "another publisher holds the lease"
-    RENEWED = "the publisher holds the lease, and held it before"
-    ACQUIRED = "the publisher holds the lease, and another one may have held it before"
+    NO_CHANGES = "no changes to publish"
+    OTHER_OWNER = "another publisher owns the topic"
+    SAME_OWNER = "locked; this publisher was the last owner"
+    NEW_OWNER = "locked; another publisher may have been the last owner"
 
 
 class Entry(NamedTuple):
-    """A message of a change topic, ready to send. If `value` is None, it is a tombstone."""
+    """One message of a change topic, ready to send; a value of None is a tombstone."""
 
     topic: str
     key: str
@@ -74,66 +76,67 @@ def _arrays() -> list[sa.ColumnElement[object]]:
     return [sa.bindparam(name, type_=ARRAY(OUTBOX.c[name].type)) for name in _COLUMNS]
 
 
-_ROWS = sa.func.unnest(*_arrays()).table_valued(*_COLUMNS, with_ordinality="position").render_derived()
+_ROWS = sa.func.unnest(*_arrays()).table_valued(*_COLUMNS, with_ordinality="place").render_derived()
 _INSERT = sa.insert(OUTBOX).from_select(
     (*_COLUMNS, "created_at"),
     sa.select(
         *(_ROWS.c[name] for name in _COLUMNS), sa.bindparam("created_at", type_=sa.TIMESTAMP(timezone=True))
-    ).order_by(_ROWS.c.position),
+    ).order_by(_ROWS.c.place),
 )
 
 
 def _claim() -> Any:
-    """Delete and return the oldest changes of a topic, up to CLAIM_LIMIT and CLAIM_BYTES, and renew the lease.
+    """Delete and return the oldest rows of a topic within the limits, and renew the owner's lease.
 
-    The limit and the array make PostgreSQL use the primary key. Its statistics often date from an almost empty table;
-    with a join it would compare each row of a backlog with each claimed row."""
+    The inner LIMIT and the array make PostgreSQL read the index only, in time proportional to the claim. Its statistics
+    are mostly taken while the table is nearly empty. With a join it then compared each row of a backlog with each row
+    of the claim, and ran into the statement timeout."""
     of_topic = OUTBOX.c.topic == sa.bindparam("of_topic")
     size = sa.func.coalesce(sa.func.octet_length(OUTBOX.c.value), 0).label("size")
     oldest = sa.select(OUTBOX.c.id, size).where(of_topic).order_by(OUTBOX.c.id).limit(CLAIM_LIMIT).subquery("oldest")
     before = (sa.func.sum(oldest.c.size).over(order_by=oldest.c.id) - oldest.c.size).label("before")
     summed = sa.select(oldest.c.id, before).subquery("summed")
-    claimed_ids = sa.func.array(sa.select(summed.c.id).where(summed.c.before < CLAIM_BYTES).scalar_subquery())
-    claimed = sa.delete(OUTBOX).where(of_topic, OUTBOX.c.id == sa.any_(claimed_ids))
-    lease = postgresql.insert(PUBLISHERS).values(
+    some = sa.func.array(sa.select(summed.c.id).where(summed.c.before < CLAIM_BYTES).scalar_subquery())
+    taken = sa.delete(OUTBOX).where(of_topic, OUTBOX.c.id == sa.any_(some))
+    owned = postgresql.insert(PUBLISHERS).values(
         topic=sa.bindparam("of_topic"), owner=sa.bindparam("owner"), renewed_at=sa.func.clock_timestamp()
     )
-    renewed = lease.on_conflict_do_update(
+    renewed = owned.on_conflict_do_update(
         index_elements=[PUBLISHERS.c.topic],
-        set_={"owner": lease.excluded.owner, "renewed_at": lease.excluded.renewed_at},
+        set_={"owner": owned.excluded.owner, "renewed_at": owned.excluded.renewed_at},
     )
-    return claimed.returning(OUTBOX.c.id, *(OUTBOX.c[name] for name in _COLUMNS)).add_cte(renewed.cte("renewed"))
+    return taken.returning(OUTBOX.c.id, *(OUTBOX.c[name] for name in _COLUMNS)).add_cte(renewed.cte("renewed"))
 
 
 def _acquire() -> Any:
-    """One row with a `Lease`; no row if no changes wait. The lock is tried only if no other publisher has a lease."""
+    """Return no row if the topic has no changes. Try the lock only if no other publisher has a lease."""
     of_topic = PUBLISHERS.c.topic == sa.bindparam("of_topic")
     is_owner = PUBLISHERS.c.owner == sa.bindparam("owner")
     idle = sa.func.clock_timestamp() - PUBLISHERS.c.renewed_at
     lock = sa.func.pg_try_advisory_xact_lock(sa.func.hashtextextended(sa.bindparam("of_topic"), 0))
-    lease = sa.case(
-        (sa.exists().where(of_topic, ~is_owner, idle < timedelta(seconds=LEASE_SECONDS)), Lease.HELD_BY_OTHER),
-        (~lock, Lease.HELD_BY_OTHER),
-        (sa.exists().where(of_topic, is_owner, idle < FENCED_FOR), Lease.RENEWED),
-        else_=Lease.ACQUIRED,
+    ownership = sa.case(
+        (sa.exists().where(of_topic, ~is_owner, idle < timedelta(seconds=LEASE_SECONDS)), Ownership.OTHER_OWNER),
+        (~lock, Ownership.OTHER_OWNER),
+        (sa.exists().where(of_topic, is_owner, idle < OWNER_EXPIRES), Ownership.SAME_OWNER),
+        else_=Ownership.NEW_OWNER,
     )
-    return sa.select(lease).where(_has_changes(sa.bindparam("of_topic")))
+    return sa.select(ownership).where(_has_changes(sa.bindparam("of_topic")))
 
 
-def _waiting() -> Any:
-    topic = sa.func.unnest(sa.bindparam("topics", type_=ARRAY(sa.Text))).column_valued("wanted_topic")
-    return sa.select(topic).where(_has_changes(topic))
+def _topics_with_changes() -> Any:
+    candidate = sa.func.unnest(sa.bindparam("topics", type_=ARRAY(sa.Text))).column_valued("candidate")
+    return sa.select(candidate).where(_has_changes(candidate))
 
 
 def _has_changes(topic: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
-    """Reads one index entry, however many changes wait. For EXISTS, PostgreSQL may read all changes of other topics."""
+    """One index lookup. With EXISTS, PostgreSQL may scan the rows of other topics instead."""
     oldest = sa.select(OUTBOX.c.id).where(OUTBOX.c.topic == topic).order_by(OUTBOX.c.id).limit(1)
     return oldest.scalar_subquery().is_not(None)
 
 
 _CLAIM = _claim()
 _ACQUIRE = _acquire()
-_WAITING = _waiting()
+_TOPICS_WITH_CHANGES = _topics_with_changes()
 _DELETE_UNPUBLISHED = sa.delete(OUTBOX).where(
     any_of(OUTBOX.c.partition_key, "keys"), OUTBOX.c.value.is_not(None), OUTBOX.c.change_type.not_like("%.deleted")
 )
@@ -145,26 +148,27 @@ async def insert(conn: AsyncConnection, entries: Sequence[Entry], now: datetime)
 
 
 async def delete_unpublished(conn: AsyncConnection, visitors: Sequence[UUID]) -> None:
-    """Delete the unpublished changes of these visitors, except deletions and tombstones: those contain no data of a
-    visitor, and a consumer may have the entity already."""
+    """Delete the unpublished changes of these visitors. Deletions and tombstones stay: they contain no personal data,
+    and consumers may know the entity already."""
     await conn.execute(_DELETE_UNPUBLISHED, {"keys": [str(visitor) for visitor in visitors]})
 
 
-async def waiting(conn: AsyncConnection, topics: Sequence[str]) -> Sequence[str]:
-    """The topics, of these, that have changes to publish."""
-    return (await conn.scalars(_WAITING, {"topics": list(topics)})).all()
+async def topics_with_changes(conn: AsyncConnection, topics: Sequence[str]) -> Sequence[str]:
+    """Those of the topics that have changes to publish."""
+    return (await conn.scalars(_TOPICS_WITH_CHANGES, {"topics": list(topics)})).all()
 
 
-async def acquire(conn: AsyncConnection, topic: str, owner: UUID) -> Lease:
-    """Try to become the publisher of a topic. RENEWED and ACQUIRED lock the topic until the transaction ends.
+async def acquire(conn: AsyncConnection, topic: str, owner: UUID) -> Ownership:
+    """Lock the topic for the publisher `owner` until the transaction ends, if it has changes and no other owner.
 
-    RENEWED may be wrong if another publisher held the lease at this very moment; Kafka's fencing shows it."""
-    lease = await conn.scalar(_ACQUIRE, {"of_topic": topic, "owner": owner})
-    return Lease.EMPTY if lease is None else Lease(lease)
+    SAME_OWNER is wrong in rare cases: another publisher may commit while this statement runs. Then that publisher has
+    fenced this one, and Kafka refuses what it sends."""
+    state = await conn.scalar(_ACQUIRE, {"of_topic": topic, "owner": owner})
+    return Ownership.NO_CHANGES if state is None else Ownership(state)
 
 
 async def claim(conn: AsyncConnection, topic: str, owner: UUID) -> list[Entry]:
-    """The oldest changes of a topic. They are deleted when the transaction commits, and the lease is renewed. Only in
-    the transaction that has acquired the lease."""
+    """Delete and return the oldest changes of a topic, in order, and make `owner` its owner. Call it only in the
+    transaction in which `acquire` has locked the topic."""
     rows = sorted(await conn.execute(_CLAIM, {"of_topic": topic, "owner": owner}), key=itemgetter(0))
     return [Entry(*row[1:]) for row in rows]

@@ -28,10 +28,8 @@ SEND_LIMIT = 25.0
 """Seconds for a whole send, connecting included. The publisher holds its lock while it sends, so the database's
 idle-in-transaction timeout is longer."""
 TRANSACTION_TIMEOUT = SEND_LIMIT + 5
-"""Seconds after which Kafka, which looks every ten, aborts a transaction whose producer is gone. Consumers of what is
-committed wait until then; a producer that takes over ends it at once."""
-_END_SECONDS = 5.0
-"""Seconds that a client gets to end."""
+"""Seconds after which Kafka aborts a transaction whose producer is gone; it checks every 10 seconds. Consumers with
+read_committed wait until then. A producer that takes over aborts the transaction at once."""
 
 
 class KafkaSettings(BaseModel):
@@ -122,10 +120,10 @@ class Producer:
                 client = await self._connected()
                 await _deliver(client, messages)
         except MessageSizeTooLargeError as error:
-            raise DeliveryError(_told(error)) from error
+            raise DeliveryError(_describe(error)) from error
         except (KafkaError, TimeoutError, OSError) as error:
             await self._discard(client)
-            raise DeliveryError(_told(error)) from error
+            raise DeliveryError(_describe(error)) from error
 
     async def partitions(self, topic: str) -> int:
         """How many partitions a topic has. Raises DeliveryError."""
@@ -133,7 +131,7 @@ class Producer:
         try:
             return await _partitions(client, topic)
         except (KafkaError, TimeoutError, OSError) as error:
-            raise DeliveryError(_told(error)) from error
+            raise DeliveryError(_describe(error)) from error
 
     async def _connected(self) -> AIOKafkaProducer:
         if self._client is not None:
@@ -155,10 +153,11 @@ class Producer:
 
 
 class FencedProducer:
-    """Sends in transactions under one transactional id. `take_over` fences every producer that took over before, in
-    whatever process: the brokers refuse all that it still sends.
+    """Sends messages in Kafka transactions under one transactional id. `take_over` fences the producers that took over
+    before, in any process: from then on the brokers refuse what they send.
 
-    `send` never connects: a process that was suspended would fence its successor and then send what is old."""
+    `send` never connects. A process that was suspended before `send` would otherwise fence its successor, and then send
+    old messages."""
 
     def __init__(self, settings: KafkaSettings, transactional_id: str) -> None:
         self._settings = settings
@@ -167,11 +166,12 @@ class FencedProducer:
 
     @property
     def usable(self) -> bool:
-        """Whether it took over and nothing failed since. It may be fenced all the same; `send` meets that."""
+        """True if it took over and has not failed since. It may have been fenced meanwhile; then `send` raises."""
         return self._client is not None and not self._client._txn_manager.is_fatal_error()
 
     async def take_over(self) -> None:
-        """Also ends the transaction that a predecessor left open, within `DELIVERY_TIMEOUT`. Raises DeliveryError."""
+        """Connect, fence the other producers, and abort the transaction that one of them left open, within
+        `DELIVERY_TIMEOUT`. Raises DeliveryError."""
         await self._drop()
         try:
             self._client = await _connect(
@@ -181,15 +181,19 @@ class FencedProducer:
             raise DeliveryError(
                 f"transactional id {self._id}: this user needs an ACL that allows Write on it"
             ) from error
-        except (KafkaError, TimeoutError, OSError) as error:
-            raise DeliveryError(f"transactional id {self._id}: {_told(error)}") from error
+        except TimeoutError as error:
+            raise DeliveryError(
+                f"transactional id {self._id}: no transaction coordinator within {DELIVERY_TIMEOUT:.0f} s"
+            ) from error
+        except (KafkaError, OSError) as error:
+            raise DeliveryError(f"transactional id {self._id}: {_describe(error)}") from error
 
     async def send(self, messages: Sequence[Outgoing]) -> None:
-        """Send in order as one transaction, within `SEND_LIMIT`. Raises DeliveryError where it failed, where that is
-        not known, or where another producer took over; this one has to take over before it can send again."""
+        """Send in order in one transaction, within `SEND_LIMIT`. Raises DeliveryError if it failed or may have failed,
+        and if another producer has taken over. After an error, call `take_over` before the next `send`."""
         client = self._client
         if client is None:
-            raise DeliveryError(f"transactional id {self._id}: not taken over")
+            raise DeliveryError(f"transactional id {self._id}: take_over was not called")
         try:
             async with asyncio.timeout(SEND_LIMIT):
                 await client.begin_transaction()
@@ -197,7 +201,7 @@ class FencedProducer:
                 await client.commit_transaction()
         except (KafkaError, TimeoutError, OSError) as error:
             await self._drop()
-            raise DeliveryError(f"transactional id {self._id}: {_told(error)}") from error
+            raise DeliveryError(f"transactional id {self._id}: {_describe(error)}") from error
         except BaseException:
             await self._drop()
             raise
@@ -253,8 +257,8 @@ async def _partitions(client: AIOKafkaProducer, topic: str) -> int:
     return len(known or await client.partitions_for(topic))
 
 
-def _told(error: BaseException) -> str:
-    """With the error's type, which KafkaError tells by itself."""
+def _describe(error: BaseException) -> str:
+    """The error with its type, which the text of a KafkaError contains already."""
     return str(error) if isinstance(error, KafkaError) else f"{type(error).__name__}: {error}"
 
 
@@ -287,16 +291,16 @@ def _batches(client: AIOKafkaProducer, messages: Sequence[Outgoing]) -> Iterator
 async def _abort(client: AIOKafkaProducer) -> None:
     """Stop at once. aiokafka's `stop` flushes first, and goes on sending in the background where that is cut short."""
     client._closed = True
-    # First of all, and without waiting: tasks of aiokafka's go on for a while, and none may reach a broker.
+    # First, and without waiting: aiokafka's background tasks go on for a while and must not reach a broker.
     client.client.send = _refuse
     for connection in client.client._conns.values():
         connection.close()
     sender = client._sender.sender_task
     if sender is not None:
         sender.cancel()
-        await asyncio.wait([sender], timeout=_END_SECONDS)
+        await asyncio.wait([sender], timeout=CLOSE_LIMIT)
     with suppress(KafkaError, TimeoutError, OSError):
-        async with asyncio.timeout(_END_SECONDS):
+        async with asyncio.timeout(CLOSE_LIMIT):
             await client.client.close()
     # Others wait for what this client was to send; they would wait for all of SEND_LIMIT.
     client._message_accumulator.fail_all(ProducerClosed())
@@ -308,16 +312,16 @@ async def _refuse(*_: Any, **__: Any) -> Any:
 
 
 def _retrieve_exceptions(client: AIOKafkaProducer) -> None:
-    """Of futures that nobody waits for, or asyncio logs each as an error."""
-    waiting = [batch._drain_waiter for batches in client._message_accumulator._batches.values() for batch in batches]
-    for future in (*waiting, client._txn_manager._transaction_waiter):
+    """Of futures that nobody awaits; asyncio would log each of them as an error."""
+    waiters = [batch._drain_waiter for batches in client._message_accumulator._batches.values() for batch in batches]
+    for future in (*waiters, client._txn_manager._transaction_waiter):
         if future is not None and future.done() and not future.cancelled():
             future.exception()
 
 
 async def _close(client: AIOKafkaProducer) -> None:
     try:
-        async with asyncio.timeout(_END_SECONDS):
+        async with asyncio.timeout(CLOSE_LIMIT):
             await client.stop()
     except (KafkaError, TimeoutError, OSError) as error:
         log.warning("producer_close_failed", error=repr(error))

@@ -67,7 +67,7 @@ def _segment_time(retention: timedelta) -> timedelta:
 
 
 def transactional_id(group: str, topic: str) -> str:
-    """Of whichever worker of a group publishes a change topic. Installations on one cluster differ by their group."""
+    """Of the publisher of a change topic. Installations on one Kafka cluster must have different groups."""
     return f"{group}.{topic}"
 
 

@@ -27,15 +27,3 @@ async def own_stack(
     kafka, postgres = kafka_and_postgres
     async with stack_on(Servers(kafka.bootstrap, postgres.url), tmp_path_factory.mktemp("stack")) as stack:
         yield stack
-
-
-@pytest.fixture(scope="module")
-def killable(kafka_and_postgres: KafkaAndPostgres) -> KafkaAndPostgres:
-    """The former name of `kafka_and_postgres`."""
-    return kafka_and_postgres
-
-
-@pytest.fixture(scope="module")
-def lonely(own_stack: Stack) -> Stack:
-    """The former name of `own_stack`."""
-    return own_stack

@@ -1,4 +1,4 @@
-"""A publisher that was replaced writes no more changes, and another publisher continues."""
+"""A publisher that has lost its topic cannot write to it, and another publisher takes over."""
 
 import asyncio
 import random
@@ -30,52 +30,61 @@ FAMILIES = ("visits", "visitors", "parking", "centers")
 QUICK = {"VISITOR_WORKER_SESSION_SECONDS": "1.5"}
 
 
-async def _ready_worker(stack: Stack) -> Process:
+async def _started(stack: Stack) -> Process:
     worker = stack.worker(**QUICK)
     await eventually("a ready worker", worker.ready)
     return worker
 
 
-async def _is_frozen(worker: Process) -> bool:
+async def _stopped(worker: Process) -> bool:
     return psutil.Process(worker.child.pid).status() == psutil.STATUS_STOPPED
 
 
-async def _update_city(stack: Stack, visitor_id: str, city: str) -> None:
+async def _move(stack: Stack, visitor_id: str, city: str) -> str:
     parts = {"path": {"visitorId": visitor_id}, "body": {"addressCity": city}}
-    await stack.send("visitors.update", parts, key=visitor_id)
+    return await stack.send("visitors.update", parts, key=visitor_id)
 
 
-async def _await_change(stack: Stack, city: str) -> None:
-    """Wait for the change of a visitor to this city."""
-
-    def has_city(record: Record) -> bool:
-        return record.value is not None and (record.value["after"] or {}).get("addressCity") == city
-
-    await stack.await_record(TOPIC, has_city)
+async def _moved(stack: Stack, city: str) -> Record:
+    """The change to that city, once it is published."""
+    return await stack.await_record(
+        TOPIC, lambda record: record.value is not None and (record.value["after"] or {}).get("addressCity") == city
+    )
 
 
 @asynccontextmanager
-async def _new_changes(stack: Stack) -> AsyncIterator[AIOKafkaConsumer]:
-    """A consumer of the changes that are committed from now on."""
+async def _consumer(stack: Stack, isolation_level: str) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer of all partitions of the topic."""
     consumer = AIOKafkaConsumer(
-        **stack.kafka.client(), enable_auto_commit=False, isolation_level="read_committed", fetch_max_wait_ms=50
+        **stack.kafka.client(),
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level=isolation_level,
+        fetch_max_wait_ms=50,
     )
     await consumer.start()
-    partitions = [TopicPartition(TOPIC, number) for number in range(PARTITIONS)]
-    consumer.assign(partitions)
-    await consumer.seek_to_end(*partitions)
-    for partition in partitions:
-        await consumer.position(partition)  # waits until the end offset is known
+    consumer.assign([TopicPartition(TOPIC, number) for number in range(PARTITIONS)])
     yield consumer
     await consumer.stop()
 
 
-async def test_two_workers_that_change_one_visitor_in_turn_publish_quickly_and_in_order(own_stack: Stack) -> None:
-    workers = await asyncio.gather(_ready_worker(own_stack), _ready_worker(own_stack))
+async def _written(stack: Stack, key: str) -> list[Record]:
+    """All records of a key, including those of open and aborted transactions."""
+    records: list[Record] = []
+    async with _consumer(stack, "read_uncommitted") as consumer:
+        ends = await consumer.end_offsets(list(consumer.assignment()))
+        while any([await consumer.position(partition) < end for partition, end in ends.items()]):
+            for found in (await consumer.getmany(timeout_ms=100)).values():
+                records += [decode(record) for record in found]
+    return [record for record in records if record.key == key]
+
+
+async def test_changes_of_two_workers_in_turn_are_published_promptly_and_in_order(own_stack: Stack) -> None:
+    workers = await asyncio.gather(_started(own_stack), _started(own_stack))
     sent, rng, seconds, owners = Sent(), random.Random(5), [], set()
     population = await populate(own_stack, sent, 3)
     visitor_id = population.people[0].visitor_id
-    async with _new_changes(own_stack) as changes:
+    async with _consumer(own_stack, "read_committed") as changes:
         for number in range(3 * PARTITIONS):
             parts = {"path": {"visitorId": visitor_id}, "body": {"addressCity": f"Turn {number}"}}
             request = await own_stack.send("visitors.update", parts, partition=number % PARTITIONS)
@@ -85,8 +94,9 @@ async def test_two_workers_that_change_one_visitor_in_turn_publish_quickly_and_i
             while decode(await changes.getone()).value["causedBy"] != request:
                 pass
             seconds.append(time.monotonic() - began)
-            rows = await own_stack.rows("select owner from publishers where topic = :topic", topic=TOPIC)
-            owners |= {row.owner for row in rows}
+            owners |= {
+                row.owner for row in await own_stack.rows("select owner from publishers where topic = :t", t=TOPIC)
+            }
     assert len(owners) == len(workers)
     assert statistics.median(seconds) < 0.5, seconds
 
@@ -99,10 +109,10 @@ async def test_two_workers_that_change_one_visitor_in_turn_publish_quickly_and_i
     assert [worker.terminate() for worker in workers] == [0, 0]
 
 
-async def test_a_fenced_publisher_takes_over_again_and_aborts_the_open_transaction_of_the_other(
+async def test_a_fenced_publisher_takes_over_again_and_aborts_the_transaction_that_another_left_open(
     own_stack: Stack,
 ) -> None:
-    worker = await _ready_worker(own_stack)
+    worker = await _started(own_stack)
     visitor_id = (await populate(own_stack, Sent(), 1)).people[0].visitor_id
     transactional_id = names.transactional_id(WorkerSettings().group, TOPIC)
     other = AIOKafkaProducer(bootstrap_servers=own_stack.servers.kafka, transactional_id=transactional_id)
@@ -110,8 +120,8 @@ async def test_a_fenced_publisher_takes_over_again_and_aborts_the_open_transacti
     await other.begin_transaction()
     await other.send_and_wait(TOPIC, None, key=f"visitor:{visitor_id}".encode(), partition=0)
 
-    await _update_city(own_stack, visitor_id, "Fenced")
-    await _await_change(own_stack, "Fenced")
+    await _move(own_stack, visitor_id, "Fenced")
+    await _moved(own_stack, "Fenced")
     with pytest.raises(ProducerFenced):
         await other.commit_transaction()
     await other.stop()
@@ -121,98 +131,95 @@ async def test_a_fenced_publisher_takes_over_again_and_aborts_the_open_transacti
     assert worker.terminate() == 0
 
 
-@pytest.mark.parametrize("request_type", ["InitProducerIdRequest", "ProduceRequest", "EndTxnRequest"])
-async def test_a_publisher_that_was_frozen_does_not_publish_an_erased_visitor(
-    own_stack: Stack, request_type: str
-) -> None:
-    first_worker = await _ready_worker(own_stack)
+@pytest.mark.parametrize("frozen_before", ["InitProducerIdRequest", "ProduceRequest", "EndTxnRequest"])
+async def test_a_frozen_publisher_does_not_bring_an_erased_visitor_back(own_stack: Stack, frozen_before: str) -> None:
+    second = await _started(own_stack)
     erased, other = (await populate(own_stack, Sent(), 2)).people
     await eventually("all changes published", lambda: outbox_empty(own_stack))
-    first_worker.terminate()
+    second.terminate()
 
     for number in range(3):
-        await _update_city(own_stack, erased.visitor_id, f"{request_type} {number}")
-    frozen = own_stack.worker("tests.support.freezing", FREEZE_BEFORE=request_type, FREEZE_TOPIC=TOPIC, **QUICK)
-    await eventually("a worker frozen while it publishes", lambda: _is_frozen(frozen))
+        await _move(own_stack, erased.visitor_id, f"{frozen_before} {number}")
+    frozen = own_stack.worker("tests.support.freezing", FREEZE_BEFORE=frozen_before, FREEZE_TOPIC=TOPIC, **QUICK)
+    await eventually("a worker frozen while it publishes", lambda: _stopped(frozen))
 
-    second_worker = await _ready_worker(own_stack)
-    statement = "select external_id from external_ids where visitor_id = :id and external_type = 'analytics'"
-    analytics_id = (await own_stack.rows(statement, id=erased.visitor_id))[0].external_id
+    second = await _started(own_stack)
+    analytics = "select external_id from external_ids where visitor_id = :id and external_type = 'analytics'"
+    analytics_id = (await own_stack.rows(analytics, id=erased.visitor_id))[0].external_id
     request = await own_stack.send("visitors.eraseByAnalyticsId", {"body": [{"analyticsId": analytics_id}]})
     assert (await own_stack.result("visitors.eraseByAnalyticsId", request)).value["status"] == 200
     key = f"visitor:{erased.visitor_id}"
     tombstone = await own_stack.await_record(TOPIC, lambda record: record.key == key and record.value is None)
 
     frozen.child.send_signal(signal.SIGCONT)
-    await eventually("the frozen worker is ready again", frozen.ready)
-    await _update_city(own_stack, other.visitor_id, "both")
-    await _await_change(own_stack, "both")
-    second_worker.terminate()
-    # Now only the formerly frozen worker can publish.
-    await _update_city(own_stack, other.visitor_id, "alone")
-    await _await_change(own_stack, "alone")
+    await eventually("ready again", frozen.ready)
+    await _move(own_stack, other.visitor_id, "both")
+    await _moved(own_stack, "both")
+    second.terminate()
+    await _move(own_stack, other.visitor_id, "alone")
+    await _moved(own_stack, "alone")  # the thawed worker has finished what it was frozen in, and publishes
 
-    records = await own_stack.read(TOPIC)
-    assert [record for record in records if record.key == key][-1].position == tombstone.position
-    revisions = [record.value["revision"] for record in records if record.key == f"visitor:{other.visitor_id}"]
+    assert (await _written(own_stack, key))[-1].place == tombstone.place
+    records = [record for record in await own_stack.read(TOPIC) if record.key == f"visitor:{other.visitor_id}"]
+    revisions = [record.value["revision"] for record in records]
     assert revisions == sorted(revisions)
     await eventually("all changes published", lambda: outbox_empty(own_stack))
     assert frozen.terminate() == 0
 
 
-WITH_ACLS = {
+GUARDED = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
     "allow.everyone.if.no.acl.found": "true",
     "transactional.id.expiration.ms": "1000",
     "transaction.remove.expired.transaction.cleanup.interval.ms": "100",
 }
-"""Settings of a broker that checks ACLs, and that forgets a transactional id after a second."""
+"""The configuration of a broker that checks ACLs and forgets an unused transactional id after a second."""
 
 
 @pytest.fixture
-def kafka_with_acls(choice: Choice, tmp_path: Path) -> Iterator[Kafka]:
-    with own_kafka(choice, tmp_path, WITH_ACLS) as kafka:
+def guarded(choice: Choice, tmp_path: Path) -> Iterator[Kafka]:
+    with own_kafka(choice, tmp_path, GUARDED) as kafka:
         yield kafka
 
 
-ALLOW_ANOTHER_USER = CreateAclsRequest(
+ALLOW_ONLY_SOMEBODY = CreateAclsRequest(
     5, "visitor-worker.", 4, "User:somebody", "*", 4, 3  # TransactionalId, prefixed, Write, Allow
 )  # fmt: skip
 
 
-async def test_a_publisher_survives_an_expired_transactional_id_and_without_an_acl_its_error_names_the_id(
-    kafka_with_acls: Kafka,
+async def test_a_publisher_survives_a_forgotten_transactional_id_and_names_one_that_it_may_not_use(
+    guarded: Kafka,
 ) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_with_acls.bootstrap)
+    admin = AIOKafkaAdminClient(bootstrap_servers=guarded.bootstrap)
     await admin.start()
     await admin.create_topics([NewTopic(TOPIC, 1, 1)])
-    producer = FencedProducer(KafkaSettings(bootstrap=kafka_with_acls.bootstrap), f"visitor-worker.{TOPIC}")
-    message = Outgoing(TOPIC, b"x", b"k", [], partition_key=b"k")
+    producer = FencedProducer(KafkaSettings(bootstrap=guarded.bootstrap), f"visitor-worker.{TOPIC}")
+    outgoing = Outgoing(TOPIC, b"x", b"k", [], partition_key=b"k")
     await producer.take_over()
-    await producer.send([message])
+    await producer.send([outgoing])
 
-    async def has_expired() -> bool:
-        await asyncio.sleep(1.5)  # each send keeps the id for another second
+    async def forgotten() -> bool:
+        await asyncio.sleep(1.5)  # the broker keeps it for a second after each use
         try:
-            await producer.send([message])
+            await producer.send([outgoing])
         except DeliveryError:
             return True
         return False
 
-    await eventually("an expired transactional id", has_expired)
+    await eventually("a forgotten transactional id", forgotten)
     assert not producer.usable
     await producer.take_over()
-    await producer.send([message])
+    await producer.send([outgoing])
 
-    await admin._client.send(admin._client.get_random_node(), ALLOW_ANOTHER_USER)
+    await admin._client.send(admin._client.get_random_node(), ALLOW_ONLY_SOMEBODY)
 
-    async def error_text() -> str:
+    async def refused() -> str:
         try:
             await producer.take_over()
         except DeliveryError as error:
             return str(error)
         return ""
 
-    error = await eventually("an error of the broker", error_text)
-    assert error == f"transactional id visitor-worker.{TOPIC}: this user needs an ACL that allows Write on it"
+    message = await eventually("a refusal", refused)
+    assert message == f"transactional id visitor-worker.{TOPIC}: this user needs an ACL that allows Write on it"
     await admin.close()

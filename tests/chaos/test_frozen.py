@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
-from tests.chaos.conftest import Killable
+from tests.chaos.conftest import KafkaAndPostgres
 from tests.support.load import Population, populate, visit
 from tests.support.oracle import Sent
 from tests.support.stack import PARTITIONS, Stack, eventually
@@ -22,48 +22,50 @@ LIVELOCK_SECONDS = 2.5
 """How often Faust looks at the position of each partition."""
 
 
-async def test_a_worker_goes_on_after_unread_requests_were_deleted_while_it_was_frozen(lonely: Stack) -> None:
+async def test_a_worker_goes_on_after_unread_requests_were_deleted_while_it_was_frozen(own_stack: Stack) -> None:
     rng, sent = random.Random(9), Sent()
-    worker = lonely.worker("tests.support.slow")
+    worker = own_stack.worker("tests.support.slow")
     await eventually("a ready worker", worker.ready)
-    population = await populate(lonely, sent, 1)
+    population = await populate(own_stack, sent, 1)
     for partition in range(PARTITIONS):
-        await lonely.result("visits.create", await _ask(lonely, rng, population, partition))
+        await own_stack.result("visits.create", await _ask(own_stack, rng, population, partition))
 
     worker.child.send_signal(signal.SIGSTOP)
     await asyncio.sleep(FROZEN_SECONDS / 2)  # until the broker has answered the fetch that was on its way
     for partition in range(PARTITIONS):
         for _ in range(partition + 2):
-            await _ask(lonely, rng, population, partition)
-    await _delete_all(lonely)
+            await _ask(own_stack, rng, population, partition)
+    await _delete_all(own_stack)
     await asyncio.sleep(FROZEN_SECONDS / 2)
     worker.child.send_signal(signal.SIGCONT)
 
     for partition in range(PARTITIONS):
-        await lonely.result("visits.create", await _ask(lonely, rng, population, partition))
+        await own_stack.result("visits.create", await _ask(own_stack, rng, population, partition))
     await asyncio.sleep(LIVELOCK_SECONDS)
     assert await worker.ready()
 
     async def committed() -> bool:
-        return await _committed(lonely) == await lonely.ends(TOPIC)
+        return await _committed(own_stack) == await own_stack.ends(TOPIC)
 
     await eventually("what was answered is committed in every partition", committed, 15)
     assert worker.terminate() == 0
 
 
-async def test_requests_are_taken_in_after_a_broker_has_lost_those_before(killable: Killable, lonely: Stack) -> None:
+async def test_requests_are_taken_in_after_a_broker_has_lost_those_before(
+    kafka_and_postgres: KafkaAndPostgres, own_stack: Stack
+) -> None:
     """Offsets begin again below what was read and committed, as after an unclean election of a leader."""
-    kafka, _ = killable
+    kafka, _ = kafka_and_postgres
     place = TopicPartition(TOPIC, 0)
     rng, sent = random.Random(9), Sent()
-    worker = lonely.worker()
+    worker = own_stack.worker()
     await eventually("a ready worker", worker.ready)
-    population = await populate(lonely, sent, 1)
+    population = await populate(own_stack, sent, 1)
     for _ in range(3):
-        await lonely.result("visits.create", await _ask(lonely, rng, population, 0))
+        await own_stack.result("visits.create", await _ask(own_stack, rng, population, 0))
 
     async def committed() -> bool:
-        return (await _committed(lonely)).get(place) == (await lonely.ends(TOPIC))[place]
+        return (await _committed(own_stack)).get(place) == (await own_stack.ends(TOPIC))[place]
 
     await eventually("all is committed", committed)
     await asyncio.to_thread(kafka.stop)
@@ -71,8 +73,8 @@ async def test_requests_are_taken_in_after_a_broker_has_lost_those_before(killab
     await asyncio.to_thread(kafka.start)
 
     for _ in range(2):
-        await lonely.result("visits.create", await _ask(lonely, rng, population, 0))
-    assert (await lonely.ends(TOPIC))[place] == 2
+        await own_stack.result("visits.create", await _ask(own_stack, rng, population, 0))
+    assert (await own_stack.ends(TOPIC))[place] == 2
     await eventually("what was answered is committed", committed, 15)
     assert worker.terminate() == 0
 

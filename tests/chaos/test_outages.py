@@ -7,7 +7,7 @@ import random
 import psutil
 import pytest
 
-from tests.chaos.conftest import Killable
+from tests.chaos.conftest import KafkaAndPostgres
 from tests.support import oracle
 from tests.support.callers import calling
 from tests.support.load import Message, Population, populate, send_all, update, visit
@@ -47,19 +47,19 @@ async def _send_while(stack: Stack, sent: Sent, population: Population, ended: a
 
 @pytest.mark.parametrize("server", ["postgres", "kafka"])
 async def test_a_server_away_for_10_seconds_loses_nothing_and_work_goes_on_by_itself(
-    killable: Killable, lonely: Stack, server: str
+    kafka_and_postgres: KafkaAndPostgres, own_stack: Stack, server: str
 ) -> None:
     """A broker that was killed, and one that has taken its leave: clients meet their end in other ways."""
-    kafka, postgres = killable
+    kafka, postgres = kafka_and_postgres
     away, ends = (postgres, [postgres.kill]) if server == "postgres" else (kafka, [kafka.kill, kafka.stop])
     sent, ended = Sent(), asyncio.Event()
-    others = [lonely.edge()[0] for _ in range(OTHER_EDGES)]
-    worker, population = await _prepared(lonely, sent)
-    async with calling(lonely, sent, population.pc_code) as callers:
+    others = [own_stack.edge()[0] for _ in range(OTHER_EDGES)]
+    worker, population = await _prepared(own_stack, sent)
+    async with calling(own_stack, sent, population.pc_code) as callers:
         edges = [callers.edge, *others]
         for edge in others:
             await eventually("a ready edge", edge.ready)
-        loading = asyncio.create_task(_send_while(lonely, sent, population, ended))
+        loading = asyncio.create_task(_send_while(own_stack, sent, population, ended))
         for end in ends:
             await asyncio.sleep(1)  # work is under way when the server goes
             await asyncio.to_thread(end)
@@ -76,19 +76,19 @@ async def test_a_server_away_for_10_seconds_loses_nothing_and_work_goes_on_by_it
         await callers.finish()
         assert callers.repeats, "no call was under way while the server was away"
 
-    await _answered(lonely, sent)
-    await oracle.verify(lonely, sent, FAMILIES)
-    await callers.verify(lonely)
+    await _answered(own_stack, sent)
+    await oracle.verify(own_stack, sent, FAMILIES)
+    await callers.verify(own_stack)
     assert worker.terminate() == 0
     for edge in others:
         edge.kill()
 
 
 async def test_a_worker_ends_within_20_seconds_of_sigterm_while_its_broker_hangs(
-    killable: Killable, lonely: Stack
+    kafka_and_postgres: KafkaAndPostgres, own_stack: Stack
 ) -> None:
-    kafka, _ = killable
-    worker, _ = await _prepared(lonely, Sent())
+    kafka, _ = kafka_and_postgres
+    worker, _ = await _prepared(own_stack, Sent())
     broker = psutil.Process(kafka._processes.pid("kafka"))
     broker.suspend()
     try:
@@ -97,10 +97,10 @@ async def test_a_worker_ends_within_20_seconds_of_sigterm_while_its_broker_hangs
         broker.resume()
 
 
-async def test_the_last_change_of_an_entity_that_two_partitions_change_at_once_equals_its_row(lonely: Stack) -> None:
+async def test_the_last_change_of_an_entity_that_two_partitions_change_at_once_equals_its_row(own_stack: Stack) -> None:
     sent, rng = Sent(), random.Random(3)
-    worker, population = await _prepared(lonely, sent)
-    second = lonely.worker()
+    worker, population = await _prepared(own_stack, sent)
+    second = own_stack.worker()
     await eventually("a second ready worker", second.ready)
     person = population.people[0]
 
@@ -108,13 +108,13 @@ async def test_the_last_change_of_an_entity_that_two_partitions_change_at_once_e
         parts = {"path": {"visitorId": person.visitor_id}, "body": {"addressCity": f"City {number}"}}
         return Message(f"same-{number}", "visitors.update", "application/json", parts)
 
-    await send_all(lonely, sent, rng, [city(number) for number in range(600)])
-    await _answered(lonely, sent)
-    await oracle.verify(lonely, sent, FAMILIES)
-    changes = [r for r in await lonely.read(names.changes("visitors")) if r.key == f"visitor:{person.visitor_id}"]
+    await send_all(own_stack, sent, rng, [city(number) for number in range(600)])
+    await _answered(own_stack, sent)
+    await oracle.verify(own_stack, sent, FAMILIES)
+    changes = [r for r in await own_stack.read(names.changes("visitors")) if r.key == f"visitor:{person.visitor_id}"]
     assert len(changes) == 601
-    row = (await lonely.rows("select * from visitors where visitor_id = :id", id=person.visitor_id))[0]
+    row = (await own_stack.rows("select * from visitors where visitor_id = :id", id=person.visitor_id))[0]
     assert (changes[-1].value["after"]["addressCity"], changes[-1].value["revision"]) == (row.address_city, 601)
-    requests = [r for r in await lonely.read(names.requests("visitors")) if r.id.startswith("same-")]
+    requests = [r for r in await own_stack.read(names.requests("visitors")) if r.id.startswith("same-")]
     assert len({record.partition for record in requests}) == PARTITIONS
     assert (worker.terminate(), second.terminate()) == (0, 0)

@@ -40,17 +40,17 @@ REPLACED = [
 """Tasks that an edge replaces."""
 
 
-async def test_a_worker_that_loses_a_task_that_it_needs_ends_with_status_1_and_names_it(lonely: Stack) -> None:
+async def test_a_worker_that_loses_a_task_that_it_needs_ends_with_status_1_and_names_it(own_stack: Stack) -> None:
     workers = [
-        (task, lonely.worker(SABOTAGE, [task], VISITOR_WORKER_GROUP=f"sabotage-{number}"))
+        (task, own_stack.worker(SABOTAGE, [task], VISITOR_WORKER_GROUP=f"sabotage-{number}"))
         for number, task in enumerate(NEEDED)
     ]
     for task, worker in workers:
         await eventually(f"a ready worker for {task}", worker.ready)
     # Without a message there is no lane.
     head = RequestHeaders("for-a-lane", "visits.create", "test/tasks", JSON)
-    await lonely.raw(names.requests("visits"), b"{}", head.encode(), partition=0)
-    await lonely.result("visits.create", "for-a-lane", nth=len(workers))
+    await own_stack.raw(names.requests("visits"), b"{}", head.encode(), partition=0)
+    await own_stack.result("visits.create", "for-a-lane", nth=len(workers))
 
     for _, worker in workers:
         worker.child.send_signal(signal.SIGUSR1)
@@ -61,9 +61,11 @@ async def test_a_worker_that_loses_a_task_that_it_needs_ends_with_status_1_and_n
         assert NEEDED[task] in reasons[0]
 
 
-async def test_an_edge_replaces_the_tasks_that_it_loses_and_ends_with_status_1_where_it_cannot(lonely: Stack) -> None:
-    worker = lonely.worker()
-    edge, url = lonely.edge(SABOTAGE, [*REPLACED, "reply listener"], VISITOR_HTTP_TIMEOUT_SECONDS="1")
+async def test_an_edge_replaces_the_tasks_that_it_loses_and_ends_with_status_1_where_it_cannot(
+    own_stack: Stack,
+) -> None:
+    worker = own_stack.worker()
+    edge, url = own_stack.edge(SABOTAGE, [*REPLACED, "reply listener"], VISITOR_HTTP_TIMEOUT_SECONDS="1")
     await eventually("a ready worker", worker.ready)
     await eventually("a ready edge", edge.ready)
     async with httpx.AsyncClient(base_url=url, timeout=30) as client:

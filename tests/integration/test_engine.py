@@ -23,6 +23,7 @@ from schemas.requests import Request
 from schemas.types import Int64
 from storage import outbox
 from storage.database import DatabaseSettings, connect, is_too_slow, is_transient
+from storage.outbox import Ownership
 from storage.tx import Tx
 from tests.support.plans import plan_of
 from tests.support.stack import Stack
@@ -124,8 +125,8 @@ async def test_changes_are_claimed_in_order_and_in_claims_of_limited_size(databa
     ]
 
 
-async def test_a_backlog_of_changes_goes_out_by_an_index_whatever_the_statistics_say(database: AsyncEngine) -> None:
-    """They are mostly taken while hardly any change waits."""
+async def test_a_backlog_of_changes_is_claimed_by_the_index_whatever_the_statistics_say(database: AsyncEngine) -> None:
+    """PostgreSQL analyzes the table mostly while it is nearly empty."""
 
     async def insert(count: int) -> None:
         entries = [outbox.Entry("a topic of the test", "k:1", "k", "k:1:1", "k.created", b"x") for _ in range(count)]
@@ -141,40 +142,40 @@ async def test_a_backlog_of_changes_goes_out_by_an_index_whatever_the_statistics
     assert [node["Node Type"] for node in nodes if node["Node Type"] in ("Seq Scan", "Nested Loop", "Sort")] == []
 
 
-async def test_a_topic_stays_with_its_publisher_while_that_publishes_and_goes_to_another_when_it_stops(
+async def test_a_topic_keeps_its_owner_during_the_lease_and_gets_a_new_owner_after_it(
     stack: Stack,
 ) -> None:
     topic, first, second = f"topic {uuid4()}", uuid4(), uuid4()
     entry = outbox.Entry(topic, "k:1", "k", "k:1:1", "k.created", b"x")
 
-    async def turn(owner: UUID, *, take: bool = False) -> outbox.Lease:
+    async def acquire(owner: UUID, *, claim: bool = False) -> Ownership:
         async with stack.engine.begin() as conn:
-            found = await outbox.acquire(conn, topic, owner)
-            if take:
+            ownership = await outbox.acquire(conn, topic, owner)
+            if claim:
                 await outbox.claim(conn, topic, owner)
-        return found
+        return ownership
 
     async def change(statement: str) -> None:
         async with stack.engine.begin() as conn:
             await conn.execute(sa.text(statement), {"topic": topic})
 
-    assert await turn(first) is outbox.Lease.EMPTY
+    assert await acquire(first) is Ownership.NO_CHANGES
     async with stack.engine.begin() as conn:
         await outbox.insert(conn, [entry], datetime.now(UTC))
     async with stack.engine.begin() as conn:
-        assert await outbox.waiting(conn, ["none of this", topic]) == [topic]
-        assert await outbox.acquire(conn, topic, first) is outbox.Lease.ACQUIRED
-        assert await turn(second) is outbox.Lease.HELD_BY_OTHER
-    assert await turn(second, take=True) is outbox.Lease.ACQUIRED
-    assert await turn(first) is outbox.Lease.EMPTY
+        assert await outbox.topics_with_changes(conn, ["none of this", topic]) == [topic]
+        assert await outbox.acquire(conn, topic, first) is Ownership.NEW_OWNER
+        assert await acquire(second) is Ownership.OTHER_OWNER
+    assert await acquire(second, claim=True) is Ownership.NEW_OWNER
+    assert await acquire(first) is Ownership.NO_CHANGES
     async with stack.engine.begin() as conn:
         await outbox.insert(conn, [entry], datetime.now(UTC))
     await change("update publishers set renewed_at = now() + interval '1 hour' where topic = :topic")
-    assert (await turn(first), await turn(second)) == (outbox.Lease.HELD_BY_OTHER, outbox.Lease.RENEWED)
+    assert (await acquire(first), await acquire(second)) == (Ownership.OTHER_OWNER, Ownership.SAME_OWNER)
     await change("update publishers set renewed_at = now() - interval '1 second' where topic = :topic")
-    assert (await turn(second), await turn(first)) == (outbox.Lease.RENEWED, outbox.Lease.ACQUIRED)
+    assert (await acquire(second), await acquire(first)) == (Ownership.SAME_OWNER, Ownership.NEW_OWNER)
     await change("update publishers set renewed_at = now() - interval '1 day' where topic = :topic")
-    assert (await turn(second), await turn(first)) == (outbox.Lease.ACQUIRED, outbox.Lease.ACQUIRED)
+    assert (await acquire(second), await acquire(first)) == (Ownership.NEW_OWNER, Ownership.NEW_OWNER)
     await change("delete from outbox where topic = :topic")
 
 

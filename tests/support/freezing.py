@@ -1,7 +1,10 @@
-"""A worker that sends itself SIGSTOP before its first Kafka request of one type for one topic.
+"""A worker that stops itself like `kill -STOP`, once, immediately before it sends a certain request to Kafka. SIGCONT
+resumes it.
 
-`FREEZE_BEFORE=ProduceRequest FREEZE_TOPIC=… python -m tests.support.freezing worker`. SIGCONT resumes it. PostgreSQL
-ends its idle transactions after two seconds instead of 45."""
+`FREEZE_BEFORE=ProduceRequest FREEZE_TOPIC=visitor.visits.changes python -m tests.support.freezing worker` stops before
+the first produce request for that topic. Requests about transactions are recognised by the topic in their transactional
+id. In this worker, PostgreSQL ends idle transactions after 2 seconds instead of 45.
+"""
 
 import asyncio
 import os
@@ -17,8 +20,7 @@ from storage import database
 
 REQUEST_TYPE, TOPIC = os.environ["FREEZE_BEFORE"], os.environ["FREEZE_TOPIC"]
 _send = AIOKafkaClient.send
-_frozen_before: list[Any] = []
-"""The request before which the worker was stopped."""
+_frozen_at: list[Any] = []
 
 
 def _matches(request: Any) -> bool:
@@ -26,12 +28,12 @@ def _matches(request: Any) -> bool:
         return False
     if REQUEST_TYPE == "ProduceRequest":
         return TOPIC in [topic for topic, _ in request._topics]
-    return TOPIC in (request._transactional_id or "")  # the id of a publisher ends with its topic
+    return TOPIC in (request._transactional_id or "")
 
 
 async def _freeze_and_send(client: AIOKafkaClient, node_id: int, request: Any, **options: Any) -> Any:
-    if not _frozen_before and _matches(request):
-        _frozen_before.append(request)
+    if not _frozen_at and _matches(request):
+        _frozen_at.append(request)
         os.kill(os.getpid(), signal.SIGSTOP)
     return await _send(client, node_id, request, **options)
 

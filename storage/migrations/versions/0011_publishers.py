@@ -1,4 +1,4 @@
-"""Which worker publishes a change topic, and when it last did."""
+"""The owner of each change topic: the worker that publishes its changes."""
 
 import sqlalchemy as sa
 from alembic import op
