@@ -9,7 +9,6 @@ from tests.support.servers import Choice, Kafka, Postgres, Servers, own_servers
 from tests.support.stack import Stack, stack_on
 
 KafkaAndPostgres = tuple[Kafka, Postgres]
-Killable = KafkaAndPostgres
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,6 @@
 import asyncio
 import random
 import signal
-import statistics
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -79,9 +77,9 @@ async def _written(stack: Stack, key: str) -> list[Record]:
     return [record for record in records if record.key == key]
 
 
-async def test_changes_of_two_workers_in_turn_are_published_promptly_and_in_order(own_stack: Stack) -> None:
+async def test_changes_of_two_workers_in_turn_are_published_in_order(own_stack: Stack) -> None:
     workers = await asyncio.gather(_started(own_stack), _started(own_stack))
-    sent, rng, seconds, owners = Sent(), random.Random(5), [], set()
+    sent, rng, owners = Sent(), random.Random(5), set()
     population = await populate(own_stack, sent, 3)
     visitor_id = population.people[0].visitor_id
     async with _consumer(own_stack, "read_committed") as changes:
@@ -90,15 +88,12 @@ async def test_changes_of_two_workers_in_turn_are_published_promptly_and_in_orde
             request = await own_stack.send("visitors.update", parts, partition=number % PARTITIONS)
             sent.note(request, "visitors.update")
             await own_stack.result("visitors.update", request)
-            began = time.monotonic()
             while decode(await changes.getone()).value["causedBy"] != request:
                 pass
-            seconds.append(time.monotonic() - began)
             owners |= {
                 row.owner for row in await own_stack.rows("select owner from publishers where topic = :t", t=TOPIC)
             }
     assert len(owners) == len(workers)
-    assert statistics.median(seconds) < 0.5, seconds
 
     for _ in range(10):
         await send_all(own_stack, sent, rng, [visit(rng, population) for _ in range(40)])
