@@ -1,4 +1,4 @@
-"""The service beside its peers on the same work, in one run, as ratios: `make bench`, `make bench ARGS=--quick`."""
+"""Compares the service with its peers on the same work in one run: `make bench`, `make bench ARGS=--quick`."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ HOME = Path(__file__).parents[1] / ".visitor"
 
 @asynccontextmanager
 async def servers() -> AsyncIterator[tuple[Kafka, Postgres]]:
-    """Kafka and PostgreSQL of the run's own, on this machine."""
+    """Embedded Kafka and PostgreSQL servers for this run."""
     with tempfile.TemporaryDirectory() as home:
         processes = Processes(Path(home))
         kafka = Kafka(Path(home), HOME / "downloads", processes)
@@ -45,12 +45,12 @@ async def main(quick: bool) -> None:
         servers() as (kafka, postgres),
         messages.prepared(kafka.bootstrap, postgres.url, quick=quick) as bench,
     ):
-        full, empty, ratio = await _in_turn(bench.full_path, bench.empty_agent, QUICK_ROUNDS if quick else ROUNDS)
-        single = await bench.one_a_transaction()
+        full, empty, ratio = await _alternate(bench.full_path, bench.empty_agent, QUICK_ROUNDS if quick else ROUNDS)
+        single = await bench.one_per_transaction()
         table = Table("work", "per second", "ratio", "expected", title="Messages")
         table.add_row("visits, full path", f"{full:,.0f}", "", "")
         table.add_row("empty Faust agent", f"{empty:,.0f}", f"{ratio:.2f} of it", "≥ 0.5")
-        table.add_row("one message a transaction", f"{single:,.0f}", f"{full / single:.1f} times it", "≥ 8")
+        table.add_row("one message per transaction", f"{single:,.0f}", f"{full / single:.1f} times it", "≥ 8")
         console.print(table)
 
         table = Table(
@@ -68,15 +68,16 @@ async def main(quick: bool) -> None:
         console.print(table)
 
 
-async def _in_turn(
+async def _alternate(
     ours: Callable[[], Awaitable[float]], theirs: Callable[[], Awaitable[float]], rounds: int
 ) -> tuple[float, float, float]:
-    """The medians of both and of the ratios of each round, since the machine's speed drifts; who goes first changes."""
+    """Run both in alternating order, because the speed of a machine drifts. Returns the median of each and the median
+    of the ratios of the rounds."""
     pairs = []
     for number in range(rounds):
         order = (theirs, ours) if number % 2 else (ours, theirs)
-        paces = {run: await run() for run in order}
-        pairs.append((paces[ours], paces[theirs]))
+        rates = {run: await run() for run in order}
+        pairs.append((rates[ours], rates[theirs]))
     return (
         statistics.median(first for first, _ in pairs),
         statistics.median(second for _, second in pairs),

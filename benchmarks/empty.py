@@ -1,4 +1,5 @@
-"""An agent with the worker's settings, on Faust as it comes, that reads and acknowledges, no more; prints its pace."""
+"""An unpatched Faust agent with the worker's settings. It reads and acknowledges messages without any work, and prints
+the messages per second."""
 
 import asyncio
 import os

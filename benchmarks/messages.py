@@ -1,4 +1,4 @@
-"""Visits as messages through a real worker, beside an empty Faust agent and one message a transaction."""
+"""Visit messages through a real worker, compared with an empty Faust agent and with one message per transaction."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ class Person:
 
 @asynccontextmanager
 async def prepared(bootstrap: str, url: str, *, quick: bool) -> AsyncIterator["Bench"]:
-    """With tables, topics and visitors with a vehicle each."""
+    """Create tables, topics, and visitors with one vehicle each."""
     kafka = KafkaSettings(bootstrap=bootstrap, partitions=PARTITIONS, replication=1, min_insync=1)
     observer = AIOKafkaConsumer(**kafka.client(), enable_auto_commit=False)
     bench = Bench(kafka, url, observer, quick=quick)
@@ -53,8 +53,8 @@ async def prepared(bootstrap: str, url: str, *, quick: bool) -> AsyncIterator["B
 
 
 class Bench:
-    """Each round sends its messages first and starts the worker then, so that only its own pace is measured: from its
-    first result to its last."""
+    """Each round sends its messages before it starts the worker. The rate is measured from the worker's first result to
+    its last, so it contains neither the start nor the sending."""
 
     def __init__(self, kafka: KafkaSettings, url: str, observer: AIOKafkaConsumer, *, quick: bool) -> None:
         self._kafka = kafka
@@ -66,8 +66,7 @@ class Bench:
 
     async def prepare(self) -> None:
         await migrate.upgrade(DatabaseSettings(url=self._url))  # type: ignore[arg-type]
-        wanted = names.specs(CATALOGUE.families, self._kafka)
-        await admin.ensure(self._kafka, wanted)
+        await admin.ensure(self._kafka, names.specs(CATALOGUE.families, self._kafka))
         worker = self._worker("runtime.cli")
         try:
             await self._people()
@@ -77,11 +76,11 @@ class Bench:
     async def full_path(self) -> float:
         return await self._measured("runtime.cli", self._visits)
 
-    async def one_a_transaction(self) -> float:
+    async def one_per_transaction(self) -> float:
         return await self._measured("benchmarks.single", SINGLES)
 
     async def empty_agent(self) -> float:
-        """Messages a second that a Faust agent with the same settings reads and acknowledges, doing nothing."""
+        """Messages per second that a Faust agent with the same settings reads and acknowledges without any work."""
         self._round += 1
         topic = f"bench.empty.{self._round}"
         client = AIOKafkaAdminClient(**self._kafka.client())
@@ -102,12 +101,12 @@ class Bench:
         await self._send(names.requests("visits"), count)
         worker = self._worker(module)
         try:
-            return await self._pace(topic, before, count)
+            return await self._rate(topic, before, count)
         finally:
             await _end(worker)
 
-    async def _pace(self, topic: str, before: dict[TopicPartition, int], count: int) -> float:
-        """From the first of the new results to the last of them."""
+    async def _rate(self, topic: str, before: dict[TopicPartition, int], count: int) -> float:
+        """Results per second, from the first new result to the last."""
         began = 0.0
         while True:
             done = sum((await self._ends(topic)).values()) - sum(before.values())
@@ -118,10 +117,10 @@ class Bench:
             await asyncio.sleep(0.02)
 
     async def _ends(self, topic: str) -> dict[TopicPartition, int]:
-        found: dict[TopicPartition, int] = await self._observer.end_offsets(
+        offsets: dict[TopicPartition, int] = await self._observer.end_offsets(
             [TopicPartition(topic, number) for number in range(PARTITIONS)]
         )
-        return found
+        return offsets
 
     def _worker(self, module: str) -> "subprocess.Popen[bytes]":
         environment = {
@@ -170,13 +169,13 @@ class Bench:
 
     async def _create(self, producer: AIOKafkaProducer, operation: str, requests: list[Any]) -> list[Any]:
         family = CATALOGUE.family_of[operation]
-        places = [TopicPartition(names.results(family), number) for number in range(PARTITIONS)]
+        topic_partitions = [TopicPartition(names.results(family), number) for number in range(PARTITIONS)]
         consumer = AIOKafkaConsumer(**self._kafka.client(), enable_auto_commit=False)
         await consumer.start()
-        consumer.assign(places)
-        await consumer.seek_to_end(*places)
-        for place in places:
-            await consumer.position(place)
+        consumer.assign(topic_partitions)
+        await consumer.seek_to_end(*topic_partitions)
+        for topic_partition in topic_partitions:
+            await consumer.position(topic_partition)
         for request in requests:
             head = RequestHeaders(str(uuid4()), operation, "bench/bench", JSON)
             await producer.send(names.requests(family), json.dumps(request).encode(), headers=head.encode())
@@ -199,6 +198,6 @@ def _visitor(number: int, pc_code: str) -> dict[str, Any]:
 
 
 def _visit(rng: random.Random, person: Person) -> bytes:
-    who = rng.choice([{"barcode": person.barcode}, {"licensePlate": person.plate}])
-    parts = {"path": {"visitType": rng.choice(["entry", "exit"])}, "body": {**who, "pcCode": person.pc_code}}
+    identification = rng.choice([{"barcode": person.barcode}, {"licensePlate": person.plate}])
+    parts = {"path": {"visitType": rng.choice(["entry", "exit"])}, "body": {**identification, "pcCode": person.pc_code}}
     return json.dumps(parts).encode()

@@ -1,4 +1,4 @@
-"""What one would write without Kafka: FastAPI and SQLAlchemy, doing the same work of a visit in one transaction."""
+"""The same work without Kafka: FastAPI and SQLAlchemy write a visit in one transaction."""
 
 import os
 from datetime import UTC, datetime
@@ -40,12 +40,12 @@ async def create(visit_type: str, body: Visit) -> Reply:
     async with engine.begin() as conn:
         if await conn.scalar(sa.select(CENTERS.columns.pc_code).where(CENTERS.columns.pc_code == body.pcCode)) is None:
             raise HTTPException(400)
-        visitor, vehicle = await _who(conn, body)
+        visitor, vehicle = await _identify(conn, body)
         if visitor is None:
             raise HTTPException(404)
         row = {"visitor_id": visitor, "pc_code": body.pcCode, "visit_date": now, "visit_type": visit_type}
-        more = {"license_plate": body.licensePlate, "vehicle_id": vehicle, "revision": 1}
-        await conn.execute(sa.insert(VISITS.sql).values(row | more))
+        details = {"license_plate": body.licensePlate, "vehicle_id": vehicle, "revision": 1}
+        await conn.execute(sa.insert(VISITS.sql).values(row | details))
         if visit_type == "entry":
             await conn.execute(
                 sa.update(VISITORS.sql).where(VISITORS.columns.visitor_id == visitor).values(last_visit_date=now)
@@ -61,12 +61,12 @@ async def create(visit_type: str, body: Visit) -> Reply:
     )
 
 
-async def _who(conn: Any, body: Visit) -> tuple[UUID | None, int | None]:
+async def _identify(conn: Any, body: Visit) -> tuple[UUID | None, int | None]:
     if body.licensePlate is not None:
         statement = sa.select(VEHICLES.columns.visitor_id, VEHICLES.columns.vehicle_id).where(
             VEHICLES.columns.plate_key == plate_key(body.licensePlate), VEHICLES.columns.deletion_date.is_(None)
         )
-        found = (await conn.execute(statement.order_by(VEHICLES.columns.update_date.desc()).limit(1))).first()
-        return (found.visitor_id, found.vehicle_id) if found else (None, None)
+        vehicle = (await conn.execute(statement.order_by(VEHICLES.columns.update_date.desc()).limit(1))).first()
+        return (vehicle.visitor_id, vehicle.vehicle_id) if vehicle else (None, None)
     statement = sa.select(VISITORS.columns.visitor_id).where(VISITORS.columns.barcode == body.barcode)
     return await conn.scalar(statement), None

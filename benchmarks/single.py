@@ -1,4 +1,4 @@
-"""The worker with one message a transaction: `python -m benchmarks.single worker`."""
+"""The worker with one message per transaction: `python -m benchmarks.single worker`."""
 
 from agents.engine import lanes
 from runtime.cli import main

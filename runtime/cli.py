@@ -140,8 +140,8 @@ def topics(
         typer.echo(f"altered {name}")
     for difference in report.differences:
         typer.echo(
-            f"differs {difference.topic}: {difference.setting} is {difference.found},"
-            f" the service needs {difference.wanted}"
+            f"differs {difference.topic}: {difference.setting} is {difference.actual},"
+            f" the service needs {difference.required}"
         )
     if not (report.created or report.altered or report.differences):
         typer.echo("All topics exist and have the required configuration.")

@@ -76,12 +76,12 @@ def _arrays() -> list[sa.ColumnElement[object]]:
     return [sa.bindparam(name, type_=ARRAY(OUTBOX.c[name].type)) for name in _COLUMNS]
 
 
-_ROWS = sa.func.unnest(*_arrays()).table_valued(*_COLUMNS, with_ordinality="place").render_derived()
+_ROWS = sa.func.unnest(*_arrays()).table_valued(*_COLUMNS, with_ordinality="position").render_derived()
 _INSERT = sa.insert(OUTBOX).from_select(
     (*_COLUMNS, "created_at"),
     sa.select(
         *(_ROWS.c[name] for name in _COLUMNS), sa.bindparam("created_at", type_=sa.TIMESTAMP(timezone=True))
-    ).order_by(_ROWS.c.place),
+    ).order_by(_ROWS.c.position),
 )
 
 
@@ -97,7 +97,7 @@ def _claim() -> Any:
     before = (sa.func.sum(oldest.c.size).over(order_by=oldest.c.id) - oldest.c.size).label("before")
     summed = sa.select(oldest.c.id, before).subquery("summed")
     some = sa.func.array(sa.select(summed.c.id).where(summed.c.before < CLAIM_BYTES).scalar_subquery())
-    taken = sa.delete(OUTBOX).where(of_topic, OUTBOX.c.id == sa.any_(some))
+    deletion = sa.delete(OUTBOX).where(of_topic, OUTBOX.c.id == sa.any_(some))
     owned = postgresql.insert(PUBLISHERS).values(
         topic=sa.bindparam("of_topic"), owner=sa.bindparam("owner"), renewed_at=sa.func.clock_timestamp()
     )
@@ -105,7 +105,7 @@ def _claim() -> Any:
         index_elements=[PUBLISHERS.c.topic],
         set_={"owner": owned.excluded.owner, "renewed_at": owned.excluded.renewed_at},
     )
-    return taken.returning(OUTBOX.c.id, *(OUTBOX.c[name] for name in _COLUMNS)).add_cte(renewed.cte("renewed"))
+    return deletion.returning(OUTBOX.c.id, *(OUTBOX.c[name] for name in _COLUMNS)).add_cte(renewed.cte("renewed"))
 
 
 def _acquire() -> Any:

@@ -51,9 +51,9 @@ class Statements:
         generated = (self._table.c[name] for name in self._generated)
         return sa.insert(self._table).from_select(names, rows).returning(*generated)
 
-    def _insert_unless(self, taken: str) -> Any:
+    def _insert_unless(self, unique_column: str) -> Any:
         statement = insert(self._table).values(self._parameters(written_columns(self._table)))
-        return statement.on_conflict_do_nothing(index_elements=[taken]).returning(*self._table.c)
+        return statement.on_conflict_do_nothing(index_elements=[unique_column]).returning(*self._table.c)
 
     def _find(self, where: frozenset[str]) -> Any:
         return sa.select(self._table).where(*self._equal(where))

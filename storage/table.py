@@ -198,11 +198,11 @@ class Table(Generic[Row]):
         engine turns into a fault with `constraints.fault_of`."""
         return self.changed(tx, await tx.first(self._statements.insert, self._initial(tx, values)), "created")
 
-    async def insert_unless(self, tx: Tx, values: Mapping[str, Any], taken: str) -> Row | None:
-        """Insert a row like `insert`, unless another row has the same value in the unique column `taken`. Then nothing
-        is written, no change is recorded, and the result is None. If another transaction is writing the same value,
-        this one waits until that one ends."""
-        sql_row = await tx.first(self._statements.insert_unless(taken), self._initial(tx, values))
+    async def insert_unless(self, tx: Tx, values: Mapping[str, Any], unique_column: str) -> Row | None:
+        """Insert a row like `insert`, unless another row has the same value in `unique_column`. Then nothing is
+        written, no change is recorded, and the result is None. If another transaction is writing the same value, this
+        one waits until that one ends."""
+        sql_row = await tx.first(self._statements.insert_unless(unique_column), self._initial(tx, values))
         return None if sql_row is None else self.changed(tx, sql_row, "created")
 
     async def insert_many(self, items: Sequence[tuple[Tx, Mapping[str, Any]]]) -> list[Row]:

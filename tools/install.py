@@ -1,9 +1,9 @@
-"""Installs locked requirements, and this project, into the environment whose Python runs this file.
+"""Installs locked requirements and this project into the environment of the Python that runs this file.
 
     .venv/bin/python tools/install.py requirements-embedded.txt
 
-uv takes seconds where pip takes a minute. It reads nothing of pip's configuration, which may name the mirror, the
-certificates and the proxy that a company's network needs, so this hands it over. Where uv fails, pip installs."""
+uv takes seconds, pip takes a minute. uv does not read pip's configuration, which may name the index, the certificates
+and the proxy that a company's network needs, so this file passes these to uv. If uv fails, pip installs."""
 
 import ast
 import os
@@ -22,37 +22,38 @@ SETTINGS = {
     "client-cert": "SSL_CLIENT_CERT",
     "proxy": "ALL_PROXY",
 }
-"""pip's settings, and uv's variables for the same."""
+"""uv's environment variable for each of these settings of pip."""
 SECTIONS = ("global", "install", ":env:")
-"""Of pip's configuration; a later one goes before an earlier one."""
+"""Sections of pip's configuration. A later section has precedence over an earlier one."""
 
 
 def main(requirements: str) -> int:
-    """The exit status."""
+    """Return the exit status."""
     locked = ["--require-hashes", "--requirement", requirements]
     project = ["--no-deps", "--editable", "."]
     has_uv = _pip("--only-binary=:all:", "--require-hashes", "--requirement", "requirements-uv.txt") == 0
     if not (has_uv and _uv("--compile-bytecode", *locked) == 0):
-        sys.stderr.write("uv could not install; the reason is above. pip tries now, which takes a minute or two.\n")
+        sys.stderr.write("uv could not install, for the reason above. pip now installs, which takes a minute or two.\n")
         if _pip(*locked) != 0:
             return 1
     return _uv(*project, "--offline") if has_uv else _pip(*project)
 
 
 def uv_environment(listed: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment for uv, by what `pip config list` printed. A variable of uv that is set already stays."""
-    found: dict[str, str] = {}
+    """The environment for uv. `listed` is the output of `pip config list`. Variables of `environment` have precedence
+    over pip's settings."""
+    variables: dict[str, str] = {}
     for section in SECTIONS:
         for line in listed.splitlines():
             name, _, value = line.partition("=")
             if name.startswith(f"{section}.") and name.removeprefix(f"{section}.") in SETTINGS:
-                found[SETTINGS[name.removeprefix(f"{section}.")]] = ast.literal_eval(value)
+                variables[SETTINGS[name.removeprefix(f"{section}.")]] = ast.literal_eval(value)
     for name, separator in {"UV_INDEX": " ", "UV_INSECURE_HOST": " ", "UV_FIND_LINKS": ","}.items():
-        if name in found:
-            found[name] = separator.join(found[name].split())
-    # As pip does: certificates of this machine; of several indexes the one that has the locked files.
-    found |= {"UV_SYSTEM_CERTS": "true", "UV_INDEX_STRATEGY": "unsafe-best-match"}
-    return found | dict(environment)
+        if name in variables:
+            variables[name] = separator.join(variables[name].split())
+    # As pip: trust this machine's certificates, and search all indexes for the locked files.
+    variables |= {"UV_SYSTEM_CERTS": "true", "UV_INDEX_STRATEGY": "unsafe-best-match"}
+    return variables | dict(environment)
 
 
 _PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")

@@ -15,13 +15,12 @@ from topics.names import TopicSpec, record_lifetime
 
 @dataclass(frozen=True)
 class Difference:
-    """A setting of an existing topic that differs from the required one. `wanted` is the required value, `found` the
-    actual one."""
+    """A setting of an existing topic whose actual value differs from the required one."""
 
     topic: str
     setting: str
-    wanted: str
-    found: str
+    required: str
+    actual: str
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,13 @@
-"""The connection to Kafka: its settings, and a producer that says when the broker has a message."""
+"""The connection to Kafka: its settings, the producers, and consumers without a group."""
 
 import asyncio
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed, TransactionalIdAuthorizationFailed
 from aiokafka.helpers import create_ssl_context
 from aiokafka.partitioner import murmur2
@@ -23,13 +21,13 @@ log = structlog.get_logger(__name__)
 DELIVERY_TIMEOUT = 20.0
 """Seconds for one request to the broker."""
 CLOSE_LIMIT = 5.0
-"""Seconds that closing a connection may take; a broker that hangs would make it last for minutes."""
+"""Seconds that closing a client may take. Without a limit, a broker that hangs delays it for minutes."""
 SEND_LIMIT = 25.0
-"""Seconds for a whole send, connecting included. The publisher holds its lock while it sends, so the database's
+"""Seconds for a whole send, connecting included. A publisher sends inside a database transaction, so the database's
 idle-in-transaction timeout is longer."""
 TRANSACTION_TIMEOUT = SEND_LIMIT + 5
-"""Seconds after which Kafka aborts a transaction whose producer is gone; it checks every 10 seconds. Consumers with
-read_committed wait until then. A producer that takes over aborts the transaction at once."""
+"""Seconds after which Kafka aborts a transaction whose producer is gone. The broker looks for such transactions every
+10 seconds. Consumers with read_committed wait until then. A producer that takes over aborts the transaction at once."""
 
 
 class KafkaSettings(BaseModel):
@@ -64,23 +62,25 @@ class KafkaSettings(BaseModel):
 
     def client(self) -> dict[str, Any]:
         """The arguments that every aiokafka client takes."""
-        given: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             "bootstrap_servers": self.bootstrap,
             "security_protocol": self.security_protocol,
             "ssl_context": self.ssl_context(),
         }
         if self.security_protocol.startswith("SASL"):
-            given |= {
+            arguments |= {
                 "sasl_mechanism": self.sasl_mechanism,
                 "sasl_plain_username": self.sasl_username,
                 "sasl_plain_password": self.sasl_password.get_secret_value() if self.sasl_password else None,
             }
-        return given
+        return arguments
 
 
 class Outgoing(NamedTuple):
-    """A message to send. `partition_key` decides the partition and `key` is what compaction sees; where both are None
-    and no partition is given, the broker's partitions take turns."""
+    """A message to send.
+
+    `key` is the key of the record, by which Kafka compacts a topic. `partition` or else the hash of `partition_key`
+    selects the partition. Without both, the client's partitioner selects it from `key`, or at random."""
 
     topic: str
     value: bytes | None
@@ -91,11 +91,12 @@ class Outgoing(NamedTuple):
 
 
 class DeliveryError(Exception):
-    """The broker did not confirm a message in time. It may have it all the same; sending again is safe."""
+    """The broker did not confirm a message in time. The broker may have it nevertheless. Sending it again is safe."""
 
 
 class Producer:
-    """acks=all and idempotent. After a failure the client is replaced, since its sequence numbers may be lost."""
+    """Sends with acks=all, idempotently. After a failure it connects anew, because the sequence numbers of the failed
+    client may be lost."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
@@ -112,8 +113,8 @@ class Producer:
             await _close(client)
 
     async def send(self, messages: Sequence[Outgoing]) -> None:
-        """Send in order and wait until the broker has all, within `SEND_LIMIT`. Raises DeliveryError, then
-        possibly after a part of them."""
+        """Send messages in order and wait until the broker has all of them, at most `SEND_LIMIT`. Raises
+        DeliveryError; the broker may have some of the messages nevertheless."""
         client = self._client
         try:
             async with asyncio.timeout(SEND_LIMIT):
@@ -145,8 +146,8 @@ class Producer:
             return self._client
 
     async def _discard(self, client: AIOKafkaProducer | None) -> None:
-        """Whatever this client has still to send is dropped before a new one is made, so that nothing old is sent after
-        something new. One that another send has replaced already is left alone, and so is its replacement."""
+        """Abort a failed client before the next `send` connects, so that no old message follows a newer one. A client
+        that another `send` has replaced is aborted already."""
         if client is not None and client is self._client:
             self._client = None
             await _abort(client)
@@ -166,7 +167,7 @@ class FencedProducer:
 
     @property
     def usable(self) -> bool:
-        """True if it took over and has not failed since. It may have been fenced meanwhile; then `send` raises."""
+        """True after `take_over`, until `send` fails. If another producer has taken over since, `send` raises."""
         return self._client is not None and not self._client._txn_manager.is_fatal_error()
 
     async def take_over(self) -> None:
@@ -240,32 +241,32 @@ async def _connect(settings: KafkaSettings, **transactions: Any) -> AIOKafkaProd
 
 
 async def _deliver(client: AIOKafkaProducer, messages: Sequence[Outgoing]) -> None:
-    """Returns when the broker has all."""
+    """Send messages and return when the broker has all of them. Raises KafkaError."""
     if ended := ended_tasks(client):
         raise KafkaError(f"the producer's background tasks have ended: {', '.join(ended)}")
-    placed: dict[tuple[str, int | None], list[Outgoing]] = {}
+    groups: dict[tuple[str, int | None], list[Outgoing]] = {}
     for message in messages:
         partition = message.partition
         if partition is None and message.partition_key is not None:
             partition = partition_of(message.partition_key, await _partitions(client, message.topic))
-        placed.setdefault((message.topic, partition), []).append(message)
-    await asyncio.gather(*(_send_group(client, *place, group) for place, group in placed.items()))
+        groups.setdefault((message.topic, partition), []).append(message)
+    await asyncio.gather(*(_send_group(client, *target, group) for target, group in groups.items()))
 
 
 async def _partitions(client: AIOKafkaProducer, topic: str) -> int:
-    known = client.client.cluster.partitions_for_topic(topic)
-    return len(known or await client.partitions_for(topic))
+    cached = client.client.cluster.partitions_for_topic(topic)
+    return len(cached or await client.partitions_for(topic))
 
 
 def _describe(error: BaseException) -> str:
-    """The error with its type, which the text of a KafkaError contains already."""
+    """The text of an error with its type. The text of a KafkaError contains the type already."""
     return str(error) if isinstance(error, KafkaError) else f"{type(error).__name__}: {error}"
 
 
 async def _send_group(
     client: AIOKafkaProducer, topic: str, partition: int | None, messages: Sequence[Outgoing]
 ) -> None:
-    """Send what goes to one place, in order. Whole batches cost a fraction of what as many single sends cost."""
+    """Send the messages of one topic partition in order, in batches; single sends cost several times as much."""
     if partition is None or len(messages) == 1:
         sent = [
             await client.send(topic, message.value, key=message.key, partition=partition, headers=message.headers)
@@ -289,9 +290,10 @@ def _batches(client: AIOKafkaProducer, messages: Sequence[Outgoing]) -> Iterator
 
 
 async def _abort(client: AIOKafkaProducer) -> None:
-    """Stop at once. aiokafka's `stop` flushes first, and goes on sending in the background where that is cut short."""
+    """Stop a producer without sending the messages that it holds. aiokafka's `stop` flushes first, and goes on sending
+    in the background if it is cancelled."""
     client._closed = True
-    # First, and without waiting: aiokafka's background tasks go on for a while and must not reach a broker.
+    # Before the first await: aiokafka's background tasks go on for a while and must not reach a broker.
     client.client.send = _refuse
     for connection in client.client._conns.values():
         connection.close()
@@ -302,7 +304,7 @@ async def _abort(client: AIOKafkaProducer) -> None:
     with suppress(KafkaError, TimeoutError, OSError):
         async with asyncio.timeout(CLOSE_LIMIT):
             await client.client.close()
-    # Others wait for what this client was to send; they would wait for all of SEND_LIMIT.
+    # Concurrent sends through this client would otherwise wait for all of SEND_LIMIT.
     client._message_accumulator.fail_all(ProducerClosed())
     _retrieve_exceptions(client)
 
@@ -312,7 +314,7 @@ async def _refuse(*_: Any, **__: Any) -> Any:
 
 
 def _retrieve_exceptions(client: AIOKafkaProducer) -> None:
-    """Of futures that nobody awaits; asyncio would log each of them as an error."""
+    """Retrieve the exceptions of futures that nobody awaits. asyncio would log each of them as an error."""
     waiters = [batch._drain_waiter for batches in client._message_accumulator._batches.values() for batch in batches]
     for future in (*waiters, client._txn_manager._transaction_waiter):
         if future is not None and future.done() and not future.cancelled():
@@ -328,23 +330,22 @@ async def _close(client: AIOKafkaProducer) -> None:
         await _abort(client)
 
 
-@lru_cache(65_536)
 def partition_of(key: bytes, partitions: int) -> int:
-    """The partition that Kafka's default partitioner gives this key."""
+    """The partition that Kafka's default partitioner selects for a key."""
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
 async def tail(settings: KafkaSettings, topic: str, partition: int) -> AIOKafkaConsumer:
-    """A started consumer at the end of one partition, with no group."""
+    """A started consumer without a group, at the end of one partition."""
     consumer = AIOKafkaConsumer(
         **settings.client(), enable_auto_commit=False, auto_offset_reset="latest", fetch_max_wait_ms=100
     )
-    place = TopicPartition(topic, partition)
+    topic_partition = TopicPartition(topic, partition)
     try:
         await consumer.start()
-        consumer.assign([place])
-        await consumer.seek_to_end(place)
-        await consumer.position(place)
+        consumer.assign([topic_partition])
+        await consumer.seek_to_end(topic_partition)
+        await consumer.position(topic_partition)
     except BaseException:
         await close_consumer(consumer)
         raise
@@ -352,7 +353,7 @@ async def tail(settings: KafkaSettings, topic: str, partition: int) -> AIOKafkaC
 
 
 async def close_consumer(consumer: AIOKafkaConsumer) -> None:
-    """Stop a consumer and close its connections, at most some seconds long and whatever its `stop` raises."""
+    """Stop a consumer and close its connections within 6 seconds, even if `stop` raises or hangs."""
     for close, limit in ((consumer.stop, CLOSE_LIMIT), (consumer._client.close, 1)):
         with suppress(Interrupted, KafkaError, TimeoutError, OSError), interruptions_raised():
             async with asyncio.timeout(limit):
@@ -360,30 +361,15 @@ async def close_consumer(consumer: AIOKafkaConsumer) -> None:
 
 
 def ended_tasks(client: AIOKafkaConsumer | AIOKafkaProducer) -> list[str]:
-    """The background tasks of a started client that have ended although the client was not closed. aiokafka 0.14.0
-    does not tell: without its fetcher a consumer waits for ever, without its sender a producer keeps what it gets."""
+    """The background tasks of a started client that have ended although the client is not closed. aiokafka 0.14.0 does
+    not report them: a consumer without its fetcher waits for ever, and a producer without its sender sends nothing."""
     if client._closed:
         return []
     if isinstance(client, AIOKafkaProducer):
         tasks = {"metadata": client.client._sync_task, "sender": client._sender.sender_task}
     else:
         tasks = {"metadata": client._client._sync_task, "fetcher": client._fetcher and client._fetcher._fetch_task}
-        # With a consumer group the first, else the second.
+        # A consumer with a group has the first of these tasks, a consumer without a group the second.
         for name in ("_coordination_task", "_reset_committed_task"):
             tasks[name] = getattr(client._coordinator, name, None)
     return [name for name, task in tasks.items() if task is not None and task.done()]
-
-
-async def _close_fetcher(fetcher: Any) -> None:
-    """Fetcher.close. That of aiokafka 0.14.0 raises the CancelledError of a fetch that was waiting for its next
-    attempt, as while the broker is away; the consumer's `stop` ended there and left its connections open."""
-    fetcher._closed = True
-    tasks = (fetcher._fetch_task, *fetcher._pending_tasks)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    for waiter in fetcher._fetch_waiters:
-        fetcher._notify(waiter)
-
-
-Fetcher.close = _close_fetcher

@@ -3,10 +3,14 @@
 - **Header names that are not UTF-8.** aiokafka 0.14.0 raises on such a record each time the records are fetched, so one
   record would keep every consumer from the rest of its partition for good. With the patch, invalid bytes in a header
   name are read as U+FFFD, and the record is delivered like any other.
+- **Closing a consumer while the broker is away.** `Fetcher.close` of aiokafka 0.14.0 raises the CancelledError of a
+  fetch that waits for its next attempt. The consumer's `stop` ends there and leaves its connections open. With the
+  patch, it cancels such fetches and goes on.
 
 `tests/unit/test_patches.py` fails once aiokafka no longer needs them.
 """
 
+import asyncio
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
@@ -38,6 +42,7 @@ def apply() -> None:
     require_versions(PATCHED)
     fetcher.MemoryRecords = _Records
     fetcher.PartitionRecords = _PartitionRecords
+    fetcher.Fetcher.close = _close_fetcher
 
 
 class _Records:
@@ -90,3 +95,13 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
         except UnicodeDecodeError:
             self._records: Any = self._records.again(self.next_fetch_offset)
             yield from super()._unpack_records()
+
+
+async def _close_fetcher(consumer_fetcher: Any) -> None:
+    consumer_fetcher._closed = True
+    tasks = (consumer_fetcher._fetch_task, *consumer_fetcher._pending_tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for waiter in consumer_fetcher._fetch_waiters:
+        consumer_fetcher._notify(waiter)

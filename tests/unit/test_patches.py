@@ -65,6 +65,30 @@ def test_aiokafka_still_fails_on_a_header_name_that_is_not_utf8() -> None:
         list(batches.next_batch())
 
 
+class _FetcherOfABrokerThatIsAway(fetcher.Fetcher):  # type: ignore[misc]
+    """Has one fetch that waits for its next attempt."""
+
+    def __init__(self) -> None:
+        self._closed = False
+        self._fetch_task = asyncio.ensure_future(asyncio.sleep(60))
+        self._pending_tasks = {asyncio.ensure_future(asyncio.sleep(60))}
+        self._fetch_waiters = {asyncio.get_running_loop().create_future()}
+
+
+async def test_a_consumer_closes_while_the_broker_is_away() -> None:
+    away = _FetcherOfABrokerThatIsAway()
+    await asyncio.sleep(0)
+    await patches._close_fetcher(away)
+    assert away._fetch_task.cancelled()
+    assert all(task.cancelled() for task in away._pending_tasks)
+    assert all(waiter.done() for waiter in away._fetch_waiters)
+
+
+def test_aiokafka_still_raises_the_cancellation_of_a_fetch_from_close() -> None:
+    close = inspect.getsource(fetcher.Fetcher).partition("async def close(")[2].partition("def ")[0]
+    assert "x.cancel()\n            await x" in close
+
+
 def test_another_version_of_a_patched_library_is_refused() -> None:
     with pytest.raises(patches.WrongVersion, match="aiokafka"):
         patches.require_versions({"aiokafka": "0.13.0"})

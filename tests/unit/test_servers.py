@@ -81,6 +81,6 @@ def test_an_unreadable_port_file_is_replaced_by_a_new_port(tmp_path: Path, conte
 def test_no_process_starts_during_the_shutdown(tmp_path: Path) -> None:
     processes = Processes(tmp_path)
     processes.close()
-    with pytest.raises(ServerFailed, match="everything stops"):
+    with pytest.raises(ServerFailed, match="all processes are stopping"):
         processes.spawn("worker", SLEEP, log=tmp_path / "log")
     assert not (tmp_path / "processes.json").exists()

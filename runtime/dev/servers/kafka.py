@@ -1,4 +1,4 @@
-"""Apache Kafka on this machine: broker and controller in one process, on loopback only."""
+"""An embedded Kafka broker and controller in one process. It listens on the loopback interface only."""
 
 import signal
 import stat
@@ -27,7 +27,7 @@ ONE_BROKER = {
     "message.max.bytes": "16777216",
     "replica.fetch.max.bytes": "16777216",
 }
-"""What a cluster of one broker needs. docker-compose.yml sets the same."""
+"""The settings that a cluster of one broker needs. docker-compose.yml sets the same."""
 
 IMPATIENT = {
     "offsets.topic.num.partitions": "4",
@@ -37,7 +37,7 @@ IMPATIENT = {
     "group.min.session.timeout.ms": "1000",
     "group.initial.rebalance.delay.ms": "0",
 }
-"""For development and tests: quick to start and to notice what died."""
+"""Short waits, for development and tests: the broker starts soon and soon notices a client that died."""
 
 _PROPERTIES = """
 process.roles=broker,controller
@@ -52,8 +52,8 @@ log.segment.bytes=67108864
 
 
 class Kafka:
-    """A broker whose data lies in `home`; the jars lie in `downloads`, which several homes may share. `settings` are
-    the broker's, beside those above."""
+    """A broker whose data is in `home`. Several homes may share the `downloads` folder, which contains Kafka's jars.
+    `settings` are further settings of the broker."""
 
     def __init__(
         self,
@@ -77,11 +77,11 @@ class Kafka:
 
     @property
     def has_data(self) -> bool:
-        """Of an earlier start."""
+        """True if an earlier start has created the data."""
         return (self._home / "data" / "meta.properties").exists()
 
     def start(self, setting: str = "port") -> None:
-        """Returns once it answers. `setting` is named where the port is taken. Raises PortTaken, ServerFailed."""
+        """Start the broker and return when it answers. Raises ServerFailed, and PortTaken, which names `setting`."""
         ensure_free("127.0.0.1", self.port, setting)
         jars = fetch_kafka(self._downloads)
         properties = self._write_properties()
@@ -99,21 +99,21 @@ class Kafka:
     def _write_properties(self) -> Path:
         file = self._home / "server.properties"
         controller = kept_port(self._home / "controller-port")
-        places = _PROPERTIES.format(port=self.port, controller=controller, data=self._home / "data")
-        file.write_text(places + "".join(f"{name}={value}\n" for name, value in self._settings.items()))
+        properties = _PROPERTIES.format(port=self.port, controller=controller, data=self._home / "data")
+        file.write_text(properties + "".join(f"{name}={value}\n" for name, value in self._settings.items()))
         return file
 
     def _format(self, jars: Path, properties: Path) -> None:
         if self.has_data:
             return
         tool = ["kafka.tools.StorageTool", "format", "-t", uuid4().hex[:22], "-c", str(properties)]
-        done = subprocess.run([*_java(jars, "128m"), *tool], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise ServerFailed(f"Kafka's storage could not be formatted: {done.stdout}{done.stderr}")
+        process = subprocess.run([*_java(jars, "128m"), *tool], capture_output=True, text=True, check=False)
+        if process.returncode:
+            raise ServerFailed(f"Kafka's storage could not be formatted: {process.stdout}{process.stderr}")
 
 
 def _java(jars: Path, heap: str) -> list[str]:
     if not JAVA.stat().st_mode & stat.S_IXUSR:
         JAVA.chmod(JAVA.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
-    # Quick compilation only: what lives for minutes spends more on the thorough one than it gains.
+    # C1 only: a process that lives for minutes spends more time in the C2 compiler than it gains from it.
     return [str(JAVA), f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{jars}/*"]

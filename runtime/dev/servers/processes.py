@@ -1,4 +1,4 @@
-"""Child processes of one home: recorded in a file, so that what a killed parent left behind is ended next time."""
+"""The child processes of one home. A file records them, so that the next start ends those of a killed parent."""
 
 import json
 import os
@@ -16,11 +16,11 @@ STOP_SECONDS = 20.0
 
 
 class ServerFailed(Exception):
-    """A server did not start; says what to do, with the end of its log."""
+    """A server did not start. The text says what to do, or has the end of the server's log."""
 
 
 class Processes:
-    """Starts, stops and remembers children. Each has a session of its own, so that Ctrl-C reaches only the parent."""
+    """Starts, stops and records child processes. Each has its own session, so that Ctrl-C reaches only the parent."""
 
     def __init__(self, home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ class Processes:
         """Raises ServerFailed after `close`."""
         with self._spawning, log.open("ab") as output:
             if self._closed:
-                raise ServerFailed(f"{name} was not started, since everything stops.")
+                raise ServerFailed(f"{name} was not started, because all processes are stopping.")
             child = psutil.Popen(
                 list(argv), stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=cwd,
                 env=None if env is None else {**os.environ, **env}, start_new_session=True, user=user, group=user,
@@ -52,7 +52,7 @@ class Processes:
         self._record_child(name, child)
 
     def close(self) -> None:
-        """Start nothing any more: a thread that was starting a server may still run when its starter is interrupted."""
+        """Refuse to start processes: a thread that starts a server goes on when the main thread is interrupted."""
         with self._spawning:
             self._closed = True
 
@@ -63,29 +63,30 @@ class Processes:
     def pid(self, name: str) -> int:
         return int(self._children[name].pid)
 
-    def stop(self, name: str, number: int, patience: float = STOP_SECONDS) -> None:
-        """Ask a child to end, and kill it with its children where it does not in time."""
+    def stop(self, name: str, signal_number: int, seconds: float = STOP_SECONDS) -> None:
+        """Send a child this signal. If the child does not end within `seconds`, kill it and its children."""
         child = self._children.pop(name, None)
         if child is None:
             return
         if child.poll() is None:
-            child.send_signal(number)
+            child.send_signal(signal_number)
             try:
-                child.wait(patience)
+                child.wait(seconds)
             except psutil.TimeoutExpired:
                 _kill_tree(child)
                 child.wait(STOP_SECONDS)
         self._unrecord(name)
 
     def kill(self, name: str) -> None:
-        """SIGKILL at once, as a crash would."""
+        """Send a child and its children SIGKILL."""
         child = self._children.pop(name)
         _kill_tree(child)
         child.wait(STOP_SECONDS)
         self._unrecord(name)
 
     def end_leftovers(self) -> list[str]:
-        """Kill what an earlier parent left running; the names. A pid that another program has by now is left alone."""
+        """Kill the processes that an earlier parent left running, and return their names. A process that has the pid of
+        such a process, but started at another time, is left alone."""
         ended = []
         for name, (pid, created) in self._recorded().items():
             if name in self._children:
@@ -115,9 +116,9 @@ class Processes:
         with self._writing:
             self._write({key: value for key, value in self._recorded().items() if key != name})
 
-    def _write(self, found: dict[str, tuple[int, float]]) -> None:
+    def _write(self, processes: dict[str, tuple[int, float]]) -> None:
         new = self._record.with_suffix(".new")
-        new.write_text(json.dumps(found))
+        new.write_text(json.dumps(processes))
         new.replace(self._record)
 
 
@@ -141,8 +142,8 @@ def free_port() -> int:
 
 
 def kept_port(file: Path) -> int:
-    """A free port, chosen once and kept in a file, so that a restart has the same address."""
-    with suppress(OSError, ValueError):  # also where a crash left the file empty
+    """The port in `file`, or a free port, which is written to the file for the next start."""
+    with suppress(OSError, ValueError):  # a crash may have left the file empty
         return int(file.read_text())
     port = free_port()
     file.write_text(str(port))
@@ -156,7 +157,7 @@ def answers(port: int) -> bool:
 
 
 def wait_until_it_answers(name: str, processes: Processes, port: int, seconds: float, log: Path) -> None:
-    """Raises ServerFailed where the process ends or does not answer in time."""
+    """Raises ServerFailed if the process ends or does not answer in time."""
 
     @retry(
         retry=retry_if_result(lambda done: not done), wait=wait_fixed(0.1), stop=stop_after_delay(seconds),
