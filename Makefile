@@ -1,4 +1,4 @@
-# Python of the environment; everything else comes from the locked requirements.
+# The Python that creates .venv. Everything else comes from the locked requirements.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,10 +7,10 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 
 .PHONY: run test check compose-test fuzz bench lock clean
 
-run: $(VENV)/requirements-embedded ## Everything on this machine, with sample data and a simulated gateway
+run: $(VENV)/requirements-embedded ## Run everything on this machine, with sample data and simulated gateways
 	@$(BIN)/visitor dev $(ARGS)
 
-test: check ## All checks and tests; the tests in two processes side by side
+test: check ## Run all checks and tests; the tests run in two processes
 	$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
 check: $(VENV)/requirements-dev
@@ -19,16 +19,16 @@ check: $(VENV)/requirements-dev
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-compose-test: $(VENV)/requirements-dev ## docker-compose.yml with Docker: up, calls, what is killed comes back, down
+compose-test: $(VENV)/requirements-dev ## Test docker-compose.yml with Docker: start, calls, restart after a kill, stop
 	$(BIN)/python -m pytest --capture=no tests/compose/*.py $(ARGS)
 
-fuzz: $(VENV)/requirements-dev ## Half an hour of calls made up from the OpenAPI document
+fuzz: $(VENV)/requirements-dev ## Send calls generated from the OpenAPI document for half an hour
 	VISITOR_FUZZ_SECONDS=$${VISITOR_FUZZ_SECONDS:-1800} $(BIN)/python -m pytest tests/contract/test_fuzz.py $(ARGS)
 
-bench: $(VENV)/requirements-dev ## The service beside its peers, as ratios
+bench: $(VENV)/requirements-dev ## Compare the service with its peers, as ratios
 	$(BIN)/python -m benchmarks $(ARGS)
 
-lock: $(VENV)/requirements-embedded ## Resolve the requirements anew; to raise versions: make lock ARGS=--upgrade
+lock: $(VENV)/requirements-embedded ## Lock the requirements; to raise versions: make lock ARGS=--upgrade
 	$(COMPILE) --output-file requirements.txt pyproject.toml
 	$(COMPILE) --output-file requirements-embedded.txt --constraint requirements.txt --extra embedded pyproject.toml
 	$(COMPILE) --output-file requirements-dev.txt --constraint requirements-embedded.txt --extra embedded --extra test pyproject.toml

@@ -32,7 +32,7 @@ def of_value(operation: Operation, request: Request[Any, Any, Any], raw_query: d
         case "empty":
             return Answer(operation.status)
         case "object":
-            return Answer(operation.status, operation.dump(value))
+            return Answer(operation.status, operation.to_reply_data(value))
         case "array":
             return Answer(operation.status, _selected(operation, request, value.items))
         case "record":
@@ -57,10 +57,12 @@ def _selected(operation: Operation, request: Request[Any, Any, Any], items: Sequ
     """The items with the fields that the `fields` parameter lists, or with all fields."""
     fields = getattr(request.query, "fields", None)
     if not fields:
-        return [operation.dump(item) for item in items]
+        return [operation.to_reply_data(item) for item in items]
     assert operation.item is not None
     reply_fields = {field.serialization_alias for field in operation.item.model_fields.values()}
     selected = {name.strip() for name in fields.split(",")}
     if not selected <= reply_fields:
         raise Invalid("unknown_reply_field", "`fields` may list only fields of the reply.", field="fields")
-    return [{name: value for name, value in operation.dump(item).items() if name in selected} for item in items]
+    return [
+        {name: value for name, value in operation.to_reply_data(item).items() if name in selected} for item in items
+    ]

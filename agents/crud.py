@@ -1,4 +1,8 @@
-"""Plain create, read, update, delete and list operations. An operation with more than one rule is an `@operation`."""
+"""Plain create, read, update, delete and list operations. An operation with more than one rule is an `@operation`.
+
+`gets`, `lists`, `creates`, `updates`, `deletes` and `soft_deletes` read and write nothing themselves. Each returns an
+`Operation`, whose handler later reads or writes the rows of `table`.
+"""
 
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,7 +24,7 @@ from storage.tx import Tx
 
 Row = TypeVar("Row", bound=Model)
 Fields = TypeVar("Fields", bound=Model)
-Check = Callable[[Tx, Row, Fields], Awaitable[None]]
+BeforeUpdate = Callable[[Tx, Row, Fields], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -115,14 +119,17 @@ def updates(
     route: str,
     summary: str,
     body: type[Fields],
-    check: Check[Row, Fields] | None = None,
+    before_update: BeforeUpdate[Row, Fields] | None = None,
 ) -> Operation:
+    """`before_update` is called with the locked row and the request's body, before the row is updated. It may raise a
+    Fault."""
+
     async def update(tx: Tx, request: Request[Any, Any, Any]) -> None:
         require_same_ids(request)
         where = _field_values(request.path)
         old = await table.lock(tx, **where)
-        if check is not None:
-            await check(tx, old, request.body)
+        if before_update is not None:
+            await before_update(tx, old, request.body)
         await table.update(tx, request.body.sent_fields(), **where)
 
     path = path_of(table, name, route)
@@ -150,15 +157,15 @@ def soft_deletes(
     route: str,
     summary: str,
     *,
-    over: Callable[[Row], bool],
+    is_deleted: Callable[[Row], bool],
     values: Callable[[Tx], dict[str, Any]],
 ) -> Operation:
-    """A delete that keeps the row and writes `values` to it. A row that is `over` already is answered with 404."""
+    """A delete that keeps the row and writes `values` to it. If `is_deleted` is true for the row, the answer is 404."""
 
     async def soft_delete(tx: Tx, request: Request[Any, Any, Any]) -> None:
         where = _field_values(request.path)
-        if over(await table.lock(tx, **where)):
-            raise table.missing()
+        if is_deleted(await table.lock(tx, **where)):
+            raise table.not_found()
         await table.update(tx, values(tx), **where)
 
     return declare(name, route, summary=summary, path=path_of(table, name, route), reply=None, handler=soft_delete)

@@ -46,8 +46,8 @@ def path_params(path: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """An operation has either a `handler`, which takes one request, or a `batch`, which takes many requests of one
-    transaction."""
+    """An operation has either a `handler`, which takes one request, or a `batch_handler`, which takes many requests of
+    one transaction."""
 
     name: str
     method: str
@@ -69,10 +69,10 @@ class Operation:
     """Faults in addition to those that the method, the path and the body imply."""
     partition_key: Sequence[str]
     """Fields of the path or the body. The edge uses the value of the first field present as the message key."""
-    dump: Callable[[Any], Any]
+    to_reply_data: Callable[[Any], Any]
     """Turns a row into the plain data of the reply: the fields of `item`, without other fields of the row."""
     handler: Handler | None = None
-    batch: BatchHandler | None = None
+    batch_handler: BatchHandler | None = None
 
     @property
     def is_query(self) -> bool:
@@ -117,7 +117,7 @@ def declare(
     faults: Sequence[type[Fault]] = (),
     partition_key: Sequence[str] = (),
     handler: Handler | None = None,
-    batch: BatchHandler | None = None,
+    batch_handler: BatchHandler | None = None,
 ) -> Operation:
     """Make an operation. Defaults: the status follows from the method, `sort` accepts the scalar fields of the reply,
     and the first path parameter is the partition key. Raises ValueError, at import, if the parameters of the route are
@@ -135,11 +135,11 @@ def declare(
         method=method,
         path=url,
         summary=summary,
-        description=_for_callers((handler or batch).__doc__),
+        description=_for_callers((handler or batch_handler).__doc__),
         request=Request[path, query, body],  # type: ignore[valid-type]
         item=reply,
         shape=shape if reply else "empty",
-        dump=TypeAdapter(reply or NoFields).dump_python,
+        to_reply_data=TypeAdapter(reply or NoFields).dump_python,
         status=status or _default_status(method, reply is not None),
         upserts=upserts,
         at_least_one=at_least_one,
@@ -147,7 +147,7 @@ def declare(
         partition_key=partition_key or tuple(params[:1]),
         sorts=tuple(_scalar_fields(sorted_by or reply or NoFields)) if "sort" in query.model_fields else (),
         handler=handler,
-        batch=batch,
+        batch_handler=batch_handler,
     )
 
 
@@ -176,22 +176,22 @@ def pascal_case(name: str) -> str:
     return "".join(part[0].upper() + part[1:] for part in name.split("."))
 
 
-def operation(name: str, route: str, **facts: Any) -> Callable[[Handler], Operation]:
-    """Turn a handler `(tx, request) -> value` into an operation. `facts` are the other arguments of `declare`."""
+def operation(name: str, route: str, **arguments: Any) -> Callable[[Handler], Operation]:
+    """Turn a handler `(tx, request) -> value` into an operation. `arguments` are the other arguments of `declare`."""
 
     def decorate(handler: Handler) -> Operation:
-        return declare(name, route, handler=handler, **facts)
+        return declare(name, route, handler=handler, **arguments)
 
     return decorate
 
 
-def batch_operation(name: str, route: str, **facts: Any) -> Callable[[BatchHandler], Operation]:
+def batch_operation(name: str, route: str, **arguments: Any) -> Callable[[BatchHandler], Operation]:
     """Turn a batch handler into an operation. A batch handler applies many requests of one transaction with a bounded
     number of statements. It takes `[(tx, request), …]` and returns a value or a Fault for each request, in the same
-    order. `facts` are the other arguments of `declare`."""
+    order. `arguments` are the other arguments of `declare`."""
 
-    def decorate(batch: BatchHandler) -> Operation:
-        return declare(name, route, batch=batch, **facts)
+    def decorate(batch_handler: BatchHandler) -> Operation:
+        return declare(name, route, batch_handler=batch_handler, **arguments)
 
     return decorate
 

@@ -58,30 +58,30 @@ async def main(quick: bool) -> None:
         )
         async with http.served(kafka.bootstrap, postgres.url) as (edge, peer):
             for connections in (32, 128):
-                ours = await http.load(edge, bench.people, connections, quick=quick)
-                theirs = await http.load(peer, bench.people, connections, quick=quick)
-                ratio = f"{ours.per_second / theirs.per_second:.2f}"
+                edge_figures = await http.load(edge, bench.people, connections, quick=quick)
+                peer_figures = await http.load(peer, bench.people, connections, quick=quick)
+                ratio = f"{edge_figures.per_second / peer_figures.per_second:.2f}"
                 table.add_row(
-                    str(connections), f"{ours.per_second:,.0f}", f"{ours.p50:.0f}",
-                    f"{theirs.per_second:,.0f}", f"{theirs.p50:.0f}", ratio,
+                    str(connections), f"{edge_figures.per_second:,.0f}", f"{edge_figures.p50:.0f}",
+                    f"{peer_figures.per_second:,.0f}", f"{peer_figures.p50:.0f}", ratio,
                 )  # fmt: skip
         console.print(table)
 
 
 async def _alternate(
-    ours: Callable[[], Awaitable[float]], theirs: Callable[[], Awaitable[float]], rounds: int
+    service: Callable[[], Awaitable[float]], peer: Callable[[], Awaitable[float]], rounds: int
 ) -> tuple[float, float, float]:
     """Run both in alternating order, because the speed of a machine drifts. Returns the median of each and the median
     of the ratios of the rounds."""
     pairs = []
     for number in range(rounds):
-        order = (theirs, ours) if number % 2 else (ours, theirs)
-        rates = {run: await run() for run in order}
-        pairs.append((rates[ours], rates[theirs]))
+        order = (peer, service) if number % 2 else (service, peer)
+        rates = {measure: await measure() for measure in order}
+        pairs.append((rates[service], rates[peer]))
     return (
-        statistics.median(first for first, _ in pairs),
-        statistics.median(second for _, second in pairs),
-        statistics.median(first / second for first, second in pairs),
+        statistics.median(service_rate for service_rate, _ in pairs),
+        statistics.median(peer_rate for _, peer_rate in pairs),
+        statistics.median(service_rate / peer_rate for service_rate, peer_rate in pairs),
     )
 
 

@@ -16,23 +16,23 @@ from topics.kafka import KafkaSettings
 
 
 async def main(bootstrap: str) -> None:
-    count, seen, began = int(os.environ["BENCH_COUNT"]), 0, 0.0
-    done = asyncio.Event()
+    count, received, started_at = int(os.environ["BENCH_COUNT"]), 0, 0.0
+    finished = asyncio.Event()
 
     def receive(event: Any) -> None:
-        nonlocal seen, began
-        began = began or time.perf_counter()
-        seen += 1
+        nonlocal received, started_at
+        started_at = started_at or time.perf_counter()
+        received += 1
         event.ack()
-        if seen == count:
-            done.set()
+        if received == count:
+            finished.set()
 
     topic = os.environ["BENCH_TOPIC"]
     app = faust_app.create(KafkaSettings(bootstrap=bootstrap), f"group-{topic}", 10.0, [topic], receive)
     app.transport, app.monitor = Transport(app.conf.broker_consumer, app), faust.Monitor()
     await app.start()
-    await done.wait()
-    sys.stdout.write(f"{count / (time.perf_counter() - began)}\n")
+    await finished.wait()
+    sys.stdout.write(f"{count / (time.perf_counter() - started_at)}\n")
     sys.stdout.flush()
     await app.stop()
 

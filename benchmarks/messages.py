@@ -69,15 +69,15 @@ class Bench:
         await admin.ensure(self._kafka, names.specs(CATALOGUE.families, self._kafka))
         worker = self._worker("runtime.cli")
         try:
-            await self._people()
+            await self._create_people()
         finally:
             await _end(worker)
 
     async def full_path(self) -> float:
-        return await self._measured("runtime.cli", self._visits)
+        return await self._measure("runtime.cli", self._visits)
 
     async def one_per_transaction(self) -> float:
-        return await self._measured("benchmarks.single", SINGLES)
+        return await self._measure("benchmarks.single", SINGLES)
 
     async def empty_agent(self) -> float:
         """Messages per second that a Faust agent with the same settings reads and acknowledges without any work."""
@@ -95,32 +95,30 @@ class Bench:
         out, _ = await child.communicate()
         return float(out.decode().split()[-1])
 
-    async def _measured(self, module: str, count: int) -> float:
-        topic = names.results("visits")
-        before = await self._ends(topic)
+    async def _measure(self, module: str, count: int) -> float:
+        results_before = await self._count_results()
         await self._send(names.requests("visits"), count)
         worker = self._worker(module)
         try:
-            return await self._rate(topic, before, count)
+            return await self._result_rate(results_before, count)
         finally:
             await _end(worker)
 
-    async def _rate(self, topic: str, before: dict[TopicPartition, int], count: int) -> float:
-        """Results per second, from the first new result to the last."""
-        began = 0.0
+    async def _result_rate(self, results_before: int, count: int) -> float:
+        """Wait for `count` new results. Returns the results per second, from the first new result to the last."""
+        started_at, first_count = 0.0, 0
         while True:
-            done = sum((await self._ends(topic)).values()) - sum(before.values())
-            if done and not began:
-                began, first = time.perf_counter(), done
-            if done >= count:
-                return (done - first) / (time.perf_counter() - began)
+            results = await self._count_results() - results_before
+            if results and not started_at:
+                started_at, first_count = time.perf_counter(), results
+            if results >= count:
+                return (results - first_count) / (time.perf_counter() - started_at)
             await asyncio.sleep(0.02)
 
-    async def _ends(self, topic: str) -> dict[TopicPartition, int]:
-        offsets: dict[TopicPartition, int] = await self._observer.end_offsets(
-            [TopicPartition(topic, number) for number in range(PARTITIONS)]
-        )
-        return offsets
+    async def _count_results(self) -> int:
+        topic_partitions = [TopicPartition(names.results("visits"), number) for number in range(PARTITIONS)]
+        end_offsets: dict[TopicPartition, int] = await self._observer.end_offsets(topic_partitions)
+        return sum(end_offsets.values())
 
     def _worker(self, module: str) -> "subprocess.Popen[bytes]":
         environment = {
@@ -138,12 +136,12 @@ class Bench:
         await producer.start()
         for number in range(count):
             person = rng.choice(self.people)
-            head = RequestHeaders(str(uuid4()), "visits.create", "gateway/bench", JSON)
-            await producer.send(topic, _visit(rng, person), headers=head.encode(), partition=number % PARTITIONS)
+            headers = RequestHeaders(str(uuid4()), "visits.create", "gateway/bench", JSON)
+            await producer.send(topic, _visit(rng, person), headers=headers.encode(), partition=number % PARTITIONS)
         await producer.flush()
         await producer.stop()
 
-    async def _people(self) -> None:
+    async def _create_people(self) -> None:
         producer = AIOKafkaProducer(**self._kafka.client())
         await producer.start()
         center = {**sample.CENTERS[0], "isWestfield": True}
@@ -177,8 +175,8 @@ class Bench:
         for topic_partition in topic_partitions:
             await consumer.position(topic_partition)
         for request in requests:
-            head = RequestHeaders(str(uuid4()), operation, "bench/bench", JSON)
-            await producer.send(names.requests(family), json.dumps(request).encode(), headers=head.encode())
+            headers = RequestHeaders(str(uuid4()), operation, "bench/bench", JSON)
+            await producer.send(names.requests(family), json.dumps(request).encode(), headers=headers.encode())
         results = [json.loads((await consumer.getone()).value) for _ in requests]
         await consumer.stop()
         assert {result["status"] for result in results} == {201}, results[0]

@@ -21,7 +21,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agents.catalogue import Catalogue, Operation
 from edge import headers as http_headers
-from edge import keys, openapi, translate
+from edge import keys as api_keys
+from edge import openapi, translate
 from edge.keys import Identity, Keys
 from edge.reply_router import Reply, ReplyRouter
 from edge.settings import HttpSettings
@@ -51,7 +52,7 @@ class Edge:
         self._ended = ended
         self._settings = settings
         self._catalogue = catalogue
-        self._keys: Keys = keys.load(settings.keys)
+        self._api_keys: Keys = api_keys.load(settings.keys)
         self._router = ReplyRouter(kafka, settings.reply_partition, self._fail)
         self._in_flight: dict[str, int] = {}
         self.app = self._create_app()
@@ -114,12 +115,12 @@ class Edge:
 
     async def _answer(self, operation: Operation, request: Request) -> Response:
         try:
-            identity = self._keys.identify(request.headers.get("authorization"))
+            identity = self._api_keys.identify(request.headers.get("authorization"))
             family = self._catalogue.family_of[operation.name]
-            keys.check(identity, family, operation.is_query)
+            api_keys.check(identity, family, operation.is_query)
             return await self._call(operation, request, identity)
         except Fault as fault:
-            return _fault(fault, _sent_key_header(request))
+            return _fault(fault, _idempotency_header(request))
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception:
@@ -129,11 +130,11 @@ class Edge:
     async def _call(self, operation: Operation, request: Request, identity: Identity) -> Response:
         content = await _read_content(request)
         parts = translate.parts_of(operation, request.path_params, request.scope["query_string"], content)
-        key_header = {} if operation.is_query else {http_headers.KEY: _idempotency_key(request)}
-        request.state.key_header = key_header
-        key = key_header.get(http_headers.KEY) or str(uuid4())
+        idempotency_header = {} if operation.is_query else {http_headers.KEY: _read_idempotency_key(request)}
+        request.state.idempotency_header = idempotency_header
+        idempotency_key = idempotency_header.get(http_headers.KEY) or str(uuid4())
         headers = RequestHeaders(
-            request_id=f"{identity.name}/{key}",
+            request_id=f"{identity.name}/{idempotency_key}",
             operation=operation.name,
             source=identity.source,
             content_type=JSON,
@@ -143,9 +144,9 @@ class Edge:
             if not operation.is_query and _prefers_async(request):
                 await self._router.send(self._message(operation, headers, parts))
                 accepted = envelope({"requestId": headers.request_id})
-                return _json(202, accepted, key_header | {"Preference-Applied": "respond-async"})
+                return _json(202, accepted, idempotency_header | {"Preference-Applied": "respond-async"})
             status, body = await self._request_reply(operation, headers, parts)
-        return _response(status, None if body == b"null" else body, key_header)
+        return _response(status, None if body == b"null" else body, idempotency_header)
 
     @contextmanager
     def _limit_in_flight(self, identity: Identity) -> Iterator[None]:
@@ -178,13 +179,13 @@ class Edge:
 
     def _message(self, operation: Operation, headers: RequestHeaders, parts: dict[str, Any]) -> Outgoing:
         topic = self._catalogue.topic_of[operation.name]
-        key = _partition_key(operation, parts, headers.request_id)
-        return Outgoing(topic, json.write(parts), key, headers.encode())
+        record_key = _record_key(operation, parts, headers.request_id)
+        return Outgoing(topic, json.write(parts), record_key, headers.encode())
 
 
-def _partition_key(operation: Operation, parts: dict[str, Any], request_id: str) -> bytes:
+def _record_key(operation: Operation, parts: dict[str, Any], request_id: str) -> bytes:
     """The value of the operation's first partition-key field that the request has, else the request id. Requests with
-    the same key go to the same partition and stay in order."""
+    the same record key go to the same partition and stay in order."""
     body = parts.get("body")
     fields = (body if isinstance(body, dict) else {}) | parts.get("path", {})
     for name in operation.partition_key:
@@ -197,19 +198,20 @@ def _prefers_async(request: Request) -> bool:
     return "respond-async" in request.headers.get("prefer", "").lower()
 
 
-_KEY = re.compile(http_headers.KEY_PATTERN)
+_IDEMPOTENCY_KEY = re.compile(http_headers.KEY_PATTERN)
 
 
-def _idempotency_key(request: Request) -> str:
-    """The caller's key, or a new one if the caller sent none. Raises Invalid."""
-    keys_sent = set(request.headers.getlist(http_headers.KEY))
-    if not keys_sent:
+def _read_idempotency_key(request: Request) -> str:
+    """The caller's idempotency key, or a new one if the caller sent none. Raises Invalid."""
+    sent = set(request.headers.getlist(http_headers.KEY))
+    if not sent:
         return str(uuid4())
-    key = keys_sent.pop()
-    if keys_sent or len(key) > http_headers.KEY_LIMIT or not _KEY.fullmatch(key):
+    idempotency_key = sent.pop()
+    too_long = len(idempotency_key) > http_headers.KEY_LIMIT
+    if sent or too_long or not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
         message = f"Send one {http_headers.KEY} of 1 to {http_headers.KEY_LIMIT} printable ASCII characters."
         raise Invalid("wrong_idempotency_key", message, field=http_headers.KEY)
-    return key
+    return idempotency_key
 
 
 def _traceparent(request: Request) -> str | None:
@@ -219,10 +221,10 @@ def _traceparent(request: Request) -> str | None:
     return read_traceparent(values.pop()) if len(values) == 1 else None
 
 
-def _sent_key_header(request: Request) -> dict[str, str]:
+def _idempotency_header(request: Request) -> dict[str, str]:
     """The header with the idempotency key of a write, empty if the call failed before the key was read. Error answers
     have it too, so that a caller without a key of its own can repeat the call."""
-    return getattr(request.state, "key_header", {})
+    return getattr(request.state, "idempotency_header", {})
 
 
 async def _read_content(request: Request) -> translate.Content:

@@ -131,7 +131,7 @@ class ReplyRouter:
 
     def _resolve(self, headers: Sequence[tuple[str, bytes]], value: bytes) -> None:
         """Complete the future that waits for this reply, if there is one."""
-        correlation_id = next((value for name, value in headers if name == "correlation-id"), None)
+        correlation_id = next((header_value for name, header_value in headers if name == "correlation-id"), None)
         future = self._waiting.get((correlation_id or b"").decode(errors="replace"))
         if future is not None and not future.done():
             future.set_result(json.split_result(value))

@@ -51,14 +51,13 @@ async def _check(consumer: AIOKafkaConsumer) -> NoReturn:
 
 
 def _line(wire: Wire, record: Any) -> dict[str, Any]:
-    headers = {name: value.decode(errors="replace") for name, value in record.headers}
+    headers = {name: None if value is None else value.decode(errors="replace") for name, value in record.headers}
     return {
         "partition": record.partition,
         "offset": record.offset,
         "key": record.key.decode(errors="replace") if record.key else None,
-        "id": headers.get("ce_id"),
-        "type": headers.get("ce_type"),
-        "value": _value(wire, headers.get("content-type", AVRO), record.value),
+        "headers": headers,
+        "value": _value(wire, headers.get("content-type") or AVRO, record.value),
     }
 
 

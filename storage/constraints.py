@@ -14,7 +14,7 @@ class Parent(Protocol):
 
     resource: str
 
-    def missing(self) -> NotFound: ...
+    def not_found(self) -> NotFound: ...
 
 
 _CONFLICTS: dict[str, Callable[[], Conflict]] = {}
@@ -42,9 +42,9 @@ def fault_of(error: DBAPIError, in_path: Container[str]) -> Fault | None:
     """The fault for a violated constraint; None if the violation is a bug. `in_path` are the fields in the request's
     path.
 
-    A missing parent becomes NotFound if the path names the parent, and Invalid with the field if the body does. A
-    missing visitor always becomes NotFound: the request may have named the visitor by a barcode or a plate, and the
-    visitor was erased after the look-up. Deleting a row to which others refer becomes Conflict.
+    A missing parent becomes NotFound if the path identifies the parent, and Invalid with the field if the body does. A
+    missing visitor always becomes NotFound: the request may have identified the visitor by a barcode or a plate, and
+    the visitor was erased after the look-up. Deleting a row to which others refer becomes Conflict.
     """
     cause = error.orig.__cause__ if error.orig else None
     if getattr(cause, "sqlstate", None) == _PROGRAM_LIMIT_EXCEEDED:
@@ -58,7 +58,7 @@ def fault_of(error: DBAPIError, in_path: Container[str]) -> Fault | None:
     if str(error.statement).startswith("DELETE"):
         message = f"This {parent.resource} is still in use. Delete what refers to it first."
         return Conflict(f"{to_snake(parent.resource)}_in_use", message)
-    not_found = parent.missing()
+    not_found = parent.not_found()
     if field in in_path or field == _VISITOR_FIELD:
         return not_found
     return Invalid(not_found.code, f"There is no such {parent.resource}.", field=field)

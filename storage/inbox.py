@@ -51,7 +51,7 @@ class RequestKey(NamedTuple):
     request_id: str
 
     @classmethod
-    def before_sources(cls, request_id: str) -> "RequestKey":
+    def legacy(cls, request_id: str) -> "RequestKey":
         """The key of an entry that release 0.1.0 wrote. That release identified requests by their id only. Migration
         0010 gave these entries an empty topic and source; no request has an empty topic."""
         return cls("", "", request_id)

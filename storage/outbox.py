@@ -43,7 +43,8 @@ CLAIM_LIMIT, CLAIM_BYTES = 500, 8 * 2**20
 LEASE_SECONDS = 0.3
 """How long a topic stays with its owner after each claim. Without a lease, two busy workers would take over from each
 other all the time, and a takeover costs more than the change. No worker waits longer for an owner that is idle or
-dead."""
+dead. A suspended owner keeps the lock until PostgreSQL ends its transaction, for up to 45 s
+(`storage.database.IDLE_IN_TRANSACTION_TIMEOUT`)."""
 OWNER_EXPIRES = timedelta(days=1)
 """After so long without a claim, the owner takes over again: Kafka forgets an unused transactional id after 7 days
 (transactional.id.expiration.ms)."""
@@ -88,9 +89,9 @@ _INSERT = sa.insert(OUTBOX).from_select(
 def _claim() -> Any:
     """Delete and return the oldest rows of a topic within the limits, and renew the owner's lease.
 
-    The inner LIMIT and the array make PostgreSQL read the index only, in time proportional to the claim. Its statistics
-    are mostly taken while the table is nearly empty. With a join it then compared each row of a backlog with each row
-    of the claim, and ran into the statement timeout."""
+    The inner LIMIT and the array make PostgreSQL read the index only, in time proportional to the claim. PostgreSQL's
+    statistics are usually taken while the table is almost empty. With a join, the planner then chose to compare each
+    row of a backlog with each row of the claim, and the statement exceeded its timeout."""
     of_topic = OUTBOX.c.topic == sa.bindparam("of_topic")
     size = sa.func.coalesce(sa.func.octet_length(OUTBOX.c.value), 0).label("size")
     oldest = sa.select(OUTBOX.c.id, size).where(of_topic).order_by(OUTBOX.c.id).limit(CLAIM_LIMIT).subquery("oldest")
@@ -161,8 +162,8 @@ async def topics_with_changes(conn: AsyncConnection, topics: Sequence[str]) -> S
 async def acquire(conn: AsyncConnection, topic: str, owner: UUID) -> Ownership:
     """Lock the topic for the publisher `owner` until the transaction ends, if it has changes and no other owner.
 
-    SAME_OWNER is wrong in rare cases: another publisher may commit while this statement runs. Then that publisher has
-    fenced this one, and Kafka refuses what it sends."""
+    Rarely, SAME_OWNER is out of date: another publisher may commit while this statement runs. This is harmless, because
+    Kafka refuses what this publisher sends: the other publisher has fenced it."""
     state = await conn.scalar(_ACQUIRE, {"of_topic": topic, "owner": owner})
     return Ownership.NO_CHANGES if state is None else Ownership(state)
 

@@ -12,7 +12,8 @@ carries the new revision. The engine publishes the recorded changes once the tra
 | `lock`, `lock_all` | locked until the transaction ends | | |
 | `find`, `by_key`, `by_parent`, `existing_keys`, `require` | read | | |
 
-A statement that writes a table in another way adds 1 to the revision itself and calls `changed` or `record`.
+If you write a table with your own statement, add 1 to `revision` in the statement and call `record_change` or
+`record_change_of`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -147,7 +148,7 @@ class Table(Generic[Row]):
         foreign_key = [sa.ForeignKey(parent.sql.c[parent.key])] if parent else []
         return sa.Column(name, column_type, *foreign_key, nullable=shape.nullable)
 
-    def missing(self) -> NotFound:
+    def not_found(self) -> NotFound:
         """The fault for a row that does not exist."""
         return NotFound(f"{to_snake(self.resource)}_not_found", f"There is no such {self.resource}.")
 
@@ -190,20 +191,20 @@ class Table(Generic[Row]):
     async def require(self, tx: Tx, key: Any) -> None:
         """Check that a row with this key exists. Raises NotFound."""
         if not await self.existing_keys(tx, [key]):
-            raise self.missing()
+            raise self.not_found()
 
     async def insert(self, tx: Tx, values: Mapping[str, Any]) -> Row:
         """Insert a row with revision 1 and record a `created` change. creationDate and updateDate are `tx.now`; columns
         that are not in `values` get their defaults. A violated constraint raises an error of the database, which the
         engine turns into a fault with `constraints.fault_of`."""
-        return self.changed(tx, await tx.first(self._statements.insert, self._initial(tx, values)), "created")
+        return self.record_change_of(tx, await tx.first(self._statements.insert, self._initial(tx, values)), "created")
 
     async def insert_unless(self, tx: Tx, values: Mapping[str, Any], unique_column: str) -> Row | None:
         """Insert a row like `insert`, unless another row has the same value in `unique_column`. Then nothing is
         written, no change is recorded, and the result is None. If another transaction is writing the same value, this
         one waits until that one ends."""
         sql_row = await tx.first(self._statements.insert_unless(unique_column), self._initial(tx, values))
-        return None if sql_row is None else self.changed(tx, sql_row, "created")
+        return None if sql_row is None else self.record_change_of(tx, sql_row, "created")
 
     async def insert_many(self, items: Sequence[tuple[Tx, Mapping[str, Any]]]) -> list[Row]:
         """Insert rows like `insert`, with one statement. The rows may be of several requests of one batch: each change
@@ -224,7 +225,7 @@ class Table(Generic[Row]):
         its change."""
         values.update(zip(self._generated, generated_values, strict=True))
         row = self.row.from_values(dict(zip(self._fields, self._field_values(values), strict=True)))
-        self.record(tx, row, values[self.key], values["revision"], "created")
+        self.record_change(tx, row, values[self.key], values["revision"], "created")
         return row
 
     def _initial(self, tx: Tx, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,7 +241,7 @@ class Table(Generic[Row]):
         statement = self._statements.update(frozenset(where), frozenset(written))
         old = {f"old_{name}": value for name, value in where.items()}
         new = {f"new_{name}": value for name, value in written.items()}
-        return self.changed(tx, await tx.first(statement, old | new), "updated")
+        return self.record_change_of(tx, await tx.first(statement, old | new), "updated")
 
     async def delete(self, tx: Tx, **where: Any) -> None:
         """Delete the row whose columns have the values in `where` and record a `deleted` change, whose revision is the
@@ -265,10 +266,10 @@ class Table(Generic[Row]):
         """Convert a result of SQLAlchemy, whose first columns are those of the table, to the model. Raises NotFound if
         `sql_row` is None."""
         if sql_row is None:
-            raise self.missing()
+            raise self.not_found()
         return self.row.from_values(dict(zip(self._fields, sql_row, strict=False)))
 
-    def record(self, tx: Tx, row: Row, key: Any, revision: int, action: Action) -> None:
+    def record_change(self, tx: Tx, row: Row, key: Any, revision: int, action: Action) -> None:
         """Record a change of a row. Call it after a statement of your own has written the row; the statement adds 1 to
         the revision. `revision` is the new one."""
         if not self._emit_changes:
@@ -277,19 +278,19 @@ class Table(Generic[Row]):
         after = None if action == "deleted" else row
         tx.changes.append(EntityChange(self.family, self.resource, str(key), revision, action, visitor_id, after))
 
-    def changed(self, tx: Tx, sql_row: Any, action: Action) -> Row:
-        """Record a change like `record`, from the result of a statement that returned all columns of the table. Returns
-        the row. Raises NotFound if `sql_row` is None."""
+    def record_change_of(self, tx: Tx, sql_row: Any, action: Action) -> Row:
+        """Record a change like `record_change`, from the result of a statement that returned all columns of the table.
+        Returns the row. Raises NotFound if `sql_row` is None."""
         row = self.to_row(sql_row)
-        self.record(tx, row, getattr(sql_row, self.key), sql_row.revision, action)
+        self.record_change(tx, row, getattr(sql_row, self.key), sql_row.revision, action)
         return row
 
     def _record_deletion(self, tx: Tx, sql_row: Any) -> None:
         row = self.to_row(sql_row)
-        self.record(tx, row, getattr(sql_row, self.key), sql_row.revision + 1, "deleted")
+        self.record_change(tx, row, getattr(sql_row, self.key), sql_row.revision + 1, "deleted")
 
 
-def with_children_first(column: str) -> list["Table[Any]"]:
+def tables_with_column(column: str) -> list["Table[Any]"]:
     """All tables that have a column of this name. A table comes before the tables that it refers to."""
     positions = {table.name: position for position, table in enumerate(METADATA.sorted_tables)}
     tables = [table for table in _ALL if column in table.columns]

@@ -14,8 +14,9 @@ from schemas.model import Model
 
 
 class Caller(NamedTuple):
-    """The sender of a request. `origin_type` is the kind of sender. `origin` is the name of the API key or the source
-    of the message."""
+    """The sender of a request, from `ce_source`. `origin_type` is the part before the slash, the kind of sender.
+    `origin` is the part after the slash, for example the name of the API key. A source without a slash is an `origin`
+    of the type `message`."""
 
     origin_type: str
     origin: str
@@ -60,12 +61,13 @@ Resource = TypeVar("Resource")
 
 @dataclass(slots=True)
 class Tx:
-    """The transaction of a batch, for one request of the batch. Handlers never commit; the engine commits the batch and
-    stores the changes with it.
+    """One request's view of the batch's transaction. Handlers never commit; the engine commits the batch and stores the
+    changes with it. A read has a transaction of its own.
 
-    - `now` is the time at which the batch started.
+    - `now` is the time at which the batch started, or the time of the last `refresh_now`.
     - `changes` are the changes that the request has recorded.
-    - `resources` holds what a handler needs beside the database; see `Resources`.
+    - `resources` holds what the handler of a read needs in addition to the database; see `Resources`. It is empty for
+      writes.
     - `erased` are the visitors that the request erased. The engine removes their data from inbox and outbox, including
       the data of earlier requests of the batch.
     """

@@ -1,6 +1,6 @@
-"""Writes the list of Kafka's jars with their SHA-256 sums, for the version that runtime/dev/servers/downloads.py names.
+"""Writes the list of Kafka's jars and their SHA-256 sums, for the version in runtime/dev/servers/downloads.py.
 
-It believes what Maven Central has at this moment, so look at what changed."""
+This script trusts the current content of Maven Central, so review the changes of the list."""
 
 import hashlib
 

@@ -142,7 +142,7 @@ class Codec:
 
 def absent_as_left_out(model: type[BaseModel], record: Any) -> Any:
     """Convert an Avro record to the equivalent JSON: fields that are null are left out, and the fields that `clear`
-    names are null. A required field that is null stays null."""
+    lists are null. A required field that is null stays null."""
     if issubclass(model, RootModel):
         return _nested(shape_of(model.model_fields["root"].annotation), record)
     values = {}

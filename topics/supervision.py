@@ -2,7 +2,7 @@
 
 asyncio reports the exception of a task only when the task is collected, and its cancellation never. aiokafka 0.14.0
 raises CancelledError although nobody has cancelled anything, for example when its consumer is stopped while the broker
-is away. `except Exception` does not catch it: the listener of an edge ended so, and the edge looked alive.
+is unavailable. `except Exception` does not catch it. This once ended the reply listener of an edge without any error.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ def interruptions_raised() -> Iterator[None]:
 
 class Supervisor:
     """Background tasks that run until `stop`. `failed` is called once for each task that ends before, however it ends.
-    While the tasks are `ending`, only an exception is a failure."""
+    After `let_end`, only an exception is a failure."""
 
     def __init__(self, failed: Failed) -> None:
         self._failed = failed
@@ -61,7 +61,7 @@ class Supervisor:
         while left:
             for task in left:
                 task.cancel()
-            # Again after a second: aiokafka's `close` suppresses a cancellation that meets it.
+            # Cancel again after a second, because aiokafka's `close` suppresses a cancellation while it runs.
             _, left = await asyncio.wait(left, timeout=1)
 
     def _ended(self, task: "asyncio.Task[Any]") -> None:
@@ -76,7 +76,7 @@ class Supervisor:
 
 async def run_together(works: Mapping[str, Coroutine[Any, Any, object]]) -> NoReturn:
     """Run tasks, by name, that do not end by themselves. As soon as one ends, cancel the others and raise its
-    exception, or TaskEnded where it has none."""
+    exception, or TaskEnded if it has none."""
     failure: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
 
     def failed(_: str, error: BaseException) -> None:

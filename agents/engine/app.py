@@ -2,11 +2,13 @@
 
 The behaviour of Faust 0.15.3 that shapes this module, from its source:
 - `take()` loses events when anything raises, and `events()` without `noack()` acknowledges an event whose processing
-  raised. Therefore lanes.
-- Acknowledging a message commits over earlier ones that are not acknowledged. Therefore lanes acknowledge in order, and
-  only messages of the current assignment: after a rebalance the partition is read from its committed offset.
-- A message that is not acknowledged is not delivered again until the process restarts. Therefore retries in place.
-- A worker without partitions leaves the group after `broker_max_poll_interval` for ever. Therefore days.
+  raised. This is why we use lanes.
+- Acknowledging a message commits over earlier ones that are not acknowledged. This is why lanes acknowledge in order,
+  and only messages of the current assignment: after a rebalance, the partition is read from its committed offset.
+- A message that is not acknowledged is not delivered again until the process restarts. This is why a lane retries
+  a batch itself.
+- A worker without partitions leaves the group after `broker_max_poll_interval` and does not join it again. This is why
+  the interval is 30 days.
 """
 
 import ssl
@@ -52,8 +54,8 @@ def create(
         broker_rebalance_timeout=REBALANCE_TIMEOUT,
         broker_commit_interval=1.0,
         consumer_auto_offset_reset="earliest",
-        # Bytes per partition and fetch. Everything that was fetched is delivered before anything newer of any topic, so
-        # with larger fetches small topics would wait behind a gateway's backlog.
+        # Bytes per partition and fetch. Faust delivers all fetched records before it fetches again. Large fetches of
+        # one topic would delay small topics.
         consumer_max_fetch_size=256 * 1024,
         stream_buffer_maxsize=1_000,
         stream_wait_empty=False,
@@ -104,8 +106,8 @@ class FaustSource:
 
 
 def fetched(app: Any, topic_partition: TopicPartition) -> int | None:
-    """The next offset that aiokafka fetches of a partition; None if it has none. Not by its `position`, which waits for
-    an offset: two such calls would block Faust's consumer thread."""
+    """The next offset that aiokafka fetches of a partition; None if it has none. We do not call
+    `position()`: it may wait, and two such calls block Faust's thread."""
     client = app.consumer._thread._consumer
     subscription = client and client._subscription.subscription
     state = subscription and subscription.assignment and subscription.assignment.state_value(TP(*topic_partition))

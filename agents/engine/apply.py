@@ -29,7 +29,7 @@ from topics import json, names
 
 log = structlog.get_logger(__name__)
 
-_KEY_REUSED = "This request id came before with another content; give a new request a new id."
+_KEY_REUSED = "This request id was used before with different content. Give a new request a new id."
 _TOO_SLOW = "This took too long at each attempt and was not applied. Ask for less at once, with a new request id."
 
 APPLY_SECONDS = 10.0
@@ -38,9 +38,9 @@ this bound keeps it from holding locks for long and from being taken for a stall
 
 
 @dataclass
-class _Batch:
-    """What the transaction has to store at its end. With `last_try`, a request that takes too long is answered instead
-    of retried."""
+class _Attempt:
+    """One attempt to apply a batch: its limits, and what the transaction has to store at its end. With `last_try`, a
+    request that takes too long is answered with 503 and not retried."""
 
     wire: Wire
     now: datetime
@@ -58,20 +58,20 @@ async def apply(
     Returns the change topics with new entries in the outbox. The caller commits. Raises only exceptions that
     `is_transient` accepts; the caller then retries the whole batch."""
     fresh, repeated = await _look_up(conn, requests, wire)
-    batch = _Batch(wire, now, last_try, time.monotonic() + APPLY_SECONDS)
-    await _apply_runs(conn, _runs(fresh), batch)
+    attempt = _Attempt(wire, now, last_try, time.monotonic() + APPLY_SECONDS)
+    await _apply_runs(conn, _runs(fresh), attempt)
     for first, again in repeated:
         if first.answer is not None:
             again.answer = first.answer if again.fingerprint == first.fingerprint else _key_reused()
-    if batch.answered:
-        await inbox.insert(conn, [_inbox_entry(incoming) for incoming in batch.answered], now)
-    if batch.changes:
-        await outbox.insert(conn, batch.changes, now)
-    if batch.erased:
+    if attempt.answered:
+        await inbox.insert(conn, [_inbox_entry(incoming) for incoming in attempt.answered], now)
+    if attempt.changes:
+        await outbox.insert(conn, attempt.changes, now)
+    if attempt.erased:
         # At the end, when the entries of earlier requests of the batch are there as well.
-        await inbox.redact_visitors(conn, sorted(batch.erased))
-        await outbox.delete_unpublished(conn, sorted(batch.erased))
-    return {entry.topic for entry in batch.changes}
+        await inbox.redact_visitors(conn, sorted(attempt.erased))
+        await outbox.delete_unpublished(conn, sorted(attempt.erased))
+    return {entry.topic for entry in attempt.changes}
 
 
 async def _look_up(
@@ -79,7 +79,7 @@ async def _look_up(
 ) -> tuple[list[ValidRequest], list[tuple[ValidRequest, ValidRequest]]]:
     """Answer the requests that the inbox knows. Returns the requests to apply, and pairs of a request to apply and one
     that repeats it."""
-    keys = [key for incoming in requests for key in (incoming.key, incoming.key_before_sources)]
+    keys = [key for incoming in requests for key in (incoming.key, incoming.legacy_key)]
     entries = await inbox.look_up(conn, keys)
     fresh: dict[inbox.RequestKey, ValidRequest] = {}
     repeated = []
@@ -96,10 +96,10 @@ async def _look_up(
 
 def _entry_of(incoming: ValidRequest, entries: Mapping[inbox.RequestKey, inbox.Entry]) -> inbox.Entry | None:
     """The stored answer to this request. An entry of release 0.1.0 does not say whose request it answered, so it counts
-    only where the content is the same."""
+    only if the content is the same."""
     if incoming.key in entries:
         return entries[incoming.key]
-    entry = entries.get(incoming.key_before_sources)
+    entry = entries.get(incoming.legacy_key)
     return entry if entry is not None and entry.fingerprint == incoming.fingerprint else None
 
 
@@ -120,40 +120,41 @@ def _key_reused() -> Answer:
 
 
 def _runs(fresh: Iterable[ValidRequest]) -> Iterator[list[ValidRequest]]:
-    """Neighbouring requests of an operation with a batch handler together, every other request by itself."""
+    """Group neighbouring requests of the same operation if it has a batch handler. Every other request is a run by
+    itself."""
     for operation, group in groupby(fresh, key=lambda incoming: incoming.operation):
-        if operation.batch is not None:
+        if operation.batch_handler is not None:
             yield list(group)
         else:
             yield from ([incoming] for incoming in group)
 
 
-async def _apply_runs(conn: AsyncConnection, runs: Iterable[Sequence[ValidRequest]], batch: _Batch) -> None:
+async def _apply_runs(conn: AsyncConnection, runs: Iterable[Sequence[ValidRequest]], attempt: _Attempt) -> None:
     for run in runs:
-        if batch.answered and time.monotonic() > batch.deadline:
+        if attempt.answered and time.monotonic() > attempt.deadline:
             return
-        await _apply_run(conn, run, batch)
+        await _apply_run(conn, run, attempt)
 
 
-async def _apply_run(conn: AsyncConnection, run: Sequence[ValidRequest], batch: _Batch) -> None:
-    transactions = [Tx(conn, incoming.cause(), batch.now) for incoming in run]
+async def _apply_run(conn: AsyncConnection, run: Sequence[ValidRequest], attempt: _Attempt) -> None:
+    txs = [Tx(conn, incoming.cause(), attempt.now) for incoming in run]
     try:
         async with conn.begin_nested():
-            outcomes = await _call(run, transactions, batch.wire)
+            outcomes = await _call(run, txs, attempt.wire)
     except Exception as error:
-        if _is_to_be_retried(error, batch):
+        if _is_to_be_retried(error, attempt):
             raise
         if len(run) > 1:
             # One of them is faulty: apply each by itself, so that only that one fails.
-            await _apply_runs(conn, ([incoming] for incoming in run), batch)
+            await _apply_runs(conn, ([incoming] for incoming in run), attempt)
             return
         outcomes = [error if isinstance(error, Fault) else _fault_of(error, run[0])]
     for incoming, outcome in zip(run, outcomes, strict=True):
-        _conclude(incoming, outcome, batch)
+        _conclude(incoming, outcome, attempt)
 
 
-def _is_to_be_retried(error: Exception, batch: _Batch) -> bool:
-    if isinstance(error, Fault) or (batch.last_try and is_too_slow(error)):
+def _is_to_be_retried(error: Exception, attempt: _Attempt) -> bool:
+    if isinstance(error, Fault) or (attempt.last_try and is_too_slow(error)):
         return False
     return is_transient(error)
 
@@ -169,18 +170,18 @@ class _Applied(NamedTuple):
     erased: Sequence[UUID]
 
 
-async def _call(run: Sequence[ValidRequest], transactions: Sequence[Tx], wire: Wire) -> Sequence[_Applied | Fault]:
+async def _call(run: Sequence[ValidRequest], txs: Sequence[Tx], wire: Wire) -> Sequence[_Applied | Fault]:
     """The outcomes of a run. A Fault of a single request is raised, which rolls its savepoint back."""
     operation = run[0].operation
     requests = [incoming.request for incoming in run]
-    if operation.batch is not None:
-        outcomes = await operation.batch(list(zip(transactions, requests, strict=True)))
+    if operation.batch_handler is not None:
+        outcomes = await operation.batch_handler(list(zip(txs, requests, strict=True)))
     else:
         assert operation.handler is not None
-        outcomes = [await operation.handler(transactions[0], requests[0])]
+        outcomes = [await operation.handler(txs[0], requests[0])]
     return [
         outcome if isinstance(outcome, Fault) else _applied(incoming, tx, outcome, wire)
-        for incoming, tx, outcome in zip(run, transactions, outcomes, strict=True)
+        for incoming, tx, outcome in zip(run, txs, outcomes, strict=True)
     ]
 
 
@@ -205,14 +206,14 @@ def _fault_of(error: Exception, incoming: ValidRequest) -> Fault:
     return BUG
 
 
-def _conclude(incoming: ValidRequest, outcome: _Applied | Fault, batch: _Batch) -> None:
-    batch.answered.append(incoming)
+def _conclude(incoming: ValidRequest, outcome: _Applied | Fault, attempt: _Attempt) -> None:
+    attempt.answered.append(incoming)
     if isinstance(outcome, Fault):
         incoming.answer = answers.of_fault(outcome)
         return
     incoming.answer, incoming.result, incoming.visitors = outcome.answer, outcome.result, outcome.visitors
-    batch.changes.extend(outcome.changes)
-    batch.erased.update(outcome.erased)
+    attempt.changes.extend(outcome.changes)
+    attempt.erased.update(outcome.erased)
 
 
 def _inbox_entry(incoming: ValidRequest) -> inbox.Entry:
@@ -225,7 +226,7 @@ def _inbox_entry(incoming: ValidRequest) -> inbox.Entry:
 
 
 def _outgoing(wire: Wire, tx: Tx, change: EntityChange) -> Iterator[outbox.Entry]:
-    """The change. After the deletion of an entity whose topic is compacted, a tombstone follows. Raises Invalid where
+    """The change. After the deletion of an entity whose topic is compacted, a tombstone follows. Raises Invalid if
     the entity is larger than a message may be."""
     key = f"{change.resource}:{change.id}"
     entry = outbox.Entry(

@@ -4,9 +4,9 @@ from collections import deque
 from collections.abc import Iterable
 
 WINDOW = 1_000
-"""Messages that are looked back on."""
+"""Number of most recent messages that count."""
 LEAST = 500
-"""Messages before the limit applies."""
+"""The limit applies only after this number of messages."""
 
 
 class NearlyEverythingFails(Exception):
@@ -14,7 +14,7 @@ class NearlyEverythingFails(Exception):
 
 
 class Breaker:
-    """`limit` is the share of messages that may be unreadable or meet a bug; with 1 there is no limit."""
+    """`limit` is the share of messages that may be unreadable or fail because of a bug. With 1, there is no limit."""
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
@@ -26,7 +26,7 @@ class Breaker:
         count = sum(self._failed)
         if len(self._failed) >= LEAST and count > self._limit * len(self._failed):
             raise NearlyEverythingFails(
-                f"{count} of the last {len(self._failed)} messages met a bug or were unreadable. Look at the newest"
-                " dead letters; nothing of the last batch was acknowledged. Where all of them are to be dead letters,"
-                " start with VISITOR_WORKER_FAILURE_LIMIT=1."
+                f"{count} of the last {len(self._failed)} messages were unreadable or failed because of a bug. Look"
+                " at the newest dead letters; nothing of the last batch was acknowledged. If these messages really"
+                " should become dead letters, start with VISITOR_WORKER_FAILURE_LIMIT=1."
             )

@@ -1,4 +1,4 @@
-"""From a record of Kafka to a valid request, or to the reason why it is none."""
+"""Decodes a record of Kafka to a valid request, or the reason why it is not a request."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -41,7 +41,7 @@ class InvalidRecord:
     reason: InvalidMessage
     headers: RequestHeaders | None = None
     operation: Operation | None = None
-    """Both None where the headers themselves are invalid; `operation` also where there is no such operation."""
+    """`headers` is None if the headers are invalid. `operation` is None then too, and if the operation is unknown."""
 
 
 @dataclass(slots=True)
@@ -59,7 +59,8 @@ class RefusedRequest:
 
 @dataclass(slots=True)
 class ValidRequest:
-    """A request to apply. The engine sets `answer` once it has one, and `bug` where the answer is a bug's."""
+    """A request to apply. The engine sets `answer` once it has one. `bug`: the unexpected exception, if a bug caused
+    the answer."""
 
     record: Record
     headers: RequestHeaders
@@ -68,7 +69,7 @@ class ValidRequest:
     raw_query: dict[str, Any]
     """The query as the caller sent it, for links to other pages."""
     key: RequestKey
-    key_before_sources: RequestKey
+    legacy_key: RequestKey
     """The key under which release 0.1.0 stored the same request."""
     fingerprint: bytes
     answer: Answer | None = None
@@ -88,7 +89,8 @@ Decoded = InvalidRecord | RefusedRequest | ValidRequest
 
 @lru_cache(4_096)
 def caller_of(source: str | None) -> Caller:
-    """`ce_source` as a caller: `gateway/paris-12` is the gateway paris-12, any other text a message source's name."""
+    """`ce_source` as a caller. `gateway/paris-12` is the gateway paris-12. Any other text is the name of a sender of
+    the kind `message`."""
     kind, _, name = (source or "unknown").partition("/")
     return Caller(kind, name) if name else Caller("message", kind)
 
@@ -136,7 +138,7 @@ class Decoder:
             request=request,
             raw_query=query if isinstance(query, dict) else {},
             key=_key(record, headers),
-            key_before_sources=_key_before_sources(record, headers),
+            legacy_key=_legacy_key(record, headers),
             fingerprint=fingerprint(operation, request),
         )
 
@@ -147,8 +149,8 @@ class Decoder:
 
 
 def _position(record: Record) -> str:
-    """Where and when the broker took a record in, which no other record shares: offsets start again at 0 where a topic
-    is created again or the cluster is replaced."""
+    """Where and when the broker stored a record. No other record has the same position. Without the time, another
+    record could have it: offsets start again at 0 if a topic is created again or the cluster is replaced."""
     return f"{record.topic}:{record.partition}:{record.offset}@{_milliseconds(record)}"
 
 
@@ -157,21 +159,21 @@ def _milliseconds(record: Record) -> int:
 
 
 def _key(record: Record, headers: RequestHeaders) -> RequestKey:
-    """A request without an id is known by its position, in a namespace that no id can reach: no topic's name has a
-    colon."""
+    """The key of a request without an id is its position. That key starts with `<topic>:<partition>`. Topic names have
+    no colon, so no `ce_id` can produce the same key."""
     source = headers.source or ""
     if headers.has_id:
         return RequestKey(record.topic, source, headers.request_id)
     return RequestKey(f"{record.topic}:{record.partition}", source, f"{record.offset}@{_milliseconds(record)}")
 
 
-def _key_before_sources(record: Record, headers: RequestHeaders) -> RequestKey:
+def _legacy_key(record: Record, headers: RequestHeaders) -> RequestKey:
     position = f"{record.topic}:{record.partition}:{record.offset}"
-    return RequestKey.before_sources(headers.request_id if headers.has_id else position)
+    return RequestKey.legacy(headers.request_id if headers.has_id else position)
 
 
 def fingerprint(operation: Operation, request: AnyRequest) -> bytes:
     """A digest of what is asked, the same for the same content in JSON and in Avro."""
-    # The bytes that `model_dump_json` would make a text of.
+    # Same as `model_dump_json`, but returns bytes.
     content = request.__pydantic_serializer__.to_json(request, exclude_unset=True)
     return hashlib.blake2b(b"%s\0%s" % (operation.name.encode(), content), digest_size=16).digest()

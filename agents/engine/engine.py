@@ -17,7 +17,7 @@ from agents.engine.breaker import Breaker, NearlyEverythingFails
 from agents.engine.decode import Decoder
 from agents.engine.group_consumer import ConsumerFailed, GroupConsumer
 from agents.engine.lanes import Work
-from agents.engine.processor import BatchProcessor, Results
+from agents.engine.processor import BatchProcessor, Outbound
 from agents.engine.progress import Progress
 from agents.engine.publisher import Publisher
 from agents.engine.retry import until_done
@@ -75,7 +75,7 @@ class Engine:
         self._work = BatchProcessor(
             decoder=Decoder(catalogue, wire),
             wire=wire,
-            results=Results(self._producer, wire, catalogue.family_of),
+            outbound=Outbound(self._producer, wire, catalogue.family_of),
             writes=self._writes,
             reads=self._reads,
             readiness=self.readiness,
@@ -229,8 +229,8 @@ class Engine:
             await asyncio.sleep(0.2 if more else 60)
 
     async def _heartbeat(self) -> None:
-        """Postpone a timer that runs in a thread and ends the process, so that a blocked event loop ends it. The last
-        timer is not postponed, so that a worker that does not stop ends as well."""
+        """Postpone, each second, a timer that runs in a thread and ends the process. If the event loop is blocked, the
+        timer is not postponed and ends the process. After `stop`, a final timer ends the process if it hangs."""
         while not self._stopping.is_set():
             faulthandler.dump_traceback_later(self._settings.stall_seconds, exit=True)
             with suppress(TimeoutError):
@@ -278,7 +278,7 @@ class Engine:
             ends = await observer.end_offsets(list(assigned))
         lags = {}
         for partition, (consumer, next_offset) in assigned.items():
-            # Records that were deleted because of their age do not wait.
+            # Ignore offsets whose records Kafka has deleted.
             position = max(next_offset, starts[partition])
             if consumer.waits(tuple(partition), position, ends[partition]):
                 lags[partition] = ends[partition] - position
@@ -294,7 +294,7 @@ class Engine:
         return self._observing
 
     async def _drop_observer(self) -> None:
-        """The next look uses a new connection, because this one may be the fault."""
+        """The next look uses a new connection, because this one may be the cause."""
         observer, self._observing = self._observing, None
         if observer is not None:
             await close_consumer(observer)

@@ -3,7 +3,7 @@
 | patch | why |
 | --- | --- |
 | `_execute_noticed` | a task of Faust's that is cancelled by mistake ends unnoticed, for example the one that commits |
-| `_Fetcher` | the same for the task that hands messages over |
+| `_Fetcher` | Faust's task that hands messages over suppresses its cancellation and ends unnoticed |
 | `_ConsumerThread` | Faust has no setting for `isolation_level` and `fetch_max_wait_ms` |
 | `_Consumer.wait_first` | Faust creates four tasks for each message, which takes half of its time |
 | `_Consumer.verify_event_path` | Faust reads a position that aiokafka may not have yet, and the worker ends |
@@ -41,7 +41,7 @@ def apply() -> None:
 
 
 class NoMonitor(faust.Monitor):
-    """Our own metrics say what these would; they were taken several times for each message."""
+    """Faust's metrics are off: they cost time for each message and repeat ours."""
 
     def on_message_in(self, *_: Any) -> None: ...
 
@@ -53,12 +53,13 @@ class NoMonitor(faust.Monitor):
 
 
 _execute_task = Service._execute_task
-"""Mode's own."""
+"""Mode's own method, before the patch."""
 
 
 async def _execute_noticed(service: Any, work: Awaitable[Any]) -> None:
-    """Run a task of a service. Where mode 0.7.1 only logs that one was cancelled, be it by the service or by a library
-    that raised CancelledError, the service crashes unless it is stopping: Faust would go on without its commits."""
+    """Run a task of a service. Mode 0.7.1 only logs that a task was cancelled, also if a library raised CancelledError.
+    Here the service crashes instead, unless it is stopping. Otherwise Faust would run on without committing
+    offsets."""
 
     async def noticed() -> None:
         try:
@@ -75,7 +76,8 @@ async def _execute_noticed(service: Any, work: Awaitable[Any]) -> None:
 class _Fetcher(Fetcher):
     @Service.task
     async def _fetcher(self) -> None:
-        """Hand over messages. Faust's own suppresses a CancelledError, and nothing would be read any more."""
+        """Hand over messages. Faust's own method suppresses a CancelledError. The task would end unnoticed, and Faust
+        would read no more messages."""
         consumer: Any = self.app.consumer
         try:
             await consumer._drain_messages(self)
@@ -85,25 +87,25 @@ class _Fetcher(Fetcher):
 
 class _ConsumerThread(aiokafka.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> Any:
-        """With what Faust has no settings for."""
+        """Set two options that Faust does not offer."""
         consumer = super()._create_worker_consumer(transport)
-        # While a fetch waits at the broker, none is sent for a partition that was held back meanwhile.
+        # A long-waiting fetch would delay a partition that was just resumed.
         consumer._fetch_max_wait_ms = 100
-        # A producer that takes its messages back, by aborting its transaction, never sent them.
+        # Do not read the messages of a transaction that its producer aborted.
         consumer._isolation_level = "read_committed"
         return consumer
 
 
 class _Consumer(aiokafka.Consumer):
     async def wait_first(self, *coros: Any, timeout: Any = None) -> Any:
-        """Hand a message over. Faust makes four tasks for it, to give up where a rebalance begins meanwhile; that took
-        half of its time, and with agents that wait for nothing a hand-over is done before anything can begin."""
+        """Hand a message over. Faust creates four tasks for each message, so that it can stop when a rebalance begins.
+        They take half of Faust's time. Our agents never wait, so nothing can begin during a hand-over."""
         if timeout is not None or len(coros) != 2 or not self.flow_active:
             return await super().wait_first(*coros, timeout=timeout)
         hand_over, suspended = coros
         suspended.close()
         await hand_over
-        # A turn for the agent to take it, or its queue is full soon, and a message costs more than before.
+        # Let the agent run once. Otherwise its queue fills up, and each message costs more.
         await asyncio.sleep(0)
         return None
 
@@ -111,12 +113,12 @@ class _Consumer(aiokafka.Consumer):
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Nothing, since `Service` watches progress. Faust reads a position that aiokafka has not got while it looks
-        for one, as after its records were deleted unread; the AssertionError ended the worker."""
+        """Do nothing; `Engine._watch` watches progress. Faust would read a position that aiokafka does not know yet,
+        for example after unread records were deleted, and the AssertionError would end the worker."""
 
     def _to_message(self, tp: TP, record: Any) -> Any:
-        """The message of a record that was fetched. Where a broker has lost the end of a partition, offsets begin again
-        below those that were read. Faust drops such messages without a word; what was sent twice, the inbox knows."""
+        """The message of a fetched record. If a broker has lost the end of a partition, offsets begin again below those
+        that were read. Faust drops such messages silently. Here they are delivered; the inbox recognises duplicates."""
         if record.offset < (self._read_offset[tp] or 0):
             log.warning("offsets_begin_again", topic=tp.topic, partition=tp.partition, offset=record.offset)
             for known in (self._read_offset, self._committed_offset, self._acked, self._acked_index):
@@ -124,12 +126,13 @@ class _Consumer(aiokafka.Consumer):
         return super()._to_message(tp, record)
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
-        """Nothing; see `_new_offset`."""
+        """Do nothing; see `_new_offset`."""
 
     def _new_offset(self, tp: TP) -> int | None:
-        """The offset to commit: after what was acknowledged last, since lanes acknowledge in order. Faust looks for
-        offsets in between without a message, and misses those after offset 0: a partition whose records were deleted
-        or taken back there was never committed again."""
+        """The offset to commit: the one after the last acknowledged message, because lanes acknowledge in order. Faust
+        commits past offsets without a message only if it recorded them as a gap when it read the next message. It does
+        not record a gap directly after offset 0. If the records there were deleted, or their transaction was aborted,
+        Faust would never commit the partition again."""
         acknowledged = self._acked[tp]
         if not acknowledged:
             return None

@@ -103,8 +103,8 @@ class GroupConsumer:
         }
 
     def waits(self, topic_partition: TopicPartition, position: int, end: int) -> bool:
-        """True if the partition has messages from `position` on. There may be none although `position` is below `end`:
-        the markers of transactions have offsets as well."""
+        """True if the partition has messages from `position` on. Even if `position` < `end`, there may be no message:
+        transaction markers also take offsets."""
         if position >= end:
             return False
         if self._lanes.has_work(topic_partition):

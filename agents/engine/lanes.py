@@ -45,8 +45,9 @@ class Source(Protocol):
 
 
 class Feed:
-    """Counts the events that arrive in all lanes. Faust takes one or two iterations of the event loop for each event. A
-    lane that started with the first event would work in batches of a few, and keep the loop from delivering more."""
+    """Counts the events that arrive in all lanes. Faust takes one or two turns of the event loop to deliver an event.
+    If a lane started at its first event, its batches would be small, and its work would delay the delivery of the next
+    events. So a lane waits until no event arrives for `TURNS` turns."""
 
     TURNS = 8
 
@@ -54,7 +55,8 @@ class Feed:
         self.count = 0
 
     async def has_more(self) -> bool:
-        """True if another event arrives within TURNS loop iterations, which take a fraction of a millisecond."""
+        """True if another event arrives within TURNS turns of the event loop, which take a fraction of a
+        millisecond."""
         before = self.count
         for _ in range(self.TURNS):
             await asyncio.sleep(0)
@@ -74,7 +76,7 @@ class Batch:
         self.topic = lane.topic_partition[0]
         self.name = f"{lane.topic_partition[0]}:{lane.topic_partition[1]}"
         self.slow_attempts = 0
-        self.judged: set[int] = set()
+        self.counted_by_breaker: set[int] = set()
         """Offsets that the breaker has counted."""
         self.answered: set[int] = set()
         """Offsets that were answered before the whole batch is done."""

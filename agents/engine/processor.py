@@ -1,4 +1,5 @@
-"""How a lane works off a batch: writes through the inbox in one transaction, reads each by itself."""
+"""How a lane processes a batch. It applies all writes of a batch in one transaction, and answers each read by
+itself."""
 
 import asyncio
 import time
@@ -26,14 +27,14 @@ from topics.kafka import Outgoing, Producer
 log = structlog.get_logger(__name__)
 
 SLOW_ATTEMPTS = 3
-"""Attempts that took too long, after which a request that does so again is answered so; before, the database may only
-be busy."""
+"""After this many slow attempts of a batch, a request that is slow again is answered with 503. Until then it is
+retried, because the database may only be busy."""
 
 
 Readable = RefusedRequest | ValidRequest
 
 
-class Results:
+class Outbound:
     """Publishes the results, replies and dead letters of a batch, in order, and waits for the broker."""
 
     def __init__(self, producer: Producer, wire: Wire, family_of: dict[str, str]) -> None:
@@ -42,7 +43,7 @@ class Results:
         self._family_of = family_of
 
     async def publish(self, batch: Sequence[Decoded]) -> None:
-        """Results and replies. Raises DeliveryError."""
+        """Publish the results and the replies. Raises DeliveryError."""
         readable = [incoming for incoming in batch if not isinstance(incoming, InvalidRecord)]
         if readable:
             counts = await self._partition_counts(readable)
@@ -88,8 +89,9 @@ def _reason(incoming: Decoded) -> tuple[str, str] | None:
 
 
 def _dead_letter(record: Record, code: str, reason: str) -> Outgoing:
-    """The message as it was received, with the reason in headers of its own. A message that is larger than the topic
-    accepts (it was compressed) is cut; the original is at the position that the headers name."""
+    """The message as it was received, with the reason in additional headers. If the message is larger than the topic
+    accepts, it is cut and has the header error-cut; the original is at the position in the headers. A compressed
+    message can be that large."""
     added = {
         "error-code": code,
         "error-message": reason,
@@ -97,8 +99,10 @@ def _dead_letter(record: Record, code: str, reason: str) -> Outgoing:
         "error-partition": str(record.partition),
         "error-offset": str(record.offset),
     }
-    key, value, headers = record.key, record.value, list(_carried(record.headers or ()))
-    if len(key or b"") > names.KEY_LIMIT or len(value or b"") > names.LARGEST_RECORD:
+    key, value, received = record.key, record.value, list(record.headers or ())
+    headers = list(_fitting(received))
+    too_large = len(key or b"") > names.KEY_LIMIT or len(value or b"") > names.LARGEST_RECORD
+    if too_large or len(headers) < len(received):
         key, value = key and key[: names.KEY_LIMIT], value and value[: names.LARGEST_RECORD]
         headers.append(("error-cut", b"true"))
     if key is None and value is None:
@@ -108,8 +112,8 @@ def _dead_letter(record: Record, code: str, reason: str) -> Outgoing:
     return Outgoing(names.DEAD_LETTERS, value, key, headers)
 
 
-def _carried(headers: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
-    """The first of a message's headers, as many as a dead letter takes."""
+def _fitting(headers: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+    """The first headers of a message, up to the limit of a dead letter."""
     size = 0
     for name, value in headers:
         size += len(name.encode()) + len(value or b"")
@@ -126,7 +130,7 @@ class BatchProcessor:
         *,
         decoder: Decoder,
         wire: Wire,
-        results: Results,
+        outbound: Outbound,
         writes: AsyncEngine,
         reads: AsyncEngine,
         readiness: Readiness,
@@ -136,7 +140,7 @@ class BatchProcessor:
     ) -> None:
         self._decoder = decoder
         self._wire = wire
-        self._results = results
+        self._outbound = outbound
         self._writes = writes
         self._reads = reads
         self._readiness = readiness
@@ -158,11 +162,12 @@ class BatchProcessor:
     async def _write(self, batch: Batch) -> None:
         async with self._writes.connect() as conn:
             decoded = [self._decoder.decode(event.message) for event in await batch.drain()]
+            # The end of this block commits the transaction.
             async with conn.begin():
                 changed = await self._apply(conn, decoded, batch)
                 done = list(takewhile(_is_concluded, decoded))
                 # Before the commit: after it, the answers are final, and a crash would lose the dead letters.
-                await self._judge(batch, done)
+                await self._encode_and_report_failures(batch, done)
         self._changed(changed)
         batch.requeue_from(len(done))
         BATCH_SIZE.labels(batch.topic).observe(len(done))
@@ -181,7 +186,7 @@ class BatchProcessor:
             raise
 
     async def _read(self, batch: Batch) -> None:
-        """Answer each read as soon as its own data is there, whatever the others take."""
+        """Answer each read as soon as its own data is there, without waiting for the other reads."""
         events = [event for event in await batch.drain() if event.message.offset not in batch.answered]
         decoded = [self._decoder.decode(event.message) for event in events]
         ready: list[Decoded] = [incoming for incoming in decoded if not isinstance(incoming, ValidRequest)]
@@ -189,7 +194,7 @@ class BatchProcessor:
         tasks = {asyncio.create_task(self._answer(incoming)): incoming for incoming in valid}
         try:
             while True:
-                await self._judge(batch, ready)
+                await self._encode_and_report_failures(batch, ready)
                 await self._publish(ready)
                 batch.answered.update(incoming.record.offset for incoming in ready)
                 if not tasks:
@@ -201,19 +206,20 @@ class BatchProcessor:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _judge(self, batch: Batch, decoded: Sequence[Decoded]) -> None:
-        """Encode the results and publish the dead letters. Raises NearlyEverythingFails."""
+    async def _encode_and_report_failures(self, batch: Batch, decoded: Sequence[Decoded]) -> None:
+        """Encode the results, count the failures for the breaker, and publish the dead letters. Raises DeliveryError
+        and NearlyEverythingFails."""
         for incoming in decoded:
             if not isinstance(incoming, InvalidRecord):
                 self._encode(incoming)
-        # Counted once, however often the batch is retried because the broker is away.
-        new = [incoming for incoming in decoded if incoming.record.offset not in batch.judged]
+        # The breaker counts each message once, even if the batch is retried because the broker is unavailable.
+        new = [incoming for incoming in decoded if incoming.record.offset not in batch.counted_by_breaker]
         self._breaker.note(_reason(incoming) is not None for incoming in new)
-        batch.judged.update(incoming.record.offset for incoming in new)
-        await self._results.publish_dead_letters(decoded)
+        batch.counted_by_breaker.update(incoming.record.offset for incoming in new)
+        await self._outbound.publish_dead_letters(decoded)
 
     async def _publish(self, decoded: Sequence[Decoded]) -> None:
-        await self._results.publish(decoded)
+        await self._outbound.publish(decoded)
         _count(decoded)
 
     def _encode(self, incoming: Readable) -> None:

@@ -46,7 +46,7 @@ async def until_done(part: str, readiness: Readiness, attempt: Callable[[], Awai
     try:
         result: Result = await retrying(once)
     finally:
-        # Also if the attempt is cancelled: a lane that is closed must not leave the worker not ready for ever.
+        # Also if the attempt is cancelled: a lane that is closed must not leave the worker "not ready".
         readiness.ready(part)
     return result
 

@@ -14,7 +14,7 @@ BATCH_SECONDS = Histogram(
     "visitor_batch_seconds", "From the first message of a batch to its acknowledgement.", ["topic"]
 )
 CHANGES = Counter("visitor_changes_published_total", "Changes published, by topic.", ["topic"])
-RETRIES = Counter("visitor_retries_total", "Attempts that met a transient fault, by what was tried.", ["part"])
+RETRIES = Counter("visitor_retries_total", "Attempts that failed with a transient fault, by what was tried.", ["part"])
 LAG = Gauge("visitor_lag_messages", "Messages of the assigned partitions that are not acknowledged yet.")
 
 

@@ -243,8 +243,8 @@ async def _create_parking(client: httpx.AsyncClient, person: SamplePerson) -> No
 
 
 async def _create(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Create a record and return it. The idempotency key depends only on the path and the body, so a start after an
-    interrupted one gets the answers of the existing records. Raises httpx.HTTPError."""
+    """Create a record and return it. The idempotency key depends only on the path and on an identifier in the body, so
+    a start after an interrupted one gets the existing records. Raises httpx.HTTPError."""
     identifier = next((body[name] for name in ("barcode", "pcCode", "email", "licensePlate") if name in body), "")
     key = f"sample {path} {identifier}".strip()
     response = await client.post(path, json=body, headers={"Idempotency-Key": key[:128]})

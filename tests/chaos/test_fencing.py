@@ -154,7 +154,7 @@ async def test_a_frozen_publisher_does_not_bring_an_erased_visitor_back(own_stac
     await _move(own_stack, other.visitor_id, "alone")
     await _moved(own_stack, "alone")  # the thawed worker has finished what it was frozen in, and publishes
 
-    assert (await _written(own_stack, key))[-1].place == tombstone.place
+    assert (await _written(own_stack, key))[-1].position == tombstone.position
     records = [record for record in await own_stack.read(TOPIC) if record.key == f"visitor:{other.visitor_id}"]
     revisions = [record.value["revision"] for record in records]
     assert revisions == sorted(revisions)

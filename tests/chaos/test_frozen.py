@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -56,7 +55,7 @@ async def test_requests_are_taken_in_after_a_broker_has_lost_those_before(
 ) -> None:
     """Offsets begin again below what was read and committed, as after an unclean election of a leader."""
     kafka, _ = kafka_and_postgres
-    place = TopicPartition(TOPIC, 0)
+    partition = TopicPartition(TOPIC, 0)
     rng, sent = random.Random(9), Sent()
     worker = own_stack.worker()
     await eventually("a ready worker", worker.ready)
@@ -65,16 +64,16 @@ async def test_requests_are_taken_in_after_a_broker_has_lost_those_before(
         await own_stack.result("visits.create", await _ask(own_stack, rng, population, 0))
 
     async def committed() -> bool:
-        return (await _committed(own_stack)).get(place) == (await own_stack.ends(TOPIC))[place]
+        return (await _committed(own_stack)).get(partition) == (await own_stack.ends(TOPIC))[partition]
 
     await eventually("all is committed", committed)
-    await asyncio.to_thread(kafka.stop)
-    shutil.rmtree(kafka._home / "data" / f"{TOPIC}-0")
+    await asyncio.to_thread(kafka.delete_log, partition)
+    await asyncio.to_thread(kafka.kill)
     await asyncio.to_thread(kafka.start)
 
     for _ in range(2):
         await own_stack.result("visits.create", await _ask(own_stack, rng, population, 0))
-    assert (await own_stack.ends(TOPIC))[place] == 2
+    assert (await own_stack.ends(TOPIC))[partition] == 2
     await eventually("what was answered is committed", committed, 15)
     assert worker.terminate() == 0
 
@@ -97,10 +96,10 @@ async def _admin(stack: Stack) -> AsyncIterator[AIOKafkaAdminClient]:
 async def _delete_all(stack: Stack) -> None:
     """All records of the topic."""
     async with _admin(stack) as admin:
-        await admin.delete_records({place: RecordsToDelete(-1) for place in await stack.ends(TOPIC)})
+        await admin.delete_records({partition: RecordsToDelete(-1) for partition in await stack.ends(TOPIC)})
 
 
 async def _committed(stack: Stack) -> dict[TopicPartition, int]:
     async with _admin(stack) as admin:
-        found = await admin.list_consumer_group_offsets("visitor-worker.requests")
-    return {place: committed.offset for place, committed in found.items() if place.topic == TOPIC}
+        offsets = await admin.list_consumer_group_offsets("visitor-worker.requests")
+    return {partition: committed.offset for partition, committed in offsets.items() if partition.topic == TOPIC}

@@ -108,7 +108,7 @@ async def _follow(stack: Stack, reader: Path, command: str) -> None:
     )
     assert process.stdout is not None
     line = await asyncio.wait_for(process.stdout.readline(), 60)
-    assert json.loads(line)["type"].startswith("visitor.")
+    assert json.loads(line)["headers"]["ce_type"].startswith("visitor.")
     process.terminate()
     await process.wait()
 

@@ -372,6 +372,32 @@ async def test_a_message_with_neither_key_nor_value_is_a_dead_letter(stack: Stac
     assert (dead_letter.headers["error-code"], dead_letter.key) == ("no_value", f"{TOPIC}:2:{metadata.offset}")
 
 
+@pytest.mark.parametrize(
+    ("key", "added"),
+    [("k" * (names.KEY_LIMIT + 1), []), ("k", [("baggage", b"x" * (names.HEADERS_LIMIT + 1))])],
+    ids=["key", "headers"],
+)
+async def test_a_dead_letter_tells_that_a_key_or_headers_were_cut(
+    stack: Stack, key: str, added: list[tuple[str, bytes]]
+) -> None:
+    request_id = str(uuid4())
+    await stack.raw(TOPIC, b"{", [*_headers(request_id), *added], key=key)
+    dead_letter = await stack.await_record(names.DEAD_LETTERS, lambda record: record.headers.get("ce_id") == request_id)
+    assert dead_letter.headers["error-cut"] == "true"
+    assert dead_letter.key == key[: names.KEY_LIMIT]
+    assert "baggage" not in dead_letter.headers
+
+
+async def test_visitor_consume_shows_the_headers_of_a_dead_letter(stack: Stack) -> None:
+    request_id = str(uuid4())
+    await stack.raw(TOPIC, b"{", [*_headers(request_id), ("null-value", None)])  # type: ignore[list-item]
+    await stack.await_record(names.DEAD_LETTERS, lambda record: record.headers.get("ce_id") == request_id)
+    message = await stack.consume(names.DEAD_LETTERS, lambda line: line["headers"].get("ce_id") == request_id)
+    headers = message["headers"]
+    assert (headers["error-code"], headers["error-topic"], headers["null-value"]) == ("not_json", TOPIC, None)
+    assert (headers["ce_type"], headers["ce_source"]) == ("visitor.visits.create", "gateway/test")
+
+
 async def test_a_result_has_the_request_id_as_its_key_if_the_message_key_is_too_long(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:

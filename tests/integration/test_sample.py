@@ -75,7 +75,7 @@ async def test_the_next_start_completes_an_interrupted_one(stack: Stack, monkeyp
         raise asyncio.CancelledError
 
     with monkeypatch.context() as patched:
-        patched.setattr(sample, "_parking", interrupted)
+        patched.setattr(sample, "_create_parking", interrupted)
         with pytest.raises(asyncio.CancelledError):
             await sample.ensure(stack.url)
     before = {table: await _count(stack, table) for table in ("visitors", "legal_texts", "parkings", "articles")}

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
+from aiokafka import TopicPartition
 from docker.errors import DockerException, ImageNotFound
 from requests.exceptions import RequestException
 from testcontainers.community.postgres import PostgresContainer
@@ -25,6 +26,7 @@ _COMPOSE = Path(__file__).parents[2] / "docker-compose.yml"
 _START_SECONDS = 90
 _STOP_SECONDS = 20
 _USER = "visitor"
+_KAFKA_DATA = "/tmp/kafka-data"
 
 
 def images() -> tuple[str, str]:
@@ -128,6 +130,7 @@ class Kafka(Container):
             "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "controller.listener.names": "CONTROLLER",
+            "log.dirs": _KAFKA_DATA,
             **ONE_BROKER,
             **IMPATIENT,
             **(settings or {}),
@@ -137,6 +140,16 @@ class Kafka(Container):
             container.with_env(f"KAFKA_{name.upper().replace('.', '_')}", value)
         script = "/opt/kafka/bin/kafka-broker-api-versions.sh"
         super().__init__(container, [script, "--bootstrap-server", f"localhost:{port}"])
+
+    def suspend(self) -> None:
+        self._container.get_wrapped_container().kill("SIGSTOP")
+
+    def resume(self) -> None:
+        self._container.get_wrapped_container().kill("SIGCONT")
+
+    def delete_log(self, partition: TopicPartition) -> None:
+        code, output = self._container.exec(["rm", "-r", f"{_KAFKA_DATA}/{partition.topic}-{partition.partition}"])
+        assert code == 0, output
 
 
 class Postgres(Container):

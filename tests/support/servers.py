@@ -1,11 +1,15 @@
 """The servers that the tests run on: those that the environment names, else containers, else embedded servers."""
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+import psutil
+from aiokafka import TopicPartition
 
 from runtime.dev import servers as embedded
 from tests.support import containers
@@ -26,6 +30,14 @@ class Server(Protocol):
 class Kafka(Server, Protocol):
     @property
     def bootstrap(self) -> str: ...
+
+    def suspend(self) -> None:
+        """Stop the process where it is, as a host does that swaps."""
+
+    def resume(self) -> None: ...
+
+    def delete_log(self, partition: TopicPartition) -> None:
+        """Delete the records of a partition from the disk. Kill the broker afterwards; its offsets then begin again."""
 
 
 class Postgres(Server, Protocol):
@@ -87,7 +99,18 @@ def any_servers(choice: Choice, home: Path) -> Iterator[Servers]:
 
 
 def _embedded_kafka(home: Path, settings: Mapping[str, str] | None) -> embedded.Kafka:
-    return embedded.Kafka(home, DOWNLOADS, embedded.Processes(home), settings=settings)
+    return _EmbeddedKafka(home, DOWNLOADS, embedded.Processes(home), settings=settings)
+
+
+class _EmbeddedKafka(embedded.Kafka):
+    def suspend(self) -> None:
+        psutil.Process(self._processes.pid("kafka")).suspend()
+
+    def resume(self) -> None:
+        psutil.Process(self._processes.pid("kafka")).resume()
+
+    def delete_log(self, partition: TopicPartition) -> None:
+        shutil.rmtree(self._home / "data" / f"{partition.topic}-{partition.partition}")
 
 
 def _embedded_postgres(home: Path) -> embedded.Postgres:

@@ -189,6 +189,22 @@ class Stack:
             env=self.environment(**(topic_settings | settings)),
         )  # fmt: skip
 
+    async def consume(self, topic: str, matches: Callable[[Any], bool]) -> Any:
+        """The first line that `visitor consume` prints for a topic and that `matches`."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "runtime.cli", "consume", topic, "--from-beginning",
+            env=self.environment(), stdout=subprocess.PIPE, limit=32 * 2**20,
+        )  # fmt: skip
+        assert process.stdout is not None
+        try:
+            while line := await asyncio.wait_for(process.stdout.readline(), WAIT_SECONDS):
+                if matches(message := json.read(line)):
+                    return message
+            raise AssertionError(f"visitor consume {topic} ended")
+        finally:
+            process.terminate()
+            await process.wait()
+
     async def prepare(self) -> None:
         """Migrate the database and create the topics."""
         await migrate.upgrade(self.database)
@@ -352,7 +368,7 @@ async def _records_to_end(consumer: AIOKafkaConsumer) -> AsyncIterator[Record]:
 
 def decode(record: Any) -> Record:
     """Decode a record of aiokafka. A value that cannot be decoded stays bytes."""
-    headers = {name: value.decode(errors="replace") for name, value in record.headers}
+    headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
     content_type = headers.get("content-type", AVRO)
     try:
         value = None if record.value is None else WIRE.read(content_type, record.value)

@@ -63,7 +63,7 @@ def _avro_value(value: Any) -> Any:
 @given(data=st.data())
 def test_an_answer_is_the_same_in_json_and_in_avro(operation: Operation, data: st.DataObject) -> None:
     assert operation.item is not None
-    row = operation.dump(data.draw(values.of_model(operation.item).map(operation.item.model_validate)))
+    row = operation.to_reply_data(data.draw(values.of_model(operation.item).map(operation.item.model_validate)))
     answer = Answer(operation.status, _body(operation, row))
     for content_type in (JSON, AVRO):
         result = WIRE.read(content_type, WIRE.write_result(operation, content_type, answer))

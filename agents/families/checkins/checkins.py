@@ -113,7 +113,7 @@ class _References:
         """Return the column values of a new checkin. `visitor_id` is None if the visitor does not exist. Raises
         NotFound, Invalid, Conflict."""
         if visitor_id is None:
-            raise VISITORS.missing()
+            raise VISITORS.not_found()
         service = self._service_of(body)
         if service.pc_code != body.pc_code:
             raise Invalid("service_of_another_center", "The service belongs to another center.", field="serviceId")

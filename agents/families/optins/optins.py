@@ -135,7 +135,7 @@ async def _run_opt_out(tx: Tx, statement: Any, visitor_id: UUID, **parameters: A
     """Run a statement of `_opt_out`, record the changes, and return the number of optins that became inactive."""
     rows = await tx.all(statement, {"of_visitor": visitor_id, "now": tx.now, **parameters})
     for row in rows:
-        OPTINS.changed(tx, row, "updated")
+        OPTINS.record_change_of(tx, row, "updated")
     return len(rows)
 
 
@@ -162,7 +162,7 @@ async def add(tx: Tx, visitor_id: UUID, optins: Iterable[OptinNew]) -> None:
 
 
 async def missing_text_faults(tx: Tx, optins: Sequence[OptinNew]) -> list[Invalid]:
-    """Return a fault for each optin of a request body that names a legal text that does not exist."""
+    """Return a fault for each optin of a request body whose legal text does not exist."""
     ids_by_index = {index: optin.legal_text_id for index, optin in enumerate(optins) if optin.legal_text_id is not None}
     if not ids_by_index:
         return []
@@ -194,7 +194,7 @@ async def delete_by_type(tx: Tx, request: Request[VisitorPath, OptinKind, NoFiel
     visitor_id, kind = request.path.visitor_id, request.query
     await _lock_visitor(tx, visitor_id)
     if not await _run_opt_out(tx, _OPT_OUT_OF_KIND, visitor_id, type=kind.optin_type, channel=kind.optin_channel):
-        raise OPTINS.missing()
+        raise OPTINS.not_found()
 
 
 @operation(
@@ -204,7 +204,7 @@ async def disable(tx: Tx, request: Request[OptinPath, NoFields, NoFields]) -> No
     """Make the optin inactive; it is not removed. Raises NotFound if it is inactive already."""
     await _lock_visitor(tx, request.path.visitor_id)
     if not await _run_opt_out(tx, _OPT_OUT_BY_ID, request.path.visitor_id, id=request.path.optin_id):
-        raise OPTINS.missing()
+        raise OPTINS.not_found()
 
 
 _ALL = "/visitors/{visitorId}/optins"

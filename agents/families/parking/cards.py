@@ -93,7 +93,7 @@ OPERATIONS: Operations = (
         "creditCards.delete",
         f"DELETE {_ONE}",
         "Delete a card",
-        over=lambda card: card.deletion_date is not None,
+        is_deleted=lambda card: card.deletion_date is not None,
         values=lambda tx: {"deletion_date": tx.now},
     ),
 )

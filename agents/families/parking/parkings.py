@@ -89,7 +89,7 @@ OPERATIONS: Operations = (
         "parkings.delete",
         f"DELETE {_ONE}",
         "Unsubscribe from a partner's parking",
-        over=lambda parking: not parking.is_active,
+        is_deleted=lambda parking: not parking.is_active,
         values=lambda tx: {"is_active": False, "unsubscribed_at": tx.now},
     ),
     partners,

@@ -53,7 +53,7 @@ VEHICLE_PARTNERS = Table(
         )
     },
     hidden=[
-        # The pcCode of the center, whether the request names it by pcCode or by visitorCenterId.
+        # The pcCode of the center, whether the request identifies it by pcCode or by visitorCenterId.
         sa.Column("center_key", sa.Text),
         sa.Index("vehicle_partners_visitor_id_idx", "visitor_id", "vehicle_partner_id"),
         # Erasure deletes visitorCenters; for each of them, PostgreSQL looks for rows that reference it.
@@ -85,8 +85,8 @@ async def create(tx: Tx, request: Request[VisitorPath, NoFields, VehiclePartnerN
 
 
 async def _center_pc_code(tx: Tx, visitor_id: UUID, body: VehiclePartnerNew) -> str | None:
-    """The pcCode of the center that the body names by `pcCode`, by `visitorCenterId` or by both. None if it names no
-    center. Raises Invalid."""
+    """The pcCode of the center that the body identifies by `pcCode`, by `visitorCenterId` or by both. None if it
+    identifies no center. Raises Invalid."""
     if body.visitor_center_id is None:
         return body.pc_code
     await crud.require_child(tx, VISITOR_CENTERS, body, "visitor_center_id", visitor_id=visitor_id)

@@ -89,8 +89,8 @@ class VehiclePath(VisitorPath):
 
 
 async def _refresh_now(tx: Tx, old: Vehicle, patch: VehiclePatch) -> None:
-    """Read the clock after the row is locked. A plate names the vehicle that was updated last, so two updates of one
-    batch must not have the same time."""
+    """Read the clock after the row is locked. A plate identifies the vehicle that was updated last, so two updates of
+    one batch must not have the same time."""
     await tx.refresh_now()
 
 
@@ -109,7 +109,7 @@ async def delete(tx: Tx, request: Request[VehiclePath, NoFields, NoFields]) -> N
     """A vehicle that is already deleted gives 404. Raises NotFound."""
     where = vars(request.path)
     if (await VEHICLES.lock(tx, **where)).deletion_date is not None:
-        raise VEHICLES.missing()
+        raise VEHICLES.not_found()
     await tx.refresh_now()
     await VEHICLES.update(tx, {"deletion_date": tx.now}, **where)
 

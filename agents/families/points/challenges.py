@@ -136,7 +136,7 @@ async def _unlock_rewards(tx: Tx, winners: list[int]) -> None:
     for start in range(0, len(winners), WINNERS_PER_STATEMENT):
         chunk = winners[start : start + WINNERS_PER_STATEMENT]
         for row in await tx.all(_UNLOCK, {"ids": chunk, "now": tx.now}):
-            VISITOR_CHALLENGES.changed(tx, row, "updated")
+            VISITOR_CHALLENGES.record_change_of(tx, row, "updated")
 
 
 def _unlock_statement() -> Any:

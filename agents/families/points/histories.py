@@ -33,7 +33,8 @@ class HistoryQuery(Model):
     challenge_id: Omittable[Int64] = None
 
 
-# Histories emit no changes: the change of the visitorChallenge has the new points, and its causedBy names the request.
+# Histories emit no changes: the change of the visitorChallenge has the new points, and its causedBy identifies the
+# request.
 HISTORIES = Table(
     "challenge_histories",
     ChallengeHistory,

@@ -135,7 +135,7 @@ async def _winners(
 
 
 async def _with_bonus_today(tx: Tx, rows: Sequence[VisitorChallenge], challenges: Mapping[int, Challenge]) -> set[int]:
-    """The participants who had a bonus today, by the day in the challenge's time zone (UTC where it has none)."""
+    """The participants who had a bonus today, by the day in the challenge's time zone (UTC if it has none)."""
     zones = {row.visitor_challenge_id: ZoneInfo(challenges[row.challenge_id].timezone or "UTC") for row in rows}
     return await ranking_queries.with_bonus_since(tx, {key: day_start(tx.now, zone) for key, zone in zones.items()})
 

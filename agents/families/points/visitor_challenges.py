@@ -190,7 +190,7 @@ async def add_points(calls: Sequence[tuple[Tx, Request[VisitorChallengePath, NoF
     def add(tx: Tx, request: Request[VisitorChallengePath, NoFields, Points]) -> _Addition:
         participant = participants.get(request.path.visitor_challenge_id)
         if participant is None or participant.row.visitor_id != request.path.visitor_id:
-            raise VISITOR_CHALLENGES.missing()
+            raise VISITOR_CHALLENGES.not_found()
         _require_running(challenges[participant.row.challenge_id], tx)
         participant.add(tx, request.body.points)
         return _Addition(request.body.points, participant.row, participant.revision)
@@ -208,7 +208,7 @@ async def _store_additions(
         participant_id = addition.row.visitor_challenge_id
         if addition.points:
             participants[participant_id].precedence = -arrival
-        VISITOR_CHALLENGES.record(tx, addition.row, participant_id, addition.revision, "updated")
+        VISITOR_CHALLENGES.record_change(tx, addition.row, participant_id, addition.revision, "updated")
     updated_ids = sorted({addition.row.visitor_challenge_id for _, addition in additions})
     await _write(batch_tx, [participants[participant_id] for participant_id in updated_ids])
     await HISTORIES.insert_many(

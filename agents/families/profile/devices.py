@@ -103,7 +103,7 @@ async def register(tx: Tx, request: Request[VisitorPath, NoFields, DeviceNew]) -
     visitor_id, body = request.path.visitor_id, request.body
     await _lock_token(tx, body.token)
     if await tx.first(_LOCK_VISITOR, {"visitor": visitor_id}) is None:
-        raise VISITORS.missing()
+        raise VISITORS.not_found()
     fields = {name: getattr(body, name) for name in DeviceFields.model_fields} | {"visitor_id": visitor_id}
     existing = await tx.first(_BY_TOKEN, {"token": body.token})
     if existing is not None and existing.visitor_id == visitor_id:
@@ -146,7 +146,7 @@ async def delete(tx: Tx, request: Request[DevicePath, NoFields, NoFields]) -> No
     device = await DEVICES.find(tx, **vars(request.path))
     await _lock_token(tx, device.token)
     if not await _delete_with_apps(tx, device.device_id):
-        raise DEVICES.missing()
+        raise DEVICES.not_found()
 
 
 @operation(

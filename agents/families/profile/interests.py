@@ -110,7 +110,7 @@ async def _update_labels(tx: Tx, labels: Mapping[int, str]) -> None:
     """Write the labels, by interest id, with one statement. The caller has locked the rows."""
     parameters = {"ids": list(labels), "labels": list(labels.values()), "now": tx.now}
     for row in await tx.all(_RENAME, parameters):
-        INTERESTS.changed(tx, row, "updated")
+        INTERESTS.record_change_of(tx, row, "updated")
 
 
 OPERATIONS: Operations = (

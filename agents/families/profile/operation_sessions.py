@@ -143,7 +143,7 @@ async def _add(tx: Tx, table: Table[StoredEntry], path: SessionPath, entries: Se
     are `failed`. Raises NotFound."""
     session = await tx.first(_LOCK_SESSION, {"visitor": path.visitor_id, "guid": path.guid})
     if session is None:
-        raise SESSIONS.missing()
+        raise SESSIONS.not_found()
     session_key = session.session_key
     rows_by_session = await table.by_parent(tx, "session_key", [session_key])
     ids = {row.id for row in rows_by_session[session_key]}

@@ -95,7 +95,7 @@ async def _set_favorite(
 
 
 async def _require_company(tx: Tx, pc_code: str, body: VisitorCenterFields) -> None:
-    """Raises Invalid if the body names a company that is not in this center."""
+    """Raises Invalid if the body has a company that is not in this center."""
     if body.center_company_id is not None:
         await crud.require_child(tx, COMPANIES, body, "center_company_id", pc_code=pc_code)
 

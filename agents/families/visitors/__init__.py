@@ -21,7 +21,7 @@
 
 **External ids**
 - A visitor has at most one external id of a type in each center, and one without a center. A type, an id and a center
-  together name one visitor.
+  together identify one visitor.
 - Some types are created only by this service. They cannot be created by callers, and some cannot be deleted. Each
   operation lists the types that it accepts.
 - The batch operation takes comma lists.

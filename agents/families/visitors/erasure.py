@@ -16,7 +16,7 @@ from schemas.model import ListOf, Model, NoFields
 from schemas.requests import Request
 from schemas.types import Identifier, Omittable, PcCode
 from storage.statements import any_of
-from storage.table import with_children_first
+from storage.table import tables_with_column
 from storage.tx import Tx
 from topics import names
 
@@ -58,8 +58,8 @@ async def erase(tx: Tx, request: Request[NoFields, NoFields, ListOf[Erasure]]) -
 
 
 async def _visitor_ids_by_analytics_id(tx: Tx, entries: Sequence[Erasure]) -> dict[str, set[UUID]]:
-    """Map each analytics id to the visitors that its entries name. Several entries may have the same id with different
-    centers. An entry names at most one visitor."""
+    """Map each analytics id to the visitors that its entries identify. Several entries may have the same id with
+    different centers. An entry identifies at most one visitor."""
     visitor_ids: dict[str, set[UUID]] = {entry.analytics_id: set() for entry in entries}
     rows = await tx.all(_SELECT_EXTERNAL_IDS, {"ids": list(visitor_ids)})
     rows_by_id: dict[str, list[Any]] = {analytics_id: [] for analytics_id in visitor_ids}
@@ -73,7 +73,7 @@ async def _visitor_ids_by_analytics_id(tx: Tx, entries: Sequence[Erasure]) -> di
 
 
 def _is_in_center(row: Any, pc_code: str | None) -> bool:
-    """True if the entry names no center, or the external id belongs to that center or to no center."""
+    """True if the entry has no center, or the external id belongs to that center or to no center."""
     return pc_code is None or row.pc_code in (None, pc_code)
 
 
@@ -86,7 +86,7 @@ async def _erase(tx: Tx, visitor_ids: Collection[UUID]) -> set[UUID]:
     await checkins.delete_by_visitors(tx, erased)
     for visitor_id in erased:
         await visitor_challenges.remove_from_standings(tx, visitor_id)
-    for table in with_children_first("visitor_id"):
+    for table in tables_with_column("visitor_id"):
         await table.delete_by_parent(tx, "visitor_id", erased, emit_changes=table.family not in names.EVENT_FAMILIES)
     tx.erased.extend(erased)
     return set(erased)

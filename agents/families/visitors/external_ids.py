@@ -179,7 +179,7 @@ async def _find_of_visitor(tx: Tx, path: OfTypePath | DeletePath, query: CenterQ
     parameters = {"visitor": path.visitor_id, "type": path.external_type, "center": query.pc_code}
     row = await tx.first(_SELECT_OF_VISITOR, parameters)
     if row is None:
-        raise EXTERNAL_IDS.missing()
+        raise EXTERNAL_IDS.not_found()
     return row
 
 

@@ -193,7 +193,7 @@ async def create_partial(tx: Tx, request: Request[NoFields, NoFields, PartialVis
     body=ListOf[ContactFlagsPatch], reply=VisitorContact, shape="page", status=200, faults=_REPEATED_AFTER_ERASURE,
 )  # fmt: skip
 async def flag_contacts(tx: Tx, request: Request[NoFields, NoFields, ListOf[ContactFlagsPatch]]) -> Page[Visitor]:
-    """Set the flags of all visitors, or of none if an entry is refused. If several entries name the same visitor, a
+    """Set the flags of all visitors, or of none if an entry is refused. If several entries have the same visitor, a
     later entry overrides the flags of an earlier one, and each entry is answered with the final flags. Raises Invalid
     with an entry for each visitor that does not exist."""
     entries = request.body.root
@@ -210,7 +210,7 @@ async def flag_contacts(tx: Tx, request: Request[NoFields, NoFields, ListOf[Cont
     for name in VisitorContact.model_fields:
         parameters[f"new_{name}"] = [fields.get(name) for fields in fields_by_visitor.values()]
     rows = await tx.all(_UPDATE_CONTACT_FLAGS, parameters)
-    updated = {row.visitor_id: VISITORS.changed(tx, row, "updated") for row in rows}
+    updated = {row.visitor_id: VISITORS.record_change_of(tx, row, "updated") for row in rows}
     return Page([updated[entry.visitor_id] for entry in entries], more=False)
 
 

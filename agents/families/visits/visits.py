@@ -36,7 +36,8 @@ _IDENTIFICATION_FIELDS = ("visitorId", "barcode", "licensePlate")
 
 
 class Identification(Model):
-    """Names one visitor by at least one field. If several fields are sent, all of them must name the same visitor."""
+    """Identifies one visitor by at least one field. If several fields are sent, all of them must identify the same
+    visitor."""
 
     visitor_id: Omittable[Text] = None
     barcode: Omittable[Identifier] = None
@@ -162,9 +163,9 @@ def _require_center(references: _References, pc_code: str) -> None:
 
 
 def _identify(references: _References, identification: Identification) -> tuple[UUID, int | None]:
-    """Return the id of the visitor that all sent fields name, and the id of the vehicle if a plate was sent.
+    """Return the id of the visitor that all sent fields identify, and the id of the vehicle if a plate was sent.
 
-    Raises NotFound if a field names no visitor, and Conflict if the fields name different visitors.
+    Raises NotFound if a field identifies no visitor, and Conflict if the fields identify different visitors.
     """
     visitor_ids: list[UUID | None] = []
     vehicle_id = None
@@ -178,7 +179,7 @@ def _identify(references: _References, identification: Identification) -> tuple[
         vehicle_id = vehicle.vehicle_id if vehicle else None
     visitor_id = visitor_ids[0]
     if visitor_id is None or None in visitor_ids:
-        raise VISITORS.missing()
+        raise VISITORS.not_found()
     if len(set(visitor_ids)) > 1:
         raise Conflict("ids_mismatch", "visitorId, barcode and licensePlate must name the same visitor.")
     return visitor_id, vehicle_id
@@ -265,8 +266,8 @@ async def _advance(tx: Tx, statement: Any, dates: Iterable[tuple[Any, datetime]]
     query=VisitQuery, reply=Visit, shape="array", faults=(NotFound, Conflict),
 )  # fmt: skip
 async def list_visits(tx: Tx, request: Request[NoFields, VisitQuery, NoFields]) -> Page[VisitEvent]:
-    """List the visits of one visitor to one center. The visitor is named by the same rules as in a reported visit.
-    Raises Invalid, NotFound, Conflict."""
+    """List the visits of one visitor to one center. The visitor is identified by the same rules as in a reported
+    visit. Raises Invalid, NotFound, Conflict."""
     query = request.query
     references = await _read_references(tx, [query], {query.pc_code})
     _require_center(references, query.pc_code)

@@ -1,4 +1,4 @@
-"""Real Kafka and PostgreSQL from packages, run as child processes, for `visitor dev` and the tests."""
+"""Kafka and PostgreSQL from packages, run as child processes, for `visitor dev` and the tests."""
 
 from runtime.dev.servers.downloads import fetch_kafka
 from runtime.dev.servers.kafka import Kafka

@@ -1,7 +1,7 @@
-"""Kafka's jars: fetched once from Maven Central, and checked against the list of SHA-256 sums beside this file.
+"""Downloads Kafka's jars from Maven Central, once, and checks them against the list of SHA-256 sums beside this file.
 
-The list names all of them, so that nothing has to be resolved: that took longer than the download. `make lock` writes
-the list."""
+The list names all jars, because to resolve the dependencies took longer than the download. `make lock` writes the list.
+"""
 
 import hashlib
 import shutil
@@ -21,17 +21,18 @@ from runtime.dev.servers.processes import ServerFailed
 
 KAFKA_VERSION = "4.4.0"
 ENDPOINT = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-nop:2.0.17"
-"""What jgo resolves to the jars of the list."""
+"""The artifacts from which `make lock` resolves the list of jars."""
 
 SUMS = Path(__file__).with_name(f"kafka-{KAFKA_VERSION}.sha256")
-_AT_ONCE = 8
+_PARALLEL_DOWNLOADS = 8
 
 
 def fetch_kafka(downloads: Path) -> Path:
-    """The folder with exactly the known jars. Raises ServerFailed where they cannot be had or differ."""
+    """The folder with exactly the listed jars. Downloads them if the folder is missing. Raises ServerFailed if the
+    download fails or a jar differs."""
     downloads.mkdir(parents=True, exist_ok=True)
     target = downloads / f"kafka-{KAFKA_VERSION}"
-    sums = _known_sums()
+    sums = _read_sums()
     with InterProcessLock(downloads / "lock"):
         if not target.exists():
             _download(downloads, target, sums)
@@ -40,21 +41,22 @@ def fetch_kafka(downloads: Path) -> Path:
 
 
 def check(folder: Path, sums: Mapping[str, str]) -> None:
-    """Raises ServerFailed for a file that is missing, unknown or not what it was; wrong ones are removed."""
+    """Raises ServerFailed and deletes the folder if a file is missing, is not listed or differs from its sum."""
     present = {path.name for path in folder.iterdir()}
     wrong = [name for name, digest in sums.items() if name in present and _sha256(folder / name) != digest]
-    odd = sorted({*wrong, *(sums.keys() - present), *(present - sums.keys())})
-    if not odd:
+    missing, unlisted = sums.keys() - present, present - sums.keys()
+    if not (wrong or missing or unlisted):
         return
     shutil.rmtree(folder)
     raise ServerFailed(
-        f"The download of Kafka is not what it should be: {', '.join(odd)}. It was removed; start again to fetch it"
-        " anew. If this repeats, something between here and Maven Central changes files."
+        f"The downloaded files of Kafka differ from the list: {', '.join(sorted({*wrong, *missing, *unlisted}))}. They"
+        " were deleted; start again to download them. If this repeats, a proxy between this machine and Maven Central"
+        " changes files."
     )
 
 
-def _known_sums() -> dict[str, str]:
-    """By group:artifact:version."""
+def _read_sums() -> dict[str, str]:
+    """The SHA-256 sums by the coordinates `group:artifact:version`."""
     return {coordinate: digest for digest, coordinate in (line.split() for line in SUMS.read_text().splitlines())}
 
 
@@ -74,51 +76,51 @@ def _download(downloads: Path, target: Path, sums: Mapping[str, str]) -> None:
     unfinished = target.with_suffix(".unfinished")
     unfinished.mkdir(exist_ok=True)
     try:
-        with _progress(console, len(sums)) as advance:
-            for _ in _jars(unfinished, sums):
+        with _progress_bar(console, len(sums)) as advance:
+            for _ in _download_jars(unfinished, sums):
                 advance()
     except (httpx.HTTPError, OSError) as error:
         raise ServerFailed(
             f"Kafka could not be downloaded: {error or type(error).__name__}\nCheck the network (HTTPS_PROXY,"
-            f" SSL_CERT_FILE) and the disk, and start again; what was fetched stays in {downloads}."
+            f" SSL_CERT_FILE) and the disk, and start again. Complete files stay in {downloads}."
         ) from error
     unfinished.rename(target)
 
 
-def _jars(folder: Path, sums: Mapping[str, str]) -> Iterator[Path]:
-    """Puts the jars into a folder, several at once; each as soon as it is there. Ends all downloads when one fails or
-    the caller is interrupted."""
-    ended = threading.Event()
+def _download_jars(folder: Path, sums: Mapping[str, str]) -> Iterator[Path]:
+    """Download the jars in parallel, and yield each as soon as it is complete. When a download fails or the caller is
+    interrupted, all downloads stop."""
+    stopped = threading.Event()
     maven = MavenContext()
     central = maven.remote_repos["central"]
 
-    def fetch(coordinate: str, digest: str) -> Path:
+    def download(coordinate: str, digest: str) -> Path:
         group, artifact, version = coordinate.split(":")
         jar = maven.project(group, artifact).at_version(version).artifact()
         file = folder / jar.filename
         if file.exists() and _sha256(file) == digest:
-            return file  # of an earlier start, which was interrupted
-        with client.stream("GET", f"{central}/{jar.component.path_prefix.as_posix()}/{jar.filename}") as answer:
-            answer.raise_for_status()
+            return file  # from an earlier, interrupted download
+        with client.stream("GET", f"{central}/{jar.component.path_prefix.as_posix()}/{jar.filename}") as response:
+            response.raise_for_status()
             with file.open("wb") as output:
-                for piece in answer.iter_bytes():
-                    if ended.is_set():
+                for chunk in response.iter_bytes():
+                    if stopped.is_set():
                         break
-                    output.write(piece)
+                    output.write(chunk)
         return file
 
     with httpx.Client(timeout=30, follow_redirects=True) as client:
-        pool = ThreadPoolExecutor(_AT_ONCE)
+        pool = ThreadPoolExecutor(_PARALLEL_DOWNLOADS)
         try:
-            for jar in as_completed([pool.submit(fetch, *item) for item in sums.items()]):
-                yield jar.result()
+            for future in as_completed([pool.submit(download, *item) for item in sums.items()]):
+                yield future.result()
         finally:
-            ended.set()
+            stopped.set()
             pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
-def _progress(console: Console, total: int) -> Iterator[Callable[[], None]]:
+def _progress_bar(console: Console, total: int) -> Iterator[Callable[[], None]]:
     columns = TextColumn("Kafka"), BarColumn(), TextColumn("{task.completed} of {task.total} files")
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("jars", total=total)

@@ -1,6 +1,6 @@
 """Identify a request by topic, source and id. The inbox identified it by its id only.
 
-Existing entries get an empty topic and source (`storage.inbox.RequestKey.before_sources`), so that their requests are
+Existing entries get an empty topic and source (`storage.inbox.RequestKey.legacy`), so that their requests are
 recognised when they are delivered again. The new columns intentionally have no default: a worker of release 0.1.0 that
 still runs cannot insert an entry without them. It rolls its batches back and retries them until a newer worker takes
 over its partitions. So no request is applied by both workers.
