@@ -50,6 +50,16 @@ async def current(engine: AsyncEngine) -> str | None:
         return await conn.run_sync(_current)
 
 
+def mismatch(revision: str | None) -> str | None:
+    """Why a worker of this release cannot use a schema at this revision, and what to do. None if the worker can."""
+    if revision == newest():
+        return None
+    revisions = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    if revision is None or revision in revisions:
+        return f"run `visitor migrate`; the database is at {revision}"
+    return f"the database is at {revision}, which this release does not know; start a worker of the newest release"
+
+
 def _current(conn: Connection) -> str | None:
     return MigrationContext.configure(conn).get_current_revision()
 

@@ -102,7 +102,7 @@ class Engine:
 
     def fail(self, task: str, error: BaseException) -> None:
         """Stop the engine because a task has ended."""
-        reason = str(error) if isinstance(error, _EXPLAINED) else "a bug of the engine"
+        reason = str(error) if isinstance(error, _EXPLAINED) else "an unexpected error"
         log.critical("worker_failed", task=task, error=type(error).__name__, reason=reason, exc_info=error)
         self.failure = self.failure or error
         self._stopping.set()
@@ -155,8 +155,7 @@ class Engine:
             await asyncio.sleep(1)
 
     async def _migrated(self) -> str | None:
-        revision = await migrate.current(self._background)
-        return None if revision == migrate.newest() else f"run `visitor migrate`; the database is at {revision}"
+        return migrate.mismatch(await migrate.current(self._background))
 
     async def _topics_exist(self) -> str | None:
         specs = names.specs(self._families, self._kafka)
@@ -271,6 +270,7 @@ class Engine:
             for partition, next_offset in consumer.positions().items()
         }
         if not assigned:
+            LAG.set(0)
             return {}
         async with asyncio.timeout(WATCH_SECONDS):
             observer = await self._observer()

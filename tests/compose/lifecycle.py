@@ -41,7 +41,7 @@ class Compose:
     def __call__(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run a `docker compose` command. Fails if the command fails."""
         command = ["docker", "compose", "--project-name", PROJECT, *arguments]
-        environment = {**os.environ, "VISITOR_HTTP_PORT": str(self.port), "VISITOR_KEYS": str(self.keys)}
+        environment = {**os.environ, "VISITOR_HTTP_PORT": str(self.port), "KEYS_FILE": str(self.keys)}
         process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert process.returncode == 0, f"{' '.join(command)}:\n{process.stderr[-5000:]}"
         return process

@@ -200,3 +200,15 @@ async def test_old_vehicles_and_names_are_found_by_the_new_rules(conn: AsyncConn
         await _call(conn, "visits.list", query={"licensePlate": "-", "pcCode": center["pcCode"]})
     visits = await _call(conn, "visits.list", query={"licensePlate": "G\u00d6XY101", "pcCode": center["pcCode"]})
     assert visits.items == []
+
+
+@pytest.mark.parametrize(
+    ("revision", "advice"),
+    [(None, "run `visitor migrate`"), ("0009", "run `visitor migrate`"), ("9999", "start a worker of the newest")],
+)
+def test_a_worker_says_what_to_do_about_a_schema_of_another_release(revision: str | None, advice: str) -> None:
+    assert advice in (migrate.mismatch(revision) or "")
+
+
+def test_a_worker_uses_the_schema_of_its_release() -> None:
+    assert migrate.mismatch(migrate.newest()) is None
