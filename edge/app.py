@@ -130,9 +130,11 @@ class Edge:
     async def _call(self, operation: Operation, request: Request, identity: Identity) -> Response:
         content = await _read_content(request)
         parts = translate.parts_of(operation, request.path_params, request.scope["query_string"], content)
-        idempotency_header = {} if operation.is_query else {http_headers.KEY: _read_idempotency_key(request)}
+        idempotency_header = (
+            {} if operation.is_query else {http_headers.IDEMPOTENCY_KEY: _read_idempotency_key(request)}
+        )
         request.state.idempotency_header = idempotency_header
-        idempotency_key = idempotency_header.get(http_headers.KEY) or str(uuid4())
+        idempotency_key = idempotency_header.get(http_headers.IDEMPOTENCY_KEY) or str(uuid4())
         headers = RequestHeaders(
             request_id=f"{identity.name}/{idempotency_key}",
             operation=operation.name,
@@ -172,7 +174,7 @@ class Edge:
         except TimeoutError:
             advice = "Repeat the call."
             if not operation.is_query:
-                advice = f"Repeat the call with the same {http_headers.KEY} to get the answer."
+                advice = f"Repeat the call with the same {http_headers.IDEMPOTENCY_KEY} to get the answer."
             raise NoAnswer("no_answer", f"No answer came in time. {advice}") from None
         finally:
             reply.cancel()
@@ -198,19 +200,20 @@ def _prefers_async(request: Request) -> bool:
     return "respond-async" in request.headers.get("prefer", "").lower()
 
 
-_IDEMPOTENCY_KEY = re.compile(http_headers.KEY_PATTERN)
+_IDEMPOTENCY_KEY = re.compile(http_headers.IDEMPOTENCY_KEY_PATTERN)
 
 
 def _read_idempotency_key(request: Request) -> str:
     """The caller's idempotency key, or a new one if the caller sent none. Raises Invalid."""
-    sent = set(request.headers.getlist(http_headers.KEY))
+    sent = set(request.headers.getlist(http_headers.IDEMPOTENCY_KEY))
     if not sent:
         return str(uuid4())
     idempotency_key = sent.pop()
-    too_long = len(idempotency_key) > http_headers.KEY_LIMIT
+    too_long = len(idempotency_key) > http_headers.IDEMPOTENCY_KEY_LIMIT
     if sent or too_long or not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
-        message = f"Send one {http_headers.KEY} of 1 to {http_headers.KEY_LIMIT} printable ASCII characters."
-        raise Invalid("wrong_idempotency_key", message, field=http_headers.KEY)
+        name, limit = http_headers.IDEMPOTENCY_KEY, http_headers.IDEMPOTENCY_KEY_LIMIT
+        message = f"Send one {name} of 1 to {limit} printable ASCII characters."
+        raise Invalid("wrong_idempotency_key", message, field=http_headers.IDEMPOTENCY_KEY)
     return idempotency_key
 
 

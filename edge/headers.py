@@ -6,9 +6,9 @@ from typing import Any
 from edge import codings
 from schemas.faults import Fault, UnsupportedContentCoding
 
-KEY = "Idempotency-Key"
-KEY_LIMIT = 128
-KEY_PATTERN = "^[!-~]([ -~]*[!-~])?$"
+IDEMPOTENCY_KEY = "Idempotency-Key"
+IDEMPOTENCY_KEY_LIMIT = 128
+IDEMPOTENCY_KEY_PATTERN = "^[!-~]([ -~]*[!-~])?$"
 """Printable ASCII, without a blank at the start or the end: HTTP does not count these blanks as part of a value."""
 
 BY_STATUS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
@@ -17,14 +17,19 @@ BY_STATUS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503
 _BY_FAULT: Mapping[type[Fault], Mapping[str, str]] = {UnsupportedContentCoding: {"Accept-Encoding": codings.GZIP}}
 """The headers of one fault class, where other faults with the same status do not have them."""
 
-_KEY_SCHEMA = {"type": "string", "minLength": 1, "maxLength": KEY_LIMIT, "pattern": KEY_PATTERN}
+_IDEMPOTENCY_KEY_SCHEMA = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": IDEMPOTENCY_KEY_LIMIT,
+    "pattern": IDEMPOTENCY_KEY_PATTERN,
+}
 
 PARAMETERS: dict[str, Any] = {
     "IdempotencyKey": {
-        "name": KEY,
+        "name": IDEMPOTENCY_KEY,
         "in": "header",
         "description": "A repeated call with the same key and content gets the answer of the first call.",
-        "schema": _KEY_SCHEMA,
+        "schema": _IDEMPOTENCY_KEY_SCHEMA,
     },
     "Prefer": {
         "name": "Prefer",
@@ -36,10 +41,10 @@ PARAMETERS: dict[str, Any] = {
 """The request headers of every write, as OpenAPI parameters by component name."""
 
 RESPONSES: dict[str, Any] = {
-    KEY: {
+    IDEMPOTENCY_KEY: {
         "description": "The key of this write, sent or generated. Repeat the call with it to get the same answer.",
         "required": True,
-        "schema": _KEY_SCHEMA,
+        "schema": _IDEMPOTENCY_KEY_SCHEMA,
     },
     "Preference-Applied": {"required": True, "schema": {"const": "respond-async"}},
     "Retry-After": {

@@ -62,7 +62,7 @@ def describe_faults(errors: Document) -> Document:
 
 def describe(operation: Operation, reply: Document | None, accepted: Document) -> Document:
     """All responses of an operation, by status. `reply` and `accepted` are the schemas of the bodies."""
-    key = [] if operation.is_query else [headers.KEY]
+    key = [] if operation.is_query else [headers.IDEMPOTENCY_KEY]
     responses = {fault.status: {"$ref": f"#/components/responses/{fault.__name__}"} for fault in _faults(operation)}
     responses[operation.status] = _response(HTTPStatus(operation.status).phrase, reply, key)
     if operation.upserts:

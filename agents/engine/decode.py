@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -87,7 +86,6 @@ class ValidRequest:
 Decoded = InvalidRecord | RefusedRequest | ValidRequest
 
 
-@lru_cache(4_096)
 def caller_of(source: str | None) -> Caller:
     """`ce_source` as a caller. `gateway/paris-12` is the gateway paris-12. Any other text is the name of a sender of
     the kind `message`."""
