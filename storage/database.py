@@ -33,13 +33,17 @@ class DatabaseSettings(BaseModel):
     query_connections: int = Field(4, ge=1, description="Connections of a worker for reads.")
 
 
-def connect(settings: DatabaseSettings, *, connections: int, read_only: bool = False) -> AsyncEngine:
-    """Make a pool of connections. It opens a connection when one is needed."""
+def connect(
+    settings: DatabaseSettings, *, connections: int, read_only: bool = False, sequential_scans: bool = True
+) -> AsyncEngine:
+    """Make a pool of connections. It opens a connection when one is needed. Without `sequential_scans`, PostgreSQL uses
+    an index if there is one, even if its statistics say that the table is nearly empty."""
     limit, lock_limit = (READ_TIMEOUT, READ_TIMEOUT) if read_only else (STATEMENT_TIMEOUT, LOCK_TIMEOUT)
     server_settings = {
         "application_name": "visitor",
         "timezone": "UTC",
         "jit": "off",
+        "enable_seqscan": "on" if sequential_scans else "off",
         "statement_timeout": str(limit * 1000),
         "lock_timeout": str(lock_limit * 1000),
         "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_TIMEOUT * 1000),

@@ -68,7 +68,8 @@ class Engine:
         self._families = sorted(catalogue.families)
         self._writes = connect(database, connections=database.connections)
         self._reads = connect(database, connections=database.query_connections, read_only=True)
-        self._background = connect(database, connections=2)
+        # The statistics of the outbox are mostly taken while it is nearly empty.
+        self._background = connect(database, connections=2, sequential_scans=False)
         self._producer = Producer(kafka)
         wire = Wire(catalogue)
         self._publisher = Publisher(self._change_producers(), self._background, self.readiness)

@@ -48,7 +48,8 @@ WIRE = Wire(CATALOGUE)
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def database(stack: Stack) -> AsyncIterator[AsyncEngine]:
-    engine = connect(DatabaseSettings(url=SecretStr(stack.servers.database)), connections=1)
+    settings = DatabaseSettings(url=SecretStr(stack.servers.database))
+    engine = connect(settings, connections=1, sequential_scans=False)
     yield engine
     await engine.dispose()
 

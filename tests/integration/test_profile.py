@@ -314,8 +314,8 @@ async def test_registering_a_device_while_it_is_deleted_is_never_refused(client:
 async def test_a_token_can_move_while_its_former_visitor_is_erased(client: httpx.AsyncClient) -> None:
     _, path = await _visitor(client)
     for _ in range(15):
-        visitor_id, former = await _visitor(client)
-        analytics_id = await data.analytics_id(client, visitor_id)
+        _, former = await _visitor(client)
+        analytics_id = await data.analytics_id(client, former.removeprefix("/visitors/"))
         moving, staying = _device(), _device()
         for app in ("one", "aupark", "ulis2"):
             await client.post(f"{former}/devices", json={**moving, "urwAppId": app})
