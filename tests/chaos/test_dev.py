@@ -26,6 +26,7 @@ class _Dev:
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        DOWNLOADS.mkdir(parents=True, exist_ok=True)  # tests that run in containers download nothing
         (home / "downloads").symlink_to(DOWNLOADS)
         self.ports = {
             name: free_port() for name in ("VISITOR_HTTP_PORT", "VISITOR_DEV_KAFKA_PORT", "VISITOR_WORKER_HEALTH_PORT")
