@@ -1,4 +1,5 @@
-"""One installation for all tests that leave its processes alone. Its servers, worker and edge are started once."""
+"""The installations of the tests: one for all tests that leave its processes alone, and one for each module that kills
+processes or needs an empty installation."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -10,13 +11,15 @@ import pytest_asyncio
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.support.servers import Choice, Servers, any_servers, choose
+from tests.support.servers import Choice, KafkaAndPostgres, Servers, any_servers, choose, own_servers
 from tests.support.stack import Stack, eventually, stack_on
 from topics import patches
 
 patches.apply()
 
 OWN_SERVERS = ("tests/chaos/", "tests/contract/test_fuzz.py")
+BALANCE = ("tests/chaos/test_stall.py", "tests/chaos/test_kill.py")
+"""Modules that run in the first process nevertheless, so that both processes take about the same time."""
 
 
 class SideBySide(LoadScopeScheduling):
@@ -25,8 +28,8 @@ class SideBySide(LoadScopeScheduling):
 
     # Marks would be shorter, but pytest-xdist 3.8 loses them under pytest 9.2.
     def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith("tests/chaos/test_stall.py"):
-            return "shared"  # so that both processes take about the same time
+        if nodeid.startswith(BALANCE):
+            return "shared"
         return "own" if nodeid.startswith(OWN_SERVERS) else "shared"
 
 
@@ -88,6 +91,23 @@ async def stack(servers: Servers, home: Path) -> AsyncIterator[Stack]:
         await eventually("a ready worker", worker.ready)
         await eventually("a ready edge", edge.ready)
         yield shared_stack
+
+
+@pytest.fixture(scope="module")
+def kafka_and_postgres(choice: Choice, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaAndPostgres]:
+    """The module's own servers. Tests may kill them and start them again."""
+    with own_servers(choice, tmp_path_factory.mktemp("servers")) as servers:
+        yield servers
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def own_stack(
+    kafka_and_postgres: KafkaAndPostgres, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Stack]:
+    """The module's own installation, with migrations and topics and without processes."""
+    kafka, postgres = kafka_and_postgres
+    async with stack_on(Servers(kafka.bootstrap, postgres.url), tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
 
 
 @pytest_asyncio.fixture(scope="session")

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
-from tests.chaos.conftest import KafkaAndPostgres
 from tests.support.load import Population, populate, visit
 from tests.support.oracle import Sent
+from tests.support.servers import KafkaAndPostgres
 from tests.support.stack import PARTITIONS, Stack, eventually
 from topics import names
 

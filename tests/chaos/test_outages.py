@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from tests.chaos.conftest import KafkaAndPostgres
 from tests.support import oracle
 from tests.support.callers import calling
 from tests.support.load import Message, Population, populate, send_all, update, visit
 from tests.support.oracle import Sent
+from tests.support.servers import KafkaAndPostgres
 from tests.support.stack import PARTITIONS, Process, Stack, eventually
 from topics import names
 

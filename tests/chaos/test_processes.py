@@ -11,12 +11,11 @@ import pytest_asyncio
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from runtime.dev.servers.processes import free_port
-from tests.chaos.conftest import KafkaAndPostgres
 from tests.support import oracle
 from tests.support.callers import calling
 from tests.support.load import populate, send_all, visit
 from tests.support.oracle import Sent
-from tests.support.servers import Servers
+from tests.support.servers import KafkaAndPostgres, Servers
 from tests.support.stack import PARTITIONS, Stack, bare_stack_on, eventually
 from topics import names
 

@@ -15,8 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from agents.catalogue import CATALOGUE
 from agents.engine.decode import Decoder, ValidRequest
 from storage import migrate
-from tests.chaos.conftest import KafkaAndPostgres
-from tests.support.servers import Servers
+from tests.support.servers import KafkaAndPostgres, Servers
 from tests.support.stack import WIRE, Stack, bare_stack_on, eventually
 from topics import admin, names
 from topics.envelope import JSON, Headers, RequestHeaders

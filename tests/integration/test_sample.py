@@ -1,7 +1,7 @@
 """The sample data of `visitor dev` is created once and completely, and every GET operation answers with data."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx
@@ -11,7 +11,7 @@ import pytest_asyncio
 from agents.catalogue import CATALOGUE
 from runtime.dev import sample
 from tests.support.scene import FACTS, Parts, send
-from tests.support.stack import Stack
+from tests.support.stack import Stack, eventually
 from topics import names
 
 QUERIES = sorted(name for name in FACTS if CATALOGUE.by_name[name].is_query)
@@ -41,6 +41,22 @@ def three_people() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sample, "PEOPLE", sample.PEOPLE[:3])
         yield
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def stack(own_stack: Stack) -> Stack:
+    """An installation without the sample data. The tests of the docs create it in the shared one."""
+    worker = own_stack.worker()
+    edge, own_stack.url = own_stack.edge()
+    await eventually("a ready worker", worker.ready)
+    await eventually("a ready edge", edge.ready)
+    return own_stack
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def client(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=stack.url, timeout=30) as http_client:
+        yield http_client
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

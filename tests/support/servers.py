@@ -45,6 +45,9 @@ class Postgres(Server, Protocol):
     def url(self) -> str: ...
 
 
+KafkaAndPostgres = tuple[Kafka, Postgres]
+
+
 @dataclass(frozen=True)
 class Servers:
     """`database` is the SQLAlchemy URL of an empty database, `kafka` the bootstrap address of a broker without the
@@ -72,7 +75,7 @@ def choose() -> Choice:
 
 
 @contextmanager
-def own_servers(choice: Choice, home: Path) -> Iterator[tuple[Kafka, Postgres]]:
+def own_servers(choice: Choice, home: Path) -> Iterator[KafkaAndPostgres]:
     """Start servers that one test module has for itself, so that it may kill them. Embedded servers keep their files in
     `home`."""
     postgres = containers.Postgres() if choice.containers else _embedded_postgres(home)
