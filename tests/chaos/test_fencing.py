@@ -72,8 +72,8 @@ async def _written(stack: Stack, key: str) -> list[Record]:
     async with _consumer(stack, "read_uncommitted") as consumer:
         ends = await consumer.end_offsets(list(consumer.assignment()))
         while any([await consumer.position(partition) < end for partition, end in ends.items()]):
-            for found in (await consumer.getmany(timeout_ms=100)).values():
-                records += [decode(record) for record in found]
+            for batch in (await consumer.getmany(timeout_ms=100)).values():
+                records += [decode(record) for record in batch]
     return [record for record in records if record.key == key]
 
 

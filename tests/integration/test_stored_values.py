@@ -51,5 +51,5 @@ async def test_a_row_is_read_back_as_it_was_stored(stack: Stack, table: Table[An
         stored = await table.insert(tx, _hidden(table) | fields)
         read = table.to_row(await tx.first(_added(table)))
         await conn.rollback()
-    for found in (stored, read):
-        assert {name: value for name, value in vars(found).items() if name not in made} == fields
+    for row in (stored, read):
+        assert {name: value for name, value in vars(row).items() if name not in made} == fields

@@ -151,9 +151,9 @@ async def test_work_that_a_library_cancels_by_mistake_is_retried() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"), [(NearlyEverythingFails("no"), NearlyEverythingFails), (asyncio.CancelledError(), TaskEnded)]
+    ("error", "reported"), [(NearlyEverythingFails("no"), NearlyEverythingFails), (asyncio.CancelledError(), TaskEnded)]
 )
-async def test_an_error_that_ends_a_lane_is_reported(error: BaseException, told: type[Exception]) -> None:
+async def test_an_error_that_ends_a_lane_is_reported(error: BaseException, reported: type[Exception]) -> None:
     failures: list[tuple[str, BaseException]] = []
 
     async def fail(_: Batch) -> None:
@@ -167,7 +167,7 @@ async def test_an_error_that_ends_a_lane_is_reported(error: BaseException, told:
         return bool(failures)
 
     await eventually("the lane's failure", failed)
-    assert [(name, type(why)) for name, why in failures] == [("lane t:0", told)]
+    assert [(name, type(why)) for name, why in failures] == [("lane t:0", reported)]
     assert source.acknowledged == []
 
 

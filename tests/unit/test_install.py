@@ -47,8 +47,8 @@ cert = /etc/company.pem
         "UV_SYSTEM_CERTS": "true",
         "UV_INDEX_STRATEGY": "unsafe-best-match",
     }
-    found = uv_environment(_pip_config(monkeypatch, tmp_path / "pip.conf", configured), {})
-    assert {name: found.get(name) for name in expected} == expected
+    environment = uv_environment(_pip_config(monkeypatch, tmp_path / "pip.conf", configured), {})
+    assert {name: environment.get(name) for name in expected} == expected
 
 
 def test_a_variable_of_pip_goes_before_its_file_and_one_of_uv_before_both(
@@ -58,8 +58,8 @@ def test_a_variable_of_pip_goes_before_its_file_and_one_of_uv_before_both(
     variables = {"PIP_INDEX_URL": "https://variable.example"}
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     listed = _pip_config(monkeypatch, tmp_path / "pip.conf", configured, **variables)
-    found = uv_environment(listed, {})
-    assert (found["UV_DEFAULT_INDEX"], found["UV_FIND_LINKS"]) == ("https://variable.example", "/wheels")
+    environment = uv_environment(listed, {})
+    assert (environment["UV_DEFAULT_INDEX"], environment["UV_FIND_LINKS"]) == ("https://variable.example", "/wheels")
     assert (
         uv_environment(listed, {"UV_DEFAULT_INDEX": "https://uv.example"})["UV_DEFAULT_INDEX"] == "https://uv.example"
     )
@@ -76,9 +76,9 @@ def test_locked_requirements_have_hashes_and_name_no_index(name: str) -> None:
 
 def test_the_locked_uv_may_build_this_project() -> None:
     """So that no other builder is fetched."""
-    wanted = Requirement(tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"][0])
+    requirement = Requirement(tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"][0])
     locked = (ROOT / "requirements-uv.txt").read_text().split()[0]
-    assert wanted.specifier.contains(locked.removeprefix("uv=="))
+    assert requirement.specifier.contains(locked.removeprefix("uv=="))
 
 
 def test_each_list_of_requirements_has_the_versions_of_the_one_before() -> None:

@@ -42,24 +42,24 @@ Work = Callable[[], Coroutine[Any, Any, None]]
     ("work", "error"),
     [(_returns, TaskEnded), (_raises, ValueError), (_interrupted, TaskEnded), (_cancels_itself, TaskEnded)],
 )
-async def test_a_task_that_ends_is_told_by_its_name_however_it_ends(work: Work, error: type[Exception]) -> None:
+async def test_each_end_of_a_task_is_reported_with_its_name(work: Work, error: type[Exception]) -> None:
     ended: list[tuple[str, BaseException]] = []
-    told = asyncio.Event()
+    reported = asyncio.Event()
 
     def failed(name: str, why: BaseException) -> None:
         ended.append((name, why))
-        told.set()
+        reported.set()
 
     supervisor = Supervisor(failed)
     supervisor.start("other", _for_ever())
     supervisor.start("this one", work())
     async with asyncio.timeout(5):
-        await told.wait()
+        await reported.wait()
     await supervisor.stop()
     assert [(name, type(why)) for name, why in ended] == [("this one", error)]
 
 
-async def test_a_task_that_is_stopped_is_not_told() -> None:
+async def test_a_task_that_is_stopped_is_not_reported() -> None:
     ended: list[str] = []
     supervisor = Supervisor(lambda name, _: ended.append(name))
     supervisor.start("a", _for_ever())
