@@ -109,6 +109,7 @@ async def test_a_fenced_publisher_takes_over_again_and_aborts_the_transaction_th
 ) -> None:
     worker = await _started(own_stack)
     visitor_id = (await populate(own_stack, Sent(), 1)).people[0].visitor_id
+    await eventually("all changes published", lambda: outbox_empty(own_stack))
     transactional_id = names.transactional_id(WorkerSettings().group, TOPIC)
     other = AIOKafkaProducer(bootstrap_servers=own_stack.servers.kafka, transactional_id=transactional_id)
     await other.start()
