@@ -147,13 +147,13 @@ def _body_schema(operation: Operation, defined: set[str]) -> Any:
     if item is None:
         return None
     sparse = frozenset([item]) if operation.is_query else frozenset()
-    record = avro.record_of(item, sparse=sparse, known=defined)
+    record = avro.record_of(item, sparse=sparse, defined=defined)
     match operation.shape:
         case "object":
             return record
         case "array":
             return avro.array_of(record)
-    metadata = avro.record_of(Metadata, known=defined)
+    metadata = avro.record_of(Metadata, defined=defined)
     data = avro.array_of(record) if operation.shape == "page" else record
     fields = [{"name": "data", "type": data}, {"name": "metadata", "type": metadata}]
     return {

@@ -35,21 +35,21 @@ _AVRO_TYPES: dict[type, Any] = {
 Schema = dict[str, Any]
 
 
-def record_of(model: type[BaseModel], *, sparse: frozenset[type] = frozenset(), known: set[str] | None = None) -> Any:
-    """The Avro schema of a model: a record, or the record's name if the schema contains the record already. `known` are
-    the names of these records. All fields of the models in `sparse` are nullable, because the caller of a read can
+def record_of(model: type[BaseModel], *, sparse: frozenset[type] = frozenset(), defined: set[str] | None = None) -> Any:
+    """The Avro schema of a model: a record, or the record's name if the schema contains the record already. `defined`
+    has the names of these records. All fields of the models in `sparse` are nullable, because the caller of a read can
     select fields."""
-    known = set() if known is None else known
+    defined = set() if defined is None else defined
     if issubclass(model, RootModel):
-        return _type_of(shape_of(model.model_fields["root"].annotation), sparse, known)
+        return _type_of(shape_of(model.model_fields["root"].annotation), sparse, defined)
     full_name = f"{NAMESPACE}.{model.__name__}"
-    if full_name in known:
+    if full_name in defined:
         return full_name
-    known.add(full_name)
+    defined.add(full_name)
     fields = []
     for name, field in model.model_fields.items():
         shape = shape_of(field.annotation)
-        avro_type = _type_of(shape, sparse, known)
+        avro_type = _type_of(shape, sparse, defined)
         optional = model in sparse or shape.nullable or not field.is_required()
         fields.append(_field(field.serialization_alias or name, avro_type, optional))
     if issubclass(model, Model) and model.partial:
@@ -67,30 +67,30 @@ def _field(name: str, avro_type: Any, optional: bool) -> Schema:
     return {"name": name, "type": avro_type}
 
 
-def _type_of(shape: Shape, sparse: frozenset[type], known: set[str]) -> Any:
+def _type_of(shape: Shape, sparse: frozenset[type], defined: set[str]) -> Any:
     if shape.base is list and shape.items:
-        return array_of(_type_of(shape.items, sparse, known))
+        return array_of(_type_of(shape.items, sparse, defined))
     if shape.base is dict and shape.items:
-        return {"type": "map", "values": _type_of(shape.items, sparse, known)}
+        return {"type": "map", "values": _type_of(shape.items, sparse, defined)}
     if issubclass(shape.base, BaseModel):
-        return record_of(shape.base, sparse=sparse, known=known)
+        return record_of(shape.base, sparse=sparse, defined=defined)
     return _AVRO_TYPES[shape.base]
 
 
 def request_schema(name: str, parts: Mapping[str, type[BaseModel]]) -> Schema:
     """The schema of a request: one record for each part. A part without required fields may be null."""
-    known: set[str] = set()
+    defined: set[str] = set()
     fields = []
     for part, model in parts.items():
         optional = not any(field.is_required() for field in model.model_fields.values())
-        fields.append(_field(part, record_of(model, known=known), optional))
+        fields.append(_field(part, record_of(model, defined=defined), optional))
     return {"type": "record", "name": f"{name}Request", "namespace": NAMESPACE, "fields": fields}
 
 
-def result_schema(name: str, body: Any, errors: type[BaseModel], known: set[str]) -> Schema:
+def result_schema(name: str, body: Any, errors: type[BaseModel], defined: set[str]) -> Schema:
     """The schema of a result: the status, and a body that is the reply, the errors or null. `body` is the schema of the
     reply; None if the operation has none."""
-    options = ["null", *([body] if body else []), record_of(errors, known=known)]
+    options = ["null", *([body] if body else []), record_of(errors, defined=defined)]
     fields = [{"name": "status", "type": "int"}, {"name": "body", "type": options, "default": None}]
     return {"type": "record", "name": f"{name}Result", "namespace": NAMESPACE, "fields": fields}
 

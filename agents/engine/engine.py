@@ -50,7 +50,7 @@ _EXPLAINED = (NearlyEverythingFails, Stalled, TaskEnded, ConsumerFailed)
 
 class Engine:
     """The engine of a worker process. `run` returns after `stop` was called, or raises the failure that ended the
-    engine. `failure` has that failure as soon as it is known."""
+    engine. `failure` has the failure, if there is one."""
 
     def __init__(
         self,

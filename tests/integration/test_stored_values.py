@@ -27,8 +27,8 @@ def _made_by_the_table(table: Table[Any]) -> set[str]:
 
 def _hidden(table: Table[Any]) -> dict[str, Any]:
     """Something for the columns that a handler fills and that no reply has."""
-    told = {*table.row.model_fields, *_made_by_the_table(table), "revision"}
-    needed = [column for column in table.sql.c if column.name not in told and not column.nullable]
+    shown = {*table.row.model_fields, *_made_by_the_table(table), "revision"}
+    needed = [column for column in table.sql.c if column.name not in shown and not column.nullable]
     return {column.name: _ANY[column.type.python_type] for column in needed}
 
 
