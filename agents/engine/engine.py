@@ -17,7 +17,8 @@ from agents.engine.breaker import Breaker, NearlyEverythingFails
 from agents.engine.decode import Decoder
 from agents.engine.group_consumer import ConsumerFailed, GroupConsumer
 from agents.engine.lanes import Work
-from agents.engine.processor import BatchProcessor, Outbound
+from agents.engine.outbound import Outbound
+from agents.engine.processor import BatchProcessor
 from agents.engine.progress import Progress
 from agents.engine.publisher import Publisher
 from agents.engine.retry import until_done
@@ -76,7 +77,7 @@ class Engine:
         self._work = BatchProcessor(
             decoder=Decoder(catalogue, wire),
             wire=wire,
-            outbound=Outbound(self._producer, wire, catalogue.family_of),
+            outbound=Outbound(self._producer, catalogue.family_of),
             writes=self._writes,
             reads=self._reads,
             readiness=self.readiness,

@@ -4,7 +4,7 @@ itself."""
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import takewhile
 
 import structlog
@@ -13,113 +13,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from agents import answers
 from agents.engine import apply
 from agents.engine.breaker import Breaker
-from agents.engine.decode import Decoded, Decoder, InvalidRecord, Record, RefusedRequest, ValidRequest
+from agents.engine.decode import Decoded, Decoder, InvalidRecord, RefusedRequest, ValidRequest
 from agents.engine.lanes import Batch
+from agents.engine.outbound import Outbound, Readable, reason_of
 from agents.engine.retry import is_retryable, until_done
 from agents.engine.telemetry import BATCH_SECONDS, BATCH_SIZE, DEAD_LETTERS, REQUESTS, Readiness
 from agents.wire import Wire
 from schemas.faults import BUG, Fault, Unavailable
 from storage.database import is_too_slow
 from storage.tx import Resources, Tx, clock
-from topics import names
-from topics.kafka import Outgoing, Producer
 
 log = structlog.get_logger(__name__)
 
 SLOW_ATTEMPTS = 3
 """After this many slow attempts of a batch, a request that is slow again is answered with 503. Until then it is
 retried, because the database may only be busy."""
-
-
-Readable = RefusedRequest | ValidRequest
-
-
-class Outbound:
-    """Publishes the results, replies and dead letters of a batch, in order, and waits for the broker."""
-
-    def __init__(self, producer: Producer, wire: Wire, family_of: dict[str, str]) -> None:
-        self._producer = producer
-        self._wire = wire
-        self._family_of = family_of
-
-    async def publish(self, batch: Sequence[Decoded]) -> None:
-        """Publish the results and the replies. Raises DeliveryError."""
-        readable = [incoming for incoming in batch if not isinstance(incoming, InvalidRecord)]
-        if readable:
-            counts = await self._partition_counts(readable)
-            await self._producer.send([message for incoming in readable for message in self._results(incoming, counts)])
-
-    async def publish_dead_letters(self, batch: Sequence[Decoded]) -> None:
-        """Raises DeliveryError."""
-        reasons = ((incoming, _reason(incoming)) for incoming in batch)
-        letters = [_dead_letter(incoming.record, *reason) for incoming, reason in reasons if reason is not None]
-        if letters:
-            await self._producer.send(letters)
-
-    async def _partition_counts(self, batch: Sequence[Readable]) -> dict[str, int]:
-        """The number of partitions of each topic that results may go to."""
-        topics = {names.results(self._family_of[incoming.operation.name]) for incoming in batch} | {names.REPLIES}
-        return {topic: await self._producer.partitions(topic) for topic in topics}
-
-    def _results(self, incoming: Readable, counts: Mapping[str, int]) -> Iterator[Outgoing]:
-        request, operation = incoming.headers, incoming.operation
-        value, headers = incoming.result, request.result_headers()
-        if not operation.is_query or request.reply_to is None:
-            topic = names.results(self._family_of[operation.name])
-            # The request's partition, so that results of one partition keep the order of their requests.
-            partition = incoming.record.partition % counts[topic]
-            key = incoming.record.key
-            if not key or len(key) > names.KEY_LIMIT:
-                key = request.request_id.encode()
-            yield Outgoing(topic, value, key, headers, partition=partition)
-        if request.reply_to is None:
-            return
-        if request.reply_to.partition >= counts[names.REPLIES]:
-            log.warning("no_such_reply_partition", request_id=request.request_id, partition=request.reply_to.partition)
-            return
-        key = request.request_id.encode()
-        yield Outgoing(names.REPLIES, value, key, headers, partition=request.reply_to.partition)
-
-
-def _reason(incoming: Decoded) -> tuple[str, str] | None:
-    """Why a message becomes a dead letter: a code, and a text for people. None where it does not."""
-    if isinstance(incoming, InvalidRecord):
-        return incoming.reason.code, str(incoming.reason)
-    return None if incoming.bug is None else ("bug", type(incoming.bug).__name__)
-
-
-def _dead_letter(record: Record, code: str, reason: str) -> Outgoing:
-    """The message as it was received, with the reason in additional headers. If the message is larger than the topic
-    accepts, it is cut and has the header error-cut; the original is at the position in the headers. A compressed
-    message can be that large."""
-    added = {
-        "error-code": code,
-        "error-message": reason,
-        "error-topic": record.topic,
-        "error-partition": str(record.partition),
-        "error-offset": str(record.offset),
-    }
-    key, value, received = record.key, record.value, list(record.headers or ())
-    headers = list(_fitting(received))
-    too_large = len(key or b"") > names.KEY_LIMIT or len(value or b"") > names.LARGEST_RECORD
-    if too_large or len(headers) < len(received):
-        key, value = key and key[: names.KEY_LIMIT], value and value[: names.LARGEST_RECORD]
-        headers.append(("error-cut", b"true"))
-    if key is None and value is None:
-        # The producer refuses messages with neither.
-        key = f"{record.topic}:{record.partition}:{record.offset}".encode()
-    headers += [(name, text.encode()) for name, text in added.items()]
-    return Outgoing(names.DEAD_LETTERS, value, key, headers)
-
-
-def _fitting(headers: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
-    """The first headers of a message, up to the limit of a dead letter."""
-    size = 0
-    for name, value in headers:
-        size += len(name.encode()) + len(value or b"")
-        if size > names.HEADERS_LIMIT:
-            return
-        yield name, value
 
 
 class BatchProcessor:
@@ -214,7 +122,7 @@ class BatchProcessor:
                 self._encode(incoming)
         # The breaker counts each message once, even if the batch is retried because the broker is unavailable.
         new = [incoming for incoming in decoded if incoming.record.offset not in batch.counted_by_breaker]
-        self._breaker.note(_reason(incoming) is not None for incoming in new)
+        self._breaker.note(reason_of(incoming) is not None for incoming in new)
         batch.counted_by_breaker.update(incoming.record.offset for incoming in new)
         await self._outbound.publish_dead_letters(decoded)
 
@@ -267,7 +175,7 @@ def _count(decoded: Sequence[Decoded]) -> None:
     """Metrics and logs of records that are done."""
     statuses: Counter[tuple[str, int]] = Counter()
     for incoming in decoded:
-        reason = _reason(incoming)
+        reason = reason_of(incoming)
         if reason is not None:
             _log_dead_letter(incoming, reason[0])
         if not isinstance(incoming, InvalidRecord) and incoming.answer is not None:
