@@ -221,27 +221,40 @@ async def apply_each(
 
 
 class Catalogue:
-    """Operations by name and by family, and the tables whose changes are published. Raises ValueError, at start, if two
-    operations have the same name or the same route."""
+    """Operations by name and by family, and the tables whose changes are published. `internal` operations are queries
+    that the edge needs for itself, by the family on whose results topic they are answered without `reply-to`: they are
+    in `by_name`, `family_of` and `topic_of`, but not in `operations`, and have no HTTP route. Raises ValueError, at
+    start, if two operations have the same name or the same route."""
 
-    def __init__(self, families: Mapping[str, Operations], tables: Iterable[Table[Any]] = ()) -> None:
+    def __init__(
+        self,
+        families: Mapping[str, Operations],
+        tables: Iterable[Table[Any]] = (),
+        internal: Mapping[str, Operations] | None = None,
+    ) -> None:
         self.families = families
         self.tables = tuple(tables)
         self.operations: list[Operation] = [operation for operations in families.values() for operation in operations]
-        self.by_name = {operation.name: operation for operation in self.operations}
-        self.family_of = {operation.name: family for family, operations in families.items() for operation in operations}
+        every = [*_with_family(families), *_with_family(internal or {})]
+        self.by_name = {operation.name: operation for _, operation in every}
+        self.family_of = {operation.name: family for family, operation in every}
         self.topic_of = {
-            operation.name: names.QUERIES if operation.is_query else names.requests(self.family_of[operation.name])
-            for operation in self.operations
+            operation.name: names.QUERIES if operation.is_query else names.requests(family)
+            for family, operation in every
         }
         """By operation, the topic of its requests."""
-        _require_unique("name", [operation.name for operation in self.operations])
+        _require_unique("name", [operation.name for _, operation in every])
         _require_unique("route", [f"{operation.method} {operation.path}" for operation in self.operations])
 
     @staticmethod
     def rules_of(family: str) -> str:
         """The docstring of the family's package: Markdown for callers."""
         return inspect.cleandoc(import_module(f"agents.families.{family}").__doc__ or "")
+
+
+def _with_family(families: Mapping[str, Operations]) -> Iterator[tuple[str, Operation]]:
+    for family, operations in families.items():
+        yield from ((family, operation) for operation in operations)
 
 
 def _require_unique(kind: str, values: Iterable[str]) -> None:

@@ -30,16 +30,16 @@ class Wire:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.requests = {
-            op.name: avro.request_schema(pascal_case(op.name), op.request.parts()) for op in catalogue.operations
+            op.name: avro.request_schema(pascal_case(op.name), op.request.parts()) for op in catalogue.by_name.values()
         }
-        self.results = {op.name: _result_schema(op) for op in catalogue.operations}
+        self.results = {op.name: _result_schema(op) for op in catalogue.by_name.values()}
         self.changes = {table.resource: _change_schema(table) for table in catalogue.tables}
         self._codec = Codec([*self.requests.values(), *self.results.values(), *self.changes.values()])
         self._ids = {
             op.name: _SchemaIds(
                 avro.schema_id(self.requests[op.name]), avro.schema_id(self.results[op.name]), _branch(op)
             )
-            for op in catalogue.operations
+            for op in catalogue.by_name.values()
         }
         self._row_names = {table.resource: f"{avro.NAMESPACE}.{table.row.__name__}" for table in catalogue.tables}
         self.change_ids = {resource: avro.schema_id(schema) for resource, schema in self.changes.items()}

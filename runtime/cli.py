@@ -189,7 +189,7 @@ def schemas(
         directory.mkdir(parents=True, exist_ok=True)
         for name, schema in schemas_by_name.items():
             (directory / f"{name}.avsc").write_text(json.dumps(schema, indent=2) + "\n")
-    ids = {name: wire.ids(name) for name in CATALOGUE.by_name}
+    ids = {operation.name: wire.ids(operation.name) for operation in CATALOGUE.operations}
     (folder / "ids.json").write_text(json.dumps(ids | {"changes": wire.change_ids}, indent=2) + "\n")
     typer.echo(f"Wrote the schemas to {folder}.")
 
