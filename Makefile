@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header $(ARGS)
 
-.PHONY: run test check compose-test fuzz bench lock clean
+.PHONY: run test check interop compose-test fuzz bench lock clean
 
 run: $(VENV)/requirements-embedded ## Run everything on this machine, with sample data and simulated gateways
 	@$(BIN)/visitor dev $(ARGS)
@@ -18,6 +18,9 @@ check: $(VENV)/requirements-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+interop: $(VENV)/requirements-dev ## Run programs of other languages against the service; they need Java, Maven, Node.js and Go
+	$(BIN)/python -m pytest interop $(ARGS)
 
 compose-test: $(VENV)/requirements-dev ## Test docker-compose.yml with Docker: start, calls, restart after a kill, stop
 	$(BIN)/python -m pytest --capture=no tests/compose/*.py $(ARGS)

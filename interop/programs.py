@@ -1,0 +1,62 @@
+"""Build and run the programs of other languages. Each has a folder of its own with the manifest of its build tool."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+TOOLS = {
+    "java": "a Java 17 runtime or newer (java)",
+    "mvn": "Maven 3.8 or newer (mvn)",
+    "node": "Node.js 20 or newer (node)",
+    "npm": "npm 10 or newer (npm)",
+    "go": "Go 1.24 or newer (go)",
+}
+BUILDS: Mapping[str, Sequence[str]] = {
+    "pom.xml": ("mvn", "--quiet", "--batch-mode", "package"),
+    "package.json": ("npm", "ci", "--no-progress"),
+    "go.mod": ("go", "build", "-o", "target/", "./..."),
+}
+"""The command that downloads and builds a folder with this manifest. Its output stays in the folder, ignored by Git."""
+
+PARALLEL_BUILDS = 3
+"""Builds mostly wait for downloads."""
+
+
+def missing_tools() -> list[str]:
+    """The toolchains that this machine lacks, as texts for the developer."""
+    return [description for tool, description in TOOLS.items() if shutil.which(tool) is None]
+
+
+class Builds:
+    """Builds of folders, side by side. The same folder is built once."""
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self._pool = ThreadPoolExecutor(PARALLEL_BUILDS)
+        self._builds: dict[Path, Future[str]] = {folder: self._pool.submit(_build, folder) for folder in folders}
+
+    def wait(self, folder: Path) -> Path:
+        """Wait for the build of a folder and return the folder. Fails with the output of a failed build."""
+        self._builds[folder].result()
+        return folder
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _build(folder: Path) -> str:
+    commands = [command for manifest, command in BUILDS.items() if (folder / manifest).exists()]
+    return "".join(run(*command, cwd=folder) for command in commands)
+
+
+def run(*argv: str | Path, cwd: Path, seconds: float = 600, **environment: str) -> str:
+    """Run a program until it ends and return its standard output. Fails with its output if its status is not 0."""
+    process = subprocess.run(
+        [str(argument) for argument in argv], cwd=cwd, env=os.environ | environment, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=False, timeout=seconds,
+    )  # fmt: skip
+    command = " ".join(map(str, argv))
+    assert process.returncode == 0, f"{command} in {cwd}:\n{process.stdout[-5000:]}\n{process.stderr[-5000:]}"
+    return process.stdout
