@@ -18,6 +18,7 @@ from schemas.shapes import shape_of
 from storage.table import Table
 from storage.tx import Tx
 from topics import names
+from topics.kafka import KafkaSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +244,16 @@ class Catalogue:
             for family, operation in every
         }
         """By operation, the topic of its requests."""
+        self.change_topics = [
+            names.ChangeTopic(names.changes(table.family, table.resource), compacted=not table.are_events)
+            for table in self.tables
+        ]
         _require_unique("name", [operation.name for _, operation in every])
         _require_unique("route", [f"{operation.method} {operation.path}" for operation in self.operations])
+
+    def topics(self, kafka: KafkaSettings) -> list[names.TopicSpec]:
+        """All topics of the service, configured by these settings."""
+        return names.specs(self.families, self.change_topics, kafka)
 
     @staticmethod
     def rules_of(family: str) -> str:

@@ -66,7 +66,7 @@ class Bench:
 
     async def prepare(self) -> None:
         await migrate.upgrade(DatabaseSettings(url=self._url))  # type: ignore[arg-type]
-        await admin.ensure(self._kafka, names.specs(CATALOGUE.families, self._kafka))
+        await admin.ensure(self._kafka, CATALOGUE.topics(self._kafka))
         worker = self._worker("runtime.cli")
         try:
             await self._create_people()

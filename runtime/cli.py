@@ -129,10 +129,10 @@ def topics(
 
     Exits with status 1 if a topic differs."""
     from agents.catalogue import CATALOGUE
-    from topics import admin, names
+    from topics import admin
 
     settings = _load_settings_and_configure_logs()
-    specs = names.specs(CATALOGUE.families, settings.kafka)
+    specs = CATALOGUE.topics(settings.kafka)
     report = _run(_retry_until_available(lambda: admin.ensure(settings.kafka, specs, alter=alter)))
     for name in report.created:
         typer.echo(f"created {name}")
@@ -196,7 +196,7 @@ def schemas(
 
 @app.command(name="consume")
 def consume_command(
-    topic: Annotated[str, typer.Argument(help="The topic, for example visitor.visits.changes.")],
+    topic: Annotated[str, typer.Argument(help="The topic, for example visitor.visits.changes.visit.")],
     from_beginning: Annotated[bool, typer.Option("--from-beginning", help="Start at the oldest message.")] = False,
 ) -> None:
     """Print the messages of a topic as JSON lines until Ctrl-C. Avro is decoded."""

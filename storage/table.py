@@ -87,12 +87,15 @@ class Table(Generic[Row]):
     - `row` is the model of what the API answers. Each of its fields is a column.
     - `hidden` are further columns and indexes, which the API does not answer.
     - `key` is the primary key. A key of type int is an identity column.
-    - `family` decides the change topic. `resource` is the name in changes and fault codes (`<resource>_not_found`).
+    - `family` and `resource` name the change topic. `resource` is also the name in changes and fault codes
+      (`<resource>_not_found`).
     - `parents` are the foreign keys: the table that each column refers to.
     - `derived` are columns that Python computes from another column: `{"email_key": ("email", mailbox)}`.
     - `computed` are columns that PostgreSQL computes: the SQL expression of each column.
     - `defaults` are the initial values of hidden columns. A column without a default starts with null.
     - `conflicts` are the faults that violated unique constraints raise, by the name of the constraint.
+    - With `are_events`, each row is an event rather than an entity with a current state: the change topic deletes by
+      time instead of compacting, and an erasure emits no changes.
     - With `emit_changes=False`, writes record no changes.
     """
 
@@ -109,6 +112,7 @@ class Table(Generic[Row]):
         derived: Mapping[str, tuple[str, Callable[[Any], Any]]] | None = None,
         computed: Mapping[str, str] | None = None,
         defaults: Mapping[str, Any] | None = None,
+        are_events: bool = False,
         emit_changes: bool = True,
         hidden: Iterable[sa.schema.SchemaItem] = (),
     ) -> None:
@@ -116,6 +120,7 @@ class Table(Generic[Row]):
         self.parents = dict(parents or {})
         self._derived = dict(derived or {})
         self._computed = dict(computed or {})
+        self.are_events = are_events
         self._emit_changes = emit_changes
         self.sql = sa.Table(
             name,
@@ -276,7 +281,9 @@ class Table(Generic[Row]):
             return
         visitor_id = getattr(row, "visitor_id", None)
         after = None if action == "deleted" else row
-        tx.changes.append(EntityChange(self.family, self.resource, str(key), revision, action, visitor_id, after))
+        tx.changes.append(
+            EntityChange(self.family, self.resource, self.are_events, str(key), revision, action, visitor_id, after)
+        )
 
     def record_change_of(self, tx: Tx, sql_row: Any, action: Action) -> Row:
         """Record a change like `record_change`, from the result of a statement that returned all columns of the table.

@@ -32,10 +32,11 @@ class Cause(NamedTuple):
 
 class EntityChange(NamedTuple):
     """A change that is not encoded yet. `after` is the row in the form in which the API answers it; None if it was
-    deleted."""
+    deleted. `is_event` is True if the resource is an event, see `storage.table.Table`."""
 
     family: str
     resource: str
+    is_event: bool
     id: str
     revision: int
     action: Action

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import NamedTuple
 
 from topics.kafka import KafkaSettings
 
@@ -34,9 +35,8 @@ RETENTION_CHECK = timedelta(minutes=10)
 """How late a broker may delete a segment: log.retention.check.interval.ms is 5 minutes, log.segment.delete.delay.ms is
 1 minute."""
 
-EVENT_FAMILIES = frozenset(("visits", "checkins"))
-"""Families whose changes are events; their change topics delete by time. The change topics of all other families are
-compacted."""
+EVENT_RETENTION = timedelta(days=30)
+"""How long the change topic of an event resource keeps a change. The change topics of entities are compacted."""
 
 
 def requests(family: str) -> str:
@@ -47,8 +47,16 @@ def results(family: str) -> str:
     return f"visitor.{family}.results"
 
 
-def changes(family: str) -> str:
-    return f"visitor.{family}.changes"
+def changes(family: str, resource: str) -> str:
+    return f"visitor.{family}.changes.{resource}"
+
+
+class ChangeTopic(NamedTuple):
+    """The change topic of a resource. It is compacted if the resource is an entity; a topic of events deletes by
+    time."""
+
+    name: str
+    compacted: bool
 
 
 def record_lifetime(retention: timedelta, segment: timedelta) -> timedelta:
@@ -81,9 +89,10 @@ class TopicSpec:
     config: dict[str, str]
 
 
-def specs(families: Iterable[str], kafka: KafkaSettings) -> list[TopicSpec]:
+def specs(families: Iterable[str], change_topics: Iterable[ChangeTopic], kafka: KafkaSettings) -> list[TopicSpec]:
     """All topics, configured by these settings. On request topics, the broker sets the timestamps, so that a producer's
     wrong clock has no effect."""
+    retention = timedelta(days=kafka.retention_days)
 
     def topic(name: str, retention: timedelta, **overrides: str) -> TopicSpec:
         config = {
@@ -97,13 +106,7 @@ def specs(families: Iterable[str], kafka: KafkaSettings) -> list[TopicSpec]:
         return TopicSpec(name, kafka.partitions, kafka.replication, config)
 
     def topics_of(family: str) -> list[TopicSpec]:
-        retention = timedelta(days=kafka.retention_days)
-        compaction = {} if family in EVENT_FAMILIES else {"cleanup_policy": "compact", "retention_ms": "-1"}
-        return [
-            topic(requests(family), retention, **_BROKER_TIMESTAMPS),
-            topic(results(family), retention),
-            topic(changes(family), timedelta(days=30), **compaction),
-        ]
+        return [topic(requests(family), retention, **_BROKER_TIMESTAMPS), topic(results(family), retention)]
 
     return [
         topic(QUERIES, timedelta(hours=1), **_BROKER_TIMESTAMPS),
@@ -111,6 +114,10 @@ def specs(families: Iterable[str], kafka: KafkaSettings) -> list[TopicSpec]:
         # A dead letter contains the whole message, plus headers with the reason.
         topic(DEAD_LETTERS, timedelta(days=30), max_message_bytes=str(LARGEST_RECORD + 2**20)),
         *(spec for family in families for spec in topics_of(family)),
+        *(
+            topic(change_topic.name, EVENT_RETENTION, **(_COMPACTION if change_topic.compacted else {}))
+            for change_topic in change_topics
+        ),
     ]
 
 
@@ -119,3 +126,4 @@ def _milliseconds(duration: timedelta) -> str:
 
 
 _BROKER_TIMESTAMPS = {"message_timestamp_type": "LogAppendTime"}
+_COMPACTION = {"cleanup_policy": "compact", "retention_ms": "-1"}

@@ -226,19 +226,18 @@ def _inbox_entry(incoming: ValidRequest) -> inbox.Entry:
 
 
 def _outgoing(wire: Wire, tx: Tx, change: EntityChange) -> Iterator[outbox.Entry]:
-    """The change. After the deletion of an entity whose topic is compacted, a tombstone follows. Raises Invalid if
-    the entity is larger than a message may be."""
-    key = f"{change.resource}:{change.id}"
+    """The change. After the deletion of an entity, a tombstone follows, because its topic is compacted. Raises Invalid
+    if the entity is larger than a message may be."""
     entry = outbox.Entry(
-        topic=names.changes(change.family),
-        key=key,
-        partition_key=str(change.visitor_id or key),
-        change_id=f"{key}:{change.revision}",
+        topic=names.changes(change.family, change.resource),
+        key=change.id,
+        partition_key=str(change.visitor_id or change.id),
+        change_id=f"{change.resource}:{change.id}:{change.revision}",
         change_type=f"{change.resource}.{change.action}",
         value=wire.write_change(change, occurred_at=tx.now, caused_by=tx.cause.request_id),
     )
     if len(entry.value or b"") > names.REPLY_LIMIT:
         raise Invalid("too_large", f"With this, the {change.resource} would be too large; shorten its texts.")
     yield entry
-    if change.action == "deleted" and change.family not in names.EVENT_FAMILIES:
+    if change.action == "deleted" and not change.is_event:
         yield entry._replace(change_id=f"{entry.change_id}:tombstone", value=None)

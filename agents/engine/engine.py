@@ -93,10 +93,9 @@ class Engine:
 
     def _change_producers(self) -> dict[str, FencedProducer]:
         """One producer per change topic, not connected yet."""
-        change_topics = [names.changes(family) for family in self._families]
         return {
             topic: FencedProducer(self._kafka, names.transactional_id(self._settings.group, topic))
-            for topic in change_topics
+            for topic, _ in self._catalogue.change_topics
         }
 
     def stop(self) -> None:
@@ -160,7 +159,7 @@ class Engine:
         return migrate.mismatch(await migrate.current(self._background))
 
     async def _topics_exist(self) -> str | None:
-        specs = names.specs(self._families, self._kafka)
+        specs = self._catalogue.topics(self._kafka)
         try:
             missing = await admin.missing_topics(self._kafka, specs)
         except KafkaError as error:

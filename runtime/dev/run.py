@@ -160,7 +160,7 @@ class _Dev:
         for name in ("worker", "edge"):
             argv = [sys.executable, "-m", "runtime.cli", name]
             self._processes.spawn(name, argv, log=self._home / f"{name}.log", env=environment)
-        specs = names.specs(CATALOGUE.families, kafka_settings)
+        specs = CATALOGUE.topics(kafka_settings)
         await asyncio.gather(migrate.upgrade(database_settings), admin.ensure(kafka_settings, specs, alter=True))
         await self._wait_until_ready()
         people = await self._create_and_find_sample()
@@ -235,7 +235,7 @@ class _Dev:
             f"  Kafka    {kafka.bootstrap}\n"
             f"  Try      {command}\n"
             f"  Watch    VISITOR_KAFKA_BOOTSTRAP={kafka.bootstrap} {Path(sys.argv[0]).parent / 'visitor'}"
-            " consume visitor.visits.changes\n"
+            " consume visitor.visits.changes.visit\n"
             f"  Logs     {self._home}/*.log\n"
             "  Stop     Ctrl-C\n",
             markup=False,
@@ -290,7 +290,7 @@ class _Dev:
         """Count the changes by reading them. Offsets do not tell their number, because transaction markers have offsets
         too."""
         consumer = AIOKafkaConsumer(
-            names.changes("visits"), **kafka.client(), enable_auto_commit=False, auto_offset_reset="earliest",
+            names.changes("visits", "visit"), **kafka.client(), enable_auto_commit=False, auto_offset_reset="earliest",
             isolation_level="read_committed",
         )  # fmt: skip
         try:

@@ -37,12 +37,12 @@ async def test_each_of_10_000_visits_is_applied_once_although_some_are_sent_to_t
     await callers.verify(own_stack)
     rows = await own_stack.rows("select count(*) from visits")
     assert rows[0][0] == VISITS + callers.visits
-    changes = len(await own_stack.read(names.changes("visits")))
+    changes = len(await own_stack.read(names.changes("visits", "visit")))
     assert changes == VISITS + callers.visits
 
     await send_all(own_stack, sent, rng, messages)
     await eventually("a second result for every message", lambda: has_results(2 * len(messages)), 120)
     await oracle.verify(own_stack, sent, FAMILIES)
     assert (await own_stack.rows("select count(*) from visits"))[0][0] == VISITS + callers.visits
-    assert len(await own_stack.read(names.changes("visits"))) == changes
+    assert len(await own_stack.read(names.changes("visits", "visit"))) == changes
     assert worker.terminate() == 0

@@ -23,7 +23,7 @@ from tests.support.stack import PARTITIONS, Process, Record, Stack, decode, even
 from topics import names
 from topics.kafka import DeliveryError, FencedProducer, KafkaSettings, Outgoing
 
-TOPIC = names.changes("visitors")
+TOPIC = names.changes("visitors", "visitor")
 FAMILIES = ("visits", "visitors", "parking", "centers")
 QUICK = {"VISITOR_WORKER_SESSION_SECONDS": "1.5"}
 
@@ -114,14 +114,14 @@ async def test_a_fenced_publisher_takes_over_again_and_aborts_the_transaction_th
     other = AIOKafkaProducer(bootstrap_servers=own_stack.servers.kafka, transactional_id=transactional_id)
     await other.start()
     await other.begin_transaction()
-    await other.send_and_wait(TOPIC, None, key=f"visitor:{visitor_id}".encode(), partition=0)
+    await other.send_and_wait(TOPIC, None, key=visitor_id.encode(), partition=0)
 
     await _move(own_stack, visitor_id, "Fenced")
     await _moved(own_stack, "Fenced")
     with pytest.raises(ProducerFenced):
         await other.commit_transaction()
     await other.stop()
-    values = [record.value for record in await own_stack.read(TOPIC) if record.key == f"visitor:{visitor_id}"]
+    values = [record.value for record in await own_stack.read(TOPIC) if record.key == visitor_id]
     assert None not in values
     assert "ProducerFenced" in worker.log.read_text()
     assert worker.terminate() == 0
@@ -144,7 +144,7 @@ async def test_a_frozen_publisher_does_not_bring_an_erased_visitor_back(own_stac
     analytics_id = (await own_stack.rows(analytics, id=erased.visitor_id))[0].external_id
     request = await own_stack.send("visitors.eraseByAnalyticsId", {"body": [{"analyticsId": analytics_id}]})
     assert (await own_stack.result("visitors.eraseByAnalyticsId", request)).value["status"] == 200
-    key = f"visitor:{erased.visitor_id}"
+    key = erased.visitor_id
     tombstone = await own_stack.await_record(TOPIC, lambda record: record.key == key and record.value is None)
 
     frozen.child.send_signal(signal.SIGCONT)
@@ -156,7 +156,7 @@ async def test_a_frozen_publisher_does_not_bring_an_erased_visitor_back(own_stac
     await _moved(own_stack, "alone")  # the thawed worker has finished what it was frozen in, and publishes
 
     assert (await _written(own_stack, key))[-1].position == tombstone.position
-    records = [record for record in await own_stack.read(TOPIC) if record.key == f"visitor:{other.visitor_id}"]
+    records = [record for record in await own_stack.read(TOPIC) if record.key == other.visitor_id]
     revisions = [record.value["revision"] for record in records]
     assert revisions == sorted(revisions)
     await eventually("all changes published", lambda: outbox_empty(own_stack))

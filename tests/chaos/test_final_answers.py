@@ -14,6 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
+from agents.catalogue import CATALOGUE
 from tests.support import data
 from tests.support.load import populate
 from tests.support.oracle import Sent
@@ -177,7 +178,7 @@ async def test_visits_without_an_id_are_all_stored_after_their_topic_was_deleted
 
 async def _recreate(stack: Stack, topic: str) -> None:
     """Delete a topic and create it, so that it is empty and its offsets start at 0."""
-    spec = next(spec for spec in names.specs(["visits"], stack.kafka) if spec.name == topic)
+    spec = next(spec for spec in CATALOGUE.topics(stack.kafka) if spec.name == topic)
     admin = AIOKafkaAdminClient(bootstrap_servers=stack.servers.kafka)
     await admin.start()
     try:

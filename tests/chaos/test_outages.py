@@ -109,7 +109,7 @@ async def test_the_last_change_of_an_entity_that_two_partitions_change_at_once_e
     await send_all(own_stack, sent, rng, [city(number) for number in range(600)])
     await _answered(own_stack, sent)
     await oracle.verify(own_stack, sent, FAMILIES)
-    changes = [r for r in await own_stack.read(names.changes("visitors")) if r.key == f"visitor:{person.visitor_id}"]
+    changes = [r for r in await own_stack.read(names.changes("visitors", "visitor")) if r.key == person.visitor_id]
     assert len(changes) == 601
     row = (await own_stack.rows("select * from visitors where visitor_id = :id", id=person.visitor_id))[0]
     assert (changes[-1].value["after"]["addressCity"], changes[-1].value["revision"]) == (row.address_city, 601)

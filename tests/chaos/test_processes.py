@@ -73,7 +73,8 @@ async def test_topics_prints_how_an_existing_topic_differs_and_changes_nothing(i
 async def test_topics_prints_a_different_cleanup_policy_and_retention(installed: Stack) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=installed.servers.kafka)
     await admin.start()
-    topic = names.changes("articles")  # no other test of this file reads it; Kafka deletes its records after a second
+    # No other test of this file reads it; Kafka deletes its records after a second.
+    topic = names.changes("articles", "article")
     await admin.delete_topics([topic])
 
     async def is_deleted() -> bool:

@@ -12,7 +12,7 @@ from topics.envelope import JSON, RequestHeaders
 
 SABOTAGE = "tests.support.sabotage"
 NEEDED = {
-    "publisher visitor.visits.changes": "publisher visitor.visits.changes",
+    "publisher visitor.visits.changes.visit": "publisher visitor.visits.changes.visit",
     "watch": "'watch'",
     "heartbeat": "'heartbeat'",
     "health server": "'health server'",

@@ -36,7 +36,7 @@ async def old(kafka_and_postgres: KafkaAndPostgres, tmp_path_factory: pytest.Tem
     kafka, postgres = kafka_and_postgres
     servers = Servers(kafka.bootstrap, postgres.url)
     async with bare_stack_on(servers, tmp_path_factory.mktemp("stack")) as stack:
-        await admin.ensure(stack.kafka, names.specs(CATALOGUE.families, stack.kafka))
+        await admin.ensure(stack.kafka, CATALOGUE.topics(stack.kafka))
         async with stack.engine.begin() as conn:
             await conn.run_sync(_upgrade_to, LAST_OF_0_1_0)
         yield stack

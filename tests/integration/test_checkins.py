@@ -98,7 +98,7 @@ async def test_a_deleted_link_emits_a_deleted_change_and_then_a_tombstone(
     path = f"/services/{(await _setup(client))['serviceId']}/stores"
     store = await data.create(client, path, {"storeId": 7, "storeName": "Bakery"})
     await client.delete(f"{path}/7")
-    key, topic = f"serviceStore:{store['serviceStoreId']}", names.changes("services")
+    key, topic = str(store["serviceStoreId"]), names.changes("services", "serviceStore")
     await stack.await_record(topic, lambda record: record.key == key and record.raw is None)
     changes = [record.value for record in await stack.read(topic) if record.key == key]
     assert [(change and (change["action"], change["revision"], change["after"] is None)) for change in changes] == [
@@ -123,7 +123,7 @@ async def test_a_checkin_is_stored_and_published_as_json_as_avro_and_over_http(
         assert checkin == {**checkin, **_body(setup), "visitorId": setup["visitorId"]}
     for request_id in ids:
         change = await stack.await_record(
-            names.changes("checkins"), lambda record, cause=request_id: record.value["causedBy"] == cause
+            names.changes("checkins", "checkin"), lambda record, cause=request_id: record.value["causedBy"] == cause
         )
         assert (change.value["action"], change.value["after"]["serviceId"]) == ("created", setup["serviceId"])
     assert (await _service(client, setup))["checkinCount"] == 3

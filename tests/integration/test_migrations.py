@@ -202,6 +202,42 @@ async def test_old_vehicles_and_names_are_found_by_the_new_rules(conn: AsyncConn
     assert visits.items == []
 
 
+INSERT_CHANGE = (
+    "insert into outbox (topic, key, partition_key, change_id, change_type, value, created_at)"
+    " values (:topic, :key, :partition_key, :change_id, :change_type, 'x', now())"
+)
+CHANGES_PER_FAMILY = [
+    ("visitor.optins.changes", "optin:17", str(UUID(int=1)), "optin:17:1", "optin.created"),
+    ("visitor.optins.changes", "legalText:17", "legalText:17", "legalText:17:1", "legalText.created"),
+    ("visitor.centers.changes", "center:a:b", "center:a:b", "center:a:b:2", "center.deleted"),
+]
+"""Rows as earlier releases insert them."""
+CHANGES_PER_RESOURCE = [
+    ("visitor.optins.changes.optin", "17", str(UUID(int=1)), "optin:17:1", "optin.created"),
+    ("visitor.optins.changes.legalText", "17", "17", "legalText:17:1", "legalText.created"),
+    ("visitor.centers.changes.center", "a:b", "a:b", "center:a:b:2", "center.deleted"),
+]
+
+
+async def test_changes_of_earlier_releases_are_published_on_the_topics_of_their_resources(
+    conn: AsyncConnection,
+) -> None:
+    await _upgrade(conn, _down_revision("0014"))
+    columns = ("topic", "key", "partition_key", "change_id", "change_type")
+
+    async def insert(rows: list[tuple[str, ...]]) -> None:
+        await conn.execute(sa.text(INSERT_CHANGE), [dict(zip(columns, row, strict=True)) for row in rows])
+
+    await insert(CHANGES_PER_FAMILY)  # before the migration
+    await _upgrade(conn, "head")
+    await insert(CHANGES_PER_FAMILY)  # by a worker of an earlier release that still runs
+    await insert(CHANGES_PER_RESOURCE)
+
+    rows = await conn.exec_driver_sql(f"select {', '.join(columns)} from outbox order by id")
+    assert [tuple(row) for row in rows] == 3 * CHANGES_PER_RESOURCE
+    assert {row[0] for row in CHANGES_PER_RESOURCE} <= {topic for topic, _ in CATALOGUE.change_topics}
+
+
 @pytest.mark.parametrize(
     ("revision", "advice"),
     [(None, "run `visitor migrate`"), ("0009", "run `visitor migrate`"), ("9999", "start a worker of the newest")],

@@ -528,7 +528,7 @@ async def _changes_of(stack: Stack, visitor_id: str, count: int) -> list[Row]:
     """Wait for `count` changes of a visitor's optins and return them in their order."""
 
     async def enough_changes() -> list[Row]:
-        values = [plain(record.value) for record in await stack.read(names.changes("optins")) if record.value]
+        values = [plain(record.value) for record in await stack.read(names.changes("optins", "optin")) if record.value]
         changes = [value for value in values if value["visitorId"] == visitor_id]
         return changes if len(changes) >= count else []
 

@@ -220,8 +220,8 @@ async def test_amounts_with_trailing_zeros_are_stored_exactly(stack: Stack, clie
     for answer, expected in ((created, Decimal(amount_text)), (await client.get(history_path), Decimal(0))):
         row = answer.json(parse_float=Decimal)["data"]
         assert [row[name] for name in AMOUNTS] == [expected] * len(AMOUNTS)
-    changes = await stack.read(names.changes("parking"))
-    key = f"parkingHistory:{history_path.split('/')[-1]}"
+    changes = await stack.read(names.changes("parking", "parkingHistory"))
+    key = history_path.split("/")[-1]
     own_changes = [change.value for change in changes if change.value and change.key == key]
     assert [change["after"]["validationAmount"] for change in own_changes][:1] == [Decimal(amount_text)]
 
@@ -422,8 +422,8 @@ async def test_a_deleted_history_emits_a_deletion_and_then_a_tombstone(stack: St
     subscriber = await _subscriber(client)
     history = await _history(client, subscriber)
     await client.delete(f"{subscriber['path']}/parkingHistories/{history['parkingHistoryId']}")
-    key, topic = f"parkingHistory:{history['parkingHistoryId']}", names.changes("parking")
-    assert topic == "visitor.parking.changes"
+    key, topic = str(history["parkingHistoryId"]), names.changes("parking", "parkingHistory")
+    assert topic == "visitor.parking.changes.parkingHistory"
     await stack.await_record(topic, lambda record: record.key == key and record.raw is None)
     changes = [record.value for record in await stack.read(topic) if record.key == key]
     assert [(change and (change["action"], change["revision"], change["after"] is None)) for change in changes] == [

@@ -776,8 +776,8 @@ async def test_accepted_and_refused_points_in_one_batch_get_their_own_answers(
 
 async def _unlock_count(stack: Stack, participant: JsonObject) -> int:
     """How many changes of this participant unlock its reward."""
-    key = f"visitorChallenge:{participant['visitorChallengeId']}"
-    records = [record for record in await stack.read(names.changes("points")) if record.key == key]
+    key, topic = str(participant["visitorChallengeId"]), names.changes("points", "visitorChallenge")
+    records = [record for record in await stack.read(topic) if record.key == key]
     unlocked_by_revision = {record.value["revision"]: record.value["after"]["rewardUnlocked"] for record in records}
     unlocked = [unlocked_by_revision[revision] for revision in sorted(unlocked_by_revision)]
     return sum(not previous and current for previous, current in zip([False, *unlocked], unlocked, strict=False))

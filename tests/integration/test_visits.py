@@ -9,7 +9,8 @@ from topics.envelope import AVRO, JSON
 
 
 async def _change(stack: Stack, request_id: str) -> Record:
-    return await stack.await_record(names.changes("visits"), lambda record: record.value["causedBy"] == request_id)
+    topic = names.changes("visits", "visit")
+    return await stack.await_record(topic, lambda record: record.value["causedBy"] == request_id)
 
 
 async def test_a_visit_is_stored_and_published_as_json_as_avro_and_over_http(

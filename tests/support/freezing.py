@@ -1,9 +1,9 @@
 """A worker that stops itself like `kill -STOP`, once, immediately before it sends a certain request to Kafka. SIGCONT
 resumes it.
 
-`FREEZE_BEFORE=ProduceRequest FREEZE_TOPIC=visitor.visits.changes python -m tests.support.freezing worker` stops before
-the first produce request for that topic. Requests about transactions are recognised by the topic in their transactional
-id. In this worker, PostgreSQL ends idle transactions after 2 seconds instead of 45.
+`FREEZE_BEFORE=ProduceRequest FREEZE_TOPIC=visitor.visits.changes.visit python -m tests.support.freezing worker` stops
+before the first produce request for that topic. Requests about transactions are recognised by the topic in their
+transactional id. In this worker, PostgreSQL ends idle transactions after 2 seconds instead of 45.
 """
 
 import asyncio

@@ -44,14 +44,13 @@ async def outbox_empty(stack: Stack) -> bool:
 async def verify(stack: Stack, sent: Sent, families: Sequence[str]) -> None:
     """Assert that no request was lost or applied twice, and that changes are in the order of their revisions."""
     await _verify_results(stack, sent, families)
-    changes = {family: await stack.read(names.changes(family)) for family in families}
-    for records in changes.values():
-        _verify_revisions(records)
-    for table in TABLES:
-        if table.family in names.EVENT_FAMILIES & changes.keys():
-            await _verify_events(stack, sent, table, changes[table.family])
-        elif table.family in changes:
-            await _verify_last_changes(stack, table, changes[table.family])
+    for table in (table for table in TABLES if table.family in families):
+        changes = await stack.read(names.changes(table.family, table.resource))
+        _verify_revisions(changes)
+        if table.are_events:
+            await _verify_events(stack, sent, table, changes)
+        else:
+            await _verify_last_changes(stack, table, changes)
     await _verify_counters(stack)
     await _verify_points(stack, sent)
 
@@ -111,13 +110,14 @@ async def _verify_last_changes(stack: Stack, table: Table[Any], records: Sequenc
     """Each row equals the last change of its entity."""
     last_changes = {str(record.key): record.value for record in records}
     for row in await stack.rows(f"select * from {table.name}"):
-        key = f"{table.resource}:{getattr(row, table.key)}"
-        assert key in last_changes, f"{key} has no change"
-        assert last_changes[key]["revision"] == row.revision, key
+        key = str(getattr(row, table.key))
+        entity = f"{table.resource} {key}"
+        assert key in last_changes, f"{entity} has no change"
+        assert last_changes[key]["revision"] == row.revision, entity
         for name, info in table.row.model_fields.items():
             alias = str(info.serialization_alias)
             if alias not in WITHOUT_CHANGE and not isinstance(getattr(row, name), list):
-                assert plain(last_changes[key]["after"][alias]) == plain(getattr(row, name)), f"{key}: {alias}"
+                assert plain(last_changes[key]["after"][alias]) == plain(getattr(row, name)), f"{entity}: {alias}"
 
 
 async def _verify_counters(stack: Stack) -> None:

@@ -208,7 +208,7 @@ class Stack:
     async def prepare(self) -> None:
         """Migrate the database and create the topics."""
         await migrate.upgrade(self.database)
-        await admin.ensure(self.kafka, names.specs(CATALOGUE.families, self.kafka))
+        await admin.ensure(self.kafka, CATALOGUE.topics(self.kafka))
 
     async def rows(self, statement: str, **parameters: Any) -> list[Any]:
         """Execute a SELECT statement and return its rows."""

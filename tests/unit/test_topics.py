@@ -11,7 +11,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from agents.answers import Answer
 from agents.catalogue import CATALOGUE
 from agents.wire import Wire
-from topics import avro, json, names
+from topics import avro, json
 from topics.envelope import AVRO, JSON, InvalidMessage, ReplyTo, RequestHeaders, read_headers
 from topics.kafka import KafkaSettings, partition_of
 
@@ -115,15 +115,17 @@ def test_different_schemas_have_different_ids() -> None:
     assert len({avro.schema_id(schema) for schema in schemas}) == len({str(schema) for schema in schemas})
 
 
-@pytest.mark.parametrize("key", [b"", b"a", b"visitor:e45934e1-5fd4-4651-b7bc-50c977a3b8c5"])
+@pytest.mark.parametrize("key", [b"", b"a", b"e45934e1-5fd4-4651-b7bc-50c977a3b8c5"])
 def test_a_key_has_the_partition_of_kafkas_default_partitioner(key: bytes) -> None:
     assert partition_of(key, 12) == DefaultPartitioner()(key, list(range(12)), [])
 
 
 def test_change_topics_are_compacted_except_those_of_events() -> None:
-    specs = names.specs(["visits", "visitors"], KafkaSettings(partitions=3, replication=2))
+    specs = CATALOGUE.topics(KafkaSettings(partitions=3, replication=2))
     specs_by_name = {spec.name: spec for spec in specs}
-    assert specs_by_name["visitor.visitors.changes"].config["cleanup.policy"] == "compact"
-    assert specs_by_name["visitor.visits.changes"].config["cleanup.policy"] == "delete"
+    assert specs_by_name["visitor.visitors.changes.visitor"].config["cleanup.policy"] == "compact"
+    by_time = {name for name, spec in specs_by_name.items() if spec.config["cleanup.policy"] == "delete"}
+    change_topics = {topic for topic, _ in CATALOGUE.change_topics}
+    assert by_time & change_topics == {"visitor.visits.changes.visit", "visitor.checkins.changes.checkin"}
     assert specs_by_name["visitor.visits.requests"].config["message.timestamp.type"] == "LogAppendTime"
     assert {spec.partitions for spec in specs} == {3}

@@ -84,7 +84,7 @@ def _body(operation: Operation, row: Any) -> Any:
 @given(data=st.data())
 def test_a_change_contains_the_row_exactly(table: Table[Any], data: st.DataObject) -> None:
     row = data.draw(values.of_model(table.row).map(table.row.model_validate))
-    change = EntityChange(table.family, table.resource, "1", 1, "created", None, row)
+    change = EntityChange(table.family, table.resource, table.are_events, "1", 1, "created", None, row)
     written = WIRE.write_change(change, occurred_at=datetime.now(UTC), caused_by="a request")
     assert _plain(WIRE.read(AVRO, written)["after"]) == _plain(row.model_dump())
 

@@ -18,7 +18,6 @@ from schemas.types import Identifier, Omittable, PcCode
 from storage.statements import any_of
 from storage.table import tables_with_column
 from storage.tx import Tx
-from topics import names
 
 
 class Erasure(Model):
@@ -87,7 +86,7 @@ async def _erase(tx: Tx, visitor_ids: Collection[UUID]) -> set[UUID]:
     for visitor_id in erased:
         await visitor_challenges.remove_from_standings(tx, visitor_id)
     for table in tables_with_column("visitor_id"):
-        await table.delete_by_parent(tx, "visitor_id", erased, emit_changes=table.family not in names.EVENT_FAMILIES)
+        await table.delete_by_parent(tx, "visitor_id", erased, emit_changes=not table.are_events)
     tx.erased.extend(erased)
     return set(erased)
 
