@@ -1,5 +1,6 @@
 """The JSON and Avro encoding of the messages of each operation and of the changes of each table."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +13,8 @@ from schemas.replies import Metadata
 from storage.table import Table
 from storage.tx import EntityChange
 from topics import avro, json, names
-from topics.avro import Codec, Schema
+from topics.avro import Schema
+from topics.codec import Codec
 from topics.envelope import JSON, InvalidMessage
 
 
@@ -29,12 +31,14 @@ class Wire:
     """Decodes requests and encodes results and changes. A process creates one instance, at start."""
 
     def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
         self.requests = {
-            op.name: avro.request_schema(pascal_case(op.name), op.request.parts()) for op in catalogue.by_name.values()
+            op.name: avro.request_schema(pascal_case(op.name), catalogue.family_of[op.name], op.request.parts())
+            for op in catalogue.by_name.values()
         }
         self.results = {op.name: _result_schema(op) for op in catalogue.by_name.values()}
         self.changes = {table.resource: _change_schema(table) for table in catalogue.tables}
-        self._codec = Codec([*self.requests.values(), *self.results.values(), *self.changes.values()])
+        self.codec = Codec([*self.requests.values(), *self.results.values(), *self.changes.values()])
         self._ids = {
             op.name: _SchemaIds(
                 avro.schema_id(self.requests[op.name]), avro.schema_id(self.results[op.name]), _branch(op)
@@ -43,6 +47,14 @@ class Wire:
         }
         self._row_names = {table.resource: f"{avro.NAMESPACE}.{table.row.__name__}" for table in catalogue.tables}
         self.change_ids = {resource: avro.schema_id(schema) for resource, schema in self.changes.items()}
+
+    def subjects(self) -> Iterator[tuple[str, Schema]]:
+        """Each topic with each schema of its values. Replies are JSON, so the topic of replies has none."""
+        for name, operation in self._catalogue.by_name.items():
+            yield self._catalogue.topic_of[name], self.requests[name]
+            yield names.results(self._catalogue.family_of[operation.name]), self.results[name]
+        for table in self._catalogue.tables:
+            yield names.changes(table.family), self.changes[table.resource]
 
     def ids(self, operation: str) -> dict[str, int]:
         """The schema ids of an operation's messages."""
@@ -56,9 +68,7 @@ class Wire:
             if not isinstance(parsed, dict):
                 raise InvalidMessage("not_an_object", "The value is not a JSON object.")
             return parsed
-        schema, record = self._codec.read(value)
-        if schema != self._ids[operation.name].request:
-            raise InvalidMessage("wrong_schema", f"The value does not have the schema of {operation.name} requests.")
+        record = self.codec.read(value, reader=self._ids[operation.name].request)
         parts = operation.request.parts()
         return {
             part: avro.absent_as_left_out(parts[part], value) for part, value in record.items() if value is not None
@@ -67,7 +77,7 @@ class Wire:
     def write_request(self, operation: Operation, content_type: str, parts: dict[str, Any]) -> bytes:
         if content_type == JSON:
             return json.write(parts)
-        return self._codec.write(self._ids[operation.name].request, parts)
+        return self.codec.write(self._ids[operation.name].request, parts)
 
     def write_result(self, operation: Operation, content_type: str, answer: Answer) -> bytes:
         if content_type == JSON:
@@ -78,7 +88,7 @@ class Wire:
             body = (f"{avro.NAMESPACE}.{Errors.__name__}", body)
         elif body is not None and ids.branch is not None:
             body = (ids.branch, body)
-        return self._codec.write(ids.result, {"status": answer.status, "body": body})
+        return self.codec.write(ids.result, {"status": answer.status, "body": body})
 
     def bounded_result(self, operation: Operation, content_type: str, answer: Answer) -> bytes:
         """Like write_result. Raises Invalid if the result is larger than `names.REPLY_LIMIT`."""
@@ -114,11 +124,11 @@ class Wire:
             # The record's name selects the branch of the union. Without it, fastavro would validate the whole record.
             "after": None if change.after is None else (self._row_names[change.resource], change.after.model_dump()),
         }
-        return self._codec.write(self.change_ids[change.resource], record)
+        return self.codec.write(self.change_ids[change.resource], record)
 
     def read(self, content_type: str, value: bytes) -> Any:
-        """Decode a value of any schema of this service. Raises InvalidMessage."""
-        return json.read(value) if content_type == JSON else self._codec.read(value)[1]
+        """Decode a value of any schema that the codec knows, as it was written. Raises InvalidMessage."""
+        return json.read(value) if content_type == JSON else self.codec.read(value)
 
 
 def _change_schema(table: Table[Any]) -> Schema:
@@ -132,7 +142,8 @@ def _branch(operation: Operation) -> str | None:
             return None
         case "object":
             assert operation.item is not None
-            return f"{avro.NAMESPACE}.{operation.item.__name__}"
+            namespace = avro.SELECTION if operation.is_query else avro.NAMESPACE
+            return f"{namespace}.{operation.item.__name__}"
     return f"{avro.NAMESPACE}.{pascal_case(operation.name)}Reply"
 
 

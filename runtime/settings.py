@@ -16,6 +16,7 @@ from edge.settings import HttpSettings
 from storage.database import DatabaseSettings
 from topics import names
 from topics.kafka import KafkaSettings
+from topics.schema_registry import SchemaRegistrySettings
 
 PREFIX = "VISITOR_"
 
@@ -50,6 +51,7 @@ class Settings(BaseSettings):
     home: Path = Field(Path(".visitor"), description="Directory of the data and the downloads of `visitor dev`.")
     kafka: KafkaSettings = KafkaSettings()
     database: DatabaseSettings = DatabaseSettings()
+    schema_registry: SchemaRegistrySettings = SchemaRegistrySettings()
     worker: WorkerSettings = WorkerSettings()
     http: HttpSettings = HttpSettings()
     dev: DevSettings = DevSettings()

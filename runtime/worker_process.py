@@ -39,7 +39,14 @@ async def run(settings: Settings, catalogue: Catalogue) -> int:
     # All objects loaded so far stay in use, so the garbage collector need not scan them.
     gc.collect()
     gc.freeze()
-    engine = Engine(settings.kafka, settings.database, settings.worker, catalogue, _resources(settings.worker))
+    engine = Engine(
+        settings.kafka,
+        settings.database,
+        settings.worker,
+        catalogue,
+        _resources(settings.worker),
+        settings.schema_registry,
+    )
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, engine.stop)

@@ -1,29 +1,28 @@
-"""Avro schemas of the models, and Confluent's wire format: a zero byte, a 4-byte schema id, the Avro binary encoding.
+"""Avro schemas of the models, and the conversion between Avro records and JSON.
 
 An Avro record has all fields of its schema. So in Avro, null means that the field was left out, and a PATCH body has
 one more field, `clear`, with the names of the fields to set to null.
 """
 
-import io
-import struct
-from collections.abc import Iterable, Mapping
+import hashlib
+import json
+from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from functools import cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
-import fastavro
-from fastavro.schema import fingerprint, to_parsing_canonical_form
 from pydantic import BaseModel, RootModel
 
 from schemas.model import Model
 from schemas.shapes import Shape, shape_of
-from topics.envelope import InvalidMessage
 
 CLEAR = "clear"
 NAMESPACE = "visitor"
-_HEADER = struct.Struct(">bI")
+SELECTION = f"{NAMESPACE}.selection"
+"""The namespace of the records of reads, which may lack fields. Avro compares records by their names without the
+namespace, so a reader of `visitor.Center` can read `visitor.selection.Center`."""
 _AVRO_TYPES: dict[type, Any] = {
     str: "string",
     int: "long",
@@ -35,14 +34,21 @@ _AVRO_TYPES: dict[type, Any] = {
 Schema = dict[str, Any]
 
 
-def record_of(model: type[BaseModel], *, sparse: frozenset[type] = frozenset(), defined: set[str] | None = None) -> Any:
+def record_of(
+    model: type[BaseModel],
+    *,
+    sparse: frozenset[type] = frozenset(),
+    defined: set[str] | None = None,
+    namespace: str = NAMESPACE,
+) -> Any:
     """The Avro schema of a model: a record, or the record's name if the schema contains the record already. `defined`
     has the names of these records. All fields of the models in `sparse` are nullable, because the caller of a read can
-    select fields."""
+    select fields. Records in them are in `NAMESPACE`."""
     defined = set() if defined is None else defined
     if issubclass(model, RootModel):
         return _type_of(shape_of(model.model_fields["root"].annotation), sparse, defined)
-    full_name = f"{NAMESPACE}.{model.__name__}"
+    namespace = SELECTION if model in sparse else namespace
+    full_name = f"{namespace}.{model.__name__}"
     if full_name in defined:
         return full_name
     defined.add(full_name)
@@ -54,7 +60,7 @@ def record_of(model: type[BaseModel], *, sparse: frozenset[type] = frozenset(), 
         fields.append(_field(field.serialization_alias or name, avro_type, optional))
     if issubclass(model, Model) and model.partial:
         fields.append({"name": CLEAR, "type": {"type": "array", "items": "string"}, "default": []})
-    return {"type": "record", "name": model.__name__, "namespace": NAMESPACE, "fields": fields}
+    return {"type": "record", "name": model.__name__, "namespace": namespace, "fields": fields}
 
 
 def array_of(items: Any) -> Schema:
@@ -77,13 +83,15 @@ def _type_of(shape: Shape, sparse: frozenset[type], defined: set[str]) -> Any:
     return _AVRO_TYPES[shape.base]
 
 
-def request_schema(name: str, parts: Mapping[str, type[BaseModel]]) -> Schema:
-    """The schema of a request: one record for each part. A part without required fields may be null."""
+def request_schema(name: str, family: str, parts: Mapping[str, type[BaseModel]]) -> Schema:
+    """The schema of a request: one record for each part. A part without required fields may be null. Queries of
+    different families may have the same name, so their records are in the namespace of the family."""
     defined: set[str] = set()
     fields = []
     for part, model in parts.items():
         optional = not any(field.is_required() for field in model.model_fields.values())
-        fields.append(_field(part, record_of(model, defined=defined), optional))
+        namespace = f"{NAMESPACE}.{family}" if part == "query" else NAMESPACE
+        fields.append(_field(part, record_of(model, defined=defined, namespace=namespace), optional))
     return {"type": "record", "name": f"{name}Request", "namespace": NAMESPACE, "fields": fields}
 
 
@@ -95,49 +103,21 @@ def result_schema(name: str, body: Any, errors: type[BaseModel], defined: set[st
     return {"type": "record", "name": f"{name}Result", "namespace": NAMESPACE, "fields": fields}
 
 
+def schema_text(schema: Schema) -> str:
+    """A schema as JSON. Equal schemas have equal texts."""
+    return json.dumps(schema, sort_keys=True, separators=(",", ":"))
+
+
 def schema_id(schema: Schema) -> int:
     """The id of a schema, which is computed because no registry assigns one: the first 32 bits of the SHA-256 of the
-    schema's canonical form, without the highest bit, so that the id is a positive 32-bit integer."""
-    digest = fingerprint(to_parsing_canonical_form(schema), "sha256")
-    return int(digest[:8], 16) & 0x7FFFFFFF
+    schema's text, without the highest bit, so that the id is a positive 32-bit integer. Schemas that differ in a
+    default or in a logical type have different ids."""
+    return int.from_bytes(hashlib.sha256(schema_text(schema).encode()).digest()[:4], "big") & 0x7FFFFFFF
 
 
-class Codec:
-    """Encodes and decodes values with a fixed set of schemas. It does no I/O and may be shared."""
-
-    def __init__(self, schemas: Iterable[Schema]) -> None:
-        self._parsed: dict[int, Any] = {}
-        for schema in schemas:
-            parsed = self._parsed.setdefault(schema_id(schema), fastavro.parse_schema(schema))
-            if parsed["name"] != f"{NAMESPACE}.{schema['name']}":
-                raise ValueError(f"rename {parsed['name']} or {schema['name']}: their schemas have the same id")
-
-    def write(self, schema: int, value: Mapping[str, Any]) -> bytes:
-        """Encode `value` with the schema that has the id `schema`."""
-        out = io.BytesIO()
-        out.write(_HEADER.pack(0, schema))
-        fastavro.schemaless_writer(out, self._parsed[schema], value)
-        return out.getvalue()
-
-    def read(self, value: bytes) -> tuple[int, Any]:
-        """Decode a value. Returns the id of its schema and the record. Raises InvalidMessage."""
-        if len(value) < _HEADER.size or value[0] != 0:
-            message = "The value must be in Confluent's wire format (zero byte, 4-byte schema id)."
-            raise InvalidMessage("not_avro", message)
-        _, schema = _HEADER.unpack_from(value)
-        parsed = self._parsed.get(schema)
-        if parsed is None:
-            raise InvalidMessage("unknown_schema", "The schema id is unknown. `visitor schemas` lists the known ids.")
-        source = io.BytesIO(value)
-        source.seek(_HEADER.size)
-        try:
-            record = fastavro.schemaless_reader(source, parsed, None)
-        except Exception as error:  # Depending on the bytes, fastavro raises EOFError, IndexError, UnicodeDecodeError …
-            message = f"The value does not match its schema ({type(error).__name__})."
-            raise InvalidMessage("broken_avro", message) from error
-        if source.tell() != len(value):
-            raise InvalidMessage("broken_avro", "The value has bytes after its record. Remove them.")
-        return schema, record
+def full_name(schema: Schema) -> str:
+    """The full name of a record."""
+    return schema["name"] if "." in schema["name"] else f"{schema['namespace']}.{schema['name']}"
 
 
 def absent_as_left_out(model: type[BaseModel], record: Any) -> Any:

@@ -11,12 +11,14 @@ from pydantic import ValidationError
 
 from agents import answers
 from agents.answers import Answer
+from agents.engine.schema_lookup import SchemaLookup
 from agents.operation import AnyRequest, Catalogue, Operation
 from agents.wire import Wire
 from schemas.faults import Fault, Invalid, TooLarge, from_validation
 from storage.inbox import RequestKey
 from storage.tx import Caller, Cause
 from topics import names
+from topics.codec import UnknownSchema
 from topics.envelope import InvalidMessage, RequestHeaders, read_headers
 
 
@@ -94,10 +96,19 @@ def caller_of(source: str | None) -> Caller:
 
 
 class Decoder:
-    def __init__(self, catalogue: Catalogue, wire: Wire) -> None:
+    def __init__(self, catalogue: Catalogue, wire: Wire, schemas: SchemaLookup) -> None:
         self._operations = catalogue.by_name
         self._topics = catalogue.topic_of
         self._wire = wire
+        self._schemas = schemas
+
+    async def decode_all(self, records: Iterable[Record]) -> list[Decoded]:
+        """Decode records, also those whose schemas first have to be looked up. Raises only transient errors."""
+        decoded = [self.decode(record) for record in records]
+        unknown_ids = {schema_id for schema_id in map(_unknown_schema_id, decoded) if schema_id is not None}
+        if not unknown_ids or not await self._schemas.add_to_codec(unknown_ids):
+            return decoded
+        return [each if _unknown_schema_id(each) is None else self.decode(each.record) for each in decoded]
 
     def decode(self, record: Record) -> Decoded:
         """Never raises for the content of a record."""
@@ -144,6 +155,12 @@ class Decoder:
         right = self._topics[operation.name]
         if topic != right:
             raise Invalid("wrong_topic", f"Requests of {operation.name} are taken from {right}.")
+
+
+def _unknown_schema_id(decoded: Decoded) -> int | None:
+    if isinstance(decoded, InvalidRecord) and isinstance(decoded.reason, UnknownSchema):
+        return decoded.reason.id
+    return None
 
 
 def _position(record: Record) -> str:

@@ -22,6 +22,7 @@ from agents.engine.processor import BatchProcessor
 from agents.engine.progress import Progress
 from agents.engine.publisher import Publisher
 from agents.engine.retry import until_done
+from agents.engine.schema_lookup import SchemaLookup
 from agents.engine.settings import EngineSettings
 from agents.engine.telemetry import LAG, Readiness
 from agents.operation import Catalogue
@@ -31,6 +32,7 @@ from storage.database import DatabaseSettings, connect
 from storage.tx import Resources
 from topics import admin, names
 from topics.kafka import DeliveryError, FencedProducer, KafkaSettings, Producer, close_consumer
+from topics.schema_registry import SchemaRegistry, SchemaRegistrySettings
 from topics.supervision import Interrupted, Supervisor, TaskEnded, interruptions_raised
 
 log = structlog.get_logger(__name__)
@@ -60,6 +62,7 @@ class Engine:
         settings: EngineSettings,
         catalogue: Catalogue,
         resources: Resources,
+        schema_registry: SchemaRegistrySettings,
     ) -> None:
         self.readiness = Readiness()
         self.readiness.not_ready("start", "starting")
@@ -73,9 +76,11 @@ class Engine:
         self._background = connect(database, connections=2, sequential_scans=False)
         self._producer = Producer(kafka)
         wire = Wire(catalogue)
+        self._registry = SchemaRegistry(schema_registry) if schema_registry.url else None
+        self._schemas = SchemaLookup(wire, self._background, self._registry)
         self._publisher = Publisher(self._change_producers(), self._background, self.readiness)
         self._work = BatchProcessor(
-            decoder=Decoder(catalogue, wire),
+            decoder=Decoder(catalogue, wire, self._schemas),
             wire=wire,
             outbound=Outbound(self._producer, catalogue.family_of),
             writes=self._writes,
@@ -140,6 +145,8 @@ class Engine:
     async def _wait_for_needs(self) -> None:
         """Wait for migrations and topics, which other commands create."""
         await self._until("migrations", self._migrated)
+        await until_done("schemas", self.readiness, self._schemas.store)
+        await until_done("schema registry", self.readiness, self._schemas.register)
         await self._until("topics", self._topics_exist)
         await self._until("retention", self._inbox_outlives_requests)
         await until_done("producer", self.readiness, self._producer.start)
@@ -303,7 +310,10 @@ class Engine:
     async def _close(self) -> None:
         """Close everything at once, because each part may wait some seconds for a server that hangs."""
         engines = (self._writes, self._reads, self._background)
-        await asyncio.gather(self._drop_observer(), self._producer.stop(), *(_dispose(engine) for engine in engines))
+        closing = [self._drop_observer(), self._producer.stop(), *(_dispose(engine) for engine in engines)]
+        if self._registry is not None:
+            closing.append(self._registry.close())
+        await asyncio.gather(*closing)
 
 
 async def _dispose(engine: AsyncEngine) -> None:

@@ -69,7 +69,7 @@ class BatchProcessor:
 
     async def _write(self, batch: Batch) -> None:
         async with self._writes.connect() as conn:
-            decoded = [self._decoder.decode(event.message) for event in await batch.drain()]
+            decoded = await self._decoder.decode_all(event.message for event in await batch.drain())
             # The end of this block commits the transaction.
             async with conn.begin():
                 changed = await self._apply(conn, decoded, batch)
@@ -96,7 +96,7 @@ class BatchProcessor:
     async def _read(self, batch: Batch) -> None:
         """Answer each read as soon as its own data is there, without waiting for the other reads."""
         events = [event for event in await batch.drain() if event.message.offset not in batch.answered]
-        decoded = [self._decoder.decode(event.message) for event in events]
+        decoded = await self._decoder.decode_all(event.message for event in events)
         ready: list[Decoded] = [incoming for incoming in decoded if not isinstance(incoming, ValidRequest)]
         valid = [incoming for incoming in decoded if isinstance(incoming, ValidRequest)]
         tasks = {asyncio.create_task(self._answer(incoming)): incoming for incoming in valid}

@@ -9,6 +9,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 from agents.engine.telemetry import RETRIES, Readiness
 from storage.database import is_transient
 from topics.kafka import DeliveryError
+from topics.schema_registry import RegistryUnavailable
 from topics.supervision import Interrupted, interruptions_raised
 
 log = structlog.get_logger(__name__)
@@ -18,7 +19,7 @@ Result = TypeVar("Result")
 
 def is_retryable(error: BaseException) -> bool:
     """True if the same work may succeed later without a change."""
-    return isinstance(error, (DeliveryError, Interrupted)) or is_transient(error)
+    return isinstance(error, (DeliveryError, Interrupted, RegistryUnavailable)) or is_transient(error)
 
 
 async def until_done(part: str, readiness: Readiness, attempt: Callable[[], Awaitable[Result]]) -> Result:

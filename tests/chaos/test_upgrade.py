@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from agents.catalogue import CATALOGUE
 from agents.engine.decode import Decoder, ValidRequest
+from agents.engine.schema_lookup import SchemaLookup
 from storage import migrate
 from tests.support.servers import KafkaAndPostgres, Servers
 from tests.support.stack import WIRE, Stack, bare_stack_on, eventually
@@ -59,7 +60,7 @@ def _headers(request_id: str, source: str) -> Headers:
 async def _store_answer_like_0_1_0(stack: Stack, request_id: str, value: bytes, headers: Headers) -> None:
     """Insert an inbox row in the form that release 0.1.0 writes."""
     record = SimpleNamespace(topic=TOPIC, partition=0, offset=0, key=None, value=value, timestamp=0.0, headers=headers)
-    request = Decoder(CATALOGUE, WIRE).decode(record)
+    request = Decoder(CATALOGUE, WIRE, SchemaLookup(WIRE, stack.engine, None)).decode(record)
     assert isinstance(request, ValidRequest)
     row = {"request_id": request_id, "fingerprint": request.fingerprint, "body": json.dumps(ANSWER).encode()}
     async with stack.engine.begin() as conn:

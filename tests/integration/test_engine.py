@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from agents.engine import apply
 from agents.engine.decode import Decoder, ValidRequest
+from agents.engine.schema_lookup import SchemaLookup
 from agents.operation import Catalogue, operation
 from agents.wire import Wire
 from schemas.model import Model, NoFields
@@ -54,8 +55,8 @@ async def database(stack: Stack) -> AsyncIterator[AsyncEngine]:
     await engine.dispose()
 
 
-def _valid_requests(*seconds: int) -> list[ValidRequest]:
-    decoder = Decoder(CATALOGUE, WIRE)
+def _valid_requests(database: AsyncEngine, *seconds: int) -> list[ValidRequest]:
+    decoder = Decoder(CATALOGUE, WIRE, SchemaLookup(WIRE, database, None))
     records = [
         SimpleNamespace(
             topic=names.requests("naps"), partition=0, offset=offset, key=None, timestamp=0.0,
@@ -78,7 +79,7 @@ async def _apply(conn: AsyncConnection, requests: Sequence[ValidRequest], **opti
 async def test_a_slow_write_is_retried_and_fails_alone_on_the_last_try(
     database: AsyncEngine,
 ) -> None:
-    requests = _valid_requests(0, 5, 0)
+    requests = _valid_requests(database, 0, 5, 0)
     async with database.connect() as conn:
         with pytest.raises(DBAPIError) as error:
             await _apply(conn, requests)
@@ -96,7 +97,7 @@ async def test_a_transaction_ends_after_a_time_limit_and_leaves_the_other_reques
 ) -> None:
     monkeypatch.setattr(apply, "APPLY_SECONDS", -1.0)
     async with database.connect() as conn:
-        assert await _apply(conn, _valid_requests(0, 0, 0)) == [201, None, None]
+        assert await _apply(conn, _valid_requests(database, 0, 0, 0)) == [201, None, None]
 
 
 async def test_a_connection_to_a_standby_is_closed_and_the_work_is_retried(database: AsyncEngine) -> None:

@@ -1,0 +1,86 @@
+"""A company's schema registry with Confluent's API (Confluent, Apicurio's ccompat, Redpanda, Karapace)."""
+
+import json
+import ssl
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, Field, HttpUrl, SecretStr
+
+from topics.avro import Schema, schema_text
+
+TIMEOUT = 10.0
+"""Seconds for one request to the registry."""
+FULL_TRANSITIVE = "FULL_TRANSITIVE"
+"""Each version of a subject can read, and be read by, all other versions."""
+_CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
+
+
+class SchemaRegistrySettings(BaseModel):
+    url: HttpUrl | None = Field(
+        None, description="URL of the company's schema registry (Confluent's API); without it, schema ids are computed."
+    )
+    username: str | None = Field(None, description="User at the registry, for Basic authentication.")
+    password: SecretStr | None = Field(None, description="Password at the registry.")
+    cafile: Path | None = Field(
+        None, description="File with the CA certificates to trust; by default those of the certifi package."
+    )
+
+
+class RegistryUnavailable(Exception):
+    """The registry does not answer, or refuses a request. The message says which request, and why."""
+
+
+class SchemaRegistry:
+    """A client of the registry. Every method raises RegistryUnavailable."""
+
+    def __init__(self, settings: SchemaRegistrySettings) -> None:
+        auth = None
+        if settings.username is not None:
+            password = settings.password.get_secret_value() if settings.password else ""
+            auth = httpx.BasicAuth(settings.username, password)
+        verify = ssl.create_default_context(cafile=settings.cafile) if settings.cafile else True
+        self._client = httpx.AsyncClient(
+            base_url=str(settings.url).rstrip("/") + "/", auth=auth, verify=verify, timeout=TIMEOUT
+        )
+
+    async def register(self, subject: str, schema: Schema) -> int:
+        """Register a schema under a subject, unless it is registered already. Returns its id."""
+        answer = await self._request("POST", f"subjects/{_quoted(subject)}/versions", {"schema": schema_text(schema)})
+        return int(answer["id"])
+
+    async def require_compatibility(self, subject: str, level: str) -> None:
+        """Let the registry refuse versions of the subject that are not compatible."""
+        await self._request("PUT", f"config/{_quoted(subject)}", {"compatibility": level})
+
+    async def schema(self, schema_id: int) -> Schema | None:
+        """The schema with this id; None if the registry has none that is Avro."""
+        answer = await self._request("GET", f"schemas/ids/{schema_id}", absent_is_none=True)
+        if answer is None or answer.get("schemaType", "AVRO") != "AVRO":
+            return None
+        schema = json.loads(answer["schema"])
+        return schema if isinstance(schema, dict) else None
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def _request(self, method: str, path: str, body: Any = None, *, absent_is_none: bool = False) -> Any:
+        headers = {"Accept": _CONTENT_TYPE} | ({} if body is None else {"Content-Type": _CONTENT_TYPE})
+        content = None if body is None else json.dumps(body)
+        try:
+            response = await self._client.request(method, path, content=content, headers=headers)
+            if absent_is_none and response.status_code == HTTPStatus.NOT_FOUND:
+                return None
+            if response.is_success:
+                return response.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise RegistryUnavailable(f"schema registry: {method} {path}: {type(error).__name__}: {error}") from error
+        reason = response.text[:200]
+        raise RegistryUnavailable(f"schema registry: {method} {path}: status {response.status_code}: {reason}")
+
+
+def _quoted(subject: str) -> str:
+    return quote(subject, safe="")
