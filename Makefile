@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header $(ARGS)
 
-.PHONY: run test check interop compose-test fuzz bench lock clean
+.PHONY: run test check interop compose-test fuzz bench lock release clean
 
 run: $(VENV)/requirements-embedded ## Run everything on this machine, with sample data and simulated gateways
 	@$(BIN)/visitor dev $(ARGS)
@@ -44,6 +44,9 @@ $(VENV)/requirements-%: requirements-%.txt requirements-uv.txt pyproject.toml to
 	@echo "Installing the locked requirements into $(VENV)"
 	@$(BIN)/python tools/install.py $<
 	@touch $@
+
+release: $(VENV)/requirements-dev ## Write the Avro schemas of the version in pyproject.toml to schemas/releases
+	$(BIN)/python -m tools.release
 
 clean:
 	rm -rf $(VENV) .visitor build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

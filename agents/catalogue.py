@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from agents import schema_query
 from agents.families.articles import articles
 from agents.families.centers import centers, companies
 from agents.families.checkins import checkins
@@ -64,4 +65,6 @@ FAMILIES: Mapping[str, Operations] = {
 }
 
 
-CATALOGUE = Catalogue(FAMILIES, TABLES)
+INTERNAL: Mapping[str, Operations] = {"visitors": schema_query.OPERATIONS}
+
+CATALOGUE = Catalogue(FAMILIES, TABLES, INTERNAL)

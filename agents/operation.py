@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, RootModel, TypeAdapter
 
+from schemas.changes import Change
 from schemas.faults import Fault
 from schemas.model import Model, NoFields
 from schemas.replies import Listing, Record
@@ -244,6 +245,8 @@ class Catalogue:
             for family, operation in every
         }
         """By operation, the topic of its requests."""
+        self.topic_of_record = dict(self._topics_by_record())
+        """By the name of an Avro record (without its namespace), the topic whose values it describes."""
         self.change_topics = [
             names.ChangeTopic(names.changes(table.family, table.resource), compacted=not table.are_events)
             for table in self.tables
@@ -254,6 +257,13 @@ class Catalogue:
     def topics(self, kafka: KafkaSettings) -> list[names.TopicSpec]:
         """All topics of the service, configured by these settings."""
         return names.specs(self.families, self.change_topics, kafka)
+
+    def _topics_by_record(self) -> Iterator[tuple[str, str]]:
+        for name in self.by_name:
+            yield f"{pascal_case(name)}Request", self.topic_of[name]
+            yield f"{pascal_case(name)}Result", names.results(self.family_of[name])
+        for table in self.tables:
+            yield Change[table.row].__name__, names.changes(table.family, table.resource)  # type: ignore[name-defined]
 
     @staticmethod
     def rules_of(family: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from agents.answers import Answer
@@ -12,7 +13,7 @@ from schemas.faults import Errors, Invalid
 from schemas.replies import Metadata
 from storage.table import Table
 from storage.tx import EntityChange
-from topics import avro, json, names
+from topics import avro, json, names, releases
 from topics.avro import Schema
 from topics.codec import Codec
 from topics.envelope import JSON, InvalidMessage
@@ -48,18 +49,17 @@ class Wire:
         self._row_names = {table.resource: f"{avro.NAMESPACE}.{table.row.__name__}" for table in catalogue.tables}
         self.change_ids = {resource: avro.schema_id(schema) for resource, schema in self.changes.items()}
 
-    def subjects(self) -> Iterator[tuple[str, Schema]]:
-        """Each topic with each schema of its values. Replies are JSON, so the topic of replies has none."""
-        for name, operation in self._catalogue.by_name.items():
-            yield self._catalogue.topic_of[name], self.requests[name]
-            yield names.results(self._catalogue.family_of[operation.name]), self.results[name]
-        for table in self._catalogue.tables:
-            yield names.changes(table.family), self.changes[table.resource]
+    def topics_and_schemas(self) -> Iterator[tuple[str, Schema]]:
+        """The schemas of all messages, each with the topic of its values."""
+        for schemas in (self.requests, self.results, self.changes):
+            for schema in schemas.values():
+                yield self._catalogue.topic_of_record[schema["name"]], schema
 
-    def ids(self, operation: str) -> dict[str, int]:
-        """The schema ids of an operation's messages."""
-        ids = self._ids[operation]
-        return {"request": ids.request, "result": ids.result}
+    def write_schemas(self, folder: Path) -> None:
+        """Write the schemas of all messages as files, in the layout that `topics.releases` describes."""
+        schemas = {"requests": self.requests, "results": self.results, "changes": self.changes}
+        ids = {name: {"request": ids.request, "result": ids.result} for name, ids in self._ids.items()}
+        releases.write(folder, schemas, {**ids, "changes": self.change_ids})
 
     def read_request(self, operation: Operation, content_type: str, value: bytes) -> dict[str, Any]:
         """The parts of a request as plain JSON data, also if the value is Avro. Raises InvalidMessage."""

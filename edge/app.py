@@ -24,9 +24,22 @@ from edge import headers as http_headers
 from edge import keys as api_keys
 from edge import openapi, translate
 from edge.keys import Identity, Keys
+from edge.registry import Registry
 from edge.reply_router import Reply, ReplyRouter
+from edge.schema_directory import SchemaDirectory
 from edge.settings import HttpSettings
-from schemas.faults import Bug, Fault, Forbidden, Invalid, MethodNotAllowed, NoAnswer, NotFound, RateLimited, TooLarge
+from schemas.faults import (
+    Bug,
+    Fault,
+    Forbidden,
+    Invalid,
+    MethodNotAllowed,
+    NoAnswer,
+    NotFound,
+    RateLimited,
+    TooLarge,
+    Unavailable,
+)
 from schemas.replies import envelope
 from topics import json, names
 from topics.envelope import JSON, ReplyTo, RequestHeaders
@@ -75,11 +88,28 @@ class Edge:
         }  # fmt: skip
         for operation in self._catalogue.operations:
             endpoints.setdefault(operation.path, {})[operation.method] = self._endpoint(operation)
+        for method, path, registry_endpoint in self._registry().routes():
+            endpoints.setdefault(path, {})[method] = registry_endpoint
         # "{" sorts after all letters, so /visitors/count comes before /visitors/{visitorId} and is matched first.
         for path in sorted(endpoints):
             app.router.routes.append(Route(path, _Resource(endpoints[path])))
         app.add_exception_handler(HTTPException, _no_route)
         return app
+
+    def _registry(self) -> Registry:
+        async def read_after(position: int) -> list[dict[str, Any]]:
+            answer: list[dict[str, Any]] = await self._ask("schemas.list", {"after": position})
+            return answer
+
+        return Registry(SchemaDirectory(self._catalogue.topic_of_record, read_after), self._api_keys)
+
+    async def _ask(self, name: str, query: dict[str, Any]) -> Any:
+        """The answer to an internal query of the edge itself. Raises NoAnswer, Unavailable."""
+        headers = RequestHeaders(str(uuid4()), name, "edge", JSON)
+        status, body = await self._request_reply(self._catalogue.by_name[name], headers, {"query": query})
+        if status != 200:
+            raise Unavailable("not_available", "The service cannot answer this now. Try again in a moment.")
+        return json.read(body)
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -43,6 +44,21 @@ Result = TypeVar("Result")
 class Role(StrEnum):
     worker = "worker"
     edge = "edge"
+
+
+def _print_version(is_set: bool) -> None:
+    if is_set:
+        typer.echo(version("visitor-service"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
@@ -178,19 +194,17 @@ def _health_url(settings: Settings, role: Role, live: bool) -> str:
 def schemas(
     folder: Annotated[Path, typer.Argument(help="The folder to write to. It is created if it is missing.")],
 ) -> None:
-    """Write the Avro schemas of all requests, results and changes, one file per schema, and a file with their ids."""
+    """Write the Avro schemas of all requests, results and changes, one file per schema, and a file with their ids.
+
+    The schemas of earlier releases, which topics still contain, are written to releases/<version>."""
+    import shutil
+
     from agents.catalogue import CATALOGUE
     from agents.wire import Wire
+    from topics import releases
 
-    wire = Wire(CATALOGUE)
-    groups = {"requests": wire.requests, "results": wire.results, "changes": wire.changes}
-    for kind, schemas_by_name in groups.items():
-        directory = folder / kind
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, schema in schemas_by_name.items():
-            (directory / f"{name}.avsc").write_text(json.dumps(schema, indent=2) + "\n")
-    ids = {operation.name: wire.ids(operation.name) for operation in CATALOGUE.operations}
-    (folder / "ids.json").write_text(json.dumps(ids | {"changes": wire.change_ids}, indent=2) + "\n")
+    Wire(CATALOGUE).write_schemas(folder)
+    shutil.copytree(releases.RELEASES, folder / "releases", dirs_exist_ok=True)
     typer.echo(f"Wrote the schemas to {folder}.")
 
 

@@ -30,8 +30,8 @@ def write(folder: Path, schemas: Mapping[str, Mapping[str, Schema]], ids: Mappin
         directory = folder / kind
         directory.mkdir(parents=True, exist_ok=True)
         for name, schema in schemas[kind].items():
-            (directory / f"{name}.avsc").write_text(json.dumps(schema, separators=(",", ":")) + "\n")
-    (folder / "ids.json").write_text(json.dumps(ids, indent=2) + "\n")
+            (directory / f"{name}.avsc").write_text(json.dumps(schema, indent=1) + "\n")
+    (folder / "ids.json").write_text(json.dumps(ids, indent=1) + "\n")
 
 
 def released() -> Iterator[ReleasedSchema]:

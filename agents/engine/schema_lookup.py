@@ -41,7 +41,7 @@ class SchemaLookup:
     def _entries(self) -> Iterator[schema_store.Entry]:
         for released in releases.released():
             yield _entry(released.id, released.schema)
-        for _, schema in self._wire.subjects():
+        for _, schema in self._wire.topics_and_schemas():
             yield _entry(schema_id(schema), schema)
 
     async def register(self) -> None:
@@ -60,7 +60,10 @@ class SchemaLookup:
 
         changes = {schema_id(schema) for schema in self._wire.changes.values()}
         await asyncio.gather(
-            *(register(topic, schema, schema_id(schema) in changes) for topic, schema in self._wire.subjects())
+            *(
+                register(topic, schema, schema_id(schema) in changes)
+                for topic, schema in self._wire.topics_and_schemas()
+            )
         )
 
     async def add_to_codec(self, ids: Collection[int]) -> bool:

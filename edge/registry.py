@@ -1,0 +1,230 @@
+"""The schema registry under `/registry`: the read API of Confluent's Schema Registry
+(https://docs.confluent.io/platform/current/schema-registry/develop/api.html), which stock serializers and
+deserializers use. Schemas are registered by the releases of the service, not through this API."""
+
+import base64
+import binascii
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+from urllib.parse import unquote
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from edge.keys import Keys
+from edge.schema_directory import SchemaDirectory, Version
+from schemas.faults import Fault, Unauthorized
+
+PREFIX = "/registry"
+MEDIA_TYPE = "application/vnd.schemaregistry.v1+json"
+IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
+"""The schema of an id never changes."""
+COMPATIBILITY = "FULL_TRANSITIVE"
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class RegistryError(Exception):
+    """An error answer, with the error codes of Confluent's API."""
+
+    def __init__(self, status: int, code: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class Registry:
+    """The endpoints of the registry. If API keys are configured, each call needs one: as a bearer token, or as the
+    password of Basic authentication, which is all that some clients can send."""
+
+    def __init__(self, directory: SchemaDirectory, api_keys: Keys) -> None:
+        self._directory = directory
+        self._api_keys = api_keys
+
+    def routes(self) -> Iterator[tuple[str, str, Endpoint]]:
+        """Method, path and endpoint of each route."""
+        endpoints: list[tuple[str, str, Callable[[Request], Awaitable[Any]]]] = [
+            ("GET", "", self._root),
+            ("GET", "/schemas/types", self._types),
+            ("GET", "/schemas/ids/{id}", self._schema),
+            ("GET", "/schemas/ids/{id}/schema", self._schema_text),
+            ("GET", "/schemas/ids/{id}/subjects", self._subjects_of_schema),
+            ("GET", "/schemas/ids/{id}/versions", self._versions_of_schema),
+            ("GET", "/subjects", self._subjects),
+            ("POST", "/subjects/{subject}", self._look_up),
+            ("GET", "/subjects/{subject}/versions", self._versions),
+            ("POST", "/subjects/{subject}/versions", self._register),
+            ("GET", "/subjects/{subject}/versions/{version}", self._version),
+            ("GET", "/subjects/{subject}/versions/{version}/schema", self._version_text),
+            ("GET", "/subjects/{subject}/versions/{version}/referencedby", self._referenced_by),
+            ("GET", "/config", self._config),
+            ("GET", "/config/{subject}", self._config),
+            ("GET", "/mode", self._mode),
+            ("GET", "/mode/{subject}", self._mode),
+        ]
+        for method, path, endpoint in endpoints:
+            yield method, PREFIX + path, self._answered(endpoint)
+
+    def _answered(self, endpoint: Callable[[Request], Awaitable[Any]]) -> Endpoint:
+        async def answer(request: Request) -> Response:
+            try:
+                self._authenticate(request)
+                result = await endpoint(request)
+            except RegistryError as error:
+                return _json({"error_code": error.code, "message": str(error)}, error.status)
+            except Unauthorized as fault:
+                challenge = {"WWW-Authenticate": 'Basic realm="registry"'}
+                return _json({"error_code": 40101, "message": fault.entries[0].message}, 401, challenge)
+            except Fault as fault:
+                return _json({"error_code": fault.status * 100 + 1, "message": fault.entries[0].message}, fault.status)
+            return result if isinstance(result, Response) else _json(result)
+
+        return answer
+
+    def _authenticate(self, request: Request) -> None:
+        """Raises Unauthorized."""
+        authorization = request.headers.get("authorization", "")
+        scheme, _, credentials = authorization.partition(" ")
+        if scheme.lower() == "basic":
+            authorization = f"Bearer {_password(credentials)}"
+        self._api_keys.identify(authorization)
+
+    async def _root(self, _: Request) -> Any:
+        return {}
+
+    async def _types(self, _: Request) -> Any:
+        return ["AVRO"]
+
+    async def _schema(self, request: Request) -> Response:
+        return _json({"schema": await self._text(request)}, headers=IMMUTABLE)
+
+    async def _schema_text(self, request: Request) -> Response:
+        return Response(await self._text(request), media_type=MEDIA_TYPE, headers=IMMUTABLE)
+
+    async def _text(self, request: Request) -> str:
+        schema = await self._directory.schema(_schema_id(request))
+        if schema is None:
+            raise RegistryError(404, 40403, "Schema not found")
+        return schema.text
+
+    async def _subjects_of_schema(self, request: Request) -> Any:
+        return [version.subject for version in await self._versions_with_schema(request)]
+
+    async def _versions_of_schema(self, request: Request) -> Any:
+        versions = await self._versions_with_schema(request)
+        return [{"subject": version.subject, "version": version.number} for version in versions]
+
+    async def _versions_with_schema(self, request: Request) -> list[Version]:
+        versions = await self._directory.versions_of(_schema_id(request))
+        if not versions:
+            raise RegistryError(404, 40403, "Schema not found")
+        return versions
+
+    async def _subjects(self, request: Request) -> Any:
+        prefix = request.query_params.get("subjectPrefix", "")
+        return [subject for subject in await self._directory.subjects() if subject.startswith(prefix)]
+
+    async def _versions(self, request: Request) -> Any:
+        return [version.number for version in await self._of_subject(request)]
+
+    async def _of_subject(self, request: Request) -> list[Version]:
+        subject = _parameter(request, "subject")
+        versions = await self._directory.versions(subject)
+        if not versions:
+            raise RegistryError(404, 40401, f"Subject '{subject}' not found. GET {PREFIX}/subjects lists all subjects.")
+        return versions
+
+    async def _version(self, request: Request) -> Any:
+        return _described(await self._requested_version(request))
+
+    async def _version_text(self, request: Request) -> Response:
+        return Response((await self._requested_version(request)).schema.text, media_type=MEDIA_TYPE)
+
+    async def _referenced_by(self, request: Request) -> Any:
+        await self._requested_version(request)
+        return []
+
+    async def _requested_version(self, request: Request) -> Version:
+        versions, number = await self._of_subject(request), _parameter(request, "version")
+        if number in ("latest", "-1"):
+            return versions[-1]
+        if not (number.isascii() and number.isdigit()):
+            raise RegistryError(422, 42202, "The version must be a positive number or 'latest'.")
+        if not 1 <= int(number) <= len(versions):
+            raise RegistryError(404, 40402, f"Version {number} not found.")
+        return versions[int(number) - 1]
+
+    async def _look_up(self, request: Request) -> Any:
+        return _described(await self._matching_version(request))
+
+    async def _register(self, request: Request) -> Any:
+        """A serializer registers its schema before it writes. A schema of the service is registered already."""
+        try:
+            return {"id": (await self._matching_version(request)).schema.id}
+        except RegistryError as error:
+            if error.code != 40403:
+                raise
+            message = "This registry is read-only. Use a schema of the service; GET /subjects lists them."
+            raise RegistryError(422, 42205, message) from None
+
+    async def _matching_version(self, request: Request) -> Version:
+        text = await _schema_in_body(request)
+        await self._of_subject(request)
+        try:
+            version = await self._directory.version_of(_parameter(request, "subject"), text)
+        except ValueError as error:
+            raise RegistryError(422, 42201, f"Invalid schema: {error}") from error
+        if version is None:
+            raise RegistryError(404, 40403, "Schema not found")
+        return version
+
+    async def _config(self, _: Request) -> Any:
+        return {"compatibilityLevel": COMPATIBILITY}
+
+    async def _mode(self, _: Request) -> Any:
+        return {"mode": "READONLY"}
+
+
+def _parameter(request: Request, name: str) -> str:
+    """Path parameters are still percent-encoded."""
+    return unquote(request.path_params[name])
+
+
+def _password(credentials: str) -> str:
+    try:
+        return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
+
+
+def _schema_id(request: Request) -> int:
+    text = _parameter(request, "id")
+    if not (text.isascii() and text.isdigit()):
+        raise RegistryError(404, 40403, "Schema not found")
+    return int(text)
+
+
+async def _schema_in_body(request: Request) -> str:
+    try:
+        body = json.loads(await request.body())
+    except ValueError:
+        raise RegistryError(422, 42201, "The body must be JSON.") from None
+    schema_type, text = (body.get("schemaType", "AVRO"), body.get("schema")) if isinstance(body, dict) else ("", None)
+    if schema_type != "AVRO" or not isinstance(text, str):
+        raise RegistryError(422, 42201, 'The body must be {"schema": "…"} with an Avro schema as JSON.')
+    return text
+
+
+def _described(version: Version) -> dict[str, Any]:
+    return {
+        "subject": version.subject,
+        "version": version.number,
+        "id": version.schema.id,
+        "schemaType": "AVRO",
+        "schema": version.schema.text,
+    }
+
+
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(json.dumps(value), status, headers, media_type=MEDIA_TYPE)
