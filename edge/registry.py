@@ -62,6 +62,12 @@ class Registry:
             ("GET", "/config/{subject}", self._config),
             ("GET", "/mode", self._mode),
             ("GET", "/mode/{subject}", self._mode),
+            # Confluent's newer clients ask for it first; an answer of 404 means that there is none.
+            ("GET", "/associations/resources/{namespace}/{topic}", self._no_association),
+            # The paths of Apicurio's own API that its converter for Kafka Connect (v2) and its serializers (v3) use.
+            ("GET", "/apis/registry/{api}/ids/{kind}/{id}", self._schema_text),
+            ("GET", "/apis/registry/{api}/ids/{kind}/{id}/references", self._references),
+            ("GET", "/apis/registry/v3/groups/default/artifacts/{subject}/versions/{version}", self._artifact),
         ]
         for method, path, endpoint in endpoints:
             yield method, PREFIX + path, self._answered(endpoint)
@@ -170,7 +176,6 @@ class Registry:
 
     async def _matching_version(self, request: Request) -> Version:
         text = await _schema_in_body(request)
-        await self._of_subject(request)
         try:
             version = await self._directory.version_of(_parameter(request, "subject"), text)
         except ValueError as error:
@@ -178,6 +183,30 @@ class Registry:
         if version is None:
             raise RegistryError(404, 40403, "Schema not found")
         return version
+
+    async def _no_association(self, _: Request) -> Any:
+        raise RegistryError(404, 404, "This topic has no associated subject.")
+
+    async def _references(self, request: Request) -> Any:
+        await self._text(request)
+        return []
+
+    async def _artifact(self, request: Request) -> Any:
+        """The newest version of a subject as Apicurio's API describes it."""
+        if _parameter(request, "version") != "branch=latest":
+            raise RegistryError(404, 404, "Only the version branch=latest is available.")
+        version = (await self._of_subject(request))[-1]
+        return {
+            "groupId": "default",
+            "artifactId": version.subject,
+            "version": str(version.number),
+            "globalId": version.schema.id,
+            "contentId": version.schema.id,
+            "artifactType": "AVRO",
+            "state": "ENABLED",
+            "createdOn": "1970-01-01T00:00:00Z",
+            "owner": "",
+        }
 
     async def _config(self, _: Request) -> Any:
         return {"compatibilityLevel": COMPATIBILITY}

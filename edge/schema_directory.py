@@ -39,7 +39,8 @@ class SchemaDirectory:
 
     - `<topic>-<full name of the record>` (Confluent's TopicRecordNameStrategy),
     - `<full name of the record>` (RecordNameStrategy),
-    - `<topic>-value` (TopicNameStrategy): the schemas of all records of the topic.
+    - `<topic>-value` (TopicNameStrategy). If a topic has records of several names, this subject has no versions, since
+      they would not be versions of one schema, but a schema can be looked up under it.
     """
 
     def __init__(self, topic_of_record: Mapping[str, str], read_after: ReadAfter) -> None:
@@ -58,26 +59,31 @@ class SchemaDirectory:
 
     async def subjects(self) -> list[str]:
         await self._refresh()
-        return sorted(self._by_subject)
+        return sorted(filter(self._has_one_record, self._by_subject))
 
     async def versions(self, subject: str) -> list[Version]:
         """The versions of a subject, the oldest first; none if the subject does not exist."""
         await self._refresh()
-        schemas = self._by_subject.get(subject, [])
-        return [Version(subject, number, schema) for number, schema in enumerate(schemas, 1)]
+        return self._versions(subject) if self._has_one_record(subject) else []
 
     async def versions_of(self, schema_id: int) -> list[Version]:
         """The versions of all subjects that have this schema."""
-        await self._refresh()
-        versions = [version for subject in sorted(self._by_subject) for version in await self.versions(subject)]
-        return [version for version in versions if version.schema.id == schema_id]
+        subjects = await self.subjects()
+        return [each for subject in subjects for each in self._versions(subject) if each.schema.id == schema_id]
 
     async def version_of(self, subject: str, text: str) -> Version | None:
         """The newest version of the subject whose schema means the same as `text`: properties that Avro does not
         define, documentation and the order of the properties are ignored. Raises ValueError if `text` is no schema."""
-        wanted_schema = normalize(text)
-        versions = reversed(await self.versions(subject))
-        return next((version for version in versions if normalize(version.schema.text) == wanted_schema), None)
+        schema = normalize(text)
+        await self._refresh()
+        return next((each for each in reversed(self._versions(subject)) if normalize(each.schema.text) == schema), None)
+
+    def _versions(self, subject: str) -> list[Version]:
+        schemas = self._by_subject.get(subject, [])
+        return [Version(subject, number, schema) for number, schema in enumerate(schemas, 1)]
+
+    def _has_one_record(self, subject: str) -> bool:
+        return len({schema.record_name for schema in self._by_subject.get(subject, [])}) == 1
 
     async def _refresh(self) -> None:
         async with self._reading:

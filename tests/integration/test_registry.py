@@ -78,6 +78,27 @@ async def test_a_schema_with_another_logical_type_is_not_found(registry: httpx.A
     assert (registered.status_code, registered.json()["error_code"]) == (422, 42205)
 
 
+async def test_a_change_topic_has_one_subject_by_its_name_a_request_topic_has_none(registry: httpx.AsyncClient) -> None:
+    changes, requests = names.changes("optins", "optin"), names.requests("optins")
+    latest = await _json(registry, f"/subjects/{changes}-value/versions/latest")
+    assert json.loads(latest["schema"]) == WIRE.changes["optin"]
+    response = await registry.get(f"/subjects/{requests}-value/versions/latest")
+    assert (response.status_code, response.json()["error_code"]) == (404, 40401)
+
+
+@pytest.mark.parametrize("kind", ["v2/ids/globalIds", "v3/ids/contentIds", "v3/ids/globalIds"])
+async def test_apicurios_clients_find_a_schema(registry: httpx.AsyncClient, kind: str) -> None:
+    path = f"/apis/registry/{kind}/{REQUEST_ID}"
+    assert await _json(registry, path) == REQUEST
+    assert await _json(registry, f"{path}/references") == []
+    assert (await registry.get(f"/apis/registry/{kind}/1")).status_code == 404
+
+
+async def test_apicurios_serializer_finds_the_newest_version_of_a_subject(registry: httpx.AsyncClient) -> None:
+    artifact = await _json(registry, f"/apis/registry/v3/groups/default/artifacts/{SUBJECT}/versions/branch%3Dlatest")
+    assert (artifact["artifactId"], artifact["globalId"], artifact["contentId"]) == (SUBJECT, REQUEST_ID, REQUEST_ID)
+
+
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [

@@ -9,7 +9,7 @@ trigger.
 from alembic import op
 
 revision = "0014"
-down_revision = "0012"
+down_revision = "0013"
 
 _FUNCTION = """
 create function outbox_topic_per_resource() returns trigger language plpgsql as $$
