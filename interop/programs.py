@@ -3,9 +3,12 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+
+from tests.support.stack import Process
 
 TOOLS = {
     "java": "a Java 17 runtime or newer (java)",
@@ -60,3 +63,20 @@ def run(*argv: str | Path, cwd: Path, seconds: float = 600, **environment: str) 
     command = " ".join(map(str, argv))
     assert process.returncode == 0, f"{command} in {cwd}:\n{process.stdout[-5000:]}\n{process.stderr[-5000:]}"
     return process.stdout
+
+
+@contextmanager
+def running(
+    name: str, argv: Sequence[str | Path], *, cwd: Path, log: Path, health_url: str, **environment: str
+) -> Iterator[Process]:
+    """Start a program that runs until it is told to end. It may not be ready yet."""
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            [str(argument) for argument in argv], cwd=cwd, env=os.environ | environment, stdin=subprocess.DEVNULL,
+            stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
+    process = Process(name, child, log, health_url)
+    try:
+        yield process
+    finally:
+        process.kill()
