@@ -65,8 +65,6 @@ class Operation:
     """The operation answers 200 for an existing record, see Existing."""
     sorts: Sequence[str]
     """The reply fields that the `sort` parameter accepts; empty if the operation has no `sort`."""
-    at_least_one: Sequence[str]
-    """The body must have at least one of these fields."""
     faults: Sequence[type[Fault]]
     """Faults in addition to those that the method, the path and the body imply."""
     partition_key: Sequence[str]
@@ -115,7 +113,6 @@ def declare(
     status: int | None = None,
     upserts: bool = False,
     sorted_by: type[Model] | None = None,
-    at_least_one: Sequence[str] = (),
     faults: Sequence[type[Fault]] = (),
     partition_key: Sequence[str] = (),
     handler: Handler | None = None,
@@ -144,7 +141,6 @@ def declare(
         to_reply_data=TypeAdapter(reply or NoFields).dump_python,
         status=status or _default_status(method, reply is not None),
         upserts=upserts,
-        at_least_one=at_least_one,
         faults=faults,
         partition_key=partition_key or tuple(params[:1]),
         sorts=tuple(_scalar_fields(sorted_by or reply or NoFields)) if "sort" in query.model_fields else (),

@@ -81,7 +81,7 @@ class Edge:
     def _create_app(self) -> FastAPI:
         app = FastAPIOffline(title="Visitor service", docs_url="/docs", redoc_url="/redoc", lifespan=self._lifespan)
         app.router.redirect_slashes = False
-        document = openapi.describe(self._catalogue)
+        document = openapi.describe(self._catalogue, with_keys=self._settings.keys is not None)
         app.openapi = lambda: document  # type: ignore[method-assign]
         endpoints: dict[str, dict[str, Endpoint]] = {
             "/health": {"GET": self._health}, "/health/live": {"GET": self._live}, "/metrics": {"GET": _metrics},

@@ -34,7 +34,9 @@ PARAMETERS: dict[str, Any] = {
     "Prefer": {
         "name": "Prefer",
         "in": "header",
-        "description": "With `respond-async` the call gets 202 and the request id immediately, not its answer.",
+        "description": "With `respond-async` the call gets 202 immediately, not its answer. The body of the 202 is"
+        " `{data: {requestId: …}, metadata: …}`. Repeat the call with the same key and without this header to get the"
+        " answer.",
         "schema": {"type": "string"},
     },
 }
@@ -46,7 +48,6 @@ RESPONSES: dict[str, Any] = {
         "required": True,
         "schema": _IDEMPOTENCY_KEY_SCHEMA,
     },
-    "Preference-Applied": {"required": True, "schema": {"const": "respond-async"}},
     "Retry-After": {
         "description": "Seconds to wait before the next attempt.",
         "required": True,
@@ -54,9 +55,13 @@ RESPONSES: dict[str, Any] = {
     },
     "Accept-Encoding": {
         "description": "The supported content coding. Present only if the body has an unsupported one.",
-        "schema": {"const": codings.GZIP},
+        "schema": {"type": "string", "enum": [codings.GZIP]},
     },
-    "WWW-Authenticate": {"required": True, "schema": {"const": "Bearer"}},
+    "WWW-Authenticate": {
+        "description": "The scheme of the API key.",
+        "required": True,
+        "schema": {"type": "string", "enum": ["Bearer"]},
+    },
 }
 """The response headers, as OpenAPI headers by name."""
 

@@ -21,21 +21,9 @@ from schemas.faults import (
     Unavailable,
     UnsupportedMediaType,
 )
-from schemas.model import Model
-from schemas.replies import Record
-from schemas.types import Identifier
 from topics.envelope import JSON
 
 Document = dict[str, Any]
-
-
-class Accepted(Model):
-    """The request was sent. Repeat the call with its key to get the answer."""
-
-    request_id: Identifier
-
-
-ACCEPTED = Record[Accepted]
 
 FAULTS: Mapping[type[Fault], str] = {
     Invalid: "The request cannot be decoded or is invalid. Each error names its field.",
@@ -60,15 +48,14 @@ def describe_faults(errors: Document) -> Document:
     return {fault.__name__: _response(FAULTS[fault], errors, headers.names_for(fault)) for fault in FAULTS}
 
 
-def describe(operation: Operation, reply: Document | None, accepted: Document) -> Document:
-    """All responses of an operation, by status. `reply` and `accepted` are the schemas of the bodies."""
+def describe(operation: Operation, reply: Document | None) -> Document:
+    """All responses of an operation, by status. `reply` is the schema of the body. 202 is described with the header
+    `Prefer` only: as a response of each write, it would be a part of the types of all generated clients."""
     key = [] if operation.is_query else [headers.IDEMPOTENCY_KEY]
     responses = {fault.status: {"$ref": f"#/components/responses/{fault.__name__}"} for fault in _faults(operation)}
     responses[operation.status] = _response(HTTPStatus(operation.status).phrase, reply, key)
     if operation.upserts:
         responses[HTTPStatus.OK] = _response(HTTPStatus.OK.phrase, reply, key)
-    if not operation.is_query:
-        responses[HTTPStatus.ACCEPTED] = _response("Accepted, not answered yet", accepted, [*key, "Preference-Applied"])
     return {str(int(status)): responses[status] for status in sorted(responses)}
 
 

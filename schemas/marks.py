@@ -42,7 +42,13 @@ class Whole:
         integer = core_schema.int_schema(strict=True, ge=self.ge, le=self.le)
         return core_schema.no_info_before_validator_function(_whole_decimal_to_int, integer)
 
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Without the limits of int64, which the format implies. JavaScript would round them to greater numbers."""
+        json_schema = {name: limit for name, limit in handler(schema).items() if limit not in _INT64_LIMITS}
+        return json_schema | {"format": "int64"}
 
+
+_INT64_LIMITS = (-(2**63), 2**63 - 1)
 _OUT_OF_RANGE = Decimal(2**64)
 
 

@@ -28,6 +28,7 @@ class Model(BaseModel):
         extra="forbid",
         hide_input_in_errors=True,
         json_schema_serialization_defaults_required=True,
+        use_attribute_docstrings=True,
     )
 
     partial: ClassVar[bool] = False
@@ -85,6 +86,10 @@ class ListOf(RootModel[Several[Item]], Generic[Item]):
     """A request body that is an array, with at most `LIST_LIMIT` entries."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
+
+    @classmethod
+    def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
+        return f"{params[0].__name__}List"
 
 
 class MapOf(RootModel[dict[str, Item]], Generic[Item]):

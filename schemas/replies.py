@@ -19,6 +19,11 @@ class Metadata(Model):
     links: dict[str, str] = Field(default={}, alias="_links", serialization_alias="_links")
 
 
+def _title(model: type[Model]) -> str:
+    """The name of a record for callers."""
+    return model.model_config.get("title") or model.__name__
+
+
 def envelope(data: Any, links: dict[str, str] | None = None) -> dict[str, Any]:
     """A `Record` or `Listing` as a dict."""
     return {"data": data, "metadata": {"version": 1, "_links": links or {}}}
@@ -32,7 +37,7 @@ class Record(Model, Generic[Item]):
 
     @classmethod
     def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
-        return f"{params[0].__name__}Reply"
+        return f"{_title(params[0])}Reply"
 
 
 class Listing(Model, Generic[Item]):
@@ -43,7 +48,7 @@ class Listing(Model, Generic[Item]):
 
     @classmethod
     def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
-        return f"{params[0].__name__}ListReply"
+        return f"{_title(params[0])}ListReply"
 
 
 class FieldsQuery(Model):

@@ -35,6 +35,9 @@ LIST_LIMIT = 500
 
 INT64 = 2**63 - 1
 
+NOTE = "note"
+"""The key of a sentence about a type in its JSON schema. OpenAPI appends it to the description of each field."""
+
 AMOUNT_DIGITS, AMOUNT_DECIMALS = 29, 9
 """Digits of an `Amount`: all digits, and the digits after the point. The Avro schema holds exactly these decimals."""
 
@@ -153,10 +156,7 @@ def _check_timezone(value: str) -> str:
     return value
 
 
-_NO_NUL: Any = {"pattern": r"^[^\x00]*$"}
-"""`_refuse_nul` in JSON Schema."""
-
-_TextBase = Annotated[str, Field(max_length=TEXT_LIMIT, coerce_numbers_to_str=True, json_schema_extra=_NO_NUL)]
+_TextBase = Annotated[str, Field(max_length=TEXT_LIMIT, coerce_numbers_to_str=True)]
 
 Identifier = Annotated[_TextBase, AfterValidator(_refuse_nul)]
 """A text that another system assigned, for example a barcode, a token or an externalId. It may contain any digits and
@@ -178,10 +178,9 @@ Plate = Annotated[
         {
             "type": "string",
             "maxLength": TEXT_LIMIT,
-            "pattern": r"^[^\x00]*[\p{L}\p{N}][^\x00]*$",
             "examples": ["GÖ-XY 101"],
-            "description": "Plates are compared by their letters and digits. Case, separators, the script of digits and"
-            " the Unicode normal form make no difference.",
+            NOTE: "It has at least one letter or digit. Plates are compared by their letters and digits: case,"
+            " separators, the script of digits and the Unicode normal form make no difference.",
         }
     ),
 ]
@@ -189,7 +188,7 @@ Plate = Annotated[
 
 LongText = Annotated[
     str,
-    Field(max_length=LONG_TEXT_LIMIT, coerce_numbers_to_str=True, json_schema_extra=_NO_NUL),
+    Field(max_length=LONG_TEXT_LIMIT, coerce_numbers_to_str=True),
     AfterValidator(_refuse_card_number_and_nul),
 ]
 """A document, for example a legal text."""
@@ -216,9 +215,8 @@ DayOrInstant = Annotated[
     WithJsonSchema(
         {
             "type": "string",
-            "oneOf": [{"format": "date-time"}, {"format": "date"}],
             "examples": ["1990-05-17"],
-            "description": "An RFC 3339 time or a date. A date means midnight UTC at its start.",
+            NOTE: "An RFC 3339 time or a date. A date means midnight UTC at its start.",
         }
     ),
 ]
@@ -231,8 +229,8 @@ Email = Annotated[
             "format": "email",
             "maxLength": TEXT_LIMIT,
             "examples": ["camille.martin@example.com"],
-            "description": "An RFC 6531 address without quotes. Addresses at docomo.ne.jp and ezweb.ne.jp may have dots"
-            " anywhere before the @.",
+            NOTE: "An RFC 6531 address without quotes. Addresses at docomo.ne.jp and ezweb.ne.jp may have dots anywhere"
+            " before the @.",
         }
     ),
 ]
@@ -251,9 +249,10 @@ Amount = Annotated[
     WithJsonSchema(
         {
             "type": "number",
+            "format": "double",
             "exclusiveMinimum": -1e20,
             "exclusiveMaximum": 1e20,
-            "description": "An exact number with at most 9 digits after the point. Trailing zeros do not count.",
+            NOTE: "An exact number with at most 9 digits after the point. Trailing zeros do not count.",
         }
     ),
 ]
@@ -268,8 +267,8 @@ LocaleCode = Annotated[
             "type": "string",
             "pattern": locales.PATTERN,
             "examples": ["fr-FR", "zh-Hant-TW"],
-            "description": "A locale of /locales. Requests may use any case, - or _, and may name the locale's usual"
-            " script. Answers use the form fr-FR.",
+            NOTE: "A locale of /locales. Requests may use any case, - or _, and may name the locale's usual script."
+            " Answers use the form fr-FR.",
         }
     ),
 ]
@@ -279,7 +278,7 @@ Timezone = Annotated[
     str,
     Strict(),
     AfterValidator(_check_timezone),
-    WithJsonSchema({"type": "string", "title": "Timezone", "enum": sorted(_TIMEZONES)}),
+    WithJsonSchema({"type": "string", "examples": ["Europe/Paris"], NOTE: "A time zone of the IANA database."}),
 ]
 PcCode = Annotated[
     str,

@@ -12,7 +12,7 @@ from pydantic import BaseModel, RootModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from schemas.shapes import shape_of
-from schemas.types import AMOUNT_DECIMALS
+from schemas.types import AMOUNT_DECIMALS, INT64
 
 TEXTS: tuple[Any, ...] = (
     *("Zora", "é", "e\u0301", "İẞ", "\U0001f600", "\u202eabc\u2028", "\x01\x7f", "\uffff\U0010ffff", " ", '"\\/'),
@@ -94,8 +94,8 @@ def _scalar(annotation: Any) -> st.SearchStrategy[Any]:
     if base is str:
         return _texts(annotation)
     if base is int:
-        limits = next(schema for schema in _schemas(annotation) if "minimum" in schema)
-        numbers = st.integers(limits["minimum"], limits["maximum"])
+        schema = next(schema for schema in _schemas(annotation) if schema.get("format") == "int64")
+        numbers = st.integers(schema.get("minimum", -INT64 - 1), schema.get("maximum", INT64))
         return numbers | numbers.map(lambda number: Decimal(f"{number}.0"))
     if base is Decimal:
         integers, fractions = st.integers(-(10**20) + 1, 10**20 - 1), st.integers(0, 10**9 - 1)

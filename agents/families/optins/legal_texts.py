@@ -58,7 +58,7 @@ class LegalTextLocale(Texts):
     locale_code: LocaleCode
 
 
-class LegalTextReply(LegalText, Texts):
+class LegalTextReply(LegalText, Texts, title="LegalText"):
     """The three texts are those of the requested locale. They are null if the legal text does not have that locale, or
     if no locale was requested."""
 

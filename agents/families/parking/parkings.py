@@ -32,6 +32,10 @@ class ParkingQuery(PageQuery):
     parking_partner: Omittable[ParkingPartner] = None
 
 
+class PartnersByCenter(MapOf[dict[str, list[ParkingPartner]]]):
+    """The parking partners of the active centers. The keys are the country and then the `pcCode`."""
+
+
 PARKINGS = Table(
     "parkings",
     Parking,
@@ -70,14 +74,14 @@ async def create(tx: Tx, request: Request[Model, NoFields, ParkingNew]) -> Parki
 
 @operation(
     "parkingPartners.map", "GET /parkingPartners", summary="Map the active centers to their parking partners",
-    reply=MapOf[dict[str, list[ParkingPartner]]],
+    reply=PartnersByCenter,
 )  # fmt: skip
-async def partners(tx: Tx, request: Request[NoFields, NoFields, NoFields]) -> MapOf[dict[str, list[ParkingPartner]]]:
+async def partners(tx: Tx, request: Request[NoFields, NoFields, NoFields]) -> PartnersByCenter:
     """The keys are the country and then the `pcCode`."""
     partners_by_country: dict[str, dict[str, list[ParkingPartner]]] = {}
     for row in await tx.all(_CENTERS_WITH_PARTNER):
         partners_by_country.setdefault(row.country, {})[row.pc_code] = [row.parking_partner]
-    return MapOf(partners_by_country)
+    return PartnersByCenter(partners_by_country)
 
 
 OPERATIONS: Operations = (

@@ -19,7 +19,7 @@ from storage.table import Table
 from storage.tx import Tx
 
 
-class Locale(Model):
+class Locale(Model, title="SupportedLocale"):
     locale_code: LocaleCode
     locale_label: Text
 

@@ -17,7 +17,7 @@ from storage.statements import any_of
 from storage.tx import Tx
 
 
-class ServiceReply(Service):
+class ServiceReply(Service, title="Service"):
     stores: list[ServiceStore]
     targets: list[ServiceTarget]
     themes: list[ServiceTheme]

@@ -43,7 +43,7 @@ class TargetLink(TargetLinkNew):
     update_date: Instant
 
 
-class TargetLinkReply(TargetLink):
+class TargetLinkReply(TargetLink, title="TargetLink"):
     service_target: ServiceTarget
 
 

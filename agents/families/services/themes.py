@@ -46,7 +46,7 @@ class ThemeLink(ThemeLinkNew):
     update_date: Instant
 
 
-class ThemeLinkReply(ThemeLink):
+class ThemeLinkReply(ThemeLink, title="ThemeLink"):
     service_theme: ServiceTheme
 
 

@@ -57,10 +57,12 @@ class VisitPath(Model):
 
 
 class VisitNew(Identification):
-    """`visitDate` is the time of the visit by the gateway's clock. By default it is the time of arrival."""
+    """An entry or an exit. Send at least one of `visitorId`, `barcode` and `licensePlate`. If several are sent, all of
+    them must identify the same visitor."""
 
     pc_code: PcCode
     visit_date: Annotated[Omittable[Instant], MessageOnly()] = None
+    """The time of the visit by the gateway's clock. By default it is the time of arrival."""
 
 
 class Visit(Model):
@@ -233,7 +235,6 @@ _ADVANCE_LAST_PARKING = _advance_date(VEHICLES, "last_parking_session")
     body=VisitNew,
     reply=Visit,
     shape="object",
-    at_least_one=_IDENTIFICATION_FIELDS,
     partition_key=_IDENTIFICATION_FIELDS,
 )
 async def create(calls: Sequence[tuple[Tx, Request[VisitPath, NoFields, VisitNew]]]) -> list[VisitEvent | Fault]:
