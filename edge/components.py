@@ -8,6 +8,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaV
 from pydantic_core import core_schema
 
 from agents.catalogue import Catalogue
+from schemas import docstrings
 from schemas.descriptions import COMMON
 from schemas.faults import Errors
 from schemas.types import NOTE
@@ -22,8 +23,14 @@ _NULL = {"type": "null"}
 
 class _Generator(GenerateJsonSchema):
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
-        """Replies may gain fields in later versions, so only requests refuse additional properties."""
+        """Add the descriptions of the fields. Replies may gain fields in later versions, so only requests refuse
+        additional properties."""
         json_schema = super().model_schema(schema)
+        model = schema["cls"]
+        for name, field in model.model_fields.items():
+            description = docstrings.of_field(model, name)
+            if description and "properties" in json_schema:
+                json_schema["properties"][field.serialization_alias]["description"] = description
         if self.mode == "serialization" and json_schema.get("additionalProperties") is False:
             del json_schema["additionalProperties"]
         return json_schema
@@ -130,9 +137,9 @@ def without_null(schema: Document) -> Document:
         schema = schema | {"type": next(name for name in schema["type"] if name != "null")}
     if "enum" in schema:
         schema = schema | {"enum": [value for value in schema["enum"] if value is not None]}
-    options = [option for option in schema.get("anyOf", ()) if option != _NULL]
+    options: list[Document] = [option for option in schema.get("anyOf", ()) if option != _NULL]
     if len(options) == 1:
-        return dict(options[0]) | {name: value for name, value in schema.items() if name != "anyOf"}
+        return options[0] | {name: value for name, value in schema.items() if name != "anyOf"}
     return schema
 
 
@@ -141,7 +148,7 @@ def _with_null_as_type(schema: Document) -> Document:
     options = schema.get("anyOf", [])
     if len(options) != 2 or options[1] != _NULL or "type" not in options[0]:
         return schema
-    merged = options[0] | {name: value for name, value in schema.items() if name != "anyOf"}
+    merged: Document = options[0] | {name: value for name, value in schema.items() if name != "anyOf"}
     merged["type"] = [options[0]["type"], "null"]
     if "enum" in merged:
         merged["enum"] = [*merged["enum"], None]

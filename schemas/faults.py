@@ -23,15 +23,20 @@ class ErrorEntry(Model):
     that caused the error."""
 
     code: str
+    """A stable word for programs, for example `email_taken`."""
     type: FaultType
+    """The kind of error."""
     field: str | None
+    """The JSON path of the field that caused the error, for example `optins[0].optinType`; null if no field did."""
     message: str
+    """What is wrong, for people."""
 
 
 class Errors(Model):
     """The body of every error answer."""
 
     errors: list[ErrorEntry]
+    """All errors of the request."""
 
 
 class Fault(Exception):

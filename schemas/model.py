@@ -28,7 +28,6 @@ class Model(BaseModel):
         extra="forbid",
         hide_input_in_errors=True,
         json_schema_serialization_defaults_required=True,
-        use_attribute_docstrings=True,
     )
 
     partial: ClassVar[bool] = False

@@ -16,7 +16,9 @@ Item = TypeVar("Item")
 
 class Metadata(Model):
     version: Literal[1] = 1
+    """The version of the envelope."""
     links: dict[str, str] = Field(default={}, alias="_links", serialization_alias="_links")
+    """URLs of this page and of its neighbours, by relation. Empty for a single record."""
 
 
 def _title(model: type[Model]) -> str:
@@ -33,7 +35,9 @@ class Record(Model, Generic[Item]):
     """The reply with one record."""
 
     data: Item
+    """The record."""
     metadata: Metadata
+    """The version of the envelope, without links."""
 
     @classmethod
     def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
@@ -44,7 +48,9 @@ class Listing(Model, Generic[Item]):
     """The reply with a page of records; `_links` has the URLs of other pages."""
 
     data: list[Item]
+    """The records of this page."""
     metadata: Metadata
+    """The version of the envelope, and the links to other pages."""
 
     @classmethod
     def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
@@ -58,10 +64,12 @@ class FieldsQuery(Model):
 
 
 class PagingQuery(Model):
-    """The query parameters of a page. `offset` is the number of records to skip."""
+    """The query parameters of a page."""
 
     offset: Omittable[Annotated[int, Whole(ge=1, le=INT64)]] = None
+    """Number of records to skip."""
     limit: Annotated[int, Whole(ge=1, le=500)] = 25
+    """Maximum number of records of the page."""
     sort: Annotated[
         Omittable[Text],
         Field(description="Comma-separated list of the fields to sort by. `-` before a field sorts it descending."),

@@ -15,7 +15,9 @@ bytes a character, are smaller than the largest record of a topic (topics.names.
 
 class TranslationNew(Model):
     locale_code: LocaleCode
+    """The locale of the text."""
     value: LongText
+    """The text."""
 
 
 class Translation(TranslationNew):

@@ -11,6 +11,7 @@ import pytest
 from agents.catalogue import CATALOGUE
 from agents.operation import Operation
 from edge import components, openapi, translate
+from schemas.descriptions import COMMON
 
 FACTS: dict[str, Any] = {
     fact["operation"]: fact for fact in json.loads((Path(__file__).parent / "facts.json").read_text())
@@ -274,6 +275,25 @@ def test_replies_may_gain_fields_and_requests_are_closed(operation: Operation) -
     for schema in _schemas_within(described.get("requestBody")):
         if "properties" in schema:
             assert schema["additionalProperties"] is False
+
+
+def test_every_field_and_every_parameter_has_a_description() -> None:
+    described = {
+        f"{name}.{field}": schema.get("description")
+        for name, component in DOCUMENT["components"]["schemas"].items()
+        for field, schema in component.get("properties", {}).items()
+    }
+    for operation in OPERATIONS:
+        for parameter in _described(operation)["parameters"]:
+            resolved = _resolved(parameter)
+            described[f"{operation.name} {resolved['name']}"] = resolved.get("description")
+    described |= {name: header.get("description") for name, header in DOCUMENT["components"]["headers"].items()}
+    assert [name for name, description in described.items() if not description] == []
+
+
+def test_a_common_description_is_used() -> None:
+    text = json.dumps(DOCUMENT)
+    assert [name for name, description in COMMON.items() if json.dumps(description)[1:-1] not in text] == []
 
 
 def test_schemas_have_the_names_of_their_records() -> None:

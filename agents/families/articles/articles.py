@@ -20,13 +20,18 @@ ArticleStatus = Literal["draft", "ready", "published", "archived"]
 class ArticleFields(Model):
     generic_name: Text
     main_image_url: Url
+    """URL of the main image."""
     status: ArticleStatus
+    """The state of the article."""
     publish_date: Instant
+    """When the article is published."""
 
 
 class ArticleNew(ArticleFields):
     title: Omittable[list[TranslationNew]] = None
+    """The title, in several locales."""
     content: Omittable[list[TranslationNew]] = None
+    """The content, in several locales."""
 
 
 class ArticlePatch(ArticleNew, partial=True):
@@ -36,7 +41,9 @@ class ArticlePatch(ArticleNew, partial=True):
 class Article(ArticleFields):
     article_id: Int64
     title: list[Translation]
+    """The title, in several locales."""
     content: list[Translation]
+    """The content, in several locales."""
     creation_date: Instant
     update_date: Instant
 
@@ -47,8 +54,11 @@ class ArticlePath(Model):
 
 class ArticleQuery(PageQuery):
     status: Omittable[ArticleStatus] = None
+    """Only articles with this status."""
     publish_date_since: Omittable[DayOrInstant] = None
+    """Only articles that are published at or after this time."""
     publish_date_until: Omittable[DayOrInstant] = None
+    """Only articles that are published before this time."""
 
 
 ARTICLES = Table(

@@ -22,21 +22,35 @@ UrwAppId = Literal[
 
 class CenterFields(Model):
     label: Text
+    """The name of the center."""
     country: CountryCode
+    """The country of the center, as ISO 3166-1 alpha-2 code."""
     is_westfield: Flag
+    """Whether the center has the brand Westfield."""
     center_id: Omittable[Text] = None
+    """The name of the center in other systems."""
     center_code: Omittable[Int64] = None
+    """The number of the center in other systems."""
     has_worker: Flag = False
+    """Whether people who work in the center have accounts of their own."""
     has_multi_step: Flag = False
+    """Whether the registration has several steps."""
     is_active: Flag = False
+    """Whether the center is active."""
     has_email_validation: Flag = True
+    """Whether visitors must confirm their email address."""
     loyalty_start_date: Instant | None = None
+    """When the loyalty programme starts."""
     has_basic_loyalty: Flag = False
+    """Whether the center has the basic loyalty programme."""
     parking_partner: Omittable[ParkingPartner] = None
     wallet_context_id: Int64 | None = None
+    """Id of the context of the center's cards in mobile wallets."""
     urw_app_id: UrwAppId | None = None
     has_registration: Flag = True
+    """Whether visitors can register in the center."""
     has_loyalty: Omittable[Flag] = None
+    """Whether the center has a loyalty programme."""
 
 
 class CenterNew(CenterFields):
@@ -54,7 +68,9 @@ class Center(CenterNew):
 
 class CenterQuery(PageQuery):
     is_active: Omittable[Flag] = None
+    """Only active centers, or with `false` only inactive ones."""
     country: Omittable[CountryCode] = None
+    """Only centers in this country."""
 
 
 CENTERS = Table(

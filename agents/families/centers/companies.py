@@ -12,10 +12,12 @@ from storage.table import Table
 
 class CompanyNew(Model):
     company_name: Text
+    """The name of the company."""
 
 
 class Company(CompanyNew):
     center_company_id: Int64
+    """Id of the company in the center."""
     pc_code: PcCode
     creation_date: Instant
     update_date: Instant

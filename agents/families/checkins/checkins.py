@@ -29,6 +29,7 @@ class CheckinNew(Model):
     pc_code: PcCode
     service_id: Int64
     origin: Literal["partner", "dashboard"]
+    """Who reports the check-in."""
 
 
 class CheckinByBarcode(CheckinNew):
@@ -44,12 +45,16 @@ class Checkin(CheckinNew):
 
 class VisitorCheckinQuery(PageQuery):
     pc_code: Omittable[PcCode] = None
+    """Only check-ins in the center with this code."""
 
 
 class CheckinQuery(VisitorCheckinQuery):
     service_id: Omittable[Int64] = None
+    """Only check-ins at this service."""
     checked_in_since: Annotated[Omittable[Instant], Filter(lambda c, moment: c.creation_date >= moment)] = None
+    """Only check-ins at or after this time."""
     checked_in_until: Annotated[Omittable[Instant], Filter(lambda c, moment: c.creation_date < moment)] = None
+    """Only check-ins before this time."""
 
 
 CHECKINS = Table(

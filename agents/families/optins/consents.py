@@ -28,11 +28,13 @@ _US_ONLY = ("privacy_us", "smartparking_us", "sms_us")
 
 class ConsentQuery(Model):
     new_center: Omittable[PcCode] = None
+    """The code of a center. Legal texts that do not apply in its country are left out."""
 
 
 class RequiredConsent(Model):
     legal_text_id: Int64
     require_consent: Flag
+    """Whether the consent of the visitor is missing."""
 
 
 def _select_required() -> Any:

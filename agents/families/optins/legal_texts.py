@@ -25,11 +25,13 @@ LegalType = Literal[
 
 class LegalTextDates(Model):
     release_date: Instant
+    """When the version is released."""
     require_consent: Omittable[Flag] = None
 
 
 class LegalTextNew(LegalTextDates):
     type: LegalType
+    """What the text is about."""
 
 
 class LegalTextPatch(LegalTextDates, partial=True):
@@ -38,15 +40,20 @@ class LegalTextPatch(LegalTextDates, partial=True):
 
 class LegalText(LegalTextNew):
     legal_text_id: Int64 = Field(alias="id", serialization_alias="id")
+    """Id of the legal text."""
     version: Int64
+    """The number of the version; versions of a type count up from 1."""
     creation_date: Instant
     update_date: Instant
 
 
 class Texts(Model):
     optin_display_text: LongText | None
+    """The text beside the checkbox of the consent."""
     optin_header_text: LongText | None
+    """The heading of the consent."""
     document_text: LongText | None
+    """The full text."""
 
 
 class TextsPatch(Texts, partial=True):
@@ -65,9 +72,13 @@ class LegalTextReply(LegalText, Texts, title="LegalText"):
 
 class LegalTextQuery(PageQuery):
     legal_type: Annotated[Omittable[LegalType], Filter(lambda c, legal_type: c.type == legal_type)] = None
+    """Only legal texts of this type."""
     version: Omittable[Int64] = None
+    """Only legal texts with this version."""
     latest: Omittable[Flag] = None
+    """Only the newest released version of each type."""
     locale: Omittable[LocaleCode] = None
+    """The locale whose texts are returned."""
 
 
 LEGAL_TEXTS = Table(

@@ -30,7 +30,9 @@ OptinType = Literal["commercial", "loyalty", "center", "privacy", "wallet", "ter
 
 class OptinSender(Model):
     client_id: Omittable[Identifier] = None
+    """Id of the email client that reported the consent."""
     send_id: Omittable[Identifier] = None
+    """Id of the mailing to which the visitor reacted."""
 
 
 class OptinPatch(OptinSender, partial=True):
@@ -39,18 +41,26 @@ class OptinPatch(OptinSender, partial=True):
 
 class OptinNew(OptinSender):
     optin_channel: OptinChannel
+    """The channel for which the consent is."""
     optin_type: OptinType
+    """The purpose for which the consent is."""
     legal_text_id: Int64 | None = None
+    """Id of the legal text to which the visitor consented."""
     is_active: Flag
+    """Whether the visitor consents or refuses."""
     last_opened_date: Omittable[Instant] = None
+    """When the visitor last opened a mailing."""
     context_id: Omittable[Int64] = None
+    """Id of the context, for example of a wallet. Optins of different contexts are independent of each other."""
 
 
 class Optin(OptinNew):
     optin_id: Int64
     visitor_id: Uuid
     optout_date: Instant | None
+    """When the visitor refused or withdrew the consent; null while it is active."""
     optin_date: Instant | None
+    """When the visitor consented; null for a refusal."""
     creation_date: Instant
     update_date: Instant
 
@@ -61,7 +71,9 @@ class OptinPath(VisitorPath):
 
 class OptinKind(Model):
     optin_type: OptinType
+    """The purpose of the consents."""
     optin_channel: OptinChannel
+    """The channel of the consents."""
 
 
 _CONTEXT = "context_id"
@@ -102,10 +114,15 @@ def _is_latest(columns: Any, value: bool) -> sa.ColumnElement[bool]:
 
 class OptinQuery(PageQuery):
     is_active: Omittable[Flag] = None
+    """Only active optins, or with `false` only inactive ones."""
     context_id: Omittable[Int64] = None
+    """Only optins of this context."""
     latest: Annotated[Omittable[Flag], Filter(_is_latest)] = None
+    """Only the newest optin of each type, channel and context."""
     optin_type: Omittable[OptinType] = None
+    """Only optins of this type."""
     optin_channel: Omittable[OptinChannel] = None
+    """Only optins of this channel."""
 
 
 def _opt_out(*conditions: sa.ColumnElement[bool]) -> Any:

@@ -35,19 +35,30 @@ FourDigits = Annotated[
 
 class CardFields(Model):
     first_name: Text
+    """First name of the cardholder."""
     last_name: Text
+    """Last name of the cardholder."""
     postal_code: Omittable[Text] = None
+    """Postal code of the billing address."""
     service_types: Omittable[ServiceTypes] = None
+    """The services that are paid with the card."""
     year: Annotated[int, Whole(ge=1000, le=9999)]
+    """The year in which the card expires."""
     month: Annotated[int, Whole(ge=1, le=12)]
+    """The month in which the card expires."""
 
 
 class CardNew(CardFields):
     fingerprint: Identifier
+    """The fingerprint of the card number at the payment provider. It is the same for the same card."""
     card_type: Literal["american_express", "jcb", "visa", "master", "maestro", "discover"]
+    """The brand of the card."""
     first_six_digits: SixDigits
+    """The first six digits of the card number."""
     last_four_digits: FourDigits
+    """The last four digits of the card number."""
     payment_method_token: Text
+    """The token of the card at the payment provider."""
 
 
 class CardPatch(CardFields, partial=True):
@@ -58,6 +69,7 @@ class Card(CardNew):
     card_id: Int64
     visitor_id: Uuid
     good_thru: Text
+    """The end of validity, as MM/YYYY."""
     deletion_date: Instant | None
     creation_date: Instant
     update_date: Instant

@@ -25,24 +25,43 @@ PaymentStatus = Literal["failed", "partial_refunded", "pending", "refunded", "su
 
 class HistoryFields(Model):
     parking_session_start: Omittable[Instant] = None
+    """When the vehicle entered."""
     parking_session_end: Omittable[Instant] = None
+    """When the vehicle left."""
     parking_session_id: Int64 | None = None
+    """Id of the session in the partner's system."""
     amount: Omittable[Int64] = None
+    """The price of the session."""
     currency: Currency
+    """The currency of all amounts."""
     access_device: Text
+    """Licence plate or barcode at the entry."""
     exit_access_device: Text | None = None
+    """Licence plate or barcode at the exit."""
     formatted_total_time: Omittable[Text] = None
+    """The duration as a text for people."""
     paid_at: Omittable[Instant] = None
+    """When the session was paid."""
     paid_at_kiosk: Flag | None = None
+    """Whether the session was paid at a kiosk."""
     refunded_amount: Amount | None = None
+    """The amount that was refunded."""
     payment_status: Omittable[PaymentStatus] = None
+    """The state of the payment."""
     total_time: Omittable[Int64] = None
+    """The duration of the session, in the unit of the partner."""
     transaction_full_amount: Amount | None = None
+    """The amount of the transaction with tax."""
     transaction_id: Identifier | None = None
+    """Id of the transaction at the payment provider."""
     transaction_pretax_amount: Amount | None = None
+    """The amount of the transaction without tax."""
     transaction_tax_amount: Amount | None = None
+    """The tax of the transaction."""
     validation_amount: Amount | None = None
+    """The amount that validations took off the price."""
     vendor_id: Omittable[Text] = None
+    """Id of the vendor."""
 
 
 class HistoryNew(HistoryFields):
@@ -71,28 +90,40 @@ def _uses_device(columns: Any, device: str) -> sa.ColumnElement[bool]:
 
 
 class HistoryQuery(PageQuery):
-    """`startDate` and `endDate` are inclusive limits for parkingSessionStart."""
-
     access_device: Annotated[Omittable[Text], Filter(_uses_device)] = None
+    """Only sessions with this licence plate or barcode, as `accessDevice` or as `exitAccessDevice`."""
     parking_id: Omittable[Int64] = None
+    """Only sessions of this parking."""
     start_date: Annotated[Omittable[Instant], Filter(lambda c, moment: c.parking_session_start >= moment)] = None
+    """Only sessions that started at or after this time."""
     end_date: Annotated[Omittable[Instant], Filter(lambda c, moment: c.parking_session_start <= moment)] = None
+    """Only sessions that started at or before this time."""
     parking_session_id: Int64 | None = None
+    """Only the session with this id in the partner's system."""
 
 
 class SummaryQuery(PagingQuery):
     timezone: Timezone
+    """The time zone in which months begin."""
     parking_id: Omittable[Int64] = None
+    """Only sessions of this parking."""
     access_device: Annotated[Omittable[Text], Filter(_uses_device)] = None
+    """Only sessions with this licence plate or barcode, as `accessDevice` or as `exitAccessDevice`."""
     pc_code: Omittable[PcCode] = None
+    """Only sessions in the center with this code."""
 
 
 class MonthSummary(Model):
     year: Int64
+    """The year."""
     month: Int64
+    """The month, from 1 to 12."""
     total_amount: Amount
+    """The sum of the amounts."""
     currency: Currency
+    """The currency of the sum."""
     total_histories: Int64
+    """The number of sessions."""
 
 
 HISTORIES = Table(

@@ -22,14 +22,18 @@ class Parking(ParkingNew):
     visitor_id: Uuid
     parking_id: Int64
     is_active: Flag
+    """Whether the visitor is subscribed."""
     subscription_date: Instant
+    """When the visitor subscribed."""
     unsubscribed_at: Instant | None
+    """When the visitor unsubscribed; null while the parking is active."""
     creation_date: Instant
     update_date: Instant
 
 
 class ParkingQuery(PageQuery):
     parking_partner: Omittable[ParkingPartner] = None
+    """Only parkings of this partner."""
 
 
 class PartnersByCenter(MapOf[dict[str, list[ParkingPartner]]]):

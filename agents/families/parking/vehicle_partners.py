@@ -22,9 +22,12 @@ from storage.tx import Tx
 class VehiclePartnerFields(Model):
     vehicle_id: Int64
     partner_id: Identifier
+    """The id of the vehicle in the partner's system."""
     parking_partner: ParkingPartner
     visitor_center_id: Omittable[Int64] = None
+    """Id of the visitor center that names the center, instead of `pcCode` or beside it."""
     pc_code: Omittable[PcCode] = None
+    """The code of the center in which the id is valid."""
 
 
 class VehiclePartnerNew(VehiclePartnerFields):

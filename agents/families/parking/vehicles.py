@@ -31,22 +31,33 @@ def _has_plate(columns: Any, plate: str) -> sa.ColumnElement[bool]:
 
 class VehicleFields(Model):
     name: Text | None = None
+    """A name for the vehicle, which the visitor chooses."""
     maker: Omittable[Text] = None
+    """The maker of the vehicle."""
     color: Omittable[Text] = None
+    """The colour of the vehicle."""
     model: Omittable[Text] = None
+    """The model of the vehicle."""
     license_plate: Plate
+    """The licence plate."""
     license_plate_country: Omittable[CountryCode] = None
+    """The country of the licence plate, as ISO 3166-1 alpha-2 code."""
     year_of_manufacture: Omittable[Annotated[int, Whole(ge=1800, le=2500)]] = None
+    """The year in which the vehicle was built."""
     last_parking_session: Omittable[Instant] = None
+    """When the vehicle last entered a center."""
 
 
 class VehiclePatch(VehicleFields, partial=True):
     vehicle_id: Int64
+    """Id of the vehicle. It must be that of the path."""
     deletion_date: Instant
+    """When the vehicle was deleted. A vehicle with this date counts as deleted."""
 
 
 class Vehicle(VehicleFields):
     license_plate: Text  # Not Plate: old rows may have plates without letters and digits, which were accepted once.
+    """The licence plate, as it was sent."""
     vehicle_id: Int64
     visitor_id: Uuid
     deletion_date: Instant | None
@@ -59,6 +70,7 @@ class VehicleQuery(PageQuery):
         False
     )
     license_plate: Annotated[Text | None, Filter(_has_plate)] = None
+    """Only vehicles with this licence plate."""
 
 
 VEHICLES = Table(

@@ -17,25 +17,37 @@ ChallengeStatus = Literal["draft", "active", "ended", "archived", "ready"]
 
 class ChallengeText(Translation):
     type: Text
+    """The name of the list that has the text."""
 
 
 class ChallengeFields(Model):
     pc_code: PcCode
     generic_name: Text
     type: ChallengeType
+    """What the participants do."""
     start_date: Instant
+    """The start of the challenge, inclusive."""
     end_date: Instant
+    """The end of the challenge, inclusive."""
     timezone: Omittable[Timezone] = None
+    """The time zone of the challenge, in which its days begin."""
     image_url: Url | None = None
+    """URL of an image."""
     winner_number: Int64
+    """How many participants win the reward."""
     reward_expiration_seconds: Int64 | None = None
+    """For how many seconds an unlocked reward can be received."""
     status: ChallengeStatus
+    """The state of the challenge. Only an active one can be joined and gains points."""
 
 
 class ChallengeNew(ChallengeFields):
     display_name: list[TranslationNew]
+    """The name of the challenge, in several locales."""
     description: list[TranslationNew]
+    """What the challenge is about, in several locales."""
     reward_detail: list[TranslationNew]
+    """What the winners get, in several locales."""
 
 
 class ChallengePatch(ChallengeNew, partial=True):
@@ -44,11 +56,16 @@ class ChallengePatch(ChallengeNew, partial=True):
 
 class Challenge(ChallengeFields):
     display_name: list[ChallengeText]
+    """The name of the challenge, in several locales."""
     description: list[ChallengeText]
+    """What the challenge is about, in several locales."""
     reward_detail: list[ChallengeText]
+    """What the winners get, in several locales."""
     challenge_id: Int64
     created_at: Instant
+    """When the challenge was created."""
     updated_at: Instant
+    """When the challenge was changed last."""
 
     def runs(self, moment: datetime) -> bool:
         """True if visitors can join and log points: active, and `moment` is between its dates (inclusive)."""

@@ -37,20 +37,25 @@ class ChallengePath(Model):
 
 class Termination(Model):
     ignore_end_date: Flag
+    """Whether the challenge is terminated before its `endDate` as well."""
 
 
 class ChallengeQuery(PageQuery):
-    """`startDate` selects challenges that start at or after it, `endDate` those that end at or before it."""
-
     pc_code: Omittable[PcCode] = None
+    """Only challenges of the center with this code."""
     type: Omittable[ChallengeType] = None
+    """Only challenges of this type."""
     start_date: Annotated[Omittable[Instant], Filter(lambda c, moment: c.start_date >= moment)] = None
+    """Only challenges that start at or after this time."""
     end_date: Annotated[Omittable[Instant], Filter(lambda c, moment: c.end_date <= moment)] = None
+    """Only challenges that end at or before this time."""
     status: Omittable[ChallengeStatus] = None
+    """Only challenges with this status."""
 
 
 class ParticipantQuery(PageQuery):
     reward_unlocked: Omittable[Flag] = None
+    """Only participants whose reward is unlocked, or with `false` only those whose reward is not."""
 
 
 _TEXTS = {"display_name": "displayName", "description": "description", "reward_detail": "rewardDetail"}

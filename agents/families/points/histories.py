@@ -18,19 +18,27 @@ from storage.tx import Tx
 
 class ChallengeHistory(Model):
     visitor_challenge_history_id: Int64
+    """Id of the entry in the history."""
     challenge_id: Int64
     visitor_id: Uuid
     visitor_challenge_id: Int64
     points: Int64
+    """How many points were added."""
     bonus_activated: Flag
+    """Whether a bonus was activated."""
     total_points: Int64
+    """The points of the participant after it."""
     participation_date: Instant
+    """When the request arrived."""
     origin: Text
+    """The caller that sent the request."""
     action: Literal["increment", "update", "bonus"]
+    """What changed the points."""
 
 
 class HistoryQuery(Model):
     challenge_id: Omittable[Int64] = None
+    """Only the history in this challenge."""
 
 
 # Histories emit no changes: the change of the visitorChallenge has the new points, and its causedBy identifies the

@@ -25,19 +25,30 @@ TOP_LIMIT = 10_000
 
 class Standing(Model):
     position: Int64
+    """The position in the ranking. Equal points share a position."""
     name: Text
+    """First name and initial of the participant."""
     points: Text
+    """The points of the participant, as a text."""
     is_visitor_rank: Flag
+    """Whether this participant is the visitor."""
 
 
 class Ranking(Model):
     challenge: Challenge
+    """The challenge."""
     visitor_challenge: VisitorChallenge
+    """The participation of the visitor."""
     top_ranking: list[Standing]
+    """The first participants, as many as there are winners."""
     other_ranking: list[Standing]
+    """The visitor with the two participants above and the two below; empty for a visitor in `topRanking`."""
     bonus_activated_today: Flag
+    """Whether the visitor had a bonus today, in the time zone of the challenge."""
     visitor_ranking_position: Int64
+    """The position of the visitor."""
     can_log_points: Flag
+    """Whether the challenge runs now."""
 
 
 _Names = Mapping[UUID, str]

@@ -16,16 +16,27 @@ from storage.table import Table
 
 class RewardFields(Model):
     start_date: Instant
+    """From when on the visitor collects."""
     end_date: Instant | None = None
+    """Until when the visitor collects; null without a limit."""
     balance: Amount
+    """What the visitor has collected."""
     is_scan: Omittable[Flag] = None
+    """Whether the visitor scans receipts."""
     is_bank: Omittable[Flag] = None
+    """Whether the visitor has linked a bank account."""
     is_restaurant: Omittable[Flag] = None
+    """Whether the reward is for restaurants."""
     outside_optin: Flag
+    """Whether the visitor consented that purchases outside the center count."""
     threshold: Int64
+    """The balance at which the reward is earned."""
     last_purchase_date: Instant | None = None
+    """When the last purchase was counted."""
     external_id: Omittable[Uuid] = None
+    """Id of the reward in the system that defines it."""
     upgraded_from: Omittable[Literal["android", "ios", "web", "partner", "other"]] = None
+    """Where the visitor joined."""
 
 
 class RewardNew(RewardFields):
@@ -40,12 +51,14 @@ class Reward(RewardNew):
     reward_id: Int64
     visitor_id: Uuid
     is_converted: Flag
+    """Whether the balance has reached the threshold."""
     creation_date: Instant
     update_date: Instant
 
 
 class RewardQuery(PageQuery):
     pc_code: Omittable[PcCode] = None
+    """Only rewards of the center with this code."""
 
 
 REWARDS = Table(

@@ -12,11 +12,16 @@ from storage.table import Table
 
 class ProgressFields(Model):
     points: Int64
+    """The points of the participant."""
     total_entry_count: Int64
+    """How many times points were added."""
     bonus_entry_count: Int64
+    """How many bonuses were activated."""
     last_entry_date: Instant | None
+    """When points were last added; null if never."""
     reward_unlocked: Flag
     reward_received: Flag
+    """Whether the participant has received the reward."""
 
 
 class VisitorChallengePatch(ProgressFields, partial=True):
@@ -26,12 +31,14 @@ class VisitorChallengePatch(ProgressFields, partial=True):
 class VisitorChallengeNew(Model):
     challenge_id: Int64
     registered_at: Omittable[Instant] = None
+    """When the visitor joined. By default it is the time of arrival."""
 
 
 class VisitorChallenge(ProgressFields):
     visitor_id: Uuid
     challenge_id: Int64
     registered_date: Instant
+    """When the visitor joined."""
     creation_date: Instant
     update_date: Instant
     visitor_challenge_id: Int64

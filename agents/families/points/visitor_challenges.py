@@ -37,6 +37,7 @@ class VisitorChallengePath(VisitorPath):
 
 class Points(Model):
     points: Int64
+    """How many points to add. A negative number takes points away."""
 
 
 def _challenge_with(name: str) -> Filter:
@@ -50,9 +51,13 @@ def _challenge_with(name: str) -> Filter:
 
 class VisitorChallengeQuery(PageQuery):
     pc_code: Annotated[Omittable[PcCode], _challenge_with("pc_code")] = None
+    """Only participations in challenges of the center with this code."""
     type: Annotated[Omittable[ChallengeType], _challenge_with("type")] = None
+    """Only participations in challenges of this type."""
     register_date_since: Annotated[Omittable[Instant], Filter(lambda c, moment: c.registered_date >= moment)] = None
+    """Only participations that began at or after this time."""
     register_date_until: Annotated[Omittable[Instant], Filter(lambda c, moment: c.registered_date < moment)] = None
+    """Only participations that began before this time."""
 
 
 def _require_running(challenge: Challenge, tx: Tx) -> None:

@@ -19,9 +19,13 @@ BookmarkType = Literal["store", "restaurant", "deal", "event", "news"]
 class BookmarkNew(Model):
     pc_code: PcCode
     external_id: Identifier
+    """The id of the bookmarked item in the system that has it."""
     label: Text
+    """The name of the bookmarked item."""
     bookmark_type: BookmarkType
+    """The type of the bookmark."""
     source: Literal["visitor", "lbe"]
+    """Who added the bookmark."""
 
 
 class Bookmark(BookmarkNew):
@@ -33,6 +37,7 @@ class Bookmark(BookmarkNew):
 
 class BookmarkQuery(PageQuery):
     bookmark_type: Omittable[BookmarkType] = None
+    """Only bookmarks of this type."""
 
 
 BOOKMARKS = Table(

@@ -19,13 +19,21 @@ from storage.tx import Tx
 
 class DeviceFields(Model):
     maker: Omittable[Text] = None
+    """The maker of the device."""
     model: Omittable[Text] = None
+    """The model of the device."""
     os_version: Omittable[Text] = None
+    """The version of the operating system."""
     token: Identifier
+    """The token that identifies the device."""
     locale: Omittable[Text] = None
+    """The locale of the device."""
     platform: Literal["ios", "android"]
+    """The operating system."""
     timezone: Omittable[Text] = None
+    """The time zone of the device."""
     mobile_carrier: Omittable[Text] = None
+    """The mobile network operator."""
     notification_token: Identifier
 
 
@@ -42,6 +50,7 @@ class Device(DeviceFields):
 
 class DeviceApp(Model):
     app_id: Int64
+    """Id of the app on the device."""
     device_id: Int64
     urw_app_id: UrwAppId
     notification_token: Identifier

@@ -18,7 +18,9 @@ from storage.tx import Tx
 
 class InterestNew(Model):
     external_id: Identifier
+    """The id of the interest in the system that defines it."""
     label: Text
+    """The name of the interest."""
 
 
 class Interest(InterestNew):

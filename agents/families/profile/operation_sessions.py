@@ -23,14 +23,23 @@ from storage.tx import Tx
 class SessionNew(Model):
     pc_code: PcCode
     guid: Identifier
+    """The id of the session, which is unique for the visitor."""
     game_id: Text
+    """Id of the game."""
     game_name: Text
+    """The name of the game."""
     optin: Omittable[Flag] = None
+    """Whether the visitor consented to be contacted."""
     is_contest: Omittable[Flag] = None
+    """Whether the operation is a contest."""
     is_welcome_journey: Omittable[Flag] = None
+    """Whether the operation is a welcome journey."""
     is_welcome_offer: Omittable[Flag] = None
+    """Whether the operation is a welcome offer."""
     is_wifit: Omittable[Flag] = None
+    """Whether the session came from the center's Wi-Fi."""
     is_synchronized: Omittable[Flag] = None
+    """Whether the session is synchronized with other systems."""
 
 
 class Session(SessionNew):
@@ -41,13 +50,18 @@ class Session(SessionNew):
 
 class SessionQuery(PageQuery):
     pc_code: Omittable[PcCode] = None
+    """Only sessions in the center with this code."""
     creation_date_until: Omittable[Instant] = None
+    """Only sessions that were created before this time."""
     creation_date_since: Omittable[Instant] = None
+    """Only sessions that were created at or after this time."""
     game_id: Omittable[Text] = None
+    """Only sessions of this game."""
 
 
 class SessionPath(VisitorPath):
     guid: Identifier
+    """The id of the session."""
 
 
 def _accept_nul(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
@@ -68,12 +82,16 @@ class EntryNew(Model):
     number is invalid, because no reply may contain one."""
 
     id: AnyText
+    """Id of the segment or store."""
     name: AnyText
+    """The name of the segment or store."""
 
 
 class Entry(Model):
     id: Text
+    """Id of the segment or store."""
     name: Text
+    """The name of the segment or store."""
     creation_date: Instant
     update_date: Instant
 
@@ -87,7 +105,9 @@ class StoredEntry(Entry):
 
 class Added(Model):
     success: list[Entry]
+    """The entries that were added."""
     failed: list[EntryNew]
+    """The entries that the session has already and those that cannot be stored."""
 
 
 SESSIONS = Table(

@@ -20,8 +20,11 @@ from storage.tx import Tx
 
 class VisitorCenterFields(Model):
     is_tlp: Omittable[Flag] = None
+    """Whether the visitor takes part in the loyalty programme of the center."""
     is_favorite: Flag
+    """Whether this is the favourite center of the visitor."""
     is_smartparker: Omittable[Flag] = None
+    """Whether the visitor uses smart parking in the center."""
     center_company_id: Int64 | None = None
 
 
@@ -47,6 +50,7 @@ class VisitorCenter(VisitorCenterNew):
     visitor_center_id: Int64
     visitor_id: Uuid
     favorite_date: Instant | None
+    """When the center became the favourite; null if it is not."""
     creation_date: Instant
     update_date: Instant
 

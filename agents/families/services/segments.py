@@ -13,10 +13,12 @@ from storage.table import Table
 class ServiceSegmentNew(Model):
     segment_id: Int64
     segment_name: Text
+    """The name of the segment."""
 
 
 class ServiceSegment(ServiceSegmentNew):
     service_segment_id: Int64
+    """Id of the link between the service and the segment."""
     service_id: Int64
     creation_date: Instant
     update_date: Instant

@@ -11,14 +11,23 @@ from storage.table import Table
 class ServiceNew(Model):
     pc_code: PcCode
     name: Text
+    """The name of the service."""
     category: Text
+    """The kind of service."""
     use_rate: Text
+    """What the service costs."""
     days_of_use: list[Int64]
+    """The days of the week on which the service is offered."""
     color_code: Text
+    """The colour in which the service is shown, for example #336699."""
     is_premium: Omittable[Flag] = None
+    """Whether the service is for premium visitors."""
     undeletable: Omittable[Flag] = None
+    """Whether users must not delete the service. It is stored and has no effect."""
     start_date: Instant | None = None
+    """From when on visitors can check in; null without a limit."""
     end_date: Instant | None = None
+    """Until when visitors can check in; null without a limit."""
 
 
 class ServicePatch(ServiceNew, partial=True):

@@ -19,16 +19,24 @@ from storage.tx import Tx
 
 class ServiceReply(Service, title="Service"):
     stores: list[ServiceStore]
+    """The stores of the service."""
     targets: list[ServiceTarget]
+    """The groups of visitors for whom the service is."""
     themes: list[ServiceTheme]
+    """The themes of the service."""
     segments: list[ServiceSegment]
+    """The segments of the service."""
     checkin_count: Int64
+    """The number of check-ins at the service."""
 
 
 class ServiceQuery(PageQuery):
     pc_code: Omittable[PcCode] = None
+    """Only services of the center with this code."""
     end_date_since: Omittable[Instant] = None
+    """Only services that end at or after this time."""
     end_date_until: Omittable[Instant] = None
+    """Only services that end before this time."""
 
 
 _COUNTS = sa.select(SERVICES.columns.service_id, SERVICES.columns.checkin_count).where(

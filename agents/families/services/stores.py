@@ -13,10 +13,12 @@ from storage.table import Table
 class ServiceStoreNew(Model):
     store_id: Int64
     store_name: Text
+    """The name of the store."""
 
 
 class ServiceStore(ServiceStoreNew):
     service_store_id: Int64
+    """Id of the link between the service and the store."""
     service_id: Int64
     creation_date: Instant
     update_date: Instant

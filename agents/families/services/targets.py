@@ -15,6 +15,7 @@ from storage.tx import Tx
 
 class ServiceTargetNew(Model):
     value: Text
+    """The name of the target, a group of visitors for whom the service is."""
 
 
 class ServiceTargetPatch(ServiceTargetNew, partial=True):
@@ -38,6 +39,7 @@ class TargetLinkNew(Model):
 
 class TargetLink(TargetLinkNew):
     service_service_target_id: Int64
+    """Id of the link between the service and the target."""
     service_id: Int64
     creation_date: Instant
     update_date: Instant
@@ -45,6 +47,7 @@ class TargetLink(TargetLinkNew):
 
 class TargetLinkReply(TargetLink, title="TargetLink"):
     service_target: ServiceTarget
+    """The target."""
 
 
 TARGET_LINKS = Table(

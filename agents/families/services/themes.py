@@ -16,8 +16,11 @@ from storage.tx import Tx
 
 class ServiceThemeNew(Model):
     value: Text
+    """The name of the theme."""
     category: Literal["event", "service"]
+    """What has the theme."""
     deprecated: Omittable[Flag] = None
+    """Whether the theme should no longer be used."""
 
 
 class ServiceThemePatch(ServiceThemeNew, partial=True):
@@ -41,6 +44,7 @@ class ThemeLinkNew(Model):
 
 class ThemeLink(ThemeLinkNew):
     service_service_theme_id: Int64
+    """Id of the link between the service and the theme."""
     service_id: Int64
     creation_date: Instant
     update_date: Instant
@@ -48,6 +52,7 @@ class ThemeLink(ThemeLinkNew):
 
 class ThemeLinkReply(ThemeLink, title="ThemeLink"):
     service_theme: ServiceTheme
+    """The theme."""
 
 
 THEME_LINKS = Table(

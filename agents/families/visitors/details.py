@@ -19,18 +19,25 @@ from storage.tx import Tx
 class DetailsQuery(PagingQuery):
     visitor_id: Omittable[Uuid] = None
     creation_date_gte: Omittable[Instant] = None
+    """Only visitors who were created at or after this time."""
     creation_date_lt: Omittable[Instant] = None
+    """Only visitors who were created before this time."""
 
 
 class VisitorDetails(Visitor):
     """A visitor with all its records. Deleted cards and vehicles are left out."""
 
     external_ids: list[ExternalId]
+    """The ids that other systems have for the visitor."""
     optins: list[Optin]
     rewards: list[Reward]
+    """The rewards of the visitor."""
     visitor_centers: list[VisitorCenter]
+    """The centers of the visitor."""
     vehicles: list[Vehicle]
+    """The vehicles of the visitor that are not deleted."""
     credit_cards: list[Card]
+    """The credit cards of the visitor that are not deleted."""
 
 
 async def _with_records(tx: Tx, visitors: Sequence[Visitor]) -> Sequence[VisitorDetails]:

@@ -22,14 +22,18 @@ from storage.tx import Tx
 
 class Erasure(Model):
     analytics_id: Identifier
+    """The external id of the type `analytics` of the visitor to erase."""
     pc_code: Omittable[PcCode] = None
+    """The center of the external id. It is needed only if several centers have the same id."""
 
 
 class Erased(Model):
     """`success` lists the analytics ids whose visitors were erased, `failed` those that no visitor has."""
 
     success: list[Identifier]
+    """The analytics ids whose visitors were erased."""
     failed: list[Identifier]
+    """The analytics ids that no visitor has."""
 
 
 _C = EXTERNAL_IDS.columns

@@ -25,11 +25,14 @@ class TokenKey:
 
 class TokenQuery(Model):
     company_id: Text
+    """Id of the company that organizes the event."""
 
 
 class EventToken(Model):
     token: LongText
+    """The signed JSON Web Token."""
     expires_at: Instant
+    """When the token expires."""
 
 
 @operation(

@@ -36,15 +36,19 @@ MAX_VISITORS = 500
 
 class ExternalIdNew(Model):
     external_id: Identifier
+    """The id of the visitor in the other system."""
     pc_code: PcCode | None = None
+    """The code of the center in which the id is valid; null if it is valid in all centers."""
     external_type: CreatableType
 
 
 class ExternalId(Model):
     external_id: Identifier
+    """The id of the visitor in the other system."""
     visitor_id: Uuid
     external_type: ExternalType
     pc_code: PcCode | None
+    """The code of the center in which the id is valid; null if it is valid in all centers."""
     creation_date: Instant
     update_date: Instant
 
@@ -52,6 +56,7 @@ class ExternalId(Model):
 class ResolvePath(Model):
     external_type: ExternalType
     external_id: Identifier
+    """The id of the visitor in the other system."""
 
 
 class OfTypePath(VisitorPath):
@@ -63,9 +68,9 @@ class DeletePath(VisitorPath):
 
 
 class CenterQuery(Model):
-    """With pcCode, the id of that center. Without it, the id that has no center, or else the first one by pcCode."""
-
     pc_code: Omittable[PcCode] = None
+    """The code of the center whose id is meant. Without it, the id that has no center, or else the first one by
+    pcCode."""
 
 
 class OfTypeQuery(FieldsQuery, CenterQuery):
@@ -74,6 +79,7 @@ class OfTypeQuery(FieldsQuery, CenterQuery):
 
 class ExternalIdQuery(PageQuery):
     pc_code: Omittable[PcCode] = None
+    """Only ids of the center with this code."""
 
 
 def _split(comma_list: str | None) -> list[str]:
@@ -107,11 +113,12 @@ PcCodeList = Annotated[_CommaList, _items_are(PcCode, "wrong_format", "pcCodes")
 
 
 class BatchQuery(Model):
-    """Each field is a comma list."""
-
     visitor_id: VisitorIdList
+    """Comma-separated list of ids of visitors."""
     external_type: Omittable[ExternalTypeList] = None
+    """Comma-separated list of types of external ids."""
     pc_code: Omittable[PcCodeList] = None
+    """Comma-separated list of codes of centers."""
 
 
 EXTERNAL_IDS = Table(

@@ -36,9 +36,6 @@ def _is_smartparker(columns: Any, value: bool) -> sa.ColumnElement[bool]:
 
 
 class VisitorQuery(PageQuery):
-    """`query` is a prefix of the field that `queryBy` names. Case and accents are ignored. Digits that look like a card
-    number are refused, except for `externalId`."""
-
     country_code: Omittable[CountryCode] = None
     barcode: Omittable[Identifier] = None
     email: Annotated[Omittable[Email], Filter(lambda c, email: c.email_key == mailbox(email))] = None
@@ -46,10 +43,16 @@ class VisitorQuery(PageQuery):
     account_type: Omittable[AccountType] = None
     origin_type: Omittable[Text] = None
     is_smartparker: Annotated[Omittable[Flag], Filter(_is_smartparker)] = None
+    """Only visitors with an active parking, or with `false` only those without one."""
     updated_since: Annotated[Omittable[Instant], Filter(lambda c, moment: c.update_date >= moment)] = None
+    """Only visitors who were changed at or after this time."""
     created_since: Annotated[Omittable[Instant], Filter(lambda c, moment: c.creation_date >= moment)] = None
+    """Only visitors who were created at or after this time."""
     query: Omittable[Identifier] = None
+    """A prefix of the field that `queryBy` names. Case and accents are ignored. Digits that look like a card number
+    are refused, unless `queryBy` is `externalId`."""
     query_by: Omittable[QueryBy] = None
+    """The field that `query` searches."""
 
 
 def _has_id_in(visitor_ids: sa.Select[Any]) -> sa.ColumnElement[bool]:

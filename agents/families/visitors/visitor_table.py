@@ -24,9 +24,13 @@ class Profile(Model):
     """The fields of a visitor that can be updated."""
 
     last_visit_date: Omittable[Instant] = None
+    """When the visitor last entered a center."""
     address_city: Text | None = None
+    """City of the address."""
     address_street: Text | None = None
+    """Street and number of the address."""
     address_state: Text | None = None
+    """State or region of the address."""
     last_name: Text
     first_name: Text
     email: Email
@@ -34,15 +38,24 @@ class Profile(Model):
     phone: Phone | None = None
     mobile_locale: Text | None = None
     address_zip_code: Text | None = None
+    """Postal code of the address."""
     timezone: Text | None = None
     billing_address: Text | None = None
+    """First line of the billing address."""
     billing_address2: Text | None = None
+    """Second line of the billing address."""
     billing_zip_code: Text | None = None
+    """Postal code of the billing address."""
     billing_city: Text | None = None
+    """City of the billing address."""
     billing_country_code: CountryCode | None = None
+    """Country of the billing address, as ISO 3166-1 alpha-2 code."""
     birth_day: BirthDay | None = None
+    """Day of birth."""
     birth_month: BirthMonth | None = None
+    """Month of birth."""
     birth_year: Int64 | None = None
+    """Year of birth."""
 
 
 class VisitorPatch(Profile, partial=True):
@@ -54,13 +67,18 @@ class VisitorFields(Profile):
 
     acquisition_pc_code: PcCode
     email_verified: Omittable[Flag] = None
+    """Whether the visitor confirmed the email address."""
     email_invalid: Omittable[Flag] = None
     phone_verified: Omittable[Flag] = None
+    """Whether the visitor confirmed the phone number."""
     phone_invalid: Omittable[Flag] = None
     country_code: CountryCode
     birth_day: Omittable[BirthDay] = None
+    """Day of birth."""
     birth_month: Omittable[BirthMonth] = None
+    """Month of birth."""
     birth_year: Omittable[Int64] = None
+    """Year of birth."""
 
 
 class Visitor(VisitorFields):
@@ -73,10 +91,14 @@ class Visitor(VisitorFields):
     account_type: AccountType
     visitor_id: Uuid
     registration_date: Instant | None
+    """When the visitor got a full account; null for a partial visitor."""
     barcode: Identifier
+    """The barcode of the visitor, a UUID that is shown at doors and services."""
     origin_type: Identifier
     origin: Identifier
+    """The caller that created the visitor: its API key, or the source of its message."""
     upgrade_pc_code: PcCode | None
+    """The code of the center at which a partial visitor became a full one."""
 
 
 email_taken = partial(Conflict, "email_taken", "Another visitor has this email.", field="email")

@@ -51,6 +51,7 @@ class PartialFields(Model):
 
 class PartialVisitorNew(PartialFields):
     preferred_center: PcCode
+    """The code of the visitor's favourite center."""
     optins: Several[OptinNew]
 
 
@@ -69,7 +70,9 @@ class ContactFlagsPatch(VisitorContact, partial=True, required=("visitor_id",)):
 
 class CountQuery(Model):
     registered_since: Annotated[Omittable[Instant], Filter(lambda c, moment: c.registration_date >= moment)] = None
+    """Only visitors who registered at or after this time."""
     registered_until: Annotated[Omittable[Instant], Filter(lambda c, moment: c.registration_date < moment)] = None
+    """Only visitors who registered before this time."""
     acquisition_pc_code: Omittable[PcCode] = None
     account_type: Omittable[AccountType] = None
     origin_type: Omittable[Text] = None
@@ -77,6 +80,7 @@ class CountQuery(Model):
 
 class VisitorCount(Model):
     count: Int64
+    """The number of matching visitors."""
 
 
 _C = VISITORS.columns

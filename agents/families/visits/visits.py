@@ -40,8 +40,15 @@ class Identification(Model):
     visitor."""
 
     visitor_id: Omittable[Text] = None
+    """Id of the visitor: one of the three fields that identify the visitor. At least one of them is required. If
+    several are sent, they must identify the same visitor."""
     barcode: Omittable[Identifier] = None
+    """Barcode of the visitor: one of the three fields that identify the visitor. At least one of them is required. If
+    several are sent, they must identify the same visitor."""
     license_plate: Omittable[Text] = None
+    """Licence plate of a vehicle of the visitor: one of the three fields that identify the visitor. At least one of
+    them is required. If several are sent, they must identify the same visitor. Of several vehicles with this plate, the
+    one that was updated last counts; deleted ones do not count."""
 
     @model_validator(mode="after")
     def _require_one_field(self) -> "Identification":
@@ -54,6 +61,7 @@ class Identification(Model):
 
 class VisitPath(Model):
     visit_type: VisitType
+    """The type of the visit, either entry or exit."""
 
 
 class VisitNew(Identification):
@@ -61,6 +69,7 @@ class VisitNew(Identification):
     them must identify the same visitor."""
 
     pc_code: PcCode
+    """The code of the center (mall) that reports the visit."""
     visit_date: Annotated[Omittable[Instant], MessageOnly()] = None
     """The time of the visit by the gateway's clock. By default it is the time of arrival."""
 
@@ -69,22 +78,30 @@ class Visit(Model):
     visitor_id: Uuid
     pc_code: PcCode
     visit_date: Instant
+    """When the visit took place."""
     visit_type: VisitType
+    """The type of the visit, either entry or exit."""
     license_plate: Text | None
+    """The licence plate as it was sent; null if none was sent."""
 
 
 class VisitEvent(Visit):
     """A visit as its change shows it: with its id, and with the vehicle whose plate was sent."""
 
     visit_id: Int64
+    """Id of the visit."""
     vehicle_id: Int64 | None
+    """Id of the vehicle with the licence plate; null if no plate was sent."""
 
 
 class VisitQuery(Identification, PageQuery):
     pc_code: PcCode
     visit_date_since: Annotated[Instant | None, Filter(lambda c, moment: c.visit_date >= moment)] = None
+    """Only visits at or after this time."""
     visit_date_until: Annotated[Instant | None, Filter(lambda c, moment: c.visit_date <= moment)] = None
+    """Only visits at or before this time."""
     visit_type: Omittable[VisitType] = None
+    """Only visits of this type. By default, visits of both types are listed."""
 
 
 VISITS = Table(
