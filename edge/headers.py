@@ -6,10 +6,32 @@ from typing import Any
 from edge import codings
 from schemas.faults import Fault, UnsupportedContentCoding
 
+CALL_ID = "x-request-id"
+"""Identifies a call in logs. It is not the request id of a message, which a repeated call has again."""
+
 IDEMPOTENCY_KEY = "Idempotency-Key"
 IDEMPOTENCY_KEY_LIMIT = 128
 IDEMPOTENCY_KEY_PATTERN = "^[!-~]([ -~]*[!-~])?$"
 """Printable ASCII, without a blank at the start or the end: HTTP does not count these blanks as part of a value."""
+
+OF_ALL_ANSWERS = {"Cache-Control": "no-store"}
+"""The headers of every response to a call of an operation. Answers hold personal data, so that no cache may keep
+them."""
+
+OF_SCRIPTS = (
+    "Authorization", "Content-Encoding", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "Prefer",
+    "Traceparent", "X-Request-Id",
+)  # fmt: skip
+"""The request headers that scripts of allowed origins may send."""
+
+FOR_SCRIPTS = (
+    "Allow", "ETag", "Idempotency-Key", "Link", "Location", "Preference-Applied", "Retry-After",
+    "X-Request-Id",
+)  # fmt: skip
+"""The response headers that scripts of allowed origins may read."""
+
+OF_ALL_RESPONSES = {"X-Content-Type-Options": "nosniff"}
+"""The headers of every response. `nosniff` keeps browsers from taking JSON for a page."""
 
 BY_STATUS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
 """The headers of every response with this status, whether the worker or the edge gives the answer."""

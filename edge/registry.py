@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edge.keys import Keys
+from edge.routing import Endpoint
 from edge.schema_directory import SchemaDirectory, Version
 from schemas.faults import Fault, Unauthorized
 
@@ -21,8 +22,6 @@ MEDIA_TYPE = "application/vnd.schemaregistry.v1+json"
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
 """The schema of an id never changes."""
 COMPATIBILITY = "FULL_TRANSITIVE"
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class RegistryError(Exception):

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaConsumer
@@ -16,8 +17,14 @@ from topics.supervision import Failed, Interrupted, Supervisor, interruptions_ra
 
 log = structlog.get_logger(__name__)
 
-Reply = tuple[int, bytes]
-"""The status, and the body as JSON."""
+
+class Reply(NamedTuple):
+    """`body` is JSON."""
+
+    status: int
+    body: bytes
+
+
 SEND_SECONDS = 5.0
 """Limit for sending one request to the broker."""
 CONNECT_SECONDS = 30.0
@@ -134,4 +141,4 @@ class ReplyRouter:
         correlation_id = next((header_value for name, header_value in headers if name == "correlation-id"), None)
         future = self._waiting.get((correlation_id or b"").decode(errors="replace"))
         if future is not None and not future.done():
-            future.set_result(json.split_result(value))
+            future.set_result(Reply(*json.split_result(value)))

@@ -1,8 +1,9 @@
 """Settings of the HTTP edge."""
 
+import re
 from pathlib import Path
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 
 class HttpSettings(BaseModel):
@@ -18,3 +19,27 @@ class HttpSettings(BaseModel):
     reply_partition: int | None = Field(
         None, ge=0, description="Partition of visitor.replies to read; random by default. Edges may share a partition."
     )
+    cors_origins: str = Field(
+        "",
+        description="Web origins whose scripts may call the edge, comma-separated, or * for all; none by default.",
+    )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        for origin in _split(value):
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin} is not an origin like https://app.example:8443")
+        return value
+
+    @property
+    def allowed_origins(self) -> list[str]:
+        """The entries of `cors_origins`."""
+        return _split(self.cors_origins)
+
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#]+")
+
+
+def _split(origins: str) -> list[str]:
+    return [origin.strip() for origin in origins.split(",") if origin.strip()]

@@ -1,7 +1,8 @@
 """Translates an HTTP call to the parts of a request: path, query and body."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
@@ -11,9 +12,12 @@ from agents.catalogue import Operation
 from edge import codings
 from schemas.faults import ErrorEntry, Invalid, UnsupportedMediaType, from_validation, json_path
 from schemas.marks import MessageOnly
+from schemas.model import NoFields
 from schemas.shapes import shape_of
 from topics import json
 from topics.envelope import JSON, InvalidMessage
+
+MERGE_PATCH = "application/merge-patch+json"
 
 
 class Content(NamedTuple):
@@ -36,7 +40,7 @@ def parts_of(operation: Operation, path_params: Mapping[str, str], query: bytes,
         values = _parse_query(query)
         parts["query"] = _parse_values(models["query"], values) if "query" in models else values
     if "body" in models:
-        parts["body"] = _parse_body(models["body"], content)
+        parts["body"] = _parse_body(models["body"], content, media_types(operation))
     elif content.body:
         raise Invalid("body_refused", "This operation takes no body. Send the call without one.")
     _validate(operation, parts)
@@ -70,11 +74,14 @@ def _decode_path_param(name: str, value: str) -> str:
 
 def message_only(operation: Operation) -> frozenset[str]:
     """The wire names of the body fields that are accepted in a Kafka message but not over HTTP."""
-    body = operation.request.parts().get("body")
-    fields = body.model_fields.values() if body else ()
+    return _message_only(operation.request.parts().get("body", NoFields))
+
+
+@cache
+def _message_only(body: type[BaseModel]) -> frozenset[str]:
     return frozenset(
         field.serialization_alias or ""
-        for field in fields
+        for field in body.model_fields.values()
         if any(isinstance(mark, MessageOnly) for mark in field.metadata)
     )
 
@@ -99,8 +106,14 @@ def _refuse_repeated(parameters: Iterable[str]) -> None:
 def _parse_values(model: type[BaseModel], values: Mapping[str, str]) -> dict[str, Any]:
     """Converts the values of integer and boolean fields from text. Text that is not an integer or a boolean stays as it
     is, and validation reports it."""
-    types = {field.serialization_alias: shape_of(field.annotation).base for field in model.model_fields.values()}
+    types = _types(model)
     return {name: _parse_value(types.get(name), value) for name, value in values.items()}
+
+
+@cache
+def _types(model: type[BaseModel]) -> Mapping[str | None, type]:
+    """The types of the fields, by their wire names."""
+    return {field.serialization_alias: shape_of(field.annotation).base for field in model.model_fields.values()}
 
 
 def _parse_value(field_type: type | None, value: str) -> Any:
@@ -122,10 +135,17 @@ def needs_body(model: type[BaseModel]) -> bool:
     return issubclass(model, RootModel) or any(field.is_required() for field in model.model_fields.values())
 
 
-def _parse_body(model: type[BaseModel], content: Content) -> Any:
+def media_types(operation: Operation) -> Sequence[str]:
+    """The content types of the operation's body. A PATCH with an object merges it into the record (RFC 7396)."""
+    body = operation.request.parts().get("body")
+    merges = operation.method == "PATCH" and body is not None and not issubclass(body, RootModel)
+    return (JSON, MERGE_PATCH) if merges else (JSON,)
+
+
+def _parse_body(model: type[BaseModel], content: Content, accepted: Sequence[str]) -> Any:
     """A missing body counts as an empty object, whatever the content type, because many clients send a content type
     with every call. `null` counts as a missing body, because axios sends it instead of none."""
-    body = _read_json(content) if content.body else None
+    body = _read_json(content, accepted) if content.body else None
     if issubclass(model, RootModel):
         return _check_array(body)
     if body is None:
@@ -143,9 +163,11 @@ def _check_array(body: Any) -> list[Any]:
     return body
 
 
-def _read_json(content: Content) -> Any:
-    if content.content_type.partition(";")[0].strip().lower() != JSON:
-        raise UnsupportedMediaType("unsupported_media_type", f"Send the body with the content type {JSON}.")
+def _read_json(content: Content, accepted: Sequence[str]) -> Any:
+    if content.content_type.partition(";")[0].strip().lower() not in accepted:
+        raise UnsupportedMediaType(
+            "unsupported_media_type", f"Send the body with the content type {' or '.join(accepted)}."
+        )
     try:
         return json.read(codings.decode(content.body, content.content_encoding))
     except InvalidMessage as error:

@@ -1,9 +1,12 @@
 """The process of an edge: its HTTP server and its exit status."""
 
+import sys
+
 import uvicorn
 
 from agents.catalogue import Catalogue
 from edge.app import Edge
+from edge.http_protocol import HttpProtocol
 from runtime.settings import Settings
 from topics import patches
 
@@ -22,11 +25,16 @@ def run(settings: Settings, catalogue: Catalogue) -> int:
     edge = Edge(settings.kafka, settings.http, catalogue, ended=stop)
     config = uvicorn.Config(
         edge.asgi,
+        http=HttpProtocol,
+        ws="none",
+        loop="uvloop" if sys.platform != "win32" else "asyncio",
         host=settings.http.host,
         port=settings.http.port,
         log_config=None,
         access_log=False,
         server_header=False,
+        # The edge does not use the caller's address.
+        proxy_headers=False,
         # With the default, uvicorn would serve the application although its start failed.
         lifespan="on",
         timeout_keep_alive=IDLE_SECONDS,

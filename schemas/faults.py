@@ -105,8 +105,20 @@ class Conflict(Fault):
     type = "conflict"
 
 
+class PreconditionFailed(Fault):
+    """The record does not have the revision that the request expects."""
+
+    status = 412
+    type = "conflict"
+
+
 class TooLarge(Fault):
     status = 413
+    type = "validation"
+
+
+class TargetTooLong(Fault):
+    status = 414
     type = "validation"
 
 
@@ -129,6 +141,11 @@ class KeyReused(Fault):
 class RateLimited(Fault):
     status = 429
     type = "rate_limited"
+
+
+class HeadersTooLarge(Fault):
+    status = 431
+    type = "validation"
 
 
 class Bug(Fault):

@@ -1,5 +1,6 @@
 """The value of a request message. The edge translates an HTTP call to the same value."""
 
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, model_validator
@@ -29,6 +30,7 @@ class Request(Model, Generic[Path, Query, Body]):
         return {name: value.get(name, {}) for name in SECTIONS} | value
 
     @classmethod
+    @cache
     def parts(cls) -> dict[str, type[BaseModel]]:
         """The models of the parts that have fields, by the name of the part."""
         models: dict[str, Any] = {name: cls.model_fields[name].annotation for name in SECTIONS}

@@ -34,7 +34,7 @@ class _ImmediateReplyRouter(ReplyRouter):
 async def test_an_answer_that_allows_a_retry_has_a_retry_after_header(
     monkeypatch: pytest.MonkeyPatch, status: int, retry_after: str | None
 ) -> None:
-    monkeypatch.setattr(_ImmediateReplyRouter, "reply", (status, b'{"errors":[]}'), raising=False)
+    monkeypatch.setattr(_ImmediateReplyRouter, "reply", Reply(status, b'{"errors":[]}'), raising=False)
     monkeypatch.setattr("edge.app.ReplyRouter", _ImmediateReplyRouter)
     edge = Edge(KafkaSettings(bootstrap="nowhere:1"), HttpSettings(), CATALOGUE, ended=lambda: None)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(edge.asgi), base_url="http://localhost") as client:
@@ -48,7 +48,7 @@ async def test_an_edge_that_cannot_go_on_is_not_live_any_more(monkeypatch: pytes
     edge = Edge(KafkaSettings(bootstrap="nowhere:1"), HttpSettings(), CATALOGUE, ended.set)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(edge.asgi), base_url="http://localhost") as client:
         before = await client.get("/health/live")
-        async with edge.app.router.lifespan_context(edge.app), asyncio.timeout(5):
+        async with edge.running(None), asyncio.timeout(5):
             await ended.wait()
             after = await client.get("/health/live")
     assert (before.status_code, after.status_code, after.json()) == (

@@ -1,0 +1,211 @@
+"""Answers the calls of operations: sends each as a request message, and makes the response from the reply."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import structlog
+from prometheus_client import Counter, Histogram
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from agents.catalogue import Catalogue, Operation
+from edge import answers, idempotency, keys, preferences, translate
+from edge import headers as http_headers
+from edge.keys import Identity, Keys
+from edge.reply_router import Reply, ReplyRouter
+from edge.routing import Endpoint
+from edge.settings import HttpSettings
+from schemas.faults import Bug, Fault, NoAnswer, RateLimited, TooLarge, Unavailable
+from schemas.replies import envelope
+from topics import json, names
+from topics.envelope import JSON, ReplyTo, RequestHeaders
+from topics.kafka import Outgoing
+from topics.traceparent import read_traceparent
+
+log = structlog.get_logger(__name__)
+
+CALLS = Counter("visitor_http_calls_total", "HTTP calls, by operation and status.", ["operation", "status"])
+SECONDS = Histogram("visitor_http_seconds", "Seconds from an HTTP call to its answer.", ["operation"])
+
+
+class Calls:
+    """The calls of all operations of one edge."""
+
+    def __init__(self, catalogue: Catalogue, settings: HttpSettings, api_keys: Keys, router: ReplyRouter) -> None:
+        self._catalogue = catalogue
+        self._settings = settings
+        self._api_keys = api_keys
+        self._router = router
+        self._in_flight: dict[str, int] = {}
+
+    def endpoint(self, operation: Operation) -> Endpoint:
+        """The endpoint of an operation's route."""
+        seconds = SECONDS.labels(operation.name)
+
+        async def answer(request: Request) -> Response:
+            started_at = time.perf_counter()
+            response = await self._answer(operation, request)
+            seconds.observe(time.perf_counter() - started_at)
+            CALLS.labels(operation.name, response.status_code).inc()
+            if response.status_code >= 500:
+                call_id = request.scope[http_headers.CALL_ID]
+                log.warning("call_failed", operation=operation.name, status=response.status_code, call_id=call_id)
+            return response
+
+        return answer
+
+    async def ask(self, name: str, parts: dict[str, Any]) -> Any:
+        """The answer to an internal query of the edge itself. Raises NoAnswer, Unavailable."""
+        headers = RequestHeaders(str(uuid4()), name, "edge", JSON)
+        operation = self._catalogue.by_name[name]
+        reply = await self._request_reply(operation, headers, parts, self._settings.timeout_seconds)
+        if reply.status != 200:
+            raise Unavailable("not_available", "The service cannot answer this now. Try again in a moment.")
+        return json.read(reply.body)
+
+    async def _answer(self, operation: Operation, request: Request) -> Response:
+        written: dict[str, str] = {}
+        try:
+            identity = self._api_keys.identify(request.headers.get("authorization"))
+            keys.check(identity, self._catalogue.family_of[operation.name], operation.is_query)
+            if operation.is_query:
+                return await self._read(operation, request, identity)
+            # The header is checked before the body is read: a caller that waits for "100 Continue" need not send it.
+            key = idempotency.read(request.headers.getlist(http_headers.IDEMPOTENCY_KEY))
+            # Error answers have the key too, so that a caller without a key of its own can repeat the call.
+            written[http_headers.IDEMPOTENCY_KEY] = key.header
+            return await self._write(operation, request, identity, key.value, written)
+        except Fault as fault:
+            return answers.of_fault(fault, written)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except Exception:
+            log.exception("bug", operation=operation.name, call_id=request.scope[http_headers.CALL_ID])
+            return answers.of_fault(Bug("internal", "The service failed unexpectedly and reported the error."), written)
+
+    async def _read(self, operation: Operation, request: Request, identity: Identity) -> Response:
+        parts = await _read_parts(operation, request)
+        headers = _request_headers(operation, request, identity, str(uuid4()))
+        with self._limit_in_flight(identity):
+            reply = await self._request_reply(operation, headers, parts, self._settings.timeout_seconds)
+        return answers.of_reply(reply, {}, request.headers.get("accept-encoding", ""))
+
+    async def _write(
+        self, operation: Operation, request: Request, identity: Identity, key: str, written: dict[str, str]
+    ) -> Response:
+        wish = preferences.read(request.headers.getlist("prefer"))
+        parts = await _read_parts(operation, request)
+        headers = _request_headers(operation, request, identity, key)
+        with self._limit_in_flight(identity):
+            if wish.respond_async and not wish.wait:
+                await self._router.send(self._message(operation, headers, parts))
+                return _accepted(headers, written)
+            timeout = self._settings.timeout_seconds
+            if wish.respond_async and wish.wait:
+                timeout = min(wish.wait, timeout)
+            try:
+                reply = await self._request_reply(operation, headers, parts, timeout)
+            except NoAnswer:
+                if wish.respond_async:
+                    return _accepted(headers, written)
+                raise
+        return answers.of_reply(reply, written, request.headers.get("accept-encoding", ""))
+
+    @contextmanager
+    def _limit_in_flight(self, identity: Identity) -> Iterator[None]:
+        """Count one call of this caller as in flight. Raises RateLimited."""
+        limit = self._settings.in_flight
+        in_flight = self._in_flight.get(identity.name, 0)
+        if in_flight >= limit:
+            raise RateLimited("too_many_calls", f"At most {limit} calls may be in flight. Wait for their answers.")
+        self._in_flight[identity.name] = in_flight + 1
+        try:
+            yield
+        finally:
+            self._in_flight[identity.name] -= 1
+
+    async def _request_reply(
+        self, operation: Operation, headers: RequestHeaders, parts: dict[str, Any], timeout: float
+    ) -> Reply:
+        """Send the request and wait for its reply. Raises NoAnswer, Unavailable."""
+        partition, correlation, reply = self._router.expect()
+        try:
+            async with asyncio.timeout(timeout):
+                with_reply_to = headers._replace(reply_to=ReplyTo(partition, correlation))
+                await self._router.send(self._message(operation, with_reply_to, parts))
+                return await reply
+        except TimeoutError:
+            advice = "Repeat the call."
+            if not operation.is_query:
+                advice = f"Repeat the call with the same {http_headers.IDEMPOTENCY_KEY} to get the answer."
+            raise NoAnswer("no_answer", f"No answer came in time. {advice}") from None
+        finally:
+            reply.cancel()
+
+    def _message(self, operation: Operation, headers: RequestHeaders, parts: dict[str, Any]) -> Outgoing:
+        topic = self._catalogue.topic_of[operation.name]
+        record_key = _record_key(operation, parts, headers.request_id)
+        return Outgoing(topic, json.write(parts), record_key, headers.encode())
+
+
+def _record_key(operation: Operation, parts: dict[str, Any], request_id: str) -> bytes:
+    """The value of the operation's first partition-key field that the request has, else the request id. Requests with
+    the same record key go to the same partition and stay in order."""
+    body = parts.get("body")
+    fields = (body if isinstance(body, dict) else {}) | parts.get("path", {})
+    for name in operation.partition_key:
+        if fields.get(name):
+            return str(fields[name]).encode()
+    return request_id.encode()
+
+
+def _accepted(headers: RequestHeaders, written: dict[str, str]) -> Response:
+    """The answer to a write that is not answered yet."""
+    data = envelope({"requestId": headers.request_id})
+    return answers.of_data(202, data, written | {"Preference-Applied": "respond-async"})
+
+
+def _request_headers(operation: Operation, request: Request, identity: Identity, key: str) -> RequestHeaders:
+    return RequestHeaders(
+        request_id=f"{identity.name}/{key}",
+        operation=operation.name,
+        source=identity.source,
+        content_type=JSON,
+        traceparent=_traceparent(request),
+    )
+
+
+def _traceparent(request: Request) -> str | None:
+    """None if the call has several different values: it is unknown which of them is right. W3C's test suite expects
+    this."""
+    values = {value for name, value in request.scope["headers"] if name == b"traceparent"}
+    return read_traceparent(values.pop()) if len(values) == 1 else None
+
+
+async def _read_parts(operation: Operation, request: Request) -> dict[str, Any]:
+    """The parts of the request. Raises Invalid, TooLarge, UnsupportedContentCoding and UnsupportedMediaType."""
+    codings = ",".join(request.headers.getlist("content-encoding"))
+    content = translate.Content(await _read_body(request), request.headers.get("content-type", ""), codings)
+    return translate.parts_of(operation, request.scope["path_params"], request.scope["query_string"], content)
+
+
+async def _read_body(request: Request) -> bytes:
+    """Raises TooLarge as soon as the body exceeds the limit, so that the rest is not read into memory, and before the
+    body is read if its announced length does."""
+    # The server accepts digits only.
+    if int(request.headers.get("content-length", 0)) > names.VALUE_LIMIT:
+        raise _body_too_large()
+    body = bytearray()
+    async for chunk in request.stream():
+        body.extend(chunk)
+        if len(body) > names.VALUE_LIMIT:
+            raise _body_too_large()
+    return bytes(body)
+
+
+def _body_too_large() -> TooLarge:
+    return TooLarge("body_too_large", f"A body may have at most {names.VALUE_LIMIT} bytes.")

@@ -1,0 +1,78 @@
+"""The pages for people: Swagger UI and Redoc, and the OpenAPI document that they show. They load nothing from other
+hosts."""
+
+import asyncio
+from importlib.util import find_spec
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from edge import codings, conditional
+from edge.openapi import Document
+from topics import json
+from topics.envelope import JSON
+
+DOCS = "/docs"
+
+_HERE = Path(__file__).parent
+_ASSET_TYPES = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "redoc.standalone.js": "text/javascript",
+    "favicon.png": "image/png",
+}
+_REDOC_LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
+_EMPTY_IMAGE = b"data:image/svg+xml,<svg/>"
+_POLICY = (
+    "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline';"
+    " worker-src 'self' blob:; frame-ancestors 'none'"
+)
+"""Content-Security-Policy: both libraries make style elements, and Redoc searches in a worker made from a blob."""
+
+
+class Page:
+    """A file that never changes while the edge runs. Browsers ask whether it has changed before they use their copy."""
+
+    def __init__(self, content: bytes, media_type: str) -> None:
+        self._content = content
+        self._media_type = media_type
+        self._compressed: bytes | None = None
+        self._tag = conditional.tag_of_content(content)
+
+    async def serve(self, request: Request) -> Response:
+        fields = {
+            "ETag": self._tag,
+            "Cache-Control": "no-cache",
+            "Content-Security-Policy": _POLICY,
+            "Vary": "Accept-Encoding",
+        }
+        if conditional.is_cached(self._tag, request.headers.getlist("if-none-match")):
+            return Response(None, 304, fields)
+        if not codings.is_worth_compressing(self._content, request.headers.get("accept-encoding", "")):
+            return Response(self._content, headers=fields, media_type=self._media_type)
+        if self._compressed is None:
+            self._compressed = await asyncio.to_thread(codings.compress, self._content)
+        fields |= {"Content-Encoding": codings.GZIP, "ETag": conditional.tag_of_compressed(self._tag)}
+        return Response(self._compressed, headers=fields, media_type=self._media_type)
+
+
+def create(document: Document) -> dict[str, Page]:
+    """The pages by their paths."""
+    return {
+        DOCS: Page((_HERE / "docs.html").read_bytes(), "text/html"),
+        "/redoc": Page((_HERE / "redoc.html").read_bytes(), "text/html"),
+        "/openapi.json": Page(json.write(document), JSON),
+        **{f"/static-offline-docs/{name}": Page(_asset(name), media_type) for name, media_type in _ASSET_TYPES.items()},
+    }
+
+
+def _asset(name: str) -> bytes:
+    """A file of fastapi-offline, which has releases of both libraries. It is found without importing FastAPI."""
+    package = find_spec("fastapi_offline")
+    assert package is not None
+    assert package.origin is not None
+    # Redoc shows its logo from another host. An empty image replaces it.
+    return (
+        (Path(package.origin).parent / "static" / name).read_bytes().replace(_REDOC_LOGO, b"data:image/svg+xml,<svg/>")
+    )
