@@ -63,7 +63,7 @@ async def run(settings: Settings, catalogue: Catalogue) -> int:
         log.critical("worker_ended", error=type(error).__name__, exc_info=error)
     finally:
         supervisor.let_end()
-        server.should_exit = True
+        server.exit.set()
         await supervisor.stop(SERVER_STOP_SECONDS)
         _force_exit_later(status)
     return status
@@ -93,7 +93,7 @@ async def _serve(server: uvicorn.Server) -> None:
         raise RuntimeError("the health server did not start") from error
 
 
-def _server(engine: Engine, port: int) -> uvicorn.Server:
+def _server(engine: Engine, port: int) -> "_Server":
     """The health server. `/health/live` answers 200 while the event loop runs and the engine has not failed.
     `/health/ready` lists the reasons why the worker is not ready."""
 
@@ -112,11 +112,23 @@ def _server(engine: Engine, port: int) -> uvicorn.Server:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     routes = [Route("/health/live", live), Route("/health/ready", ready), Route("/metrics", metrics)]
-    config = uvicorn.Config(Starlette(routes=routes), LOOPBACK, port, log_config=None, access_log=False, lifespan="off")
+    config = uvicorn.Config(
+        Starlette(routes=routes), LOOPBACK, port, log_config=None, access_log=False, lifespan="off", date_header=False
+    )
     return _Server(config)
 
 
 class _Server(uvicorn.Server):
+    """Stops when `exit` is set."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.exit = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """uvicorn would wake up ten times per second, to look at `should_exit` and to set the date of its answers."""
+        await self.exit.wait()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Install no signal handlers: the worker has its own."""

@@ -3,6 +3,9 @@
 - **Header names that are not UTF-8.** aiokafka 0.14.0 raises on such a record each time the records are fetched, so one
   record would keep every consumer from the rest of its partition for good. With the patch, invalid bytes in a header
   name are read as U+FFFD, and the record is delivered like any other.
+- **Long fetches.** aiokafka sends one fetch at a time to a broker, for all partitions whose records the application has
+  read. The others wait until it is answered. With the patch, such a fetch is short, so that `fetch_max_wait_ms` may be
+  long and an idle consumer rarely wakes up.
 - **Closing a consumer while the broker is away.** `Fetcher.close` of aiokafka 0.14.0 raises the CancelledError of a
   fetch that waits for its next attempt. The consumer's `stop` ends there and leaves its connections open. With the
   patch, it cancels such fetches and goes on.
@@ -18,6 +21,9 @@ from typing import Any
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
+
+SHORT_FETCH_MS = 100
+"""The longest wait of a fetch that leaves out an assigned partition."""
 
 PATCHED = {"aiokafka": "0.14.0"}
 """The version of each library that the patches were written for."""
@@ -43,6 +49,7 @@ def apply() -> None:
     fetcher.MemoryRecords = _Records
     fetcher.PartitionRecords = _PartitionRecords
     fetcher.Fetcher.close = _close_fetcher
+    fetcher.Fetcher._get_actions_per_node = _fetch_shortly_if_partitions_wait
 
 
 class _Records:
@@ -95,6 +102,20 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
         except UnicodeDecodeError:
             self._records: Any = self._records.again(self.next_fetch_offset)
             yield from super()._unpack_records()
+
+
+_get_actions_per_node = fetcher.Fetcher._get_actions_per_node
+"""aiokafka's own method, before the patch."""
+
+
+def _fetch_shortly_if_partitions_wait(consumer_fetcher: Any, assignment: Any) -> Any:
+    longest = consumer_fetcher._fetch_max_wait_ms
+    if consumer_fetcher._records or any(assignment.state_value(partition).paused for partition in assignment.tps):
+        consumer_fetcher._fetch_max_wait_ms = min(longest, SHORT_FETCH_MS)
+    try:
+        return _get_actions_per_node(consumer_fetcher, assignment)
+    finally:
+        consumer_fetcher._fetch_max_wait_ms = longest
 
 
 async def _close_fetcher(consumer_fetcher: Any) -> None:

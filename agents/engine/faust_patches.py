@@ -4,9 +4,9 @@
 | --- | --- |
 | `_execute_noticed` | a task of Faust's that is cancelled by mistake ends unnoticed, for example the one that commits |
 | `_Fetcher` | Faust's task that hands messages over suppresses its cancellation and ends unnoticed |
-| `_ConsumerThread` | Faust has no setting for `isolation_level` and `fetch_max_wait_ms` |
+| `_ConsumerThread` | Faust has no setting for `isolation_level` and `consumer_timeout_ms` |
 | `_Consumer.wait_first` | Faust creates four tasks for each message, which takes half of its time |
-| `_Consumer.verify_event_path` | Faust reads a position that aiokafka may not have yet, and the worker ends |
+| `_Consumer.verify_all_partitions_active` | Faust reads a position that aiokafka may not have; the worker ends |
 | `_Consumer._to_message` | Faust drops all messages whose offsets begin again below those that were read |
 | `_Consumer._new_offset`, `_add_gap` | Faust never commits a partition whose first offsets have no message |
 | `NoMonitor` | Faust takes its own metrics several times for each message |
@@ -89,8 +89,8 @@ class _ConsumerThread(aiokafka.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> Any:
         """Set two options that Faust does not offer."""
         consumer = super()._create_worker_consumer(transport)
-        # A long-waiting fetch would delay a partition that was just resumed.
-        consumer._fetch_max_wait_ms = 100
+        # By default, the task that sends fetches wakes up five times per second. Answers wake it up in any case.
+        consumer._consumer_timeout = 1.0
         # Do not read the messages of a transaction that its producer aborted.
         consumer._isolation_level = "read_committed"
         return consumer
@@ -112,7 +112,7 @@ class _Consumer(aiokafka.Consumer):
     def _new_consumer_thread(self) -> Any:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
-    def verify_event_path(self, now: float, tp: TP) -> None:
+    async def verify_all_partitions_active(self) -> None:
         """Do nothing; `Engine._watch` watches progress. Faust would read a position that aiokafka does not know yet,
         for example after unread records were deleted, and the AssertionError would end the worker."""
 

@@ -63,6 +63,8 @@ class Publisher:
 
     async def _topics_with_changes(self) -> Iterable[str]:
         async with self._engine.connect() as conn:
+            # One round trip, without BEGIN and ROLLBACK.
+            await conn.execution_options(isolation_level="AUTOCOMMIT")
             return await outbox.topics_with_changes(conn, list(self._wakeups))
 
     async def _publish_topic(self, topic: str) -> None:

@@ -89,6 +89,27 @@ def test_aiokafka_still_raises_the_cancellation_of_a_fetch_from_close() -> None:
     assert "x.cancel()\n            await x" in close
 
 
+@pytest.mark.parametrize(
+    ("paused", "unread", "wait"), [(False, False, 500), (True, False, 100), (False, True, 100)]
+)  # fmt: skip
+def test_a_fetch_that_leaves_out_a_partition_is_short(paused: bool, unread: bool, wait: int) -> None:
+    left_out, other = TopicPartition("t", 0), TopicPartition("t", 1)
+    states = {partition: Mock(paused=False, has_valid_position=True, position=7) for partition in (left_out, other)}
+    states[left_out].paused = paused
+    assignment = Mock(tps=list(states), state_value=states.get)
+    consumer_fetcher = Mock(
+        _records={left_out: Mock(calculate_backoff=lambda: 0)} if unread else {}, _in_flight=set(),
+        _select_read_replica=lambda _: 1, _fetch_max_wait_ms=500, _fetcher_timeout=1.0,
+    )  # fmt: skip
+    requests, *_ = patches._fetch_shortly_if_partitions_wait(consumer_fetcher, assignment)
+    assert [request._max_wait_ms for _, request in requests] == [wait]
+    assert consumer_fetcher._fetch_max_wait_ms == 500
+
+
+def test_aiokafka_still_sends_one_fetch_at_a_time_to_a_broker() -> None:
+    assert "elif node_id in self._in_flight:" in inspect.getsource(fetcher.Fetcher)
+
+
 def test_another_version_of_a_patched_library_is_refused() -> None:
     with pytest.raises(patches.WrongVersion, match="aiokafka"):
         patches.require_versions({"aiokafka": "0.13.0"})
@@ -109,8 +130,8 @@ def test_faust_still_suppresses_the_cancellation_of_its_fetcher() -> None:
     assert "except asyncio.CancelledError" in inspect.getsource(Fetcher._fetcher.fun)
 
 
-def test_faust_still_has_no_setting_for_the_isolation_level_and_the_longest_wait_of_a_fetch() -> None:
-    settings = {name for name in vars(faust.Settings) if "isolation" in name or "fetch_max_wait" in name}
+def test_faust_still_has_no_setting_for_the_isolation_level_and_the_consumer_timeout() -> None:
+    settings = {name for name in vars(faust.Settings) if "isolation" in name or "consumer_timeout" in name}
     assert settings == set()
 
 
