@@ -20,7 +20,7 @@ check: $(VENV)/requirements-dev
 	$(BIN)/mypy
 
 interop: $(VENV)/requirements-dev ## Run programs of other languages against the service; they need Java, Maven, Node.js and Go
-	$(BIN)/python -m pytest interop $(ARGS)
+	$(BIN)/python -m pytest interop --timeout 600 $(ARGS)
 
 compose-test: $(VENV)/requirements-dev ## Test docker-compose.yml with Docker: start, calls, restart after a kill, stop
 	$(BIN)/python -m pytest --capture=no tests/compose/*.py $(ARGS)

@@ -3,10 +3,12 @@
 import os
 import shutil
 import subprocess
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 from tests.support.stack import Process
 
@@ -15,7 +17,7 @@ TOOLS = {
     "mvn": "Maven 3.8 or newer (mvn)",
     "node": "Node.js 20 or newer (node)",
     "npm": "npm 10 or newer (npm)",
-    "go": "Go 1.24 or newer (go)",
+    "go": "Go 1.26 or newer (go)",
 }
 BUILDS: Mapping[str, Sequence[str]] = {
     "pom.xml": ("mvn", "--quiet", "--batch-mode", "package"),
@@ -24,8 +26,9 @@ BUILDS: Mapping[str, Sequence[str]] = {
 }
 """The command that downloads and builds a folder with this manifest. Its output stays in the folder, ignored by Git."""
 
-PARALLEL_BUILDS = 3
-"""Builds mostly wait for downloads."""
+_MOST_BUILDS = 32
+_TOOL_IN_USE: dict[str, Lock] = defaultdict(Lock)
+"""Builds of one tool run one after another, because Maven's local repository is not made for several processes."""
 
 
 def missing_tools() -> list[str]:
@@ -37,8 +40,8 @@ class Builds:
     """Builds of folders, side by side. The same folder is built once."""
 
     def __init__(self, folders: Iterable[Path]) -> None:
-        self._pool = ThreadPoolExecutor(PARALLEL_BUILDS)
-        self._builds: dict[Path, Future[str]] = {folder: self._pool.submit(_build, folder) for folder in folders}
+        self._pool = ThreadPoolExecutor(_MOST_BUILDS)
+        self._builds: dict[Path, Future[None]] = {folder: self._pool.submit(_build, folder) for folder in folders}
 
     def wait(self, folder: Path) -> Path:
         """Wait for the build of a folder and return the folder. Fails with the output of a failed build."""
@@ -49,9 +52,11 @@ class Builds:
         self._pool.shutdown(cancel_futures=True)
 
 
-def _build(folder: Path) -> str:
-    commands = [command for manifest, command in BUILDS.items() if (folder / manifest).exists()]
-    return "".join(run(*command, cwd=folder) for command in commands)
+def _build(folder: Path) -> None:
+    for manifest, command in BUILDS.items():
+        if (folder / manifest).exists():
+            with _TOOL_IN_USE[command[0]]:
+                run(*command, cwd=folder)
 
 
 def run(*argv: str | Path, cwd: Path, seconds: float = 600, **environment: str) -> str:
