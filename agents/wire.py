@@ -61,10 +61,11 @@ class Wire:
         ids = {name: {"request": ids.request, "result": ids.result} for name, ids in self._ids.items()}
         releases.write(folder, schemas, {**ids, "changes": self.change_ids})
 
-    def read_request(self, operation: Operation, content_type: str, value: bytes) -> dict[str, Any]:
-        """The parts of a request as plain JSON data, also if the value is Avro. Raises InvalidMessage."""
+    def read_request(self, operation: Operation, content_type: str, value: Any) -> dict[str, Any]:
+        """The parts of a request as plain JSON data, also if the value is Avro. `value` is bytes, or JSON that was
+        decoded with its envelope. Raises InvalidMessage."""
         if content_type == JSON:
-            parsed = json.read(value)
+            parsed = json.read(value) if isinstance(value, bytes) else value
             if not isinstance(parsed, dict):
                 raise InvalidMessage("not_an_object", "The value is not a JSON object.")
             return parsed

@@ -22,7 +22,7 @@ from edge.settings import HttpSettings
 from schemas.faults import Bug, Fault, NoAnswer, RateLimited, TooLarge, Unavailable
 from schemas.replies import envelope
 from topics import json, names
-from topics.envelope import JSON, ReplyTo, RequestHeaders
+from topics.envelope import CORRELATION, JSON, ReplyTo, RequestHeaders
 from topics.kafka import Outgoing
 from topics.traceparent import read_traceparent
 
@@ -135,7 +135,9 @@ class Calls:
         partition, correlation, reply = self._router.expect()
         try:
             async with asyncio.timeout(timeout):
-                with_reply_to = headers._replace(reply_to=ReplyTo(partition, correlation))
+                with_reply_to = headers._replace(
+                    reply_to=ReplyTo(None, partition), correlation=((CORRELATION, correlation.encode()),)
+                )
                 await self._router.send(self._message(operation, with_reply_to, parts))
                 return await reply
         except TimeoutError:

@@ -10,7 +10,8 @@ from aiokafka.errors import KafkaError
 from agents.catalogue import CATALOGUE
 from agents.wire import Wire
 from topics import json, patches
-from topics.envelope import AVRO, InvalidMessage
+from topics.content_types import format_of
+from topics.envelope import InvalidMessage
 from topics.kafka import KafkaSettings, close_consumer, ended_tasks
 from topics.supervision import run_together
 
@@ -57,14 +58,14 @@ def _line(wire: Wire, record: Any) -> dict[str, Any]:
         "offset": record.offset,
         "key": record.key.decode(errors="replace") if record.key else None,
         "headers": headers,
-        "value": _value(wire, headers.get("content-type") or AVRO, record.value),
+        "value": _value(wire, headers.get("content-type"), record.value),
     }
 
 
-def _value(wire: Wire, content_type: str, value: bytes | None) -> Any:
+def _value(wire: Wire, content_type: str | None, value: bytes | None) -> Any:
     if value is None:
         return None
     try:
-        return wire.read(content_type, value)
+        return wire.read(format_of(content_type, value), value)
     except InvalidMessage as error:
         return {"unreadable": str(error), "bytes": len(value)}

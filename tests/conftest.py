@@ -83,10 +83,10 @@ def servers(choice: Choice, home: Path) -> Iterator[Servers]:
 
 @pytest_asyncio.fixture(scope="session")
 async def stack(servers: Servers, home: Path) -> AsyncIterator[Stack]:
-    """An installation with a ready worker and a ready edge. Tests share it: each creates its own entities and leaves
-    the processes alone."""
+    """An installation with a ready worker, which allows the reply topics crm.*.replies, and a ready edge. Tests share
+    it: each creates its own entities and leaves the processes alone."""
     async with stack_on(servers, home) as shared_stack:
-        worker = shared_stack.worker()
+        worker = shared_stack.worker(VISITOR_WORKER_REPLY_TOPICS="crm.*.replies")
         edge, shared_stack.url = shared_stack.edge()
         await eventually("a ready worker", worker.ready)
         await eventually("a ready edge", edge.ready)

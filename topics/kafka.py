@@ -121,10 +121,10 @@ class Producer:
                 client = await self._connected()
                 await _deliver(client, messages)
         except MessageSizeTooLargeError as error:
-            raise DeliveryError(_describe(error)) from error
+            raise DeliveryError(describe(error)) from error
         except (KafkaError, TimeoutError, OSError) as error:
             await self._discard(client)
-            raise DeliveryError(_describe(error)) from error
+            raise DeliveryError(describe(error)) from error
 
     async def partitions(self, topic: str) -> int:
         """How many partitions a topic has. Raises DeliveryError."""
@@ -132,7 +132,7 @@ class Producer:
         try:
             return await _partitions(client, topic)
         except (KafkaError, TimeoutError, OSError) as error:
-            raise DeliveryError(_describe(error)) from error
+            raise DeliveryError(describe(error)) from error
 
     async def _connected(self) -> AIOKafkaProducer:
         if self._client is not None:
@@ -140,7 +140,7 @@ class Producer:
         async with self._replacing:
             if self._client is None:
                 try:
-                    self._client = await _connect(self._settings)
+                    self._client = await connect(self._settings)
                 except (KafkaError, TimeoutError, OSError) as error:
                     raise DeliveryError(f"no connection to {self._settings.bootstrap}: {error}") from error
             return self._client
@@ -150,7 +150,7 @@ class Producer:
         that another `send` has replaced is aborted already."""
         if client is not None and client is self._client:
             self._client = None
-            await _abort(client)
+            await abort(client)
 
 
 class FencedProducer:
@@ -175,7 +175,7 @@ class FencedProducer:
         `DELIVERY_TIMEOUT`. Raises DeliveryError."""
         await self._drop()
         try:
-            self._client = await _connect(
+            self._client = await connect(
                 self._settings, transactional_id=self._id, transaction_timeout_ms=int(TRANSACTION_TIMEOUT * 1000)
             )
         except TransactionalIdAuthorizationFailed as error:
@@ -187,7 +187,7 @@ class FencedProducer:
                 f"transactional id {self._id}: no transaction coordinator within {DELIVERY_TIMEOUT:.0f} s"
             ) from error
         except (KafkaError, OSError) as error:
-            raise DeliveryError(f"transactional id {self._id}: {_describe(error)}") from error
+            raise DeliveryError(f"transactional id {self._id}: {describe(error)}") from error
 
     async def send(self, messages: Sequence[Outgoing]) -> None:
         """Send in order in one transaction, within `SEND_LIMIT`. Raises DeliveryError if it failed or may have failed,
@@ -202,7 +202,7 @@ class FencedProducer:
                 await client.commit_transaction()
         except (KafkaError, TimeoutError, OSError) as error:
             await self._drop()
-            raise DeliveryError(f"transactional id {self._id}: {_describe(error)}") from error
+            raise DeliveryError(f"transactional id {self._id}: {describe(error)}") from error
         except BaseException:
             await self._drop()
             raise
@@ -215,27 +215,28 @@ class FencedProducer:
     async def _drop(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            await _abort(client)
+            await abort(client)
 
 
-async def _connect(settings: KafkaSettings, **transactions: Any) -> AIOKafkaProducer:
-    """Raises KafkaError, TimeoutError, OSError."""
-    client = AIOKafkaProducer(
-        **settings.client(),
-        **transactions,
-        enable_idempotence=True,
-        acks="all",
-        linger_ms=0,
-        max_batch_size=256 * 1024,
-        max_request_size=32 * 2**20,
-        compression_type=None,
-        request_timeout_ms=int(DELIVERY_TIMEOUT * 1000),
-    )
+_DEFAULTS: dict[str, Any] = {
+    "enable_idempotence": True,
+    "acks": "all",
+    "linger_ms": 0,
+    "max_batch_size": 256 * 1024,
+    "max_request_size": 32 * 2**20,
+    "compression_type": None,
+    "request_timeout_ms": int(DELIVERY_TIMEOUT * 1000),
+}
+
+
+async def connect(settings: KafkaSettings, **options: Any) -> AIOKafkaProducer:
+    """A started client of aiokafka. `options` are arguments of it. Raises KafkaError, TimeoutError, OSError."""
+    client = AIOKafkaProducer(**(settings.client() | _DEFAULTS | options))
     try:
         async with asyncio.timeout(DELIVERY_TIMEOUT):
             await client.start()
     except BaseException:
-        await _abort(client)
+        await abort(client)
         raise
     return client
 
@@ -258,7 +259,7 @@ async def _partitions(client: AIOKafkaProducer, topic: str) -> int:
     return len(cached or await client.partitions_for(topic))
 
 
-def _describe(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """The text of an error with its type. The text of a KafkaError contains the type already."""
     return str(error) if isinstance(error, KafkaError) else f"{type(error).__name__}: {error}"
 
@@ -289,7 +290,7 @@ def _batches(client: AIOKafkaProducer, messages: Sequence[Outgoing]) -> Iterator
     yield batch
 
 
-async def _abort(client: AIOKafkaProducer) -> None:
+async def abort(client: AIOKafkaProducer) -> None:
     """Stop a producer without sending the messages that it holds. aiokafka's `stop` flushes first, and goes on sending
     in the background if it is cancelled."""
     client._closed = True
@@ -316,7 +317,8 @@ async def _refuse(*_: Any, **__: Any) -> Any:
 def _retrieve_exceptions(client: AIOKafkaProducer) -> None:
     """Retrieve the exceptions of futures that nobody awaits. asyncio would log each of them as an error."""
     waiters = [batch._drain_waiter for batches in client._message_accumulator._batches.values() for batch in batches]
-    for future in (*waiters, client._txn_manager._transaction_waiter):
+    transactions = client._txn_manager  # None without idempotence.
+    for future in (*waiters, transactions and transactions._transaction_waiter):
         if future is not None and future.done() and not future.cancelled():
             future.exception()
 
@@ -327,7 +329,7 @@ async def _close(client: AIOKafkaProducer) -> None:
             await client.stop()
     except (KafkaError, TimeoutError, OSError) as error:
         log.warning("producer_close_failed", error=repr(error))
-        await _abort(client)
+        await abort(client)
 
 
 def partition_of(key: bytes, partitions: int) -> int:

@@ -9,16 +9,22 @@
 - **Closing a consumer while the broker is away.** `Fetcher.close` of aiokafka 0.14.0 raises the CancelledError of a
   fetch that waits for its next attempt. The consumer's `stop` ends there and leaves its connections open. With the
   patch, it cancels such fetches and goes on.
+- **Topics that brokers create by themselves.** Each request of aiokafka 0.14.0 for metadata lets a broker create the
+  topics that it names, where `auto.create.topics.enable` is true. A reply topic that its owner has deleted would come
+  back. With the patch, brokers create nothing.
 
 `tests/unit/test_patches.py` fails once aiokafka no longer needs them.
 """
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
+from aiokafka import client
 from aiokafka.consumer import fetcher
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
 
@@ -44,12 +50,13 @@ def require_versions(versions: dict[str, str]) -> None:
 
 
 def apply() -> None:
-    """For all consumers of this process. Safe to call again. Raises WrongVersion."""
+    """For all clients of this process. Safe to call again. Raises WrongVersion."""
     require_versions(PATCHED)
     fetcher.MemoryRecords = _Records
     fetcher.PartitionRecords = _PartitionRecords
     fetcher.Fetcher.close = _close_fetcher
     fetcher.Fetcher._get_actions_per_node = _fetch_shortly_if_partitions_wait
+    client.MetadataRequest = partial(MetadataRequest, allow_auto_topic_creation=False)
 
 
 class _Records:

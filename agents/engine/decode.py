@@ -19,7 +19,9 @@ from storage.inbox import RequestKey
 from storage.tx import Caller, Cause
 from topics import names
 from topics.codec import UnknownSchema
-from topics.envelope import InvalidMessage, RequestHeaders, read_headers
+from topics.envelope import InvalidMessage, ReplyTo, RequestHeaders
+from topics.incoming import RequestMessage, read_message
+from topics.replies import is_allowed
 
 
 class Record(Protocol):
@@ -96,11 +98,15 @@ def caller_of(source: str | None) -> Caller:
 
 
 class Decoder:
-    def __init__(self, catalogue: Catalogue, wire: Wire, schemas: SchemaLookup) -> None:
+    def __init__(
+        self, catalogue: Catalogue, wire: Wire, schemas: SchemaLookup, reply_topics: Sequence[str] = ()
+    ) -> None:
+        """`reply_topics`: the patterns of the topics that replies may go to."""
         self._operations = catalogue.by_name
         self._topics = catalogue.topic_of
         self._wire = wire
         self._schemas = schemas
+        self._reply_topics = reply_topics
 
     async def decode_all(self, records: Iterable[Record]) -> list[Decoded]:
         """Decode records, also those whose schemas first have to be looked up. Raises only transient errors."""
@@ -114,30 +120,33 @@ class Decoder:
         """Never raises for the content of a record."""
         headers = operation = None
         try:
-            headers = read_headers(record.headers or (), _position(record))
+            message = read_message(record.headers or (), record.value, _position(record))
+            headers = message.headers
             operation = self._operations.get(headers.operation)
             if operation is None:
                 raise InvalidMessage("unknown_operation", f"There is no operation {headers.operation[:100]!r}.")
-            return self._decode(record, headers, operation)
+            self._check_reply_topic(headers.reply_to)
+            return self._decode(record, message, operation)
         except InvalidMessage as reason:
             return InvalidRecord(record, reason, headers, operation)
 
-    def _decode(self, record: Record, headers: RequestHeaders, operation: Operation) -> Decoded:
+    def _decode(self, record: Record, message: RequestMessage, operation: Operation) -> Decoded:
         try:
-            return self._validate(record, headers, operation)
+            return self._validate(record, message, operation)
         except ValidationError as error:
             fault: Fault = from_validation(error)
         except (Invalid, TooLarge) as refusal:
             fault = refusal
-        return RefusedRequest(record, headers, operation, answers.of_fault(fault))
+        return RefusedRequest(record, message.headers, operation, answers.of_fault(fault))
 
-    def _validate(self, record: Record, headers: RequestHeaders, operation: Operation) -> ValidRequest:
+    def _validate(self, record: Record, message: RequestMessage, operation: Operation) -> ValidRequest:
+        headers = message.headers
         self._check_topic(operation, record.topic)
         if record.value is None:
             raise InvalidMessage("no_value", "The message has no value.")
         if len(record.value) > names.VALUE_LIMIT:
             raise TooLarge("value_too_large", f"A request holds at most {names.VALUE_LIMIT} bytes.")
-        parts = self._wire.read_request(operation, headers.content_type, record.value)
+        parts = self._wire.read_request(operation, headers.content_type, message.data)
         query = parts.get("query")
         request = operation.request.model_validate(parts)
         return ValidRequest(
@@ -150,6 +159,11 @@ class Decoder:
             legacy_key=_legacy_key(record, headers),
             fingerprint=fingerprint(operation, request),
         )
+
+    def _check_reply_topic(self, reply_to: ReplyTo | None) -> None:
+        if reply_to is not None and reply_to.topic is not None and not is_allowed(reply_to.topic, self._reply_topics):
+            message = "The setting VISITOR_WORKER_REPLY_TOPICS of the workers does not allow the reply topic."
+            raise InvalidMessage("reply_topic_not_allowed", message)
 
     def _check_topic(self, operation: Operation, topic: str) -> None:
         right = self._topics[operation.name]

@@ -32,6 +32,7 @@ from storage.database import DatabaseSettings, connect
 from storage.tx import Resources
 from topics import admin, names
 from topics.kafka import DeliveryError, FencedProducer, KafkaSettings, Producer, close_consumer
+from topics.replies import ReplyProducer
 from topics.schema_registry import SchemaRegistry, SchemaRegistrySettings
 from topics.supervision import Interrupted, Supervisor, TaskEnded, interruptions_raised
 
@@ -75,14 +76,15 @@ class Engine:
         # The statistics of the outbox are mostly taken while it is nearly empty.
         self._background = connect(database, connections=2, sequential_scans=False)
         self._producer = Producer(kafka)
+        self._reply_producer = ReplyProducer(kafka)
         wire = Wire(catalogue)
         self._registry = SchemaRegistry(schema_registry) if schema_registry.url else None
         self._schemas = SchemaLookup(wire, self._background, self._registry)
         self._publisher = Publisher(self._change_producers(), self._background, self.readiness)
         self._work = BatchProcessor(
-            decoder=Decoder(catalogue, wire, self._schemas),
+            decoder=Decoder(catalogue, wire, self._schemas, settings.reply_topic_patterns),
             wire=wire,
-            outbound=Outbound(self._producer, catalogue.family_of),
+            outbound=Outbound(self._producer, self._reply_producer, catalogue.family_of),
             writes=self._writes,
             reads=self._reads,
             readiness=self.readiness,
@@ -310,7 +312,12 @@ class Engine:
     async def _close(self) -> None:
         """Close everything at once, because each part may wait some seconds for a server that hangs."""
         engines = (self._writes, self._reads, self._background)
-        closing = [self._drop_observer(), self._producer.stop(), *(_dispose(engine) for engine in engines)]
+        producers = (self._producer, self._reply_producer)
+        closing = [
+            self._drop_observer(),
+            *(producer.stop() for producer in producers),
+            *(_dispose(engine) for engine in engines),
+        ]
         if self._registry is not None:
             closing.append(self._registry.close())
         await asyncio.gather(*closing)

@@ -5,8 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import structlog
 
 from agents.engine.decode import Decoded, InvalidRecord, Record, RefusedRequest, ValidRequest
+from agents.engine.telemetry import LOST_REPLIES
 from topics import names
 from topics.kafka import Outgoing, Producer
+from topics.replies import ReplyProducer
 
 log = structlog.get_logger(__name__)
 
@@ -17,8 +19,9 @@ Readable = RefusedRequest | ValidRequest
 class Outbound:
     """Publishes the results, replies and dead letters of a batch, in order, and waits for the broker."""
 
-    def __init__(self, producer: Producer, family_of: dict[str, str]) -> None:
+    def __init__(self, producer: Producer, reply_producer: ReplyProducer, family_of: dict[str, str]) -> None:
         self._producer = producer
+        self._reply_producer = reply_producer
         self._family_of = family_of
 
     async def publish(self, batch: Sequence[Decoded]) -> None:
@@ -26,7 +29,10 @@ class Outbound:
         readable = [incoming for incoming in batch if not isinstance(incoming, InvalidRecord)]
         if readable:
             counts = await self._partition_counts(readable)
-            await self._producer.send([message for incoming in readable for message in self._results(incoming, counts)])
+            await self._producer.send(
+                [message for incoming in readable for message in self._messages(incoming, counts)]
+            )
+            await self._publish_on_reply_topics(readable, counts)
 
     async def publish_dead_letters(self, batch: Sequence[Decoded]) -> None:
         """Raises DeliveryError."""
@@ -36,28 +42,61 @@ class Outbound:
             await self._producer.send(letters)
 
     async def _partition_counts(self, batch: Sequence[Readable]) -> dict[str, int]:
-        """The number of partitions of each topic that results may go to."""
+        """The number of partitions of each topic of the service that results may go to."""
         topics = {names.results(self._family_of[incoming.operation.name]) for incoming in batch} | {names.REPLIES}
         return {topic: await self._producer.partitions(topic) for topic in topics}
 
-    def _results(self, incoming: Readable, counts: Mapping[str, int]) -> Iterator[Outgoing]:
-        request, operation = incoming.headers, incoming.operation
-        value, headers = incoming.result, request.result_headers()
-        if not operation.is_query or request.reply_to is None:
-            topic = names.results(self._family_of[operation.name])
-            # The request's partition, so that results of one partition keep the order of their requests.
-            partition = incoming.record.partition % counts[topic]
-            key = incoming.record.key
-            if not key or len(key) > names.KEY_LIMIT:
-                key = request.request_id.encode()
-            yield Outgoing(topic, value, key, headers, partition=partition)
-        if request.reply_to is None:
-            return
-        if request.reply_to.partition >= counts[names.REPLIES]:
-            log.warning("no_such_reply_partition", request_id=request.request_id, partition=request.reply_to.partition)
-            return
-        key = request.request_id.encode()
-        yield Outgoing(names.REPLIES, value, key, headers, partition=request.reply_to.partition)
+    def _messages(self, incoming: Readable, counts: Mapping[str, int]) -> Iterator[Outgoing]:
+        """The messages of a request on topics of the service."""
+        reply = _own_reply(incoming, counts[names.REPLIES])
+        if reply is not None:
+            yield reply
+        if not incoming.operation.is_query or (reply is None and _foreign_reply(incoming) is None):
+            yield self._result(incoming, counts)
+
+    def _result(self, incoming: Readable, counts: Mapping[str, int]) -> Outgoing:
+        topic = names.results(self._family_of[incoming.operation.name])
+        # The request's partition, so that results of one partition keep the order of their requests.
+        partition = incoming.record.partition % counts[topic]
+        return Outgoing(topic, incoming.result, _key(incoming), incoming.headers.result_headers(), partition=partition)
+
+    async def _publish_on_reply_topics(self, readable: Sequence[Readable], counts: Mapping[str, int]) -> None:
+        """Publish the replies on topics of other systems. The result of a read whose reply cannot be delivered goes to
+        the results topic; the results of writes are there already."""
+        replies = [(incoming, reply) for incoming in readable if (reply := _foreign_reply(incoming)) is not None]
+        delivered = await self._reply_producer.send([reply for _, reply in replies])
+        undelivered = [incoming for (incoming, _), success in zip(replies, delivered, strict=True) if not success]
+        LOST_REPLIES.inc(len(undelivered))
+        reads = [self._result(incoming, counts) for incoming in undelivered if incoming.operation.is_query]
+        if reads:
+            await self._producer.send(reads)
+
+
+def _own_reply(incoming: Readable, partitions: int) -> Outgoing | None:
+    """The reply, if it goes to `visitor.replies`, which has this number of partitions."""
+    reply_to = incoming.headers.reply_to
+    if reply_to is None or reply_to.partition is None or reply_to.topic is not None:
+        return None
+    request_id, headers = incoming.headers.request_id, incoming.headers.reply_headers()
+    if reply_to.partition >= partitions:
+        log.warning("no_such_reply_partition", request_id=request_id, partition=reply_to.partition)
+        return None
+    return Outgoing(names.REPLIES, incoming.result, request_id.encode(), headers, partition=reply_to.partition)
+
+
+def _foreign_reply(incoming: Readable) -> Outgoing | None:
+    """The reply, if it goes to a topic of another system."""
+    reply_to = incoming.headers.reply_to
+    if reply_to is None or reply_to.topic is None:
+        return None
+    headers = incoming.headers.reply_headers()
+    return Outgoing(reply_to.topic, incoming.result, _key(incoming), headers, partition=reply_to.partition)
+
+
+def _key(incoming: Readable) -> bytes:
+    """The key of the request, or its id if it has no key or a very long one."""
+    key = incoming.record.key
+    return key if key and len(key) <= names.KEY_LIMIT else incoming.headers.request_id.encode()
 
 
 def reason_of(incoming: Decoded) -> tuple[str, str] | None:

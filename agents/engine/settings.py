@@ -17,8 +17,17 @@ class EngineSettings(BaseModel):
     failure_limit: float = Field(
         0.9, gt=0, le=1, description="Share of failing messages above which a worker exits; 1 switches this off."
     )
+    reply_topics: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._*?\[\]!, -]*$",
+        description="Topics that requests may name for their replies: patterns such as crm.*.replies, comma-separated.",
+    )
     inbox_days: float = Field(
         9.0,
         gt=0,
         description="Days that answers are kept; longer than Kafka can deliver their requests again.",
     )
+
+    @property
+    def reply_topic_patterns(self) -> list[str]:
+        return [pattern.strip() for pattern in self.reply_topics.split(",") if pattern.strip()]

@@ -13,6 +13,9 @@ BATCH_SIZE = Histogram(
 BATCH_SECONDS = Histogram(
     "visitor_batch_seconds", "From the first message of a batch to its acknowledgement.", ["topic"]
 )
+LOST_REPLIES = Counter(
+    "visitor_replies_undelivered_total", "Replies that could not be sent to the topic that their request names."
+)
 CHANGES = Counter("visitor_changes_published_total", "Changes published, by topic.", ["topic"])
 RETRIES = Counter("visitor_retries_total", "Attempts that failed with a transient fault, by what was tried.", ["part"])
 LAG = Gauge("visitor_lag_messages", "Messages of the assigned partitions that are not acknowledged yet.")

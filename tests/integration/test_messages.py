@@ -14,7 +14,7 @@ from agents.catalogue import CATALOGUE
 from tests.support import data, misnamed
 from tests.support.stack import WIRE, Stack, decode, eventually, plain
 from topics import names
-from topics.envelope import AVRO, JSON, Headers, ReplyTo, RequestHeaders
+from topics.envelope import AVRO, CORRELATION, JSON, Headers, ReplyTo, RequestHeaders
 
 TOPIC = names.requests("visits")
 MessageFactory = Callable[[str, dict[str, Any]], tuple[bytes | None, Headers]]
@@ -223,6 +223,10 @@ async def test_the_key_of_a_request_without_an_id_is_its_position_and_the_broker
     assert len(await stack.rows("select 1 from visits where visitor_id = :id", id=parker["visitorId"])) == 2
 
 
+def _reply_to(partition: int, correlation_id: str) -> tuple[ReplyTo, tuple[tuple[str, bytes], ...]]:
+    return ReplyTo(None, partition), ((CORRELATION, correlation_id.encode()),)
+
+
 async def _await_reply(stack: Stack, correlation_id: str) -> Any:
     consumer = AIOKafkaConsumer(
         bootstrap_servers=stack.servers.kafka, enable_auto_commit=False, auto_offset_reset="earliest"
@@ -240,7 +244,7 @@ async def _await_reply(stack: Stack, correlation_id: str) -> Any:
 
 async def test_reply_to_selects_a_partition_of_the_replies_topic(stack: Stack, client: httpx.AsyncClient) -> None:
     parker = await data.visitor_with_vehicle(client)
-    request_headers = RequestHeaders(str(uuid4()), "visits.create", "gateway/test", JSON, ReplyTo(1, "call-1"))
+    request_headers = RequestHeaders(str(uuid4()), "visits.create", "gateway/test", JSON, *_reply_to(1, "call-1"))
     await stack.raw(TOPIC, _value(parker), request_headers.encode())
     reply = await _await_reply(stack, "call-1")
     result = await stack.result("visits.create", request_headers.request_id)
@@ -251,7 +255,7 @@ async def test_an_unknown_reply_partition_does_not_disturb_other_requests(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
     parker = await data.visitor_with_vehicle(client)
-    request_headers = RequestHeaders(str(uuid4()), "visits.create", "gateway/test", JSON, ReplyTo(4_711, "call-2"))
+    request_headers = RequestHeaders(str(uuid4()), "visits.create", "gateway/test", JSON, *_reply_to(4_711, "call-2"))
     await _send_between_valid_messages(stack, parker, _value(parker), request_headers.encode())
     assert (await stack.result("visits.create", request_headers.request_id)).value["status"] == 201
 

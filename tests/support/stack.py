@@ -27,7 +27,8 @@ from storage import migrate
 from storage.database import DatabaseSettings
 from tests.support.servers import Servers
 from topics import admin, json, names
-from topics.envelope import AVRO, JSON, RequestHeaders
+from topics.content_types import format_of
+from topics.envelope import JSON, RequestHeaders
 from topics.kafka import KafkaSettings
 
 WIRE = Wire(CATALOGUE)
@@ -84,7 +85,7 @@ class Process:
 
 @dataclass
 class Record:
-    """A decoded Kafka record. `raw` has the bytes of the value."""
+    """A decoded Kafka record. `raw` has the bytes of the value, `raw_headers` those of the headers."""
 
     topic: str
     partition: int
@@ -93,6 +94,7 @@ class Record:
     headers: dict[str, str]
     value: Any
     raw: bytes | None = field(repr=False, default=None)
+    raw_headers: dict[str, bytes] = field(repr=False, default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -369,13 +371,15 @@ async def _records_to_end(consumer: AIOKafkaConsumer) -> AsyncIterator[Record]:
 def decode(record: Any) -> Record:
     """Decode a record of aiokafka. A value that cannot be decoded stays bytes."""
     headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
-    content_type = headers.get("content-type", AVRO)
     try:
+        content_type = format_of(headers.get("content-type"), record.value or b"")
         value = None if record.value is None else WIRE.read(content_type, record.value)
     except Exception:
         value = record.value
     key = record.key.decode() if record.key else None
-    return Record(record.topic, record.partition, record.offset, key, headers, value, record.value)
+    return Record(
+        record.topic, record.partition, record.offset, key, headers, value, record.value, dict(record.headers)
+    )
 
 
 @asynccontextmanager

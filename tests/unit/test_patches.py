@@ -10,10 +10,11 @@ from unittest.mock import Mock
 
 import faust
 import pytest
-from aiokafka import TopicPartition
+from aiokafka import TopicPartition, client
 from aiokafka.codec import gzip_encode
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.subscription_state import TopicPartitionState
+from aiokafka.protocol.metadata import MetadataRequest, MetadataRequest_v4
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from faust.transport.consumer import Fetcher
@@ -108,6 +109,12 @@ def test_a_fetch_that_leaves_out_a_partition_is_short(paused: bool, unread: bool
 
 def test_aiokafka_still_sends_one_fetch_at_a_time_to_a_broker() -> None:
     assert "elif node_id in self._in_flight:" in inspect.getsource(fetcher.Fetcher)
+
+
+def test_aiokafka_still_lets_brokers_create_topics() -> None:
+    assert MetadataRequest(["t"]).build(MetadataRequest_v4).allow_auto_topic_creation
+    patches.apply()
+    assert not client.MetadataRequest(["t"]).build(MetadataRequest_v4).allow_auto_topic_creation
 
 
 def test_another_version_of_a_patched_library_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Headers, JSON, Avro, and the configuration of topics."""
+"""JSON, Avro, and the configuration of topics."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -12,39 +12,10 @@ from agents.answers import Answer
 from agents.catalogue import CATALOGUE
 from agents.wire import Wire
 from topics import avro, json
-from topics.envelope import AVRO, JSON, InvalidMessage, ReplyTo, RequestHeaders, read_headers
+from topics.envelope import AVRO, JSON, InvalidMessage
 from topics.kafka import KafkaSettings, partition_of
 
 WIRE = Wire(CATALOGUE)
-
-
-def test_encoded_request_headers_are_read_back_unchanged() -> None:
-    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    headers = RequestHeaders("id-1", "visits.create", "gateway/a", JSON, ReplyTo(3, "c-1"), traceparent)
-    assert read_headers(headers.encode(), "t:0:1") == headers
-
-
-def test_a_request_without_an_id_gets_its_position_as_its_id() -> None:
-    assert read_headers([("ce_type", b"visitor.visits.create")], "t:0:1").request_id == "t:0:1"
-
-
-@pytest.mark.parametrize(
-    ("headers", "code"),
-    [
-        ([], "no_operation"),
-        ([("ce_type", b"other.thing")], "unknown_operation"),
-        ([("ce_type", b"visitor.a"), ("ce_type", b"visitor.b")], "duplicate_header"),
-        ([("ce_type", b"\xff")], "unreadable_header"),
-        ([("ce_type", b"visitor.a"), ("ce_id", b"a\x00")], "unreadable_header"),
-        ([("ce_type", b"visitor.a"), ("ce_id", b"a" * 256)], "id_too_long"),
-        ([("ce_type", b"visitor.a"), ("content-type", b"text/plain")], "unknown_content_type"),
-        ([("ce_type", b"visitor.a"), ("reply-to", b"-1")], "wrong_reply_to"),
-    ],
-)
-def test_the_error_about_invalid_headers_has_a_code(headers: list[tuple[str, bytes]], code: str) -> None:
-    with pytest.raises(InvalidMessage) as refused:
-        read_headers(headers, "t:0:1")
-    assert refused.value.code == code
 
 
 @pytest.mark.parametrize(
