@@ -218,7 +218,7 @@ def consume_command(
 
     settings = _load_settings_and_configure_logs()
     try:
-        _run(consume.follow(settings.kafka, topic, from_beginning=from_beginning))
+        _run(consume.follow(settings.kafka, settings.schema_registry, topic, from_beginning=from_beginning))
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
     except KafkaError as error:

@@ -9,20 +9,24 @@ from aiokafka.errors import KafkaError
 
 from agents.catalogue import CATALOGUE
 from agents.wire import Wire
-from topics import json, patches
+from topics import json, patches, releases
+from topics.codec import UnknownSchema
 from topics.content_types import format_of
 from topics.envelope import InvalidMessage
 from topics.kafka import KafkaSettings, close_consumer, ended_tasks
+from topics.schema_registry import RegistryUnavailable, SchemaRegistry, SchemaRegistrySettings
 from topics.supervision import run_together
 
 CHECK_SECONDS = 5.0
 """Interval of the checks that the consumer still reads."""
 
 
-async def follow(kafka: KafkaSettings, topic: str, *, from_beginning: bool) -> None:
+async def follow(
+    kafka: KafkaSettings, schema_registry: SchemaRegistrySettings, topic: str, *, from_beginning: bool
+) -> None:
     """Print messages until cancelled. An outage of the broker does not end this. Raises KafkaError."""
     patches.apply()
-    wire = Wire(CATALOGUE)
+    values = _Values(SchemaRegistry(schema_registry) if schema_registry.url else None)
     consumer = AIOKafkaConsumer(
         topic,
         **kafka.client(),
@@ -32,14 +36,14 @@ async def follow(kafka: KafkaSettings, topic: str, *, from_beginning: bool) -> N
     )
     try:
         await consumer.start()
-        await run_together({"messages": _print(wire, consumer), "check": _check(consumer)})
+        await run_together({"messages": _print(values, consumer), "check": _check(consumer)})
     finally:
         await close_consumer(consumer)
 
 
-async def _print(wire: Wire, consumer: AIOKafkaConsumer) -> None:
+async def _print(values: "_Values", consumer: AIOKafkaConsumer) -> None:
     async for record in consumer:
-        sys.stdout.write(json.write(_line(wire, record)).decode() + "\n")
+        sys.stdout.write(json.write(await _line(values, record)).decode() + "\n")
         sys.stdout.flush()
 
 
@@ -51,21 +55,40 @@ async def _check(consumer: AIOKafkaConsumer) -> NoReturn:
             raise KafkaError(f"the consumer's background tasks have ended: {', '.join(ended)}")
 
 
-def _line(wire: Wire, record: Any) -> dict[str, Any]:
+async def _line(values: "_Values", record: Any) -> dict[str, Any]:
     headers = {name: None if value is None else value.decode(errors="replace") for name, value in record.headers}
     return {
         "partition": record.partition,
         "offset": record.offset,
         "key": record.key.decode(errors="replace") if record.key else None,
         "headers": headers,
-        "value": _value(wire, headers.get("content-type"), record.value),
+        "value": await values.read(headers.get("content-type"), record.value),
     }
 
 
-def _value(wire: Wire, content_type: str | None, value: bytes | None) -> Any:
-    if value is None:
-        return None
-    try:
-        return wire.read(format_of(content_type, value), value)
-    except InvalidMessage as error:
-        return {"unreadable": str(error), "bytes": len(value)}
+class _Values:
+    """Decodes values with the schemas of this release, of earlier ones, and of the company's registry."""
+
+    def __init__(self, registry: SchemaRegistry | None) -> None:
+        self._registry = registry
+        self._wire = Wire(CATALOGUE)
+        for released in releases.released():
+            self._wire.codec.add(released.id, released.schema)
+
+    async def read(self, content_type: str | None, value: bytes | None) -> Any:
+        if value is None:
+            return None
+        try:
+            return await self._read(format_of(content_type, value), value)
+        except (InvalidMessage, RegistryUnavailable) as error:
+            return {"unreadable": str(error), "bytes": len(value)}
+
+    async def _read(self, content_type: str, value: bytes) -> Any:
+        try:
+            return self._wire.read(content_type, value)
+        except UnknownSchema as unknown:
+            schema = await self._registry.schema(unknown.id) if self._registry else None
+            if schema is None:
+                raise
+            self._wire.codec.add(unknown.id, schema)
+            return self._wire.read(content_type, value)
