@@ -1,9 +1,13 @@
 """Messages that other releases wrote: during a rolling upgrade, after one, and after a return to the older release."""
 
 import asyncio
+import io
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import fastavro
+import httpx
 import pytest
 
 from agents.wire import Wire
@@ -101,6 +105,7 @@ async def test_in_a_rolling_upgrade_both_releases_apply_the_messages_of_both(own
 
 
 async def test_the_new_release_applies_messages_that_waited_for_it(own_stack: Stack) -> None:
+    _stop(await _start(own_stack, "runtime.cli"))
     released = next(each for each in releases.released() if (each.kind, each.name) == ("requests", "legalTexts.create"))
     codec = Codec([released.schema])
     codec.assign(avro.schema_id(released.schema), released.id)
@@ -127,6 +132,38 @@ async def test_the_old_release_refuses_a_new_enum_value_with_400_and_the_new_one
         assert _status(await own_stack.result("legalTexts.create", request_id)) == status
         _stop(workers)
     assert await own_stack.read(names.DEAD_LETTERS) == []
+
+
+async def test_a_crm_reads_changes_of_two_releases(own_stack: Stack) -> None:
+    topic = names.changes("optins", "legalText")
+    released = next(each for each in releases.released() if (each.kind, each.name) == ("changes", "legalText"))
+    codec = Codec([released.schema])
+    codec.assign(avro.schema_id(released.schema), released.id)
+    change = {
+        "resource": "legalText", "id": "0", "revision": 1, "action": "deleted", "visitorId": None,
+        "occurredAt": RELEASE_DATE, "causedBy": "0.1.0", "after": None,
+    }  # fmt: skip
+    await own_stack.raw(topic, codec.write(avro.schema_id(released.schema), change), [], key="0", partition=0)
+    workers = await _start(own_stack, "runtime.cli")
+    edge, url = own_stack.edge()
+    await eventually("a ready edge", edge.ready)
+    request_id = await _send(own_stack, _value(WIRE), "change", 0)
+    await own_stack.await_record(topic, lambda record: record.value["causedBy"] == request_id)
+
+    async with httpx.AsyncClient(base_url=url) as registry:
+        causes = {}
+        for record in await own_stack.read(topic):
+            assert record.raw is not None
+            schema_id = int.from_bytes(record.raw[1:5], "big")
+            schema = (await registry.get(f"/registry/schemas/ids/{schema_id}")).json()["schema"]
+            decoded = fastavro.schemaless_reader(io.BytesIO(record.raw[5:]), json.loads(schema), None)
+            causes[decoded["causedBy"]] = schema_id
+    assert causes["0.1.0"] == released.id
+    assert causes[request_id] == avro.schema_id(WIRE.changes["legalText"])
+    line = await own_stack.consume(topic, lambda message: message["key"] == "0")
+    assert line["value"]["causedBy"] == "0.1.0"
+    edge.terminate()
+    _stop(workers)
 
 
 async def test_the_companys_registry_assigns_the_ids_and_resolves_unknown_ones(

@@ -26,12 +26,14 @@ from runtime.dev.servers.processes import free_port
 from storage import migrate
 from storage.database import DatabaseSettings
 from tests.support.servers import Servers
-from topics import admin, json, names
+from topics import admin, json, names, releases
 from topics.content_types import format_of
 from topics.envelope import JSON, RequestHeaders
 from topics.kafka import KafkaSettings
 
 WIRE = Wire(CATALOGUE)
+for _released in releases.released():
+    WIRE.codec.add(_released.id, _released.schema)
 PARTITIONS = 4
 PERSONAL = ("Zora", "Quill", "@example.com")
 """Texts in the names and emails of all visitors of `tests.support.data`."""
