@@ -48,16 +48,15 @@ class _Event(NamedTuple):
 
 
 _ATTRIBUTES = ("id", "source", "type", "datacontenttype")
-_SPRING_TOPIC, _SPRING_PARTITION, _SPRING_CORRELATION = (
-    "kafka_replyTopic",
-    "kafka_replyPartition",
-    "kafka_correlationId",
-)
-_TEXTS = frozenset(
-    ("ce_specversion", *(f"ce_{name}" for name in _ATTRIBUTES), "content-type", "reply-to", _SPRING_TOPIC)
-)
+_ATTRIBUTE_HEADERS = {f"ce_{name}": name for name in _ATTRIBUTES}
+_SPRING_TOPIC = "kafka_replyTopic"
+_SPRING_PARTITION = "kafka_replyPartition"
+_SPRING_CORRELATION = "kafka_correlationId"
+_TEXTS = frozenset(("ce_specversion", *_ATTRIBUTE_HEADERS, "content-type", "reply-to", _SPRING_TOPIC))
+_ENVELOPE_LABEL = "attribute {} of the envelope"
 _CE_TRACEPARENT = f"ce_{TRACEPARENT}"
 """CloudEvents' extension for tracing, as SDKs write it. A header traceparent is newer."""
+_TRACEPARENTS = frozenset((TRACEPARENT, _CE_TRACEPARENT))
 _BYTES = frozenset((CORRELATION, _SPRING_CORRELATION, _SPRING_PARTITION))
 _LAST_COUNTS = frozenset((_SPRING_TOPIC, _SPRING_PARTITION, _SPRING_CORRELATION))
 """Spring adds its headers again if an application sends a record object again, and reads the last one."""
@@ -113,16 +112,16 @@ def _decode(headers: ReceivedHeaders) -> _Received:
     texts: dict[str, str] = {}
     values: dict[str, bytes] = {}
     for name, value in headers:
-        if name in (TRACEPARENT, _CE_TRACEPARENT):
-            traceparent = read_traceparent(value or b"")
-            if traceparent is not None:
-                texts[name] = traceparent
-        elif name in _TEXTS:
-            _set(texts, name, _text(f"header {name}", value or b""))
+        if name in _TEXTS:
+            _set(texts, name, _text(name, value or b""))
         elif name in _BYTES:
             if len(value or b"") > HEADER_LIMIT:
                 raise InvalidMessage("header_too_long", f"The header {name} may have at most {HEADER_LIMIT} bytes.")
             _set(values, name, value or b"")
+        elif name in _TRACEPARENTS:
+            traceparent = read_traceparent(value or b"")
+            if traceparent is not None:
+                texts[name] = traceparent
     return _Received(texts, values)
 
 
@@ -132,19 +131,20 @@ def _set(headers: dict[str, Any], name: str, value: Any) -> None:
     headers[name] = value
 
 
-def _text(label: str, value: bytes) -> str:
+def _text(name: str, value: bytes) -> str:
     try:
         text = value.decode()
     except UnicodeDecodeError:
-        raise InvalidMessage("unreadable_header", f"The {label} must be UTF-8.") from None
-    return _checked(label, text)
+        raise InvalidMessage("unreadable_header", f"The header {name} must be UTF-8.") from None
+    return _checked("header {}", name, text)
 
 
-def _checked(label: str, text: str) -> str:
+def _checked(label: str, name: str, text: str) -> str:
     if len(text) > HEADER_LIMIT:
-        raise InvalidMessage("header_too_long", f"The {label} may have at most {HEADER_LIMIT} characters.")
+        message = f"The {label.format(name)} may have at most {HEADER_LIMIT} characters."
+        raise InvalidMessage("header_too_long", message)
     if "\x00" in text:
-        raise InvalidMessage("unreadable_header", f"The {label} may not contain a NUL character.")
+        raise InvalidMessage("unreadable_header", f"The {label.format(name)} may not contain a NUL character.")
     return text
 
 
@@ -184,7 +184,7 @@ def _read_envelope(value: bytes | None) -> dict[str, Any]:
 
 def _binary(received: _Received, value: bytes | None) -> _Event:
     texts = received.texts
-    attributes = {name: texts[f"ce_{name}"] for name in _ATTRIBUTES if f"ce_{name}" in texts}
+    attributes = {name: texts[header] for header, name in _ATTRIBUTE_HEADERS.items() if header in texts}
     content_type = texts.get("content-type") or attributes.get("datacontenttype")
     return _Event(attributes, texts.get(_CE_TRACEPARENT), format_of(content_type, value or b""), value, "header ce_{}")
 
@@ -198,15 +198,14 @@ def _structured(envelope: Mapping[str, Any]) -> _Event:
         raise InvalidMessage("not_avro", message)
     trace = envelope.get(TRACEPARENT)
     traceparent = read_traceparent(trace.encode(errors="replace")) if isinstance(trace, str) else None
-    return _Event(attributes, traceparent, data_format, data, "attribute {} of the envelope")
+    return _Event(attributes, traceparent, data_format, data, _ENVELOPE_LABEL)
 
 
 def _attribute(name: str, value: Any) -> str:
-    label = f"attribute {name} of the envelope"
     if not isinstance(value, str):
-        raise InvalidMessage("wrong_attribute", f"The {label} must be a string.")
-    _encoded(label, value)
-    return _checked(label, value)
+        raise InvalidMessage("wrong_attribute", f"The {_ENVELOPE_LABEL.format(name)} must be a string.")
+    _encoded(_ENVELOPE_LABEL.format(name), value)
+    return _checked(_ENVELOPE_LABEL, name, value)
 
 
 def _encoded(label: str, text: str) -> bytes:
