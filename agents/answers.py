@@ -10,13 +10,27 @@ from schemas.faults import Fault, Invalid
 from schemas.model import Model
 from schemas.replies import Page, PagingQuery, envelope, page_links
 from schemas.requests import Request
+from topics.envelope import MORE, REVISION, Headers
 
 
 class Answer(NamedTuple):
-    """`body` is plain data that may hold times, UUIDs and decimals; None if the reply is empty."""
+    """`body` is plain data that may hold times, UUIDs and decimals; None if the reply is empty. `revision` is that of
+    the record that was read or written. `more` tells whether the next page of a list has records. An answer that the
+    inbox stored has neither."""
 
     status: int
     body: Any = None
+    revision: int | None = None
+    more: bool | None = None
+
+    def headers(self) -> Headers:
+        """The headers of the message with this answer that tell what the body does not."""
+        headers = []
+        if self.revision is not None:
+            headers.append((REVISION, str(self.revision).encode()))
+        if self.more is not None:
+            headers.append((MORE, b"true" if self.more else b"false"))
+        return headers
 
 
 def of_fault(fault: Fault) -> Answer:
@@ -34,12 +48,12 @@ def of_value(operation: Operation, request: Request[Any, Any, Any], raw_query: d
         case "object":
             return Answer(operation.status, operation.to_reply_data(value))
         case "array":
-            return Answer(operation.status, _selected(operation, request, value.items))
+            return Answer(operation.status, _selected(operation, request, value.items), more=value.more)
         case "record":
             data = _selected(operation, request, [value])[0]
             return Answer(operation.status, envelope(data))
     links = _links(operation, request, raw_query, value)
-    return Answer(operation.status, envelope(_selected(operation, request, value.items), links))
+    return Answer(operation.status, envelope(_selected(operation, request, value.items), links), more=value.more)
 
 
 def _links(

@@ -50,7 +50,7 @@ def gets(
         return (await _replies(tx, view, [row]))[0]
 
     path, reply = path_of(table, name, route), _reply_model(table, view)
-    return declare(name, route, summary=summary, path=path, query=query, reply=reply, handler=get)
+    return declare(name, route, summary=summary, path=path, query=query, reply=reply, table=table, handler=get)
 
 
 def lists(
@@ -93,7 +93,7 @@ def creates(
     # If the path has no parameters, requests for the same key or the same parent go to one partition.
     references = tuple(to_camel(column) for column in (table.key, *table.parents) if column in body.model_fields)
     return declare(
-        name, route, summary=summary, path=path, body=body, reply=reply, handler=create,
+        name, route, summary=summary, path=path, body=body, reply=reply, table=table, handler=create,
         partition_key=() if path.model_fields else references,
     )  # fmt: skip
 
@@ -133,7 +133,7 @@ def updates(
         await table.update(tx, request.body.sent_fields(), **where)
 
     path = path_of(table, name, route)
-    return declare(name, route, summary=summary, path=path, body=body, reply=None, handler=update)
+    return declare(name, route, summary=summary, path=path, body=body, reply=None, table=table, handler=update)
 
 
 def deletes(
@@ -148,7 +148,8 @@ def deletes(
         if then is not None:
             await then(tx, old)
 
-    return declare(name, route, summary=summary, path=path_of(table, name, route), reply=None, handler=delete)
+    path = path_of(table, name, route)
+    return declare(name, route, summary=summary, path=path, reply=None, table=table, handler=delete)
 
 
 def soft_deletes(
@@ -168,7 +169,8 @@ def soft_deletes(
             raise table.not_found()
         await table.update(tx, values(tx), **where)
 
-    return declare(name, route, summary=summary, path=path_of(table, name, route), reply=None, handler=soft_delete)
+    path = path_of(table, name, route)
+    return declare(name, route, summary=summary, path=path, reply=None, table=table, handler=soft_delete)
 
 
 async def require_child(tx: Tx, table: Table[Any], body: Model, name: str, **parent: Any) -> None:

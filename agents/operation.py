@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, RootModel, TypeAdapter
+from pydantic.alias_generators import to_snake
 
 from schemas.changes import Change
 from schemas.faults import Fault
@@ -69,6 +70,9 @@ class Operation:
     """Faults in addition to those that the method, the path and the body imply."""
     partition_key: Sequence[str]
     """Fields of the path or the body. The edge uses the value of the first field present as the message key."""
+    table: Table[Any] | None
+    """The table of the one row that the operation reads or writes, if it is declared. `Catalogue.table_of` also has the
+    tables that follow from other operations."""
     to_reply_data: Callable[[Any], Any]
     """Turns a row into the plain data of the reply: the fields of `item`, without other fields of the row."""
     handler: Handler | None = None
@@ -78,6 +82,13 @@ class Operation:
     def is_query(self) -> bool:
         """Queries change nothing. They have a topic of their own, and the inbox does not store them."""
         return self.method == "GET"
+
+    @property
+    def key_fields(self) -> Mapping[str, str | None]:
+        """By path parameter, the field of the reply with the same value; None if it has none."""
+        fields = {} if self.item is None else self.item.model_fields
+        names = {param: to_snake(param) for param in path_params(self.path)}
+        return {param: fields[name].serialization_alias if name in fields else None for param, name in names.items()}
 
     @property
     def reply(self) -> Any:
@@ -115,6 +126,7 @@ def declare(
     sorted_by: type[Model] | None = None,
     faults: Sequence[type[Fault]] = (),
     partition_key: Sequence[str] = (),
+    table: Table[Any] | None = None,
     handler: Handler | None = None,
     batch_handler: BatchHandler | None = None,
 ) -> Operation:
@@ -143,6 +155,7 @@ def declare(
         upserts=upserts,
         faults=faults,
         partition_key=partition_key or tuple(params[:1]),
+        table=table,
         sorts=tuple(_scalar_fields(sorted_by or reply or NoFields)) if "sort" in query.model_fields else (),
         handler=handler,
         batch_handler=batch_handler,
@@ -243,6 +256,12 @@ class Catalogue:
         """By operation, the topic of its requests."""
         self.topic_of_record = dict(self._topics_by_record())
         """By the name of an Avro record (without its namespace), the topic whose values it describes."""
+        self.reader_of = {operation.name: reader for operation, reader in self._readers()}
+        """By operation that reads, creates or changes one record, the operation that reads it."""
+        self.table_of = {
+            operation.name: table for operation in self.operations if (table := self._table(operation)) is not None
+        }
+        """By operation, the table of the one row that it reads or writes."""
         self.change_topics = [
             names.ChangeTopic(names.changes(table.family, table.resource), compacted=not table.are_events)
             for table in self.tables
@@ -253,6 +272,27 @@ class Catalogue:
     def topics(self, kafka: KafkaSettings) -> list[names.TopicSpec]:
         """All topics of the service, configured by these settings."""
         return names.specs(self.families, self.change_topics, kafka)
+
+    def takes_if_match(self, operation: Operation) -> bool:
+        """True if a request can require that the row has a certain revision."""
+        return operation.method in ("PATCH", "PUT", "DELETE") and operation.name in self.table_of
+
+    def _readers(self) -> Iterator[tuple[Operation, Operation]]:
+        """Pairs of an operation and the operation that reads its record. It has the same path, or, if the operation
+        creates the record, the same reply. Of several, the one below the path of the operation goes first."""
+        readers = [operation for operation in self.operations if operation.is_query and operation.shape == "record"]
+        for operation in self.operations:
+            if operation.method == "POST":
+                candidates = [reader for reader in readers if _leads_to(operation, reader)]
+                candidates.sort(key=lambda reader: not reader.path.startswith(operation.path))
+            else:
+                candidates = [reader for reader in readers if reader.path == operation.path]
+            if candidates:
+                yield operation, candidates[0]
+
+    def _table(self, operation: Operation) -> Table[Any] | None:
+        reader = self.reader_of.get(operation.name)
+        return operation.table if reader is None else reader.table
 
     def _topics_by_record(self) -> Iterator[tuple[str, str]]:
         for name in self.by_name:
@@ -265,6 +305,12 @@ class Catalogue:
     def rules_of(family: str) -> str:
         """The docstring of the family's package: Markdown for callers."""
         return inspect.cleandoc(import_module(f"agents.families.{family}").__doc__ or "")
+
+
+def _leads_to(create: Operation, reader: Operation) -> bool:
+    """True if the call or the reply of `create` has all path parameters of `reader`, which reads the same record."""
+    known = {*path_params(create.path), *(param for param, field in reader.key_fields.items() if field is not None)}
+    return create.item is reader.item and known.issuperset(reader.key_fields)
 
 
 def _with_family(families: Mapping[str, Operations]) -> Iterator[tuple[str, Operation]]:

@@ -1,11 +1,14 @@
 """Makes HTTP responses."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
+from starlette.requests import Request
 from starlette.responses import Response
 
-from edge import codings, conditional
+from agents.catalogue import Operation
+from edge import codings, conditional, links
 from edge import headers as http_headers
 from edge.reply_router import Reply
 from schemas.faults import Fault
@@ -29,9 +32,31 @@ def of_json(status: int, body: bytes | None, headers: Headers, accept_encoding: 
     return Response(body, status, fields, media_type=JSON)
 
 
-def of_reply(reply: Reply, headers: Headers, accept_encoding: str) -> Response:
-    """The response with the worker's reply. A reply whose body is null has no body."""
-    return of_json(reply.status, None if reply.body == b"null" else reply.body, headers, accept_encoding)
+def of_read(operation: Operation, request: Request, query: Mapping[str, Any], reply: Reply) -> Response:
+    """The response to a read. `query` are the parameters of the call. Raises PreconditionFailed, Invalid."""
+    fields = {}
+    if reply.status == HTTPStatus.OK and reply.revision is not None:
+        fields["ETag"] = conditional.tag_of(reply.revision, reply.body)
+        conditional.require(fields["ETag"], request.headers.getlist("if-match"))
+        if conditional.is_cached(fields["ETag"], request.headers.getlist("if-none-match")):
+            return of_json(HTTPStatus.NOT_MODIFIED, None, fields | {"Vary": "Accept-Encoding"}, "")
+    if reply.more is not None:
+        fields |= links.header(operation, request.scope["raw_path"].decode(), query, more=reply.more)
+    return of_json(reply.status, reply.body, fields, request.headers.get("accept-encoding", ""))
+
+
+def of_write(
+    operation: Operation, reader: Operation | None, request: Request, reply: Reply, headers: Headers
+) -> Response:
+    """The response to a write. `reader` is the operation that reads the record which was written."""
+    body = None if reply.body == b"null" else reply.body
+    fields = dict(headers)
+    if reply.status == HTTPStatus.CREATED and reader is not None:
+        fields["Location"] = links.location(reader, request.path_params, reply.body)
+    # After a delete there is no record to have an ETag.
+    if reply.status < HTTPStatus.MULTIPLE_CHOICES and reply.revision is not None and operation.method != "DELETE":
+        fields["ETag"] = conditional.tag_of(reply.revision, body)
+    return of_json(reply.status, body, fields, request.headers.get("accept-encoding", ""))
 
 
 def of_data(status: int, data: Any, headers: Headers | None = None) -> Response:

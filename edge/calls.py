@@ -13,13 +13,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from agents.catalogue import Catalogue, Operation
-from edge import answers, idempotency, keys, preferences, translate
+from edge import answers, conditional, idempotency, keys, preferences, translate
 from edge import headers as http_headers
 from edge.keys import Identity, Keys
 from edge.reply_router import Reply, ReplyRouter
 from edge.routing import Endpoint
 from edge.settings import HttpSettings
-from schemas.faults import Bug, Fault, NoAnswer, RateLimited, TooLarge, Unavailable
+from schemas.faults import Bug, Fault, NoAnswer, PreconditionFailed, RateLimited, TooLarge, Unavailable
 from schemas.replies import envelope
 from topics import json, names
 from topics.envelope import CORRELATION, JSON, ReplyTo, RequestHeaders
@@ -88,18 +88,21 @@ class Calls:
             return answers.of_fault(Bug("internal", "The service failed unexpectedly and reported the error."), written)
 
     async def _read(self, operation: Operation, request: Request, identity: Identity) -> Response:
+        if "if-match" in request.headers and operation.name not in self._catalogue.table_of:
+            raise _no_etag(operation)
         parts = await _read_parts(operation, request)
         headers = _request_headers(operation, request, identity, str(uuid4()))
         with self._limit_in_flight(identity):
             reply = await self._request_reply(operation, headers, parts, self._settings.timeout_seconds)
-        return answers.of_reply(reply, {}, request.headers.get("accept-encoding", ""))
+        return answers.of_read(operation, request, parts.get("query", {}), reply)
 
     async def _write(
         self, operation: Operation, request: Request, identity: Identity, key: str, written: dict[str, str]
     ) -> Response:
         wish = preferences.read(request.headers.getlist("prefer"))
+        if_match = self._expected_revisions(operation, request)
         parts = await _read_parts(operation, request)
-        headers = _request_headers(operation, request, identity, key)
+        headers = _request_headers(operation, request, identity, key)._replace(if_match=if_match)
         with self._limit_in_flight(identity):
             if wish.respond_async and not wish.wait:
                 await self._router.send(self._message(operation, headers, parts))
@@ -113,7 +116,16 @@ class Calls:
                 if wish.respond_async:
                     return _accepted(headers, written)
                 raise
-        return answers.of_reply(reply, written, request.headers.get("accept-encoding", ""))
+        reader = self._catalogue.reader_of.get(operation.name)
+        return answers.of_write(operation, reader, request, reply, written)
+
+    def _expected_revisions(self, operation: Operation, request: Request) -> tuple[int, ...] | None:
+        """The revisions of which the record must have one; None if it may have any. A precondition that the service
+        cannot check counts as false, so that nobody relies on it in vain. Raises Invalid, PreconditionFailed."""
+        has_if_match = "if-match" in request.headers
+        if "if-none-match" in request.headers or (has_if_match and not self._catalogue.takes_if_match(operation)):
+            raise _no_etag(operation)
+        return conditional.expected_revisions(request.headers.getlist("if-match")) if has_if_match else None
 
     @contextmanager
     def _limit_in_flight(self, identity: Identity) -> Iterator[None]:
@@ -163,6 +175,12 @@ def _record_key(operation: Operation, parts: dict[str, Any], request_id: str) ->
         if fields.get(name):
             return str(fields[name]).encode()
     return request_id.encode()
+
+
+def _no_etag(operation: Operation) -> PreconditionFailed:
+    return PreconditionFailed(
+        "no_precondition", f"{operation.name} cannot check this precondition. Send the call without it."
+    )
 
 
 def _accepted(headers: RequestHeaders, written: dict[str, str]) -> Response:

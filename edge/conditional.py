@@ -11,8 +11,12 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
+from schemas.faults import Invalid, PreconditionFailed
+
 _ENTITY_TAG = re.compile(r'\s*(?:(W/)?"([!#-~\x80-\xff]*)")?\s*(?:,|$)')
-_OURS = re.compile(r"([0-9]{1,19})(-[0-9a-f]{12})?(-gzip)?")
+TAGS_LIMIT = 20
+"""ETags in an If-Match header."""
+_OURS = re.compile(r"([0-9]{1,18})(-[0-9a-f]{12})?(-gzip)?")
 _GZIP_SUFFIX = "-gzip"
 
 
@@ -56,6 +60,45 @@ def is_cached(tag: str, if_none_match: Sequence[str]) -> bool:
     if sent is None:
         return False
     return sent.any or any(f'"{entity_tag.opaque.removesuffix(_GZIP_SUFFIX)}"' == tag for entity_tag in sent.tags)
+
+
+def expected_revisions(if_match: Sequence[str]) -> tuple[int, ...] | None:
+    """The revisions that the `If-Match` headers of a write name, None if the record may have any. `*` requires a
+    record, without which the write is 404 anyway. A weak tag names no revision, because If-Match compares strongly (RFC
+    9110, section 13.1.1). Raises Invalid, and PreconditionFailed if no tag can be that of a record."""
+    if not if_match:
+        return None
+    sent = _required_tags(if_match)
+    if sent.any:
+        return None
+    matches = (_OURS.fullmatch(entity_tag.opaque) for entity_tag in sent.tags if not entity_tag.weak)
+    revisions = tuple(int(match[1]) for match in matches if match is not None)
+    if not revisions:
+        raise _differs()
+    return revisions
+
+
+def require(tag: str, if_match: Sequence[str]) -> None:
+    """Check that the `If-Match` headers of a read name the representation with this ETag. Raises Invalid and
+    PreconditionFailed."""
+    if not if_match:
+        return
+    sent = _required_tags(if_match)
+    strong = (entity_tag.opaque for entity_tag in sent.tags if not entity_tag.weak)
+    if not sent.any and not any(f'"{opaque.removesuffix(_GZIP_SUFFIX)}"' == tag for opaque in strong):
+        raise _differs()
+
+
+def _differs() -> PreconditionFailed:
+    return PreconditionFailed("revision_differs", "If-Match has no ETag of the record as it is now. Read it again.")
+
+
+def _required_tags(if_match: Sequence[str]) -> EntityTags:
+    sent = _parse(if_match)
+    if sent is None or len(sent.tags) > TAGS_LIMIT:
+        message = f"Send * or at most {TAGS_LIMIT} ETags of earlier responses, with their quotes."
+        raise Invalid("wrong_if_match", message, field="If-Match")
+    return sent
 
 
 def _parse(lines: Sequence[str]) -> EntityTags | None:

@@ -61,14 +61,30 @@ PARAMETERS: dict[str, Any] = {
         " answer.",
         "schema": {"type": "string"},
     },
+    "IfMatch": {
+        "name": "If-Match",
+        "in": "header",
+        "description": "The ETag of the record as you have read it. If the record was changed since, it stays as it is"
+        " and the answer is 412.",
+        "schema": {"type": "string"},
+    },
 }
-"""The request headers of every write, as OpenAPI parameters by component name."""
+"""The request headers, as OpenAPI parameters by component name."""
 
 RESPONSES: dict[str, Any] = {
     IDEMPOTENCY_KEY: {
         "description": "The key of this write, sent or generated. Repeat the call with it to get the same answer.",
         "required": True,
         "schema": _IDEMPOTENCY_KEY_SCHEMA,
+    },
+    "ETag": {
+        "description": "Identifies this version of the record. Send it back in `If-Match`. A repeated answer has none.",
+        "schema": {"type": "string"},
+    },
+    "Location": {"description": "The path of the new record.", "schema": {"type": "string"}},
+    "Link": {
+        "description": "The paths of this page, of the first one, and of the next and the previous one if they exist.",
+        "schema": {"type": "string"},
     },
     "Retry-After": {
         "description": "Seconds to wait before the next attempt.",

@@ -67,8 +67,8 @@ def _operation(catalogue: Catalogue, operation: Operation, schemas: Components) 
         "operationId": operation.name,
         "summary": operation.summary,
         "tags": [catalogue.family_of[operation.name]],
-        "parameters": list(_parameters(operation, schemas)),
-        "responses": responses.describe(operation, reply),
+        "parameters": [*_parameters(operation, schemas), *_headers(catalogue, operation)],
+        "responses": responses.describe(catalogue, operation, reply),
     }
     if operation.description:
         description["description"] = operation.description
@@ -91,9 +91,15 @@ def _parameters(operation: Operation, schemas: Components) -> Iterator[Document]
             parameter["description"] = _describe_selection(operation, name) or schema.get("description", "")
             schema = {key: value for key, value in schema.items() if key != "description"}
             yield parameter | {"schema": schema}
-    if not operation.is_query:
-        for name in headers.PARAMETERS:
-            yield {"$ref": f"#/components/parameters/{name}"}
+
+
+def _headers(catalogue: Catalogue, operation: Operation) -> Iterator[Document]:
+    """References to the request headers of the operation."""
+    names = [] if operation.is_query else ["IdempotencyKey", "Prefer"]
+    if catalogue.takes_if_match(operation):
+        names.append("IfMatch")
+    for name in names:
+        yield {"$ref": f"#/components/parameters/{name}"}
 
 
 def _describe_selection(operation: Operation, parameter: str) -> str | None:

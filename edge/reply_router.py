@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 
 from schemas.faults import Unavailable
 from topics import json, names
+from topics.envelope import MORE, REVISION
 from topics.kafka import DeliveryError, KafkaSettings, Outgoing, Producer, close_consumer, ended_tasks, tail
 from topics.supervision import Failed, Interrupted, Supervisor, interruptions_raised, run_together
 
@@ -19,10 +20,13 @@ log = structlog.get_logger(__name__)
 
 
 class Reply(NamedTuple):
-    """`body` is JSON."""
+    """`body` is JSON. `revision` is that of the record that was read or written, `more` tells whether the next page of
+    a list has records; None if the reply does not say it."""
 
     status: int
     body: bytes
+    revision: int | None = None
+    more: bool | None = None
 
 
 SEND_SECONDS = 5.0
@@ -138,7 +142,12 @@ class ReplyRouter:
 
     def _resolve(self, headers: Sequence[tuple[str, bytes]], value: bytes) -> None:
         """Complete the future that waits for this reply, if there is one."""
-        correlation_id = next((header_value for name, header_value in headers if name == "correlation-id"), None)
-        future = self._waiting.get((correlation_id or b"").decode(errors="replace"))
-        if future is not None and not future.done():
-            future.set_result(Reply(*json.split_result(value)))
+        by_name = dict(headers)
+        future = self._waiting.get(by_name.get("correlation-id", b"").decode(errors="replace"))
+        if future is None or future.done():
+            return
+        status, body = json.split_result(value)
+        revision, more = by_name.get(REVISION), by_name.get(MORE)
+        future.set_result(
+            Reply(status, body, None if revision is None else int(revision), None if more is None else more == b"true")
+        )

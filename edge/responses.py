@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from agents.catalogue import Operation
+from agents.catalogue import Catalogue, Operation
 from edge import headers
 from schemas.faults import (
     Bug,
@@ -15,6 +15,7 @@ from schemas.faults import (
     KeyReused,
     NoAnswer,
     NotFound,
+    PreconditionFailed,
     RateLimited,
     TooLarge,
     Unauthorized,
@@ -31,6 +32,7 @@ FAULTS: Mapping[type[Fault], str] = {
     Forbidden: "The API key lacks the scope. Without API keys: the Host header must name the loopback interface.",
     NotFound: "No record has this path, barcode or plate, or its visitor was erased (`visitor_erased`).",
     Conflict: "The request conflicts with the stored data.",
+    PreconditionFailed: "The record does not have the ETag that If-Match requires. It was not changed.",
     TooLarge: "The body is too large, as sent or after decompression.",
     UnsupportedMediaType: "The body is not `application/json`, or has a content coding other than gzip.",
     KeyReused: "The Idempotency-Key was used before with other content.",
@@ -48,15 +50,29 @@ def describe_faults(errors: Document) -> Document:
     return {fault.__name__: _response(FAULTS[fault], errors, headers.names_for(fault)) for fault in FAULTS}
 
 
-def describe(operation: Operation, reply: Document | None) -> Document:
+def describe(catalogue: Catalogue, operation: Operation, reply: Document | None) -> Document:
     """All responses of an operation, by status. `reply` is the schema of the body. 202 is described with the header
     `Prefer` only: as a response of each write, it would be a part of the types of all generated clients."""
-    key = [] if operation.is_query else [headers.IDEMPOTENCY_KEY]
-    responses = {fault.status: {"$ref": f"#/components/responses/{fault.__name__}"} for fault in _faults(operation)}
-    responses[operation.status] = _response(HTTPStatus(operation.status).phrase, reply, key)
-    if operation.upserts:
-        responses[HTTPStatus.OK] = _response(HTTPStatus.OK.phrase, reply, key)
+    faults = list(_faults(operation))
+    if catalogue.takes_if_match(operation):
+        faults.append(PreconditionFailed)
+    responses = {fault.status: {"$ref": f"#/components/responses/{fault.__name__}"} for fault in faults}
+    for status in [operation.status, *([HTTPStatus.OK] if operation.upserts else [])]:
+        header_names = list(_headers(catalogue, operation, status))
+        responses[status] = _response(HTTPStatus(status).phrase, reply, header_names)
     return {str(int(status)): responses[status] for status in sorted(responses)}
+
+
+def _headers(catalogue: Catalogue, operation: Operation, status: int) -> Iterator[str]:
+    """The names of the headers of a success."""
+    if not operation.is_query:
+        yield headers.IDEMPOTENCY_KEY
+    if status == HTTPStatus.CREATED and operation.name in catalogue.reader_of:
+        yield "Location"
+    if operation.name in catalogue.table_of and operation.method != "DELETE":
+        yield "ETag"
+    if operation.is_query and operation.shape in ("page", "array"):
+        yield "Link"
 
 
 def _response(description: str, schema: Document | None, header_names: Sequence[str]) -> Document:

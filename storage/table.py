@@ -16,7 +16,7 @@ If you write a table with your own statement, add 1 to `revision` in the stateme
 `record_change_of`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from operator import itemgetter
@@ -28,7 +28,7 @@ from pydantic.alias_generators import to_snake
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from schemas.changes import Action
-from schemas.faults import Conflict, NotFound
+from schemas.faults import Conflict, NotFound, PreconditionFailed
 from schemas.model import Model
 from schemas.shapes import Shape, shape_of
 from storage import constraints
@@ -159,13 +159,13 @@ class Table(Generic[Row]):
 
     async def find(self, tx: Tx, **where: Any) -> Row:
         """Read the row whose columns have the values in `where`, without a lock. Raises NotFound."""
-        return self.to_row(await tx.first(self._statements.find(frozenset(where)), where))
+        return self._observed(tx, await tx.first(self._statements.find(frozenset(where)), where))
 
     async def lock(self, tx: Tx, *, for_removal: bool = False, **where: Any) -> Row:
         """Read the row like `find`, and lock it until the transaction ends: no other transaction can update or delete
         it. With `for_removal`, no other transaction can insert a row that refers to it either. Raises NotFound."""
         statement = self._statements.lock_for_removal if for_removal else self._statements.lock
-        return self.to_row(await tx.first(statement(frozenset(where)), where))
+        return self._observed(tx, await tx.first(statement(frozenset(where)), where))
 
     async def lock_all(self, tx: Tx, keys: Iterable[Any], *, for_removal: bool = False) -> dict[Any, Row]:
         """Lock the rows with these keys like `lock`, with one statement. Returns the rows by their keys; a key without
@@ -230,6 +230,7 @@ class Table(Generic[Row]):
         its change."""
         values.update(zip(self._generated, generated_values, strict=True))
         row = self.row.from_values(dict(zip(self._fields, self._field_values(values), strict=True)))
+        tx.note_revision(self, values, values["revision"])
         self.record_change(tx, row, values[self.key], values["revision"], "created")
         return row
 
@@ -288,13 +289,33 @@ class Table(Generic[Row]):
     def record_change_of(self, tx: Tx, sql_row: Any, action: Action) -> Row:
         """Record a change like `record_change`, from the result of a statement that returned all columns of the table.
         Returns the row. Raises NotFound if `sql_row` is None."""
-        row = self.to_row(sql_row)
+        row = self._observed(tx, sql_row)
         self.record_change(tx, row, getattr(sql_row, self.key), sql_row.revision, action)
+        return row
+
+    def _observed(self, tx: Tx, sql_row: Any) -> Row:
+        """Convert a result to the model like `to_row`. If it is the target of the request, note its revision. Raises
+        NotFound if `sql_row` is None."""
+        row = self.to_row(sql_row)
+        tx.note_revision(self, sql_row._mapping, sql_row.revision)
         return row
 
     def _record_deletion(self, tx: Tx, sql_row: Any) -> None:
         row = self.to_row(sql_row)
+        tx.note_revision(self, sql_row._mapping, sql_row.revision + 1)
         self.record_change(tx, row, getattr(sql_row, self.key), sql_row.revision + 1, "deleted")
+
+
+async def require_revision(tx: Tx, revisions: Collection[int] | None) -> None:
+    """Lock the target of the request, and check that it has one of these revisions. Does nothing if `revisions` is
+    None. Raises NotFound, and PreconditionFailed if the row has changed since its sender has read it."""
+    if revisions is None or tx.target is None:
+        return
+    await tx.target.table.lock(tx, **tx.target.values)
+    if tx.target.revision not in revisions:
+        raise PreconditionFailed(
+            "revision_differs", "The record was changed after you read it. Read it again, and send a new request."
+        )
 
 
 def tables_with_column(column: str) -> list["Table[Any]"]:

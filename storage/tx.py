@@ -61,6 +61,16 @@ Resource = TypeVar("Resource")
 
 
 @dataclass(slots=True)
+class Target:
+    """The row that a request reads or writes: the row of `table` whose columns have these `values`. `revision` is the
+    last one that was read or written, None if there was none."""
+
+    table: Any
+    values: Mapping[str, Any]
+    revision: int | None = None
+
+
+@dataclass(slots=True)
 class Tx:
     """One request's view of the batch's transaction. Handlers never commit; the engine commits the batch and stores the
     changes with it. A read has a transaction of its own.
@@ -71,6 +81,7 @@ class Tx:
       writes.
     - `erased` are the visitors that the request erased. The engine removes their data from inbox and outbox, including
       the data of earlier requests of the batch.
+    - `target` is None if the request is not about a single row.
     """
 
     conn: AsyncConnection
@@ -79,6 +90,20 @@ class Tx:
     changes: list[EntityChange] = field(default_factory=list)
     resources: Resources = field(default_factory=dict)
     erased: list[UUID] = field(default_factory=list)
+    target: Target | None = None
+
+    @property
+    def revision(self) -> int | None:
+        """The revision of the target that was read or written last."""
+        return None if self.target is None else self.target.revision
+
+    def note_revision(self, table: Any, columns: Mapping[str, Any], revision: int) -> None:
+        """Note the revision of a row that was read or written, if it is the target. `columns` are its values."""
+        target = self.target
+        if target is None or target.table is not table:
+            return
+        if all(columns[name] == value for name, value in target.values.items()):
+            target.revision = revision
 
     def resource(self, kind: type[Resource]) -> Resource | None:
         """The resource of this type; None if the process has none."""

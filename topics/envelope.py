@@ -11,6 +11,9 @@ AVRO = "application/avro"
 """The content type of Confluent's wire format."""
 
 TRACEPARENT = "traceparent"
+IF_MATCH = "if-match"
+REVISION = "revision"
+MORE = "more"
 PREFIX = "visitor."
 SOURCE = "visitor-service"
 CORRELATION = "correlation-id"
@@ -54,6 +57,8 @@ class RequestHeaders(NamedTuple):
     correlation: tuple[tuple[str, bytes], ...] = ()
     traceparent: str | None = None
     has_id: bool = True
+    if_match: tuple[int, ...] | None = None
+    """The revisions of which the row must have one. None if it may have any."""
 
     def encode(self) -> Headers:
         """The headers of the request message."""
@@ -62,6 +67,8 @@ class RequestHeaders(NamedTuple):
         )
         if self.reply_to:
             headers.append(("reply-to", self.reply_to.encode()))
+        if self.if_match is not None:
+            headers.append((IF_MATCH, ",".join(map(str, self.if_match)).encode()))
         return [*headers, *self.correlation]
 
     def result_headers(self) -> Headers:

@@ -17,6 +17,7 @@ from topics.envelope import (
     CORRELATION,
     HEADER_LIMIT,
     ID_LIMIT,
+    IF_MATCH,
     PREFIX,
     TRACEPARENT,
     InvalidMessage,
@@ -52,7 +53,7 @@ _ATTRIBUTE_HEADERS = {f"ce_{name}": name for name in _ATTRIBUTES}
 _SPRING_TOPIC = "kafka_replyTopic"
 _SPRING_PARTITION = "kafka_replyPartition"
 _SPRING_CORRELATION = "kafka_correlationId"
-_TEXTS = frozenset(("ce_specversion", *_ATTRIBUTE_HEADERS, "content-type", "reply-to", _SPRING_TOPIC))
+_TEXTS = frozenset(("ce_specversion", *_ATTRIBUTE_HEADERS, "content-type", "reply-to", IF_MATCH, _SPRING_TOPIC))
 _ENVELOPE_LABEL = "attribute {} of the envelope"
 _CE_TRACEPARENT = f"ce_{TRACEPARENT}"
 """CloudEvents' extension for tracing, as SDKs write it. A header traceparent is newer."""
@@ -60,6 +61,7 @@ _TRACEPARENTS = frozenset((TRACEPARENT, _CE_TRACEPARENT))
 _BYTES = frozenset((CORRELATION, _SPRING_CORRELATION, _SPRING_PARTITION))
 _LAST_COUNTS = frozenset((_SPRING_TOPIC, _SPRING_PARTITION, _SPRING_CORRELATION))
 """Spring adds its headers again if an application sends a record object again, and reads the last one."""
+_REVISION = re.compile(r"[0-9]{1,18}")
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _ADDRESS = re.compile(
     rf"(?P<own>[0-9]{{1,9}})|(?!-?[0-9]+\Z)(?P<topic>{_TOPIC.pattern})(:(?P<partition>[0-9]{{1,9}}))?"
@@ -94,6 +96,7 @@ def read_message(headers: ReceivedHeaders, value: bytes | None, position: str) -
         ),
         traceparent=received.texts.get(TRACEPARENT) or event.traceparent,
         has_id=bool(attributes.get("id")),
+        if_match=_if_match(received.texts.get(IF_MATCH)),
     )
     return RequestMessage(request_headers, event.data)
 
@@ -244,6 +247,15 @@ def _reply_to(received: _Received) -> ReplyTo | None:
     if not _TOPIC.fullmatch(topic):
         raise InvalidMessage("wrong_reply_to", f"The header {_SPRING_TOPIC} must be the name of a topic.")
     return ReplyTo(topic, None if partition is None else _spring_partition(partition))
+
+
+def _if_match(value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    revisions = [revision.strip() for revision in value.split(",")]
+    if not all(_REVISION.fullmatch(revision) for revision in revisions):
+        raise InvalidMessage("wrong_if_match", "The header if-match must be one or more revisions, comma-separated.")
+    return tuple(map(int, revisions))
 
 
 def _address(text: str) -> ReplyTo:

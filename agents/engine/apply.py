@@ -24,6 +24,7 @@ from schemas.faults import BUG, Fault, Invalid, KeyReused, Unavailable
 from storage import inbox, outbox
 from storage.constraints import fault_of
 from storage.database import is_too_slow, is_transient
+from storage.table import require_revision
 from storage.tx import EntityChange, Tx
 from topics import json, names
 
@@ -137,7 +138,7 @@ async def _apply_runs(conn: AsyncConnection, runs: Iterable[Sequence[ValidReques
 
 
 async def _apply_run(conn: AsyncConnection, run: Sequence[ValidRequest], attempt: _Attempt) -> None:
-    txs = [Tx(conn, incoming.cause(), attempt.now) for incoming in run]
+    txs = [Tx(conn, incoming.cause(), attempt.now, target=incoming.target()) for incoming in run]
     try:
         async with conn.begin_nested():
             outcomes = await _call(run, txs, attempt.wire)
@@ -178,6 +179,7 @@ async def _call(run: Sequence[ValidRequest], txs: Sequence[Tx], wire: Wire) -> S
         outcomes = await operation.batch_handler(list(zip(txs, requests, strict=True)))
     else:
         assert operation.handler is not None
+        await require_revision(txs[0], run[0].headers.if_match)
         outcomes = [await operation.handler(txs[0], requests[0])]
     return [
         outcome if isinstance(outcome, Fault) else _applied(incoming, tx, outcome, wire)
@@ -187,6 +189,7 @@ async def _call(run: Sequence[ValidRequest], txs: Sequence[Tx], wire: Wire) -> S
 
 def _applied(incoming: ValidRequest, tx: Tx, value: Any, wire: Wire) -> _Applied:
     answer = answers.of_value(incoming.operation, incoming.request, incoming.raw_query, value)
+    answer = answer._replace(revision=tx.revision)
     result = wire.bounded_result(incoming.operation, incoming.headers.content_type, answer)
     changes = [entry for change in tx.changes for entry in _outgoing(wire, tx, change)]
     # The request that deletes a visitor is not one of the visitor's own.

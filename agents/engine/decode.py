@@ -14,9 +14,10 @@ from agents.answers import Answer
 from agents.engine.schema_lookup import SchemaLookup
 from agents.operation import AnyRequest, Catalogue, Operation
 from agents.wire import Wire
-from schemas.faults import Fault, Invalid, TooLarge, from_validation
+from schemas.faults import Fault, Invalid, PreconditionFailed, TooLarge, from_validation
 from storage.inbox import RequestKey
-from storage.tx import Caller, Cause
+from storage.table import Table
+from storage.tx import Caller, Cause, Target
 from topics import names
 from topics.codec import UnknownSchema
 from topics.envelope import InvalidMessage, ReplyTo, RequestHeaders
@@ -75,6 +76,8 @@ class ValidRequest:
     legacy_key: RequestKey
     """The key under which release 0.1.0 stored the same request."""
     fingerprint: bytes
+    table: Table[Any] | None
+    """The table of the one row that the request reads or writes."""
     answer: Answer | None = None
     result: bytes | None = None
     """The encoded answer."""
@@ -85,6 +88,14 @@ class ValidRequest:
     def cause(self) -> Cause:
         arrived = datetime.fromtimestamp(self.record.timestamp, UTC)
         return Cause(self.headers.request_id, caller_of(self.headers.source), arrived)
+
+    def target(self) -> Target | None:
+        """The row that the request reads or writes: its path names the row, or the parents of a new one."""
+        if self.table is None:
+            return None
+        path = self.request.path
+        names = type(path).model_fields.keys() & self.table.columns.keys()
+        return Target(self.table, {name: getattr(path, name) for name in names})
 
 
 Decoded = InvalidRecord | RefusedRequest | ValidRequest
@@ -104,6 +115,7 @@ class Decoder:
         """`reply_topics`: the patterns of the topics that replies may go to."""
         self._operations = catalogue.by_name
         self._topics = catalogue.topic_of
+        self._catalogue = catalogue
         self._wire = wire
         self._schemas = schemas
         self._reply_topics = reply_topics
@@ -135,13 +147,15 @@ class Decoder:
             return self._validate(record, message, operation)
         except ValidationError as error:
             fault: Fault = from_validation(error)
-        except (Invalid, TooLarge) as refusal:
+        except (Invalid, TooLarge, PreconditionFailed) as refusal:
             fault = refusal
         return RefusedRequest(record, message.headers, operation, answers.of_fault(fault))
 
     def _validate(self, record: Record, message: RequestMessage, operation: Operation) -> ValidRequest:
         headers = message.headers
         self._check_topic(operation, record.topic)
+        if headers.if_match is not None and not self._catalogue.takes_if_match(operation):
+            raise PreconditionFailed("no_revision", f"{operation.name} is not about a record with a revision.")
         if record.value is None:
             raise InvalidMessage("no_value", "The message has no value.")
         if len(record.value) > names.VALUE_LIMIT:
@@ -157,7 +171,8 @@ class Decoder:
             raw_query=query if isinstance(query, dict) else {},
             key=_key(record, headers),
             legacy_key=_legacy_key(record, headers),
-            fingerprint=fingerprint(operation, request),
+            fingerprint=fingerprint(operation, request, headers.if_match),
+            table=self._catalogue.table_of.get(operation.name),
         )
 
     def _check_reply_topic(self, reply_to: ReplyTo | None) -> None:
@@ -201,8 +216,9 @@ def _legacy_key(record: Record, headers: RequestHeaders) -> RequestKey:
     return RequestKey.legacy(headers.request_id if headers.has_id else position)
 
 
-def fingerprint(operation: Operation, request: AnyRequest) -> bytes:
+def fingerprint(operation: Operation, request: AnyRequest, if_match: Sequence[int] | None = None) -> bytes:
     """A digest of what is asked, the same for the same content in JSON and in Avro."""
     # Same as `model_dump_json`, but returns bytes.
     content = request.__pydantic_serializer__.to_json(request, exclude_unset=True)
-    return hashlib.blake2b(b"%s\0%s" % (operation.name.encode(), content), digest_size=16).digest()
+    condition = b"" if if_match is None else b"\0if-match:%s" % ",".join(map(str, if_match)).encode()
+    return hashlib.blake2b(b"%s\0%s%s" % (operation.name.encode(), content, condition), digest_size=16).digest()

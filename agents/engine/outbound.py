@@ -7,6 +7,7 @@ import structlog
 from agents.engine.decode import Decoded, InvalidRecord, Record, RefusedRequest, ValidRequest
 from agents.engine.telemetry import LOST_REPLIES
 from topics import names
+from topics.envelope import Headers
 from topics.kafka import Outgoing, Producer
 from topics.replies import ReplyProducer
 
@@ -58,7 +59,8 @@ class Outbound:
         topic = names.results(self._family_of[incoming.operation.name])
         # The request's partition, so that results of one partition keep the order of their requests.
         partition = incoming.record.partition % counts[topic]
-        return Outgoing(topic, incoming.result, _key(incoming), incoming.headers.result_headers(), partition=partition)
+        headers = [*incoming.headers.result_headers(), *_answer_headers(incoming)]
+        return Outgoing(topic, incoming.result, _key(incoming), headers, partition=partition)
 
     async def _publish_on_reply_topics(self, readable: Sequence[Readable], counts: Mapping[str, int]) -> None:
         """Publish the replies on topics of other systems. The result of a read whose reply cannot be delivered goes to
@@ -77,10 +79,11 @@ def _own_reply(incoming: Readable, partitions: int) -> Outgoing | None:
     reply_to = incoming.headers.reply_to
     if reply_to is None or reply_to.partition is None or reply_to.topic is not None:
         return None
-    request_id, headers = incoming.headers.request_id, incoming.headers.reply_headers()
+    request_id = incoming.headers.request_id
     if reply_to.partition >= partitions:
         log.warning("no_such_reply_partition", request_id=request_id, partition=reply_to.partition)
         return None
+    headers = [*incoming.headers.reply_headers(), *_answer_headers(incoming)]
     return Outgoing(names.REPLIES, incoming.result, request_id.encode(), headers, partition=reply_to.partition)
 
 
@@ -89,8 +92,12 @@ def _foreign_reply(incoming: Readable) -> Outgoing | None:
     reply_to = incoming.headers.reply_to
     if reply_to is None or reply_to.topic is None:
         return None
-    headers = incoming.headers.reply_headers()
+    headers = [*incoming.headers.reply_headers(), *_answer_headers(incoming)]
     return Outgoing(reply_to.topic, incoming.result, _key(incoming), headers, partition=reply_to.partition)
+
+
+def _answer_headers(incoming: Readable) -> Headers:
+    return [] if incoming.answer is None else incoming.answer.headers()
 
 
 def _key(incoming: Readable) -> bytes:

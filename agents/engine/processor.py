@@ -150,9 +150,10 @@ class BatchProcessor:
         assert operation.handler is not None
         try:
             async with self._reads.connect() as conn, conn.begin():
-                tx = Tx(conn, incoming.cause(), await clock(conn), resources=self._resources)
+                tx = Tx(conn, incoming.cause(), await clock(conn), resources=self._resources, target=incoming.target())
                 value = await operation.handler(tx, request)
             answer = answers.of_value(operation, request, incoming.raw_query, value)
+            answer = answer._replace(revision=tx.revision)
             incoming.result = self._wire.bounded_result(operation, incoming.headers.content_type, answer)
             incoming.answer = answer
         except Fault as fault:

@@ -68,9 +68,10 @@ def _document() -> dict[str, Any]:
 
 
 def _is_left_out(parameter: dict[str, Any]) -> bool:
-    """A call with a known Idempotency-Key would get the stored answer of the earlier call. A call with `Prefer` or
-    `fields` may get 202 or a part of the reply, which the document describes in words only."""
-    return parameter.get("$ref", "").endswith(("Key", "Prefer")) or parameter.get("name") == "fields"
+    """A call with a known Idempotency-Key would get the stored answer of the earlier call. A call with `If-Match` would
+    change nothing, since a generated ETag is that of no record. A call with `Prefer` or `fields` may get 202 or a part
+    of the reply, which the document describes in words only."""
+    return parameter.get("$ref", "").endswith(("Key", "Prefer", "IfMatch")) or parameter.get("name") == "fields"
 
 
 async def _configuration(url: str) -> str:

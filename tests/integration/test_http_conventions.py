@@ -177,6 +177,61 @@ async def test_a_merge_patch_elsewhere_is_415(client: httpx.AsyncClient, method:
     assert (answer.status_code, error_codes(answer)) == (415, [(None, "unsupported_media_type")])
 
 
+async def _pages(client: httpx.AsyncClient, url: str) -> list[list[Any]]:
+    """The records of each page, from the first one along the links to the next one."""
+    pages = []
+    while True:
+        answer = await client.get(url)
+        body = answer.json()
+        pages.append(body if isinstance(body, list) else body["data"])
+        if isinstance(body, dict):
+            assert {name: link["url"] for name, link in answer.links.items()} == body["metadata"]["_links"]
+        if "next" not in answer.links:
+            return pages
+        url = answer.links["next"]["url"]
+
+
+async def test_a_list_without_envelope_links_its_pages(client: httpx.AsyncClient) -> None:
+    visitor = await data.visitor_with_vehicle(client)
+    visit = {"barcode": visitor["barcode"], "pcCode": visitor["pcCode"]}
+    for _ in range(5):
+        assert (await client.post("/visits/entry", json=visit)).status_code == 201
+    url = f"/visits?visitorId={visitor['visitorId']}&pcCode={visitor['pcCode']}"
+    assert [len(page) for page in await _pages(client, f"{url}&limit=2&sort=-visitDate")] == [2, 2, 1]
+    assert [len(page) for page in await _pages(client, f"{url}&limit=5")] == [5]
+    assert [len(page) for page in await _pages(client, url)] == [5]
+    middle = await client.get(f"{url}&limit=2&offset=2")
+    assert {name: link["url"] for name, link in middle.links.items()} == {
+        "self": f"{url}&limit=2&offset=2", "first": f"{url}&limit=2",
+        "prev": f"{url}&limit=2", "next": f"{url}&limit=2&offset=4",
+    }  # fmt: skip
+
+
+async def test_a_list_with_envelope_has_the_same_links_in_its_header(client: httpx.AsyncClient) -> None:
+    visitor = await data.visitor_with_vehicle(client)
+    for _ in range(2):
+        await data.create(client, f"/visitors/{visitor['visitorId']}/vehicles", data.vehicle())
+    url = f"/visitors/{visitor['visitorId']}/vehicles?limit=1&sort=licensePlate&fields=licensePlate"
+    assert [len(page) for page in await _pages(client, url)] == [1, 1, 1]
+
+
+async def test_a_list_that_is_not_paged_has_no_next_page(client: httpx.AsyncClient) -> None:
+    visitor = await data.visitor_with_vehicle(client)
+    url = f"/visitors/{visitor['visitorId']}/challengeHistories"
+    answer = await client.get(url)
+    assert {name: link["url"] for name, link in answer.links.items()} == {"self": url, "first": url}
+
+
+async def test_a_link_header_that_proxies_would_refuse_is_left_out(client: httpx.AsyncClient) -> None:
+    for _ in range(3):
+        await data.create(client, "/centers", data.center())
+    for fields, has_header in ((10, True), (160, False)):
+        answer = await client.get(f"/centers?limit=1&offset=1&sort={','.join(['label'] * fields)}")
+        assert answer.status_code == 200, answer.text
+        assert ("Link" in answer.headers) == has_header
+        assert answer.json()["metadata"]["_links"].keys() == {"self", "first", "prev", "next"}
+
+
 @pytest.mark.parametrize("accepted", ["gzip", "GZIP", "deflate, x-gzip;q=0.5", "*", "br, *;q=0.1"])
 async def test_a_large_answer_is_compressed_for_callers_that_accept_it(
     client: httpx.AsyncClient, accepted: str

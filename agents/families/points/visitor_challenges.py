@@ -77,7 +77,7 @@ _LOCK_CHALLENGE = (
 
 @operation(
     "visitorChallenges.create", "POST /visitors/{visitorId}/visitorChallenges", summary="Join a challenge",
-    path=VisitorPath, body=VisitorChallengeNew, reply=VisitorChallenge,
+    path=VisitorPath, body=VisitorChallengeNew, reply=VisitorChallenge, table=VISITOR_CHALLENGES,
 )  # fmt: skip
 async def create(tx: Tx, request: Request[VisitorPath, NoFields, VisitorChallengeNew]) -> VisitorChallenge:
     """Raises NotFound for the visitor, Invalid for an unknown challenge, and Conflict if the challenge does not run or
@@ -106,6 +106,7 @@ async def create(tx: Tx, request: Request[VisitorPath, NoFields, VisitorChalleng
 @operation(
     "visitorChallenges.update", "PATCH /visitors/{visitorId}/visitorChallenges/{visitorChallengeId}",
     summary="Correct a participant", path=VisitorChallengePath, body=VisitorChallengePatch, reply=None,
+    table=VISITOR_CHALLENGES,
 )  # fmt: skip
 async def update(tx: Tx, request: Request[VisitorChallengePath, NoFields, VisitorChallengePatch]) -> None:
     """Changed points change the ranking. Changed points and a higher `bonusEntryCount` add a history row. Raises
