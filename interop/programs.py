@@ -19,12 +19,14 @@ TOOLS = {
     "npm": "npm 10 or newer (npm)",
     "go": "Go 1.26 or newer (go)",
 }
+_COPY_DEPENDENCIES = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
 BUILDS: Mapping[str, Sequence[str]] = {
-    "pom.xml": ("mvn", "--quiet", "--batch-mode", "package"),
+    "pom.xml": ("mvn", "--quiet", "--batch-mode", _COPY_DEPENDENCIES, "-DoutputDirectory=target/lib"),
     "package.json": ("npm", "ci", "--no-progress"),
     "go.mod": ("go", "build", "-o", "target/", "./..."),
 }
-"""The command that downloads and builds a folder with this manifest. Its output stays in the folder, ignored by Git."""
+"""The command that downloads and builds a folder with this manifest. Its output stays in the folder, ignored by Git.
+Java programs are compiled when they start: `java -cp 'target/lib/*' Program.java`."""
 
 _MOST_BUILDS = 32
 _TOOL_IN_USE: dict[str, Lock] = defaultdict(Lock)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -55,10 +56,14 @@ async def edge_registry(stack: Stack, tmp_path_factory: pytest.TempPathFactory) 
 async def company_registry(own_stack: Stack, builds: Builds) -> AsyncIterator[Registry]:
     """A registry server with ids of its own, in which the worker of an installation registers its schemas."""
     folder = await asyncio.to_thread(builds.wait, APICURIO)
+    server_folder = own_stack.home / "apicurio"
+    await asyncio.to_thread(
+        shutil.unpack_archive, next(folder.glob("target/lib/*.tar.gz")), server_folder, filter="data"
+    )
     url = f"http://127.0.0.1:{free_port()}"
     with running(
-        "apicurio", [JAVA, "-Xmx512m", "-XX:TieredStopAtLevel=1", "-jar", "target/quarkus-run.jar"],
-        cwd=folder, log=own_stack.home / "apicurio.log", health_url=f"{url}/apis/ccompat/v7/subjects",
+        "apicurio", [JAVA, "-Xmx512m", "-XX:TieredStopAtLevel=1", "-jar", "quarkus-run.jar"],
+        cwd=server_folder, log=own_stack.home / "apicurio.log", health_url=f"{url}/apis/ccompat/v7/subjects",
         QUARKUS_HTTP_HOST="127.0.0.1", QUARKUS_HTTP_PORT=url.rpartition(":")[2],
         QUARKUS_MANAGEMENT_HOST="127.0.0.1", QUARKUS_MANAGEMENT_PORT="0",
     ) as server:  # fmt: skip

@@ -18,7 +18,7 @@ async def test_springs_reply_template_gets_its_replies(stack: Stack, client: htt
     parker = await data.visitor_with_vehicle(client)
     folder = await asyncio.to_thread(builds.wait, FOLDER)
     output = await asyncio.to_thread(
-        run, "java", "-cp", "target/classes:target/lib/*", "SpringReply", stack.servers.kafka, "crm.template.replies",
+        run, "java", "-cp", "target/lib/*", "SpringReply.java", stack.servers.kafka, "crm.template.replies",
         parker["licensePlate"], parker["pcCode"], cwd=folder,
     )  # fmt: skip
     replies = [json.read(line.encode()) for line in output.splitlines()]
