@@ -21,12 +21,12 @@ TOOLS = {
 }
 _COPY_DEPENDENCIES = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
 BUILDS: Mapping[str, Sequence[str]] = {
-    "pom.xml": ("mvn", "--quiet", "--batch-mode", _COPY_DEPENDENCIES, "-DoutputDirectory=target/lib"),
+    "pom.xml": ("mvn", "--quiet", "--batch-mode", "package", _COPY_DEPENDENCIES, "-DoutputDirectory=target/lib"),
     "package.json": ("npm", "ci", "--no-progress"),
     "go.mod": ("go", "build", "-o", "target/", "./..."),
 }
 """The command that downloads and builds a folder with this manifest. Its output stays in the folder, ignored by Git.
-Java programs are compiled when they start: `java -cp 'target/lib/*' Program.java`."""
+A Java program without a package of its own is compiled when it starts: `java -cp 'target/lib/*' Program.java`."""
 
 _MOST_BUILDS = 32
 _TOOL_IN_USE: dict[str, Lock] = defaultdict(Lock)
