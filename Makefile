@@ -36,6 +36,7 @@ lock: $(VENV)/requirements-embedded ## Lock the requirements; to raise versions:
 	$(COMPILE) --output-file requirements-embedded.txt --constraint requirements.txt --extra embedded pyproject.toml
 	$(COMPILE) --output-file requirements-dev.txt --constraint requirements-embedded.txt --extra embedded --extra test pyproject.toml
 	$(COMPILE) --output-file requirements-uv.txt --group uv
+	$(COMPILE) --output-file examples/python/requirements.txt --constraint requirements-dev.txt examples/python/requirements.in
 	$(BIN)/python tools/lock_kafka.py
 
 $(VENV)/requirements-%: requirements-%.txt requirements-uv.txt pyproject.toml tools/install.py

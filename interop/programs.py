@@ -24,7 +24,6 @@ BUILDS: Mapping[str, Sequence[str]] = {
     "pom.xml": ("mvn", "--quiet", "--batch-mode", "package", _COPY_DEPENDENCIES, "-DoutputDirectory=target/lib"),
     "package.json": ("npm", "ci", "--no-progress"),
     "go.mod": ("go", "build", "-o", "target/", "./..."),
-    "Makefile": ("make", "--jobs=2", "build"),
 }
 """The command that downloads and builds a folder with this manifest. Its output stays in the folder, ignored by Git.
 A Java program without a package of its own is compiled when it starts: `java -cp 'target/lib/*' Program.java`."""

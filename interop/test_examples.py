@@ -20,15 +20,15 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from interop.programs import Builds
+from interop.programs import Builds, run
 from tests.support import data
 from tests.support.servers import Kafka, KafkaAndPostgres
 from tests.support.stack import Record, Stack, eventually
 from topics import names, releases
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-PROGRAMS = [EXAMPLES]
 LANGUAGES = ("python", "java", "javascript", "go")
+PROGRAMS = [EXAMPLES / language for language in LANGUAGES]
 CENTER = "FR-SC-4TEMPS"
 """The center that the programs name."""
 OPTIN_CHANGES = "visitor.optins.changes.optin"
@@ -93,7 +93,9 @@ class Example:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def built(builds: Builds) -> None:
-    await asyncio.to_thread(builds.wait, EXAMPLES)
+    for folder in PROGRAMS:
+        await asyncio.to_thread(builds.wait, folder)
+    await asyncio.to_thread(run, "make", "build", cwd=EXAMPLES)  # what is missing: the virtual environment
 
 
 # --- the gateways
@@ -282,7 +284,9 @@ async def test_a_crm_has_the_optins_of_the_service_after_updates_deletions_an_er
 
     for crm in crms.values():
         crm.signal(signal.SIGINT)
-    answer = await client.delete(f"/visitors/{changed}/optins", params={"optinType": "loyalty", "optinChannel": "email"})
+    answer = await client.delete(
+        f"/visitors/{changed}/optins", params={"optinType": "loyalty", "optinChannel": "email"}
+    )
     assert answer.is_success, answer.text
     analytics_id = await data.analytics_id(client, erased)
     answer = await client.post("/visitors/erase", json=[{"analyticsId": analytics_id}])

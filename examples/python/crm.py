@@ -38,10 +38,10 @@ UPSERT = """
 
 def apply(table: sqlite3.Connection, optin_id: str, change: dict[str, Any] | None) -> None:
     """`change` is None if the record is a tombstone: the optin was deleted, or its visitor was erased."""
-    optin = change and change["after"]
-    if not optin:
+    if change is None or change["after"] is None:
         table.execute("delete from optins where optin_id = ?", (optin_id,))
         return
+    optin = change["after"]
     table.execute(
         UPSERT,
         {

@@ -1,5 +1,6 @@
-"""The code in README.md and docs/ works as a reader meets it: `python` and `sh` blocks are run against an installation
-with the sample data, `json` blocks are JSON. Blocks of other languages are shown only.
+"""The code in README.md and docs/ works as a reader meets it: `sh` blocks and the example programs in Python are run
+against an installation with the sample data, `json` blocks are JSON. Blocks of other languages are shown only.
+`interop/` runs the examples in all languages, under worse conditions.
 """
 
 import asyncio
@@ -8,11 +9,11 @@ import re
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 import pytest_asyncio
 from markdown_it import MarkdownIt
@@ -22,7 +23,11 @@ from tests.support.stack import Stack, eventually
 from topics import names
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("*.md"))]
+EXAMPLES = ROOT / "examples"
+PAGES = [
+    ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("*.md")),
+    EXAMPLES / "README.md", *sorted(EXAMPLES.glob("*/README.md")),
+]  # fmt: skip
 FOLLOWS = re.compile(r"visitor consume (\S+)")
 
 
@@ -32,12 +37,6 @@ class Block:
     line: int
     language: str
     code: str
-
-    @property
-    def file_name(self) -> str | None:
-        """The name under which a reader is told to save a program: its first line."""
-        match = re.match(r"# (\w+\.py)\n", self.code)
-        return match[1] if match else None
 
 
 def _blocks(*languages: str) -> Iterator[Block]:
@@ -60,14 +59,12 @@ async def people(stack: Stack) -> list[sample.SamplePerson]:
 
 @pytest.fixture(scope="session")
 def reader(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty folder in which a reader works, with `.venv/bin/visitor` and `.venv/bin/python`."""
+    """An empty folder in which a reader works, with `.venv/bin/visitor`."""
     folder = tmp_path_factory.mktemp("reader")
-    programs = folder / ".venv" / "bin"
-    programs.mkdir(parents=True)
-    for name, arguments in (("visitor", "-m runtime.cli"), ("python", "")):
-        program = programs / name
-        program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} {arguments} "$@"\n')
-        program.chmod(0o755)
+    program = folder / ".venv" / "bin" / "visitor"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m runtime.cli "$@"\n')
+    program.chmod(0o755)
     return folder
 
 
@@ -113,61 +110,40 @@ async def _follow(stack: Stack, reader: Path, command: str) -> None:
     await process.wait()
 
 
-async def _start(stack: Stack, reader: Path, block: Block, *arguments: str) -> asyncio.subprocess.Process:
-    assert block.file_name is not None
-    (reader / block.file_name).write_text(_here(stack, block.code))
-    return await asyncio.create_subprocess_exec(
-        ".venv/bin/python", block.file_name, *arguments, cwd=reader, env=stack.environment()
+def _example(stack: Stack, folder: Path, name: str) -> Awaitable[asyncio.subprocess.Process]:
+    """Start an example program in Python, with its files in `folder`."""
+    settings = {"KAFKA_BOOTSTRAP": stack.servers.kafka, "REGISTRY_URL": f"{stack.url}/registry"}
+    return asyncio.create_subprocess_exec(
+        sys.executable, str(EXAMPLES / "python" / name), cwd=folder, env=stack.environment(**settings),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+
+
+async def test_the_gateway_sends_a_visit(stack: Stack, tmp_path: Path, people: list[sample.SamplePerson]) -> None:
+    gateway = await _example(stack, tmp_path, "gateway.py")
+    await gateway.communicate(b"entry AX-100-FR\n")
+    assert gateway.returncode == 0
+    result = await stack.await_record(
+        names.results("visits"), lambda record: record.headers.get("ce_requestsource") == "gateway/paris-nord-1"
     )
+    assert result.value["status"] == 201
 
 
-def _program(name: str) -> Block:
-    return next(block for block in _blocks("python") if block.file_name == name)
-
-
-async def _new_result(stack: Stack, family: str, source: str) -> int:
-    record = await stack.await_record(
-        names.results(family), lambda record: record.headers.get("ce_requestsource") == source
-    )
-    return int(record.value["status"])
-
-
-async def test_the_first_visit_is_stored(stack: Stack, reader: Path, people: list[sample.SamplePerson]) -> None:
-    process = await _start(stack, reader, _program("first_visit.py"))
-    assert await process.wait() == 0
-    assert await _new_result(stack, "visits", "gateway/paris-nord-1") == 201
-
-
-async def test_the_consent_and_the_checkin_are_stored_and_the_crm_has_the_consent(
-    stack: Stack, reader: Path, people: list[sample.SamplePerson], client: httpx.AsyncClient
+async def test_the_upstream_gets_its_result_and_the_crm_the_change(
+    stack: Stack, tmp_path: Path, people: list[sample.SamplePerson]
 ) -> None:
-    person = next(person for person in people if person.pc_code == "FR-SC-4TEMPS")
-    services = (await client.get("/services", params={"pcCode": person.pc_code})).json()["data"]
-    program = _program("consent_and_checkin.py")
-    own_service = Block(
-        program.page,
-        program.line,
-        "python",
-        program.code.replace('"serviceId": 1', f'"serviceId": {services[0]["serviceId"]}'),
-    )
-    process = await _start(stack, reader, own_service, person.visitor_id, person.barcode)
-    assert await process.wait() == 0
-    assert await _new_result(stack, "optins", "crm/loyalty-eu") == 201
-    assert await _new_result(stack, "checkins", "kiosk/4temps-1") == 201
-
-    schemas = await asyncio.create_subprocess_exec(".venv/bin/visitor", "schemas", "schemas-of-visitor", cwd=reader)
-    assert await schemas.wait() == 0
-    crm = await _start(stack, reader, _program("crm.py"))
+    upstream = await _example(stack, tmp_path, "upstream.py")
+    output, _ = await upstream.communicate()
+    visitor_id = output.decode().removeprefix("created visitor ").strip()
+    crm = await _example(stack, tmp_path, "crm.py")
 
     async def in_table() -> bool:
-        if not (reader / "crm.db").exists():
-            return False
-        with sqlite3.connect(reader / "crm.db") as table:
+        with closing(sqlite3.connect(tmp_path / "crm.db")) as table:
             try:
-                rows = table.execute("select optin from optins").fetchall()
+                rows = table.execute("select optin_type from optins where visitor_id = ?", (visitor_id,)).fetchall()
             except sqlite3.OperationalError:
                 return False  # no table yet
-        return any(json.loads(optin)["visitorId"] == person.visitor_id for (optin,) in rows)
+        return rows == [("commercial",)]
 
     await eventually("the consent in the CRM's table", in_table)
     crm.terminate()
@@ -192,11 +168,6 @@ def test_the_operations_of_the_example_are_declared() -> None:
         [sys.executable, "-c", _PRELUDE + block.code + shown], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.stdout.split() == ["notes.create", "notes.list", "notes.update"], done.stderr
-
-
-def test_every_program_in_the_docs_is_run_by_a_test() -> None:
-    programs = {block.file_name for block in _blocks("python") if block.page != "docs/add-an-operation.md"}
-    assert programs == {"first_visit.py", "consent_and_checkin.py", "crm.py"}
 
 
 LINK = re.compile(r"\]\(([^)#\s]+)?(#[^)\s]+)?\)")
