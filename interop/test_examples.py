@@ -98,6 +98,11 @@ async def built(builds: Builds) -> None:
     await asyncio.to_thread(run, "make", "build", cwd=EXAMPLES)  # what is missing: the virtual environment
 
 
+def test_make_builds_all_programs(built: None) -> None:
+    """Waiting for the builds counts against the time limit of this test, and of no other."""
+    run("make", "--question", "build", cwd=EXAMPLES)  # fails if anything is left to build
+
+
 # --- the gateways
 
 
