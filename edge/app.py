@@ -4,6 +4,7 @@ import random
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import structlog
@@ -55,8 +56,8 @@ class Edge:
             routes.add(operation.method, operation.path, calls.endpoint(operation))
         for method, path, endpoint in _registry(catalogue, api_keys, calls).routes():
             routes.add(method, path, endpoint)
-        document = openapi.describe(catalogue, with_keys=settings.keys is not None)
-        for path, page in pages.create(document).items():
+        describe = partial(openapi.describe, catalogue, with_keys=settings.keys is not None)
+        for path, page in pages.create(describe, settings.examples).items():
             routes.add("GET", path, page.serve)
         routes.add("GET", "/", _redirect_to_docs)
         routes.add("GET", "/health", self._health)

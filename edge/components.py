@@ -1,5 +1,6 @@
 """The schemas of the models, as components of the OpenAPI document."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,8 +17,9 @@ from schemas.types import NOTE
 Document = dict[str, Any]
 
 REF = "#/components/schemas/{model}"
-LONG_ENUM = 100
-"""Values of an enumeration; a longer one becomes a component."""
+_TYPE_NAME = re.compile("[A-Z][a-z]+([A-Z][a-z]+)+")
+"""The title of an enumeration that becomes a component, for example CountryCode. The titles that pydantic makes of the
+names of fields have spaces."""
 _NULL = {"type": "null"}
 
 
@@ -87,8 +89,8 @@ class Components:
 
     def _tidy(self, value: Any) -> Any:
         """A copy for generators and readers: short names, `type: [string, null]` instead of `anyOf`, descriptions, and
-        neither pydantic's titles nor the default null, which means an omitted field in Python only. A long enumeration
-        becomes a component."""
+        neither pydantic's titles nor the default null, which means an omitted field in Python only. Some enumerations
+        become components."""
         if isinstance(value, list):
             return [self._tidy(item) for item in value]
         if not isinstance(value, dict):
@@ -96,7 +98,7 @@ class Components:
         if "$ref" in value:
             name = str(value["$ref"]).rpartition("/")[2]
             value = value | {"$ref": REF.format(model=self._names.get(name, name))}
-        if len(value.get("enum", ())) > LONG_ENUM:
+        if "enum" in value and _TYPE_NAME.fullmatch(value.get("title", "")):
             self.schemas[value["title"]] = {"type": value["type"], "enum": value["enum"]}
             value = {name: item for name, item in value.items() if name not in ("type", "enum")}
             value["$ref"] = REF.format(model=value["title"])
@@ -135,8 +137,6 @@ def without_null(schema: Document) -> Document:
     """The schema of a parameter, which a caller can omit but not set to null."""
     if isinstance(schema.get("type"), list):
         schema = schema | {"type": next(name for name in schema["type"] if name != "null")}
-    if "enum" in schema:
-        schema = schema | {"enum": [value for value in schema["enum"] if value is not None]}
     options: list[Document] = [option for option in schema.get("anyOf", ()) if option != _NULL]
     if len(options) == 1:
         return options[0] | {name: value for name, value in schema.items() if name != "anyOf"}
@@ -144,14 +144,13 @@ def without_null(schema: Document) -> Document:
 
 
 def _with_null_as_type(schema: Document) -> Document:
-    """`type: [string, null]` instead of `anyOf` a string or null, except for references."""
+    """`type: [string, null]` instead of `anyOf` a string or null, except for references and enumerations, of which
+    generators would make several types."""
     options = schema.get("anyOf", [])
-    if len(options) != 2 or options[1] != _NULL or "type" not in options[0]:
+    if len(options) != 2 or options[1] != _NULL or options[0].keys() & {"$ref", "enum"}:
         return schema
     merged: Document = options[0] | {name: value for name, value in schema.items() if name != "anyOf"}
     merged["type"] = [options[0]["type"], "null"]
-    if "enum" in merged:
-        merged["enum"] = [*merged["enum"], None]
     return merged
 
 

@@ -1,12 +1,13 @@
 """The OpenAPI 3.1 document of all operations in the catalogue."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from agents.catalogue import Catalogue, Operation
 from edge import components, headers, responses
 from edge.components import Components
+from edge.examples import Examples
 from edge.translate import message_only, needs_body
 from schemas.faults import Errors
 from topics.envelope import JSON
@@ -26,13 +27,16 @@ _INFO: Document = {
 _API_KEY = {"type": "http", "scheme": "bearer", "description": "An API key."}
 
 
-def describe(catalogue: Catalogue, *, with_keys: bool = False) -> Document:
-    """The OpenAPI document as a dict. With `with_keys`, every call needs an API key."""
+def describe(catalogue: Catalogue, *, with_keys: bool = False, sample: Mapping[str, Any] | None = None) -> Document:
+    """The OpenAPI document as a dict. With `with_keys`, every call needs an API key. `sample` has the ids of existing
+    records for the examples, see `edge.examples`."""
+    examples = Examples(sample or {})
     schemas = Components(catalogue)
     paths: dict[str, Document] = {}
     for operation in catalogue.operations:
         _hide_message_fields(operation, schemas)
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(catalogue, operation, schemas)
+        described = _operation(catalogue, operation, schemas, examples)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = described
     fault_responses = responses.describe_faults(schemas.reply(Errors))
     document = {
         "openapi": "3.1.0",
@@ -61,25 +65,32 @@ def _hide_message_fields(operation: Operation, schemas: Components) -> None:
         schemas.resolve(schemas.request(body))["properties"].pop(name, None)
 
 
-def _operation(catalogue: Catalogue, operation: Operation, schemas: Components) -> Document:
-    reply = None if operation.reply is None else schemas.reply(operation.reply)
+def _operation(catalogue: Catalogue, operation: Operation, schemas: Components, examples: Examples) -> Document:
     description: Document = {
         "operationId": operation.name,
         "summary": operation.summary,
         "tags": [catalogue.family_of[operation.name]],
-        "parameters": [*_parameters(operation, schemas), *_headers(catalogue, operation)],
-        "responses": responses.describe(catalogue, operation, reply),
+        "parameters": [*_parameters(operation, schemas, examples), *_headers(catalogue, operation)],
+        "responses": responses.describe(catalogue, operation, _reply(operation, schemas, examples)),
     }
     if operation.description:
         description["description"] = operation.description
     body = operation.request.parts().get("body")
     if body is not None:
-        content = {JSON: {"schema": schemas.request(body)}}
-        description["requestBody"] = {"required": needs_body(body), "content": content}
+        content = {"schema": schemas.request(body), "example": examples.body(operation)}
+        description["requestBody"] = {"required": needs_body(body), "content": {JSON: content}}
     return description
 
 
-def _parameters(operation: Operation, schemas: Components) -> Iterator[Document]:
+def _reply(operation: Operation, schemas: Components, examples: Examples) -> Document | None:
+    """The schema of the reply, with an example."""
+    if operation.reply is None:
+        return None
+    schema = schemas.reply(operation.reply)
+    return {"schema": schema, "example": examples.reply(operation, schema, schemas)}
+
+
+def _parameters(operation: Operation, schemas: Components, examples: Examples) -> Iterator[Document]:
     models = operation.request.parts()
     for location in ("path", "query"):
         if location not in models:
@@ -89,8 +100,9 @@ def _parameters(operation: Operation, schemas: Components) -> Iterator[Document]
             schema = components.without_null(field)
             parameter: Document = {"name": name, "in": location, "required": name in part.get("required", ())}
             parameter["description"] = _describe_selection(operation, name) or schema.get("description", "")
-            schema = {key: value for key, value in schema.items() if key != "description"}
-            yield parameter | {"schema": schema}
+            parameter["schema"] = {key: value for key, value in schema.items() if key != "description"}
+            example = examples.parameter(operation, location, name, required=parameter["required"])
+            yield parameter if example is None else parameter | {"example": example}
 
 
 def _headers(catalogue: Catalogue, operation: Operation) -> Iterator[Document]:

@@ -2,13 +2,14 @@
 hosts."""
 
 import asyncio
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from edge import codings, conditional
+from edge import codings, conditional, examples
 from edge.openapi import Document
 from topics import json
 from topics.envelope import JSON
@@ -57,12 +58,32 @@ class Page:
         return Response(self._compressed, headers=fields, media_type=self._media_type)
 
 
-def create(document: Document) -> dict[str, Page]:
-    """The pages by their paths."""
+class DocumentPage:
+    """The OpenAPI document. It is made again when the file with the ids of its examples has changed."""
+
+    def __init__(self, describe: Callable[..., Document], sample: Path | None) -> None:
+        self._describe = describe
+        self._sample = sample
+        self._ids = examples.read_sample(sample)
+        self._page = self._make()
+
+    def _make(self) -> Page:
+        return Page(json.write(self._describe(sample=json.read(self._ids.encode()))), JSON)
+
+    async def serve(self, request: Request) -> Response:
+        ids = examples.read_sample(self._sample)
+        if ids != self._ids:
+            self._ids = ids
+            self._page = self._make()
+        return await self._page.serve(request)
+
+
+def create(describe: Callable[..., Document], sample: Path | None) -> dict[str, Page | DocumentPage]:
+    """The pages by their paths. `describe` makes the OpenAPI document, with the ids in the file `sample`."""
     return {
         DOCS: Page((_HERE / "docs.html").read_bytes(), "text/html"),
         "/redoc": Page((_HERE / "redoc.html").read_bytes(), "text/html"),
-        "/openapi.json": Page(json.write(document), JSON),
+        "/openapi.json": DocumentPage(describe, sample),
         **{f"/static-offline-docs/{name}": Page(_asset(name), media_type) for name, media_type in _ASSET_TYPES.items()},
     }
 

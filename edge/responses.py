@@ -47,11 +47,11 @@ _FAULTS_OF_WRITES = (Conflict, KeyReused)
 
 def describe_faults(errors: Document) -> Document:
     """The response of each fault by its class name. Operations refer to these. `errors` is the schema of the body."""
-    return {fault.__name__: _response(FAULTS[fault], errors, headers.names_for(fault)) for fault in FAULTS}
+    return {fault.__name__: _response(FAULTS[fault], {"schema": errors}, headers.names_for(fault)) for fault in FAULTS}
 
 
 def describe(catalogue: Catalogue, operation: Operation, reply: Document | None) -> Document:
-    """All responses of an operation, by status. `reply` is the schema of the body. 202 is described with the header
+    """All responses of an operation, by status. `reply` is the content of the body. 202 is described with the header
     `Prefer` only: as a response of each write, it would be a part of the types of all generated clients."""
     faults = list(_faults(operation))
     if catalogue.takes_if_match(operation):
@@ -75,12 +75,12 @@ def _headers(catalogue: Catalogue, operation: Operation, status: int) -> Iterato
         yield "Link"
 
 
-def _response(description: str, schema: Document | None, header_names: Sequence[str]) -> Document:
+def _response(description: str, content: Document | None, header_names: Sequence[str]) -> Document:
     response: Document = {"description": description}
     if header_names:
         response["headers"] = headers.references(*header_names)
-    if schema:
-        response["content"] = {JSON: {"schema": schema}}
+    if content:
+        response["content"] = {JSON: content}
     return response
 
 

@@ -12,6 +12,9 @@ class HttpSettings(BaseModel):
     )
     port: int = Field(8080, ge=1, le=65535, description="Port to listen on.")
     keys: Path | None = Field(None, description="File with the hashes of API keys; `visitor key` prints its entries.")
+    examples: Path | None = Field(
+        None, description="File with the ids of records for the examples in /docs; `visitor dev` writes it."
+    )
     timeout_seconds: float = Field(
         10.0, gt=0, description="Seconds that a call waits for its answer before the edge answers 504."
     )

@@ -40,7 +40,8 @@ COUNT_SECONDS_IN_FILES = 30.0
 CHILD_CHECK_SECONDS = 1.0
 """Interval of the checks that all child processes run."""
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_DATA = ("postgres", "kafka", "processes.json", "worker.log", "edge.log", "sample.json")
+_EXAMPLES = "examples.json"
+_DATA = ("postgres", "kafka", "processes.json", "worker.log", "edge.log", "sample.json", _EXAMPLES)
 """The entries of the home that `--reset` deletes: all that `visitor dev` creates, except the downloads. sample.json is
 from earlier versions. Other files in the home belong to the user and stay."""
 _PORTS = {"kafka": "VISITOR_DEV_KAFKA_PORT", "edge": "VISITOR_HTTP_PORT", "worker": "VISITOR_WORKER_HEALTH_PORT"}
@@ -152,7 +153,7 @@ class _Dev:
         self._warn_of_missing_data(postgres, kafka)
         self._console.print("Starting PostgreSQL and Kafka …")
         await asyncio.gather(asyncio.to_thread(postgres.start), asyncio.to_thread(kafka.start))
-        environment = _environment(postgres, kafka)
+        environment = _environment(postgres, kafka, self._home / _EXAMPLES)
         kafka_settings = KafkaSettings(
             bootstrap=kafka.bootstrap, partitions=self._settings.kafka.partitions, replication=1, min_insync=1
         )
@@ -180,6 +181,7 @@ class _Dev:
         """Raises ServerFailed."""
         try:
             await self._create_sample()
+            (self._home / _EXAMPLES).write_text(json.dumps(await sample.examples(self._url)))
             return await sample.find(self._url)
         except httpx.HTTPError as error:
             raise ServerFailed(
@@ -309,8 +311,9 @@ async def _count_messages(producer: Producer, consumer: AIOKafkaConsumer, topic:
     return sum((await consumer.end_offsets(topic_partitions)).values())
 
 
-def _environment(postgres: Postgres, kafka: Kafka) -> Mapping[str, str]:
+def _environment(postgres: Postgres, kafka: Kafka, examples: Path) -> Mapping[str, str]:
     return {
+        "VISITOR_HTTP_EXAMPLES": str(examples),
         "VISITOR_DATABASE_URL": postgres.url,
         "VISITOR_KAFKA_BOOTSTRAP": kafka.bootstrap,
         "VISITOR_LOG_FORMAT": "json",

@@ -75,6 +75,66 @@ async def find(url: str) -> list[SamplePerson]:
     return [person for person in people if person is not None]
 
 
+_LISTED_AT = {
+    "serviceId": "/services?pcCode={pcCode}",
+    "centerCompanyId": "/centers/{pcCode}/companies",
+    "legalTextId": "/legalTexts?legalType=commercial_email&sort=-version",
+    "serviceThemeId": "/services/{serviceId}/themes",
+    "serviceTargetId": "/services/{serviceId}/targets",
+    "unlinkedThemeId": "/serviceThemes?sort=-serviceThemeId",
+    "unlinkedTargetId": "/serviceTargets?sort=-serviceTargetId",
+    "challengeId": "/challenges?pcCode={pcCode}",
+    "openChallengeId": "/challenges?status=active&sort=-challengeId",
+    "terminableChallengeId": "/challenges?status=active&sort=-challengeId&offset=1",
+    "articleId": "/articles",
+    "optinId": "/visitors/{visitorId}/optins?optinType=loyalty",
+    "externalId": "/visitors/{visitorId}/externalIds?sort=-externalType",
+    **{
+        name: f"/visitors/{{visitorId}}/{kind}"
+        for name, kind in {
+            "bookmarkId": "bookmarks", "deviceId": "devices", "cardId": "creditCards", "checkinId": "checkins",
+            "vehiclePartnerId": "vehiclePartners", "parkingId": "parkings", "parkingHistoryId": "parkingHistories",
+            "rewardId": "rewards", "interestId": "interests", "visitorCenterId": "centers",
+            "visitorChallengeId": "visitorChallenges", "guid": "centerOperationSessions",
+        }.items()
+    },
+}  # fmt: skip
+"""By example value, the list whose first record has it."""
+
+_FIELDS = {
+    "legalTextId": "id", "unlinkedThemeId": "serviceThemeId", "unlinkedTargetId": "serviceTargetId",
+    "openChallengeId": "challengeId", "terminableChallengeId": "challengeId",
+}  # fmt: skip
+"""The fields with these values, if they have other names."""
+
+
+async def examples(url: str) -> dict[str, Any]:
+    """The ids of existing records for the examples of the OpenAPI document, see `edge.examples`. The examples are about
+    the first person; those that delete are about the second person and another center, and the third one is erased.
+    Values that do not exist are left out. Raises httpx.HTTPError."""
+    people = await find(url)
+    if len(people) < 3:
+        return {}
+    async with _client(url) as client:
+        values = await _values_of(client, people[0], people[0].pc_code)
+        deleted = await _values_of(client, people[1], CENTERS[1]["pcCode"])
+        path = f"/visitors/{people[2].visitor_id}/externalIds"
+        analytics_ids = [row["externalId"] for row in await _list(client, path) if row["externalType"] == "analytics"]
+    return {**values, "analyticsId": analytics_ids[0], "deleted": deleted}
+
+
+async def _values_of(client: httpx.AsyncClient, person: SamplePerson, pc_code: str) -> dict[str, Any]:
+    values = {
+        "visitorId": person.visitor_id, "barcode": person.barcode, "licensePlate": person.plate,
+        "vehicleId": person.vehicle_id, "pcCode": pc_code,
+    }  # fmt: skip
+    for name, path in _LISTED_AT.items():
+        rows = await _list(client, path.format(**values))
+        if rows:
+            values[name] = rows[0][_FIELDS.get(name, name)]
+    return values
+
+
 def _client(url: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=url, timeout=30)
 
@@ -95,7 +155,7 @@ async def _find_person(client: httpx.AsyncClient, number: int) -> SamplePerson |
     return None
 
 
-async def _list(client: httpx.AsyncClient, path: str, query: dict[str, Any]) -> list[dict[str, Any]]:
+async def _list(client: httpx.AsyncClient, path: str, query: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     response = await client.get(path, params=query)
     response.raise_for_status()
     records: list[dict[str, Any]] = response.json()["data"]
@@ -160,8 +220,11 @@ async def _create_legal_text(client: httpx.AsyncClient) -> None:
 
 async def _create_services(client: httpx.AsyncClient, people: Sequence[SamplePerson]) -> None:
     """One service in each center, with a check-in of each person who visits the center."""
-    theme = await _create(client, "/serviceThemes", {"value": "Comfort", "category": "service"})
-    target = await _create(client, "/serviceTargets", {"value": "Families"})
+    theme = await _create(client, "/serviceThemes", {"value": "Comfort", "category": "service"}, "Comfort")
+    target = await _create(client, "/serviceTargets", {"value": "Families"}, "Families")
+    # No service has these. The examples of the API link them.
+    await _create(client, "/serviceThemes", {"value": "Summer", "category": "event"}, "Summer")
+    await _create(client, "/serviceTargets", {"value": "Tourists"}, "Tourists")
     for center in CENTERS:
         body = {
             "pcCode": center["pcCode"], "name": "Cloakroom", "category": "comfort", "useRate": "free",
@@ -190,7 +253,10 @@ async def _create_challenge(client: httpx.AsyncClient, people: Sequence[SamplePe
         "timezone": "Europe/Paris", "winnerNumber": 3,
         "displayName": texts, "description": texts, "rewardDetail": texts,
     }  # fmt: skip
-    challenge = await _create(client, "/challenges", body)
+    challenge = await _create(client, "/challenges", body, "steps")
+    # Nobody has joined these. The examples of the API end one and join the other.
+    for name in ("Spring walk", "Autumn walk"):
+        await _create(client, "/challenges", {**body, "pcCode": CENTERS[1]["pcCode"], "genericName": name}, name)
     for number, person in enumerate(people):
         path = f"/visitors/{person.visitor_id}/visitorChallenges"
         participation = await _create(client, path, {"challengeId": challenge["challengeId"]})
@@ -215,6 +281,9 @@ async def _create_profile(client: httpx.AsyncClient, person: SamplePerson) -> No
     await _create(client, f"{path}/bookmarks", {**center, **bookmark})
     await _create(client, f"{path}/interests", {"externalId": "fashion", "label": "Fashion"})
     await _create(client, f"{path}/locales", {"localeCode": "fr-FR"})
+    for optin_type, channel in (("loyalty", "push"), ("center", "sms")):
+        optin = {"optinType": optin_type, "optinChannel": channel, "isActive": True}
+        await _create(client, f"{path}/optins", optin, optin_type)
     device = {"token": f"device of {person.barcode}", "platform": "ios", "urwAppId": "one"}
     await _create(client, f"{path}/devices", {**device, "notificationToken": f"push to {person.barcode}"})
     session = {**center, "guid": f"game of {person.barcode}", "gameId": "spring", "gameName": "Spring game"}
@@ -242,10 +311,13 @@ async def _create_parking(client: httpx.AsyncClient, person: SamplePerson) -> No
     await _create(client, f"{path}/parkingHistories", history)
 
 
-async def _create(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Create a record and return it. The idempotency key depends only on the path and on an identifier in the body, so
-    a start after an interrupted one gets the existing records. Raises httpx.HTTPError."""
-    identifier = next((body[name] for name in ("barcode", "pcCode", "email", "licensePlate") if name in body), "")
+async def _create(
+    client: httpx.AsyncClient, path: str, body: dict[str, Any], identifier: str | None = None
+) -> dict[str, Any]:
+    """Create a record and return it. The idempotency key depends only on the path and on the identifier, by default one
+    in the body, so a start after an interrupted one gets the existing records. Raises httpx.HTTPError."""
+    if identifier is None:
+        identifier = next((body[name] for name in ("barcode", "pcCode", "email", "licensePlate") if name in body), "")
     key = f"sample {path} {identifier}".strip()
     response = await client.post(path, json=body, headers={"Idempotency-Key": key[:128]})
     response.raise_for_status()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 
 from agents.catalogue import CATALOGUE
@@ -289,6 +290,30 @@ def test_every_field_and_every_parameter_has_a_description() -> None:
             described[f"{operation.name} {resolved['name']}"] = resolved.get("description")
     described |= {name: header.get("description") for name, header in DOCUMENT["components"]["headers"].items()}
     assert [name for name, description in described.items() if not description] == []
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+def test_every_operation_has_valid_examples(operation: Operation) -> None:
+    described = _described(operation)
+    for parameter in described["parameters"]:
+        if parameter.get("required"):
+            assert "example" in parameter
+    contents = [described.get("requestBody", {}), described["responses"][str(operation.status)]]
+    for content in (body["content"]["application/json"] for body in contents if "content" in body):
+        validator = jsonschema_rs.Draft202012Validator(
+            {**content["schema"], "components": DOCUMENT["components"]}, validate_formats=True
+        )
+        assert [str(error) for error in validator.iter_errors(content["example"])] == []
+
+
+def test_the_ids_of_the_sample_data_are_in_the_examples() -> None:
+    sample = {"visitorId": "11111111-2222-4333-8444-555555555555", "deleted": {"bookmarkId": 4711}}
+    paths = openapi.describe(CATALOGUE, sample=sample)["paths"]
+    visit = paths["/visits/{visitType}"]["post"]
+    assert visit["requestBody"]["content"]["application/json"]["example"]["visitorId"] == sample["visitorId"]
+    bookmark = paths["/visitors/{visitorId}/bookmarks/{bookmarkId}"]
+    assert [parameter["example"] for parameter in bookmark["delete"]["parameters"][:2]] == [sample["visitorId"], 4711]
+    assert bookmark["get"]["parameters"][1]["example"] != 4711
 
 
 def test_a_common_description_is_used() -> None:

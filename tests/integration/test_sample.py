@@ -1,8 +1,11 @@
 """The sample data of `visitor dev` is created once and completely, and every GET operation answers with data."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -15,23 +18,6 @@ from tests.support.stack import Stack, eventually
 from topics import names
 
 QUERIES = sorted(name for name in FACTS if CATALOGUE.by_name[name].is_query)
-LISTED_AT = {
-    "serviceId": "/services?pcCode={pcCode}",
-    "centerCompanyId": "/centers/{pcCode}/companies",
-    "legalTextId": "/legalTexts?legalType=commercial_email&sort=-version",
-    "challengeId": "/challenges?pcCode={pcCode}",
-    "articleId": "/articles",
-    **{
-        name: f"/visitors/{{visitorId}}/{kind}"
-        for name, kind in {
-            "bookmarkId": "bookmarks", "deviceId": "devices", "cardId": "creditCards", "vehicleId": "vehicles",
-            "checkinId": "checkins", "parkingId": "parkings", "parkingHistoryId": "parkingHistories",
-            "rewardId": "rewards", "interestId": "interests", "optinId": "optins",
-        }.items()
-    },
-}  # fmt: skip
-"""By path parameter, the list that contains its value."""
-
 PartsOf = Callable[[str], Awaitable[Parts]]
 
 
@@ -43,11 +29,17 @@ def three_people() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def examples_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the edge looks for the ids of the sample data. The file does not exist at first, as in `visitor dev`."""
+    return tmp_path_factory.mktemp("examples") / "examples.json"
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def stack(own_stack: Stack) -> Stack:
+async def stack(own_stack: Stack, examples_file: Path) -> Stack:
     """An installation without the sample data. The tests of the docs create it in the shared one."""
     worker = own_stack.worker()
-    edge, own_stack.url = own_stack.edge()
+    edge, own_stack.url = own_stack.edge(VISITOR_HTTP_EXAMPLES=str(examples_file))
     await eventually("a ready worker", worker.ready)
     await eventually("a ready edge", edge.ready)
     return own_stack
@@ -60,27 +52,19 @@ async def client(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def parts_of(stack: Stack, client: httpx.AsyncClient) -> PartsOf:
+async def parts_of(stack: Stack) -> PartsOf:
     """Returns the parts of a query about the first person of the sample."""
     await sample.ensure(stack.url)
-    person = (await sample.find(stack.url))[0]
-    external_id = f"card of {person.barcode}"
     values: dict[str, Any] = {
-        "visitorId": person.visitor_id, "pcCode": person.pc_code, "localeCode": "fr-FR", "companyId": "1",
-        "externalType": "designa", "externalId": external_id, "timezone": "Europe/Paris",
+        "localeCode": "fr-FR", "companyId": "1", "externalType": "designa", "timezone": "Europe/Paris",
+        **await sample.examples(stack.url),
     }  # fmt: skip
 
-    async def value_of(name: str) -> Any:
-        if name not in values:
-            row = (await client.get(LISTED_AT[name].format(**values))).json()["data"][0]
-            values[name] = row["id" if name == "legalTextId" else name]
-        return values[name]
-
     async def parts(operation: str) -> Parts:
-        path = {fact["name"]: await value_of(fact["name"]) for fact in FACTS[operation]["path_params"]}
-        query = {fact["name"]: await value_of(fact["name"]) for fact in FACTS[operation]["query"] if fact["required"]}
+        path = {fact["name"]: values[fact["name"]] for fact in FACTS[operation]["path_params"]}
+        query = {fact["name"]: values[fact["name"]] for fact in FACTS[operation]["query"] if fact["required"]}
         if operation == "visits.list":
-            query["visitorId"] = person.visitor_id
+            query["visitorId"] = values["visitorId"]
         return {"path": path, "query": query}
 
     return parts
@@ -114,6 +98,35 @@ async def test_every_query_answers_with_data(client: httpx.AsyncClient, parts_of
     assert answer.status_code == 200, answer.text
     body = answer.json()
     assert body if isinstance(body, list) else body["data"]
+
+
+@pytest.mark.usefixtures("parts_of")
+async def test_try_it_out_succeeds_for_every_operation(
+    stack: Stack, client: httpx.AsyncClient, examples_file: Path
+) -> None:
+    ids = await sample.examples(stack.url)
+    await asyncio.to_thread(examples_file.write_text, json.dumps(ids))
+    document = (await client.get("/openapi.json")).json()
+    answers = {
+        operation["operationId"]: await _try_out(client, method, path, operation)
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+    }
+    assert answers.keys() == FACTS.keys()
+    assert [f"{name}: {answer.text}" for name, answer in answers.items() if not answer.is_success] == []
+
+
+async def _try_out(client: httpx.AsyncClient, method: str, path: str, operation: dict[str, Any]) -> httpx.Response:
+    """The call that Swagger UI makes of the examples. It fills in the defaults of parameters too."""
+    query: dict[str, Any] = {}
+    for parameter in operation["parameters"]:
+        value = parameter.get("example", parameter.get("schema", {}).get("default"))
+        if parameter.get("in") == "path":
+            path = path.replace(f"{{{parameter['name']}}}", quote(str(value), safe=""))
+        elif value is not None:
+            query[parameter["name"]] = str(value).lower() if isinstance(value, bool) else value
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
+    return await client.request(method, path, params=query, json=body)
 
 
 @pytest.mark.usefixtures("parts_of")

@@ -1,7 +1,9 @@
 """Shopping centers. The pcCode is the primary key of a center."""
 
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from agents import crud
 from agents.operation import Operations
@@ -11,7 +13,10 @@ from schemas.replies import PageQuery
 from schemas.types import CountryCode, Flag, Instant, Int64, Omittable, PcCode, Text
 from storage.table import Table
 
-ParkingPartner = Literal["smartparking_us", "smartparking_uk", "ilogs", "designa", "thales", "smartparking_v2"]
+ParkingPartner = Annotated[
+    Literal["smartparking_us", "smartparking_uk", "ilogs", "designa", "thales", "smartparking_v2"],
+    Field(title="ParkingPartner"),
+]
 UrwAppId = Literal[
     "aeroville", "alma", "amstelveen", "aupark", "bonaire", "cernymost", "confluence", "equinoccio", "fisketorvet",
     "garbera", "gropius", "hoefambruehl", "koln", "metropole", "minto", "nackaforum", "one", "parquesur", "pasing",
