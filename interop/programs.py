@@ -58,7 +58,8 @@ def _build(folder: Path) -> None:
     for manifest, command in BUILDS.items():
         if (folder / manifest).exists():
             with _TOOL_IN_USE[command[0]]:
-                run(*command, cwd=folder)
+                # The servers that start at the same time are waited for with a time limit, builds are not.
+                run("nice", *command, cwd=folder)
 
 
 def run(*argv: str | Path, cwd: Path, seconds: float = 600, **environment: str) -> str:
