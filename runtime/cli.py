@@ -166,6 +166,39 @@ def topics(
         raise typer.Exit(1)
 
 
+@app.command()
+def republish(
+    resources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="The resources, for example optin. Without any, all entities. Name visit and checkin to republish the"
+            " events of the last 30 days.",
+            show_default=False,
+        ),
+    ] = None,
+    rate: Annotated[int, typer.Option(min=1, help="Rows per second at most.")] = 1_000,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin again instead of resuming.")] = False,
+) -> None:
+    """Write the current state of all entities, and recent deletions, to their change topics again.
+
+    Needs the database only: running workers publish what this command writes. A run that was interrupted is resumed."""
+    from runtime import republish as runtime_republish
+
+    settings = _load_settings_and_configure_logs()
+    try:
+        tables = runtime_republish.tables(resources or [])
+    except KeyError as error:
+        raise WrongSetting(f"{error.args[0]} is not a resource. {runtime_republish.RESOURCES_HINT}") from None
+    try:
+        _run(runtime_republish.run(settings, tables, rate, restart=restart, retry=_retry_until_available))
+    except runtime_republish.WrongRevision as error:
+        typer.echo(f"visitor: {error}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. Run the same command to resume.")
+        raise typer.Exit(130) from None
+
+
 @app.command(name="health")
 def health_command(
     role: Annotated[Role, typer.Argument(help="The process to check.")] = Role.worker,

@@ -7,7 +7,7 @@ from schemas.types import Identifier, Instant, Int64, Uuid
 
 After = TypeVar("After")
 
-Action = Literal["created", "updated", "deleted"]
+Action = Literal["created", "updated", "deleted", "republished"]
 
 
 class Change(Model, Generic[After]):
@@ -16,6 +16,8 @@ class Change(Model, Generic[After]):
 
     `revision` starts at 1 for each entity and increases with every change. Changes are delivered at least once, so a
     consumer ignores a revision that it already has. `causedBy` is the id of the request that caused the change.
+
+    `republished` repeats the current state with its revision. Nothing has changed; `visitor republish` wrote it.
     """
 
     resource: Identifier

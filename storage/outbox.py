@@ -135,6 +135,12 @@ def _has_changes(topic: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
     return oldest.scalar_subquery().is_not(None)
 
 
+_COUNT = sa.select(sa.func.count()).select_from(
+    sa.select(OUTBOX.c.id)
+    .where(OUTBOX.c.topic == sa.bindparam("of_topic"))
+    .limit(sa.bindparam("limit", type_=sa.Integer))
+    .subquery()
+)
 _CLAIM = _claim()
 _ACQUIRE = _acquire()
 _TOPICS_WITH_CHANGES = _topics_with_changes()
@@ -157,6 +163,11 @@ async def delete_unpublished(conn: AsyncConnection, visitors: Sequence[UUID]) ->
 async def topics_with_changes(conn: AsyncConnection, topics: Sequence[str]) -> Sequence[str]:
     """Those of the topics that have changes to publish."""
     return (await conn.scalars(_TOPICS_WITH_CHANGES, {"topics": list(topics)})).all()
+
+
+async def count(conn: AsyncConnection, topic: str, *, limit: int) -> int:
+    """How many changes of a topic wait, at most `limit`."""
+    return (await conn.execute(_COUNT, {"of_topic": topic, "limit": limit})).scalar_one()
 
 
 async def acquire(conn: AsyncConnection, topic: str, owner: UUID) -> Ownership:

@@ -94,8 +94,8 @@ class Table(Generic[Row]):
     - `computed` are columns that PostgreSQL computes: the SQL expression of each column.
     - `defaults` are the initial values of hidden columns. A column without a default starts with null.
     - `conflicts` are the faults that violated unique constraints raise, by the name of the constraint.
-    - With `are_events`, each row is an event rather than an entity with a current state: the change topic deletes by
-      time instead of compacting, and an erasure emits no changes.
+    - With `event_time`, each row is an event rather than an entity with a current state: the change topic deletes by
+      time instead of compacting, and an erasure emits no changes. It names the column with the time of the event.
     - With `emit_changes=False`, writes record no changes.
     """
 
@@ -112,7 +112,7 @@ class Table(Generic[Row]):
         derived: Mapping[str, tuple[str, Callable[[Any], Any]]] | None = None,
         computed: Mapping[str, str] | None = None,
         defaults: Mapping[str, Any] | None = None,
-        are_events: bool = False,
+        event_time: str | None = None,
         emit_changes: bool = True,
         hidden: Iterable[sa.schema.SchemaItem] = (),
     ) -> None:
@@ -120,7 +120,7 @@ class Table(Generic[Row]):
         self.parents = dict(parents or {})
         self._derived = dict(derived or {})
         self._computed = dict(computed or {})
-        self.are_events = are_events
+        self.event_time = event_time
         self._emit_changes = emit_changes
         self.sql = sa.Table(
             name,
@@ -152,6 +152,14 @@ class Table(Generic[Row]):
         parent = self.parents.get(name)
         foreign_key = [sa.ForeignKey(parent.sql.c[parent.key])] if parent else []
         return sa.Column(name, column_type, *foreign_key, nullable=shape.nullable)
+
+    @property
+    def are_events(self) -> bool:
+        return self.event_time is not None
+
+    def parse_key(self, text: str) -> Any:
+        """The key of the row whose changes have the id `text`."""
+        return self.columns[self.key].type.python_type(text)
 
     def not_found(self) -> NotFound:
         """The fault for a row that does not exist."""
@@ -278,13 +286,17 @@ class Table(Generic[Row]):
     def record_change(self, tx: Tx, row: Row, key: Any, revision: int, action: Action) -> None:
         """Record a change of a row. Call it after a statement of your own has written the row; the statement adds 1 to
         the revision. `revision` is the new one."""
-        if not self._emit_changes:
-            return
+        if self._emit_changes:
+            tx.changes.append(self._change(row, key, revision, action))
+
+    def _change(self, row: Row, key: Any, revision: int, action: Action) -> EntityChange:
         visitor_id = getattr(row, "visitor_id", None)
         after = None if action == "deleted" else row
-        tx.changes.append(
-            EntityChange(self.family, self.resource, self.are_events, str(key), revision, action, visitor_id, after)
-        )
+        return EntityChange(self.family, self.resource, self.are_events, str(key), revision, action, visitor_id, after)
+
+    def change_of(self, sql_row: Any, action: Action) -> EntityChange:
+        """The change from the result of a statement that returned all columns of the table."""
+        return self._change(self.to_row(sql_row), getattr(sql_row, self.key), sql_row.revision, action)
 
     def record_change_of(self, tx: Tx, sql_row: Any, action: Action) -> Row:
         """Record a change like `record_change`, from the result of a statement that returned all columns of the table.

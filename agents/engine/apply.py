@@ -18,15 +18,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agents import answers
 from agents.answers import Answer
+from agents.engine.change_entries import change_entries
 from agents.engine.decode import ValidRequest
 from agents.wire import Wire
-from schemas.faults import BUG, Fault, Invalid, KeyReused, Unavailable
-from storage import inbox, outbox
+from schemas.faults import BUG, Fault, KeyReused, Unavailable
+from storage import deletions, inbox, outbox
 from storage.constraints import fault_of
 from storage.database import is_too_slow, is_transient
 from storage.table import require_revision
-from storage.tx import EntityChange, Tx
-from topics import json, names
+from storage.tx import Tx
+from topics import json
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +69,7 @@ async def apply(
         await inbox.insert(conn, [_inbox_entry(incoming) for incoming in attempt.answered], now)
     if attempt.changes:
         await outbox.insert(conn, attempt.changes, now)
+        await deletions.record(conn, attempt.changes, now)
     if attempt.erased:
         # At the end, when the entries of earlier requests of the batch are there as well.
         await inbox.redact_visitors(conn, sorted(attempt.erased))
@@ -191,7 +193,11 @@ def _applied(incoming: ValidRequest, tx: Tx, value: Any, wire: Wire) -> _Applied
     answer = answers.of_value(incoming.operation, incoming.request, incoming.raw_query, value)
     answer = answer._replace(revision=tx.revision)
     result = wire.bounded_result(incoming.operation, incoming.headers.content_type, answer)
-    changes = [entry for change in tx.changes for entry in _outgoing(wire, tx, change)]
+    changes = [
+        entry
+        for change in tx.changes
+        for entry in change_entries(wire, change, occurred_at=tx.now, caused_by=tx.cause.request_id)
+    ]
     # The request that deletes a visitor is not one of the visitor's own.
     visitors = {c.visitor_id for c in tx.changes if c.visitor_id is not None and c.action != "deleted"}
     return _Applied(answer, result, changes, sorted(visitors), tx.erased)
@@ -226,21 +232,3 @@ def _inbox_entry(incoming: ValidRequest) -> inbox.Entry:
     return inbox.Entry(
         *incoming.key, incoming.operation.name, incoming.fingerprint, answer.status, body, incoming.visitors
     )
-
-
-def _outgoing(wire: Wire, tx: Tx, change: EntityChange) -> Iterator[outbox.Entry]:
-    """The change. After the deletion of an entity, a tombstone follows, because its topic is compacted. Raises Invalid
-    if the entity is larger than a message may be."""
-    entry = outbox.Entry(
-        topic=names.changes(change.family, change.resource),
-        key=change.id,
-        partition_key=str(change.visitor_id or change.id),
-        change_id=f"{change.resource}:{change.id}:{change.revision}",
-        change_type=f"{change.resource}.{change.action}",
-        value=wire.write_change(change, occurred_at=tx.now, caused_by=tx.cause.request_id),
-    )
-    if len(entry.value or b"") > names.REPLY_LIMIT:
-        raise Invalid("too_large", f"With this, the {change.resource} would be too large; shorten its texts.")
-    yield entry
-    if change.action == "deleted" and not change.is_event:
-        yield entry._replace(change_id=f"{entry.change_id}:tombstone", value=None)

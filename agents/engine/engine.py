@@ -27,7 +27,7 @@ from agents.engine.settings import EngineSettings
 from agents.engine.telemetry import LAG, Readiness
 from agents.operation import Catalogue
 from agents.wire import Wire
-from storage import inbox, migrate
+from storage import deletions, inbox, migrate
 from storage.database import DatabaseSettings, connect
 from storage.tx import Resources
 from topics import admin, names
@@ -226,12 +226,13 @@ class Engine:
         )
 
     async def _prune(self) -> None:
-        """Delete expired answers, a thousand at a time."""
+        """Delete expired answers and deletions, a thousand at a time."""
         keep = timedelta(days=self._settings.inbox_days)
 
         async def prune() -> int:
+            now = datetime.now(UTC)
             async with self._background.begin() as conn:
-                return await inbox.prune(conn, datetime.now(UTC), keep)
+                return await inbox.prune(conn, now, keep) + await deletions.prune(conn, now)
 
         while True:
             more = await until_done("prune", self.readiness, prune)

@@ -88,10 +88,11 @@ async def _erase(client: httpx.AsyncClient, *analytics_ids: str) -> dict[str, An
 
 
 async def _tables_with(stack: Stack, *texts: str) -> list[str]:
-    """Return `table: text` for each row that contains one of the texts in any column. Bytes are decoded."""
+    """Return `table: text` for each row that contains one of the texts in any column. Bytes are decoded. The table
+    `deletions` is left out: it keeps the ids of deleted entities for 30 days, so that tombstones can be repeated."""
     tables = []
     async with stack.engine.connect() as conn:
-        for table in METADATA.sorted_tables:
+        for table in (table for table in METADATA.sorted_tables if table.name != "deletions"):
             for row in await conn.execute(sa.select(table)):
                 values = [v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in row]
                 row_text = " ".join(values)
@@ -111,6 +112,9 @@ async def test_an_erasure_deletes_every_row_and_fails_when_repeated(stack: Stack
 
     await eventually("all changes published", lambda: oracle.outbox_empty(stack))
     assert await _tables_with(stack, *personal) == []
+    deletions = " ".join([str(row) for row in await stack.rows("select * from deletions")])
+    assert visitor["visitorId"] in deletions
+    assert [text for text in (visitor["marker"], visitor["email"], visitor["licensePlate"]) if text in deletions] == []
     assert await _erase(client, visitor["analyticsId"]) == {"success": [], "failed": [visitor["analyticsId"]]}
     assert (await client.get(visitor["path"])).status_code == 404
     service = (await client.get(f"/services/{visitor['serviceId']}")).json()["data"]

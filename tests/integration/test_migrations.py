@@ -16,7 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from structlog.testing import capture_logs
 
 import storage.inbox
-import storage.outbox  # noqa: F401 - the imports declare the tables
+import storage.outbox
+import storage.republications  # noqa: F401 - the imports declare the tables
 from agents.catalogue import CATALOGUE
 from schemas.faults import Conflict, NotFound
 from storage import folding, migrate

@@ -63,7 +63,7 @@ CHECKINS = Table(
     family="checkins",
     resource="checkin",
     key="checkin_id",
-    are_events=True,
+    event_time="creation_date",
     parents={"visitor_id": VISITORS, "pc_code": CENTERS, "service_id": SERVICES},
     hidden=[
         sa.Index("checkins_visitor_id_idx", "visitor_id", "checkin_id"),

@@ -110,7 +110,7 @@ VISITS = Table(
     family="visits",
     resource="visit",
     key="visit_id",
-    are_events=True,
+    event_time="visit_date",
     parents={"visitor_id": VISITORS, "pc_code": CENTERS},
     hidden=[sa.Index("visits_visitor_id_idx", "visitor_id", "pc_code", "visit_date", "visit_id")],
 )
