@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from agents import schema_query
+from agents import schema_query, stored_answers
 from agents.families.articles import articles
 from agents.families.centers import centers, companies
 from agents.families.checkins import checkins
@@ -21,31 +21,6 @@ from storage.table import TABLES
 
 FAMILIES: Mapping[str, Operations] = {
     "visits": visits.OPERATIONS,
-    "centers": (*centers.OPERATIONS, *companies.OPERATIONS),
-    "visitors": (
-        *visitors.OPERATIONS,
-        *search.OPERATIONS,
-        *details.OPERATIONS,
-        *erasure.OPERATIONS,
-        *event_token.OPERATIONS,
-        *external_ids.OPERATIONS,
-    ),
-    "parking": (
-        *vehicles.OPERATIONS,
-        *vehicle_partners.OPERATIONS,
-        *cards.OPERATIONS,
-        *parkings.OPERATIONS,
-        *parking_histories.OPERATIONS,
-    ),
-    "profile": (
-        *bookmarks.OPERATIONS,
-        *visitor_centers.OPERATIONS,
-        *devices.OPERATIONS,
-        *operation_sessions.OPERATIONS,
-        *locales.OPERATIONS,
-        *interests.OPERATIONS,
-    ),
-    "articles": articles.OPERATIONS,
     "checkins": checkins.OPERATIONS,
     "optins": (*optins.OPERATIONS, *legal_texts.OPERATIONS, *consents.OPERATIONS),
     "points": (
@@ -55,6 +30,29 @@ FAMILIES: Mapping[str, Operations] = {
         *rankings.OPERATIONS,
         *histories.OPERATIONS,
     ),
+    "visitors": (
+        *visitors.OPERATIONS,
+        *search.OPERATIONS,
+        *details.OPERATIONS,
+        *erasure.OPERATIONS,
+        *event_token.OPERATIONS,
+        *external_ids.OPERATIONS,
+    ),
+    "profile": (
+        *bookmarks.OPERATIONS,
+        *visitor_centers.OPERATIONS,
+        *devices.OPERATIONS,
+        *operation_sessions.OPERATIONS,
+        *locales.OPERATIONS,
+        *interests.OPERATIONS,
+    ),
+    "parking": (
+        *vehicles.OPERATIONS,
+        *vehicle_partners.OPERATIONS,
+        *cards.OPERATIONS,
+        *parkings.OPERATIONS,
+        *parking_histories.OPERATIONS,
+    ),
     "services": (
         *services.OPERATIONS,
         *stores.OPERATIONS,
@@ -62,9 +60,11 @@ FAMILIES: Mapping[str, Operations] = {
         *themes.OPERATIONS,
         *targets.OPERATIONS,
     ),
+    "centers": (*centers.OPERATIONS, *companies.OPERATIONS),
+    "articles": articles.OPERATIONS,
 }
+"""In the order in which README and /docs list them."""
 
-
-INTERNAL: Mapping[str, Operations] = {"visitors": schema_query.OPERATIONS}
+INTERNAL: Mapping[str, Operations] = {"visitors": (*schema_query.OPERATIONS, *stored_answers.OPERATIONS)}
 
 CATALOGUE = Catalogue(FAMILIES, TABLES, INTERNAL)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,6 +13,7 @@ from edge import codings, conditional, links
 from edge import headers as http_headers
 from edge.reply_router import Reply
 from schemas.faults import Fault
+from schemas.replies import envelope
 from topics import json
 from topics.envelope import JSON
 
@@ -57,6 +59,16 @@ def of_write(
     if reply.status < HTTPStatus.MULTIPLE_CHOICES and reply.revision is not None and operation.method != "DELETE":
         fields["ETag"] = conditional.tag_of(reply.revision, body)
     return of_json(reply.status, body, fields, request.headers.get("accept-encoding", ""))
+
+
+def of_stored_answer(request_id: str, reply: Reply, accept_encoding: str) -> Response:
+    """The response with the answer to an earlier write. While there is none, the caller may ask again."""
+    if reply.status != HTTPStatus.OK:
+        return of_json(reply.status, reply.body, {"Retry-After": "1"}, accept_encoding)
+    answer = json.read(reply.body)
+    body = None if answer["body"] is None else orjson.Fragment(answer["body"])
+    data = {"requestId": request_id, "status": answer["status"], "body": body}
+    return of_json(HTTPStatus.OK, json.write(envelope(data)), {}, accept_encoding)
 
 
 def of_data(status: int, data: Any, headers: Headers | None = None) -> Response:

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from agents.catalogue import Catalogue
 from edge import answers, keys, openapi, pages, routing
 from edge import headers as http_headers
-from edge.calls import Calls
+from edge.calls import STORED_ANSWERS, Calls
 from edge.keys import Keys
 from edge.registry import Registry
 from edge.reply_router import ReplyRouter
@@ -54,6 +54,7 @@ class Edge:
         calls = Calls(catalogue, settings, api_keys, self._router)
         for operation in catalogue.operations:
             routes.add(operation.method, operation.path, calls.endpoint(operation))
+        routes.add("GET", STORED_ANSWERS, calls.stored_answers)
         for method, path, endpoint in _registry(catalogue, api_keys, calls).routes():
             routes.add(method, path, endpoint)
         describe = partial(openapi.describe, catalogue, with_keys=settings.keys is not None)

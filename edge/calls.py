@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote, unquote
 from uuid import uuid4
 
 import structlog
@@ -19,7 +20,7 @@ from edge.keys import Identity, Keys
 from edge.reply_router import Reply, ReplyRouter
 from edge.routing import Endpoint
 from edge.settings import HttpSettings
-from schemas.faults import Bug, Fault, NoAnswer, PreconditionFailed, RateLimited, TooLarge, Unavailable
+from schemas.faults import Bug, Fault, NoAnswer, NotFound, PreconditionFailed, RateLimited, TooLarge, Unavailable
 from schemas.replies import envelope
 from topics import json, names
 from topics.envelope import CORRELATION, JSON, ReplyTo, RequestHeaders
@@ -30,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 CALLS = Counter("visitor_http_calls_total", "HTTP calls, by operation and status.", ["operation", "status"])
 SECONDS = Histogram("visitor_http_seconds", "Seconds from an HTTP call to its answer.", ["operation"])
+
+STORED_ANSWERS = "/requests/{family}/{idempotencyKey}"
 
 
 class Calls:
@@ -44,19 +47,40 @@ class Calls:
 
     def endpoint(self, operation: Operation) -> Endpoint:
         """The endpoint of an operation's route."""
-        seconds = SECONDS.labels(operation.name)
 
         async def answer(request: Request) -> Response:
-            started_at = time.perf_counter()
-            response = await self._answer(operation, request)
-            seconds.observe(time.perf_counter() - started_at)
-            CALLS.labels(operation.name, response.status_code).inc()
-            if response.status_code >= 500:
-                call_id = request.scope[http_headers.CALL_ID]
-                log.warning("call_failed", operation=operation.name, status=response.status_code, call_id=call_id)
-            return response
+            return await self._answer(operation, request)
 
-        return answer
+        return _measured(operation.name, answer)
+
+    @property
+    def stored_answers(self) -> Endpoint:
+        """The endpoint of STORED_ANSWERS, where the caller of an asynchronous write finds its answer."""
+        return _measured("answers.get", self._stored_answer)
+
+    async def _stored_answer(self, request: Request) -> Response:
+        try:
+            identity = self._api_keys.identify(request.headers.get("authorization"))
+            family, key = (unquote(value) for value in request.path_params.values())
+            if family not in self._catalogue.families:
+                raise NotFound("route_not_found", "There is no such family. /docs lists all families.")
+            # Reading the answer is the same as repeating the call, so that it needs the same scope.
+            keys.check(identity, family, reads=False)
+            path = {
+                "topic": names.requests(family),
+                "source": identity.source,
+                "requestId": f"{identity.name}/{key}",
+            }
+            with self._limit_in_flight(identity):
+                headers = RequestHeaders(str(uuid4()), "answers.get", "edge", JSON)
+                operation = self._catalogue.by_name["answers.get"]
+                seconds = self._settings.timeout_seconds
+                reply = await self._request_reply(operation, headers, {"path": path}, seconds)
+            return answers.of_stored_answer(path["requestId"], reply, request.headers.get("accept-encoding", ""))
+        except Fault as fault:
+            return answers.of_fault(fault)
+        except Exception:
+            return _bug("answers.get", request, {})
 
     async def ask(self, name: str, parts: dict[str, Any]) -> Any:
         """The answer to an internal query of the edge itself. Raises NoAnswer, Unavailable."""
@@ -84,8 +108,7 @@ class Calls:
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception:
-            log.exception("bug", operation=operation.name, call_id=request.scope[http_headers.CALL_ID])
-            return answers.of_fault(Bug("internal", "The service failed unexpectedly and reported the error."), written)
+            return _bug(operation.name, request, written)
 
     async def _read(self, operation: Operation, request: Request, identity: Identity) -> Response:
         if "if-match" in request.headers and operation.name not in self._catalogue.table_of:
@@ -99,6 +122,7 @@ class Calls:
     async def _write(
         self, operation: Operation, request: Request, identity: Identity, key: str, written: dict[str, str]
     ) -> Response:
+        family = self._catalogue.family_of[operation.name]
         wish = preferences.read(request.headers.getlist("prefer"))
         if_match = self._expected_revisions(operation, request)
         parts = await _read_parts(operation, request)
@@ -106,7 +130,7 @@ class Calls:
         with self._limit_in_flight(identity):
             if wish.respond_async and not wish.wait:
                 await self._router.send(self._message(operation, headers, parts))
-                return _accepted(headers, written)
+                return _accepted(family, headers, written)
             timeout = self._settings.timeout_seconds
             if wish.respond_async and wish.wait:
                 timeout = min(wish.wait, timeout)
@@ -114,7 +138,7 @@ class Calls:
                 reply = await self._request_reply(operation, headers, parts, timeout)
             except NoAnswer:
                 if wish.respond_async:
-                    return _accepted(headers, written)
+                    return _accepted(family, headers, written)
                 raise
         reader = self._catalogue.reader_of.get(operation.name)
         return answers.of_write(operation, reader, request, reply, written)
@@ -166,6 +190,29 @@ class Calls:
         return Outgoing(topic, json.write(parts), record_key, headers.encode())
 
 
+def _measured(name: str, endpoint: Endpoint) -> Endpoint:
+    """An endpoint whose calls are counted, measured, and logged if they fail."""
+    seconds = SECONDS.labels(name)
+
+    async def answer(request: Request) -> Response:
+        started_at = time.perf_counter()
+        response = await endpoint(request)
+        seconds.observe(time.perf_counter() - started_at)
+        CALLS.labels(name, response.status_code).inc()
+        if response.status_code >= 500:
+            call_id = request.scope[http_headers.CALL_ID]
+            log.warning("call_failed", operation=name, status=response.status_code, call_id=call_id)
+        return response
+
+    return answer
+
+
+def _bug(name: str, request: Request, written: dict[str, str]) -> Response:
+    """Log the exception that is being handled. Returns the answer."""
+    log.exception("bug", operation=name, call_id=request.scope[http_headers.CALL_ID])
+    return answers.of_fault(Bug("internal", "The service failed unexpectedly and reported the error."), written)
+
+
 def _record_key(operation: Operation, parts: dict[str, Any], request_id: str) -> bytes:
     """The value of the operation's first partition-key field that the request has, else the request id. Requests with
     the same record key go to the same partition and stay in order."""
@@ -183,10 +230,11 @@ def _no_etag(operation: Operation) -> PreconditionFailed:
     )
 
 
-def _accepted(headers: RequestHeaders, written: dict[str, str]) -> Response:
+def _accepted(family: str, headers: RequestHeaders, written: dict[str, str]) -> Response:
     """The answer to a write that is not answered yet."""
-    data = envelope({"requestId": headers.request_id})
-    return answers.of_data(202, data, written | {"Preference-Applied": "respond-async"})
+    key = quote(headers.request_id.partition("/")[2], safe="")
+    fields = {"Preference-Applied": "respond-async", "Location": f"/requests/{family}/{key}"}
+    return answers.of_data(202, envelope({"requestId": headers.request_id}), written | fields)
 
 
 def _request_headers(operation: Operation, request: Request, identity: Identity, key: str) -> RequestHeaders:

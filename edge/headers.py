@@ -57,8 +57,7 @@ PARAMETERS: dict[str, Any] = {
         "name": "Prefer",
         "in": "header",
         "description": "With `respond-async` the call gets 202 immediately, not its answer. The body of the 202 is"
-        " `{data: {requestId: …}, metadata: …}`. Repeat the call with the same key and without this header to get the"
-        " answer.",
+        " `{data: {requestId: …}, metadata: …}`. A GET of the path in its header `Location` gets the answer.",
         "schema": {"type": "string"},
     },
     "IfMatch": {

@@ -83,6 +83,7 @@ _ERASED = Errors(
 _KEY = tuple(INBOX.c[name] for name in RequestKey._fields)
 _LOOKED_UP = unnest_rows(**{column.name: column.type for column in _KEY})
 _LOOK_UP = sa.select(INBOX).join(_LOOKED_UP, sa.and_(*(column == _LOOKED_UP.c[column.name] for column in _KEY)))
+_FIND = sa.select(INBOX).where(*(column == sa.bindparam(column.name) for column in _KEY))
 _COLUMNS = (*Entry._fields[:-1], "visitor_id")
 _INSERT = sa.insert(INBOX).from_select(
     (*_COLUMNS, "received_at"),
@@ -114,6 +115,12 @@ async def look_up(conn: AsyncConnection, keys: Sequence[RequestKey]) -> dict[Req
     columns = dict(zip(RequestKey._fields, map(list, zip(*keys, strict=True)), strict=True))
     entries = (Entry(*row[: len(Entry._fields) - 1]) for row in await conn.execute(_LOOK_UP, columns))
     return {entry.key: entry for entry in entries}
+
+
+async def find(conn: AsyncConnection, key: RequestKey) -> Entry | None:
+    """The entry of a request; None if the request is not answered."""
+    row = (await conn.execute(_FIND, key._asdict())).first()
+    return None if row is None else Entry(*row[: len(Entry._fields) - 1])
 
 
 async def insert(conn: AsyncConnection, entries: Sequence[Entry], now: datetime) -> None:

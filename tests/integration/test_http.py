@@ -158,17 +158,41 @@ async def test_20_concurrent_calls_with_the_same_key_are_applied_once(stack: Sta
     assert len(await stack.rows("select 1 from visits where visitor_id = :id", id=parker["visitorId"])) == 1
 
 
-async def test_respond_async_returns_202_and_a_retry_with_the_key_gets_the_answer(client: httpx.AsyncClient) -> None:
+@pytest.mark.parametrize("key", [str(uuid4()), f"a/b %2F {uuid4()}"])
+async def test_respond_async_returns_202_and_the_location_of_the_answer(client: httpx.AsyncClient, key: str) -> None:
     body = data.center()
-    accepted = await client.post("/centers", json=body, headers={"Prefer": "respond-async"})
+    headers = {"Prefer": "respond-async", "Idempotency-Key": key}
+    accepted = await client.post("/centers", json=body, headers=headers)
     assert accepted.status_code == 202
-    key = accepted.headers["Idempotency-Key"]
     envelope = {"metadata": {"version": 1, "_links": {}}}
     assert accepted.json() == {"data": {"requestId": f"local/{key}"}, **envelope}
     assert accepted.headers["Preference-Applied"] == "respond-async"
-    answer = await client.post("/centers", json=body, headers={"Idempotency-Key": key})
-    assert answer.status_code == 201
-    assert answer.json()["data"]["pcCode"] == body["pcCode"]
+
+    async def answer() -> httpx.Response | None:
+        response = await _get_target(client, accepted.headers["Location"].encode())
+        if response.status_code == 200:
+            return response
+        assert (response.status_code, error_codes(response)) == (404, [(None, "answer_not_found")])
+        assert response.headers["Retry-After"] == "1"
+        return None
+
+    stored = (await eventually("the answer", answer)).json()
+    repeated = await client.post("/centers", json=body, headers={"Idempotency-Key": key})
+    assert repeated.status_code == 201
+    assert repeated.json()["data"]["pcCode"] == body["pcCode"]
+    assert stored == {"data": {"requestId": f"local/{key}", "status": 201, "body": repeated.json()}, **envelope}
+
+
+async def test_the_answer_to_an_asynchronous_write_without_a_body_is_null(client: httpx.AsyncClient) -> None:
+    pc_code = (await data.create(client, "/centers", data.center()))["pcCode"]
+    accepted = await client.patch(f"/centers/{pc_code}", json={}, headers={"Prefer": "respond-async"})
+
+    async def answer() -> dict[str, Any] | None:
+        response = await client.get(accepted.headers["Location"])
+        return response.json()["data"] if response.status_code == 200 else None
+
+    stored = await eventually("the answer", answer)
+    assert (stored["status"], stored["body"]) == (204, None)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -265,6 +289,21 @@ async def test_the_origin_of_a_visitor_is_that_of_the_api_key(
     answer = await shop.post("/visitors", json=data.visitor(pc_code), headers={"Authorization": f"Bearer {secret}"})
     assert answer.status_code == 201, answer.text
     assert (answer.json()["data"]["originType"], answer.json()["data"]["origin"]) == ("app", "shop")
+
+
+async def test_an_answer_is_found_by_its_caller_only(client: httpx.AsyncClient, guarded_edge: GuardedEdge) -> None:
+    shop, secret = guarded_edge
+    authorization = {"Authorization": f"Bearer {secret}"}
+    pc_code = (await data.create(client, "/centers", data.center()))["pcCode"]
+    key = str(uuid4())
+    answer = await shop.post("/visitors", json=data.visitor(pc_code), headers=authorization | {"Idempotency-Key": key})
+    assert answer.status_code == 201
+    path = f"/requests/visitors/{key}"
+    assert (await shop.get(path, headers=authorization)).json()["data"]["body"] == answer.json()
+    assert (await client.get(path)).status_code == 404  # Without API keys, the caller is another one.
+    assert (await shop.get(path)).status_code == 401
+    assert (await shop.get(f"/requests/centers/{key}", headers=authorization)).status_code == 403
+    assert (await client.get(f"/requests/nothing/{key}")).status_code == 404
 
 
 async def test_too_many_concurrent_calls_are_429(guarded_edge: GuardedEdge) -> None:
