@@ -15,6 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from structlog.testing import capture_logs
 
+import storage.deletions
 import storage.inbox
 import storage.outbox
 import storage.republications  # noqa: F401 - the imports declare the tables
