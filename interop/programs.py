@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,12 +21,16 @@ TOOLS = {
     "go": "Go 1.26 or newer (go)",
 }
 _COPY_DEPENDENCIES = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
-BUILDS: Mapping[str, Sequence[str]] = {
-    "pom.xml": ("mvn", "--quiet", "--batch-mode", "package", _COPY_DEPENDENCIES, "-DoutputDirectory=target/lib"),
-    "package.json": ("npm", "ci", "--no-progress"),
-    "go.mod": ("go", "build", "-o", "target/", "./..."),
+_UV = str(Path(sys.executable).with_name("uv"))
+BUILDS: Mapping[str, Sequence[Sequence[str]]] = {
+    "pom.xml": [("mvn", "--quiet", "--batch-mode", "package", _COPY_DEPENDENCIES, "-DoutputDirectory=target/lib")],
+    "package.json": [("npm", "ci", "--no-progress")],
+    "go.mod": [("go", "generate", "./..."), ("go", "build", "-o", "target/", "./...")],
+    "requirements.txt": [
+        (_UV, "pip", "install", "--quiet", "--target", "target/packages", "--requirement", "requirements.txt")
+    ],
 }
-"""The command that downloads and builds a folder with this manifest. Its output stays in the folder, ignored by Git.
+"""The commands that download and build a folder with this manifest. Their output stays in the folder, ignored by Git.
 A Java program without a package of its own is compiled when it starts: `java -cp 'target/lib/*' Program.java`."""
 
 _MOST_BUILDS = 32
@@ -55,11 +60,12 @@ class Builds:
 
 
 def _build(folder: Path) -> None:
-    for manifest, command in BUILDS.items():
+    for manifest, commands in BUILDS.items():
         if (folder / manifest).exists():
-            with _TOOL_IN_USE[command[0]]:
-                # The servers that start at the same time are waited for with a time limit, builds are not.
-                run("nice", *command, cwd=folder)
+            for command in commands:
+                with _TOOL_IN_USE[command[0]]:
+                    # The servers that start at the same time are waited for with a time limit, builds are not.
+                    run("nice", *command, cwd=folder)
 
 
 def run(*argv: str | Path, cwd: Path, seconds: float = 600, **environment: str) -> str:
