@@ -19,7 +19,7 @@ check: $(VENV)/requirements-dev
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-interop: $(VENV)/requirements-dev ## Run programs of other languages against the service; they need Java, Maven, Node.js and Go
+interop: $(VENV)/requirements-dev ## Run programs of other languages against the service; they need Java, Maven, Node.js, Go and Chromium
 	$(BIN)/python -m pytest interop --timeout 600 $(ARGS)
 
 compose-test: $(VENV)/requirements-dev ## Test docker-compose.yml with Docker: start, calls, restart after a kill, stop

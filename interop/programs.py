@@ -19,6 +19,8 @@ TOOLS = {
     "node": "Node.js 20 or newer (node)",
     "npm": "npm 10 or newer (npm)",
     "go": "Go 1.26 or newer (go)",
+    "chromium": "Chromium (chromium)",
+    "chromedriver": "ChromeDriver (chromedriver; Debian's package is chromium-driver)",
 }
 _COPY_DEPENDENCIES = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
 _UV = str(Path(sys.executable).with_name("uv"))
