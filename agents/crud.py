@@ -50,7 +50,10 @@ def gets(
         return (await _replies(tx, view, [row]))[0]
 
     path, reply = path_of(table, name, route), _reply_model(table, view)
-    return declare(name, route, summary=summary, path=path, query=query, reply=reply, table=table, handler=get)
+    return declare(
+        name, route, summary=summary, path=path, query=query, reply=reply, table=table, handler=get,
+        one_statement=view is None or view.build is None,
+    )  # fmt: skip
 
 
 def lists(
@@ -77,7 +80,7 @@ def lists(
     sortable = reply if issubclass(table.row, reply) or issubclass(reply, table.row) else table.row
     return declare(
         name, route, summary=summary, path=path, query=query, reply=reply, sorted_by=sortable, shape="page",
-        handler=list_page,
+        handler=list_page, one_statement=not path.model_fields and (view is None or view.build is None),
     )  # fmt: skip
 
 

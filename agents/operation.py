@@ -77,6 +77,8 @@ class Operation:
     """Turns a row into the plain data of the reply: the fields of `item`, without other fields of the row."""
     handler: Handler | None = None
     batch_handler: BatchHandler | None = None
+    one_statement: bool = False
+    """The handler of a query executes one statement only, so it needs no transaction."""
 
     @property
     def is_query(self) -> bool:
@@ -104,6 +106,12 @@ class Operation:
                 return RootModel[list[item]]  # type: ignore[valid-type]
         return None
 
+    def record_key(self, parts: Mapping[str, Any]) -> str | None:
+        """The value of the first partition-key field that a request with these parts has; None if it has none."""
+        path, body = parts.get("path"), parts.get("body")
+        fields = (body if isinstance(body, dict) else {}) | (path if isinstance(path, dict) else {})
+        return next((str(fields[name]) for name in self.partition_key if fields.get(name)), None)
+
     def __repr__(self) -> str:
         return f"<{self.name}: {self.method} {self.path}>"
 
@@ -129,6 +137,7 @@ def declare(
     table: Table[Any] | None = None,
     handler: Handler | None = None,
     batch_handler: BatchHandler | None = None,
+    one_statement: bool = False,
 ) -> Operation:
     """Make an operation. Defaults: the status follows from the method, `sort` accepts the scalar fields of the reply,
     and the first path parameter is the partition key. Raises ValueError, at import, if the parameters of the route are
@@ -159,6 +168,7 @@ def declare(
         sorts=tuple(_scalar_fields(sorted_by or reply or NoFields)) if "sort" in query.model_fields else (),
         handler=handler,
         batch_handler=batch_handler,
+        one_statement=one_statement,
     )
 
 

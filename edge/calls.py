@@ -186,7 +186,8 @@ class Calls:
 
     def _message(self, operation: Operation, headers: RequestHeaders, parts: dict[str, Any]) -> Outgoing:
         topic = self._catalogue.topic_of[operation.name]
-        record_key = _record_key(operation, parts, headers.request_id)
+        # Requests with the same record key go to the same partition and stay in order.
+        record_key = (operation.record_key(parts) or headers.request_id).encode()
         return Outgoing(topic, json.write(parts), record_key, headers.encode())
 
 
@@ -211,17 +212,6 @@ def _bug(name: str, request: Request, written: dict[str, str]) -> Response:
     """Log the exception that is being handled. Returns the answer."""
     log.exception("bug", operation=name, call_id=request.scope[http_headers.CALL_ID])
     return answers.of_fault(Bug("internal", "The service failed unexpectedly and reported the error."), written)
-
-
-def _record_key(operation: Operation, parts: dict[str, Any], request_id: str) -> bytes:
-    """The value of the operation's first partition-key field that the request has, else the request id. Requests with
-    the same record key go to the same partition and stay in order."""
-    body = parts.get("body")
-    fields = (body if isinstance(body, dict) else {}) | parts.get("path", {})
-    for name in operation.partition_key:
-        if fields.get(name):
-            return str(fields[name]).encode()
-    return request_id.encode()
 
 
 def _no_etag(operation: Operation) -> PreconditionFailed:

@@ -1,5 +1,7 @@
 """Connections to PostgreSQL, and which of its errors are transient."""
 
+from datetime import timedelta
+
 import asyncpg
 import sqlalchemy as sa
 from pydantic import BaseModel, Field, SecretStr
@@ -11,9 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 STATEMENT_TIMEOUT = 15
 """Seconds for one statement. A running batch must end within Kafka's rebalance timeout of 60 seconds."""
 
-LOCK_TIMEOUT = 10
-"""Seconds for which a write waits for a lock. It is less than `STATEMENT_TIMEOUT`, so that a write that waits does not
-count as too slow: it is retried until the lock is free. A migration may lock a table for minutes."""
+LOCK_TIMEOUT = timedelta(seconds=1.2)
+"""How long a write waits for a lock. It is longer than most transactions of the service hold one, and than PostgreSQL's
+deadlock_timeout of a second. It is far below `STATEMENT_TIMEOUT`, so that a write that waits does not count as too
+slow: it is retried until the lock is free. A migration may lock a table for minutes."""
+
+BLOCKED_LOCK_TIMEOUT = timedelta(milliseconds=50)
+"""How long a write waits for a lock while some requests of the worker wait for locks already. It delays the requests
+that are applied in the same transaction."""
 
 READ_TIMEOUT = 7
 """Seconds for one statement of a read. It is less than the time for which an edge waits for an answer, so that the
@@ -38,14 +45,15 @@ def connect(
 ) -> AsyncEngine:
     """Make a pool of connections. It opens a connection when one is needed. Without `sequential_scans`, PostgreSQL uses
     an index if there is one, even if its statistics say that the table is nearly empty."""
-    limit, lock_limit = (READ_TIMEOUT, READ_TIMEOUT) if read_only else (STATEMENT_TIMEOUT, LOCK_TIMEOUT)
+    limit = READ_TIMEOUT if read_only else STATEMENT_TIMEOUT
+    lock_timeout = timedelta(seconds=READ_TIMEOUT) if read_only else LOCK_TIMEOUT
     server_settings = {
         "application_name": "visitor",
         "timezone": "UTC",
         "jit": "off",
         "enable_seqscan": "on" if sequential_scans else "off",
         "statement_timeout": str(limit * 1000),
-        "lock_timeout": str(lock_limit * 1000),
+        "lock_timeout": milliseconds(lock_timeout),
         "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_TIMEOUT * 1000),
         "default_transaction_read_only": "on" if read_only else "off",
     }
@@ -68,6 +76,13 @@ def connect(
     return engine
 
 
+def milliseconds(duration: timedelta) -> str:
+    """The duration as a value of one of PostgreSQL's timeouts."""
+    return str(duration // timedelta(milliseconds=1))
+
+
+_LOCK_NOT_AVAILABLE = "55P03"
+"""The SQLSTATE of a statement that exceeded lock_timeout."""
 _QUERY_CANCELED = "57014"
 """The SQLSTATE of a statement that exceeded statement_timeout."""
 _READ_ONLY_TRANSACTION = "25006"
@@ -76,7 +91,7 @@ _TRANSIENT = (
     "08",  # connection exceptions
     "40",  # serialization failure, deadlock
     "53",  # insufficient resources
-    "55P03",  # lock not available
+    _LOCK_NOT_AVAILABLE,
     "57",  # operator intervention: shutdown, statement timeout
     "58",  # system errors
     "25P03",  # idle in transaction session timeout
@@ -96,6 +111,11 @@ def is_too_slow(error: BaseException) -> bool:
     """True if a statement exceeded its timeout."""
     cause = _driver_error(error)
     return isinstance(cause, TimeoutError) or _sqlstate(cause) == _QUERY_CANCELED
+
+
+def is_lock_timeout(error: BaseException) -> bool:
+    """True if a statement waited too long for a lock of another transaction."""
+    return _sqlstate(_driver_error(error)) == _LOCK_NOT_AVAILABLE
 
 
 def is_transient(error: BaseException) -> bool:

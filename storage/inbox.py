@@ -7,7 +7,7 @@ second batch then raises `Repeat`, starts again, and finds the answer.
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -17,7 +17,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.faults import ErrorEntry, Errors
-from storage.database import Repeat
+from storage import outbox
+from storage.database import Repeat, milliseconds
 from storage.statements import any_of, unnest_rows
 from storage.table import METADATA
 
@@ -82,16 +83,32 @@ _ERASED = Errors(
 
 _KEY = tuple(INBOX.c[name] for name in RequestKey._fields)
 _LOOKED_UP = unnest_rows(**{column.name: column.type for column in _KEY})
-_LOOK_UP = sa.select(INBOX).join(_LOOKED_UP, sa.and_(*(column == _LOOKED_UP.c[column.name] for column in _KEY)))
 _FIND = sa.select(INBOX).where(*(column == sa.bindparam(column.name) for column in _KEY))
-_COLUMNS = (*Entry._fields[:-1], "visitor_id")
-_INSERT = sa.insert(INBOX).from_select(
-    (*_COLUMNS, "received_at"),
-    sa.select(
+_STORED = Entry._fields[:-1]
+_COLUMNS = (*_STORED, "visitor_id")
+
+
+def _look_up() -> Any:
+    """The entries that the inbox has for the keys in the list parameters; one row of nulls if it has none. Each row
+    begins with the database's time. The statement also sets the lock timeout of the transaction."""
+    lock_timeout = sa.func.set_config("lock_timeout", sa.bindparam("lock_timeout", type_=sa.Text), sa.true())
+    start = sa.select(sa.func.clock_timestamp().label("now"), lock_timeout.label("lock_timeout")).cte("start")
+    entries = INBOX.join(_LOOKED_UP, sa.and_(*(column == _LOOKED_UP.c[column.name] for column in _KEY)))
+    columns = (INBOX.c[name] for name in _STORED)
+    return sa.select(start.c.now, *columns).select_from(start.outerjoin(entries, start.c.lock_timeout.is_not(None)))
+
+
+def _insert() -> Any:
+    """Insert the answers and, with the same statement, their changes into the outbox."""
+    rows = sa.select(
         *(sa.func.unnest(sa.bindparam(name, type_=ARRAY(INBOX.c[name].type))).label(name) for name in _COLUMNS),
         sa.bindparam("received_at", type_=sa.TIMESTAMP(timezone=True)),
-    ),
-)
+    )
+    changes = outbox.insertion(created_at="received_at").cte("changes")
+    return sa.insert(INBOX).from_select((*_COLUMNS, "received_at"), rows).add_cte(changes)
+
+
+_LOOK_UP, _INSERT = _look_up(), _insert()
 _SET_VISITORS = (
     sa.update(INBOX)
     .where(*(column == sa.bindparam(f"of_{column.name}") for column in _KEY))
@@ -105,16 +122,27 @@ _REDACT = (
     )
     .values(status=404, body=_ERASED.encode(), visitor_id=None, visitor_ids=None)
 )
-_PRUNE = sa.delete(INBOX).where(
-    sa.tuple_(*_KEY).in_(sa.select(*_KEY).where(INBOX.c.received_at < sa.bindparam("before")).limit(1_000))
-)
+PRUNE_LIMIT = 5_000
 
 
-async def look_up(conn: AsyncConnection, keys: Sequence[RequestKey]) -> dict[RequestKey, Entry]:
-    """The entries of the requests that are answered already, by their keys."""
-    columns = dict(zip(RequestKey._fields, map(list, zip(*keys, strict=True)), strict=True))
-    entries = (Entry(*row[: len(Entry._fields) - 1]) for row in await conn.execute(_LOOK_UP, columns))
-    return {entry.key: entry for entry in entries}
+def _prune() -> Any:
+    """Delete the oldest rows whose time is between `since` and `before`. SKIP LOCKED: several workers prune at the same
+    time. The array makes PostgreSQL read the index only, see `outbox`."""
+    tid: sa.ColumnElement[Any] = sa.literal_column("ctid")
+    oldest = (
+        sa.select(tid)
+        .select_from(INBOX)
+        .where(INBOX.c.received_at >= sa.bindparam("since"), INBOX.c.received_at < sa.bindparam("before"))
+        .order_by(INBOX.c.received_at)
+        .limit(PRUNE_LIMIT)
+        .with_for_update(skip_locked=True)
+    )
+    return (
+        sa.delete(INBOX).where(tid == sa.any_(sa.func.array(oldest.scalar_subquery()))).returning(INBOX.c.received_at)
+    )
+
+
+_PRUNE = _prune()
 
 
 async def find(conn: AsyncConnection, key: RequestKey) -> Entry | None:
@@ -123,14 +151,29 @@ async def find(conn: AsyncConnection, key: RequestKey) -> Entry | None:
     return None if row is None else Entry(*row[: len(Entry._fields) - 1])
 
 
-async def insert(conn: AsyncConnection, entries: Sequence[Entry], now: datetime) -> None:
-    """Store the answers of new requests. Raises Repeat if another transaction has answered one of them."""
+async def look_up(
+    conn: AsyncConnection, keys: Sequence[RequestKey], lock_timeout: timedelta
+) -> tuple[datetime, dict[RequestKey, Entry]]:
+    """Begin a batch. Returns the time of the database's clock, which all workers share, and the entries of the requests
+    that are answered already, by their keys. From now on, a statement of the transaction waits `lock_timeout` for a
+    lock."""
+    columns: dict[str, Any] = dict(zip(RequestKey._fields, map(list, zip(*keys, strict=True)), strict=True))
+    rows = (await conn.execute(_LOOK_UP, columns | {"lock_timeout": milliseconds(lock_timeout)})).all()
+    entries = (Entry(*row[1:]) for row in rows if row.topic is not None)
+    return rows[0].now.astimezone(UTC), {entry.key: entry for entry in entries}
+
+
+async def insert(
+    conn: AsyncConnection, entries: Sequence[Entry], changes: Sequence[outbox.Entry], now: datetime
+) -> None:
+    """Store the answers of new requests, and their changes in the outbox. Raises Repeat if another transaction has
+    answered one of the requests."""
     # All batches insert in the same order, so that two batches with the same requests cannot deadlock.
     ordered = sorted(entries, key=lambda entry: entry.key)
-    columns: dict[str, Any] = dict(zip(Entry._fields[:-1], map(list, zip(*ordered, strict=True)), strict=False))
+    columns: dict[str, Any] = dict(zip(_STORED, map(list, zip(*ordered, strict=True)), strict=False))
     columns["visitor_id"] = [entry.visitors[0] if len(entry.visitors) == 1 else None for entry in ordered]
     try:
-        await conn.execute(_INSERT, columns | {"received_at": now})
+        await conn.execute(_INSERT, columns | {"received_at": now} | outbox.insertion_parameters(changes))
     except IntegrityError as error:
         raise Repeat("another batch has answered a request of this batch") from error
     for entry in ordered:
@@ -145,6 +188,9 @@ async def redact_visitors(conn: AsyncConnection, visitors: Sequence[UUID]) -> No
     await conn.execute(_REDACT, {"visitors": list(visitors)})
 
 
-async def prune(conn: AsyncConnection, now: datetime, keep: timedelta) -> int:
-    """Delete up to 1,000 entries that are older than `keep`. Returns how many it deleted."""
-    return (await conn.execute(_PRUNE, {"before": now - keep})).rowcount
+async def prune(conn: AsyncConnection, since: datetime, before: datetime) -> datetime | None:
+    """Delete up to `PRUNE_LIMIT` of the oldest entries that were received from `since` on and before `before`. Returns
+    when the last of them was received; None if there are no more. The next call can begin there: a scan from an
+    earlier time would visit the index entries of all deleted rows."""
+    times = (await conn.scalars(_PRUNE, {"since": since, "before": before})).all()
+    return max(times, default=None)

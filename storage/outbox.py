@@ -1,7 +1,8 @@
 """The outbox: changes that are committed and not published yet, and which publisher owns each change topic.
 
-A row is inserted after its entity's row was locked, so the ids of one entity's changes have the order of their
-commits.
+A row is inserted after its entity's row was locked and written, in the same transaction. So the ids of one entity's
+changes have the order of their commits, and a transaction has its transaction id before its first row has an id, which
+`_renewal` needs.
 """
 
 from collections.abc import Sequence
@@ -37,6 +38,11 @@ PUBLISHERS = sa.Table(
     sa.Column("topic", sa.Text, primary_key=True),
     sa.Column("owner", sa.Uuid, nullable=False),
     sa.Column("renewed_at", sa.TIMESTAMP(timezone=True), nullable=False),
+    # The outbox has no row of the topic up to this id, and never will.
+    sa.Column("after_id", sa.BigInteger, nullable=False, server_default="0"),
+    # The last id of an earlier claim, and the first transaction id that was not assigned then.
+    sa.Column("checkpoint_id", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("checkpoint_xid", sa.BigInteger, nullable=False, server_default="0"),
 )
 CLAIM_LIMIT, CLAIM_BYTES = 500, 8 * 2**20
 """How many changes, and how many bytes of values, are published in one transaction; at least one change of any size."""
@@ -73,17 +79,32 @@ class Entry(NamedTuple):
 _COLUMNS = Entry._fields
 
 
-def _arrays() -> list[sa.ColumnElement[object]]:
-    return [sa.bindparam(name, type_=ARRAY(OUTBOX.c[name].type)) for name in _COLUMNS]
+def insertion(*, created_at: str) -> sa.Insert:
+    """Insert the changes in the parameters that `insertion_parameters` makes. The parameter `created_at` has the
+    time."""
+    arrays = (sa.bindparam(f"change_{name}", type_=ARRAY(OUTBOX.c[name].type)) for name in _COLUMNS)
+    rows = sa.func.unnest(*arrays).table_valued(*_COLUMNS, with_ordinality="position").render_derived()
+    values = (*(rows.c[name] for name in _COLUMNS), sa.bindparam(created_at, type_=sa.TIMESTAMP(timezone=True)))
+    return sa.insert(OUTBOX).from_select((*_COLUMNS, "created_at"), sa.select(*values).order_by(rows.c.position))
 
 
-_ROWS = sa.func.unnest(*_arrays()).table_valued(*_COLUMNS, with_ordinality="position").render_derived()
-_INSERT = sa.insert(OUTBOX).from_select(
-    (*_COLUMNS, "created_at"),
-    sa.select(
-        *(_ROWS.c[name] for name in _COLUMNS), sa.bindparam("created_at", type_=sa.TIMESTAMP(timezone=True))
-    ).order_by(_ROWS.c.position),
-)
+def insertion_parameters(changes: Sequence[Entry]) -> dict[str, Any]:
+    columns = zip(*changes, strict=True) if changes else [()] * len(_COLUMNS)
+    return {f"change_{name}": list(column) for name, column in zip(_COLUMNS, columns, strict=True)}
+
+
+def _after_id(topic: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
+    """The id after which a scan of a topic begins. Without it, each scan would visit the index entries of all rows that
+    are deleted and not vacuumed yet: there can be millions while another session keeps an old snapshot."""
+    of_topic = sa.select(PUBLISHERS.c.after_id).where(PUBLISHERS.c.topic == topic)
+    # SQLAlchemy itself would correlate `topic` with the next enclosing select only.
+    return sa.func.coalesce(of_topic.correlate_except(PUBLISHERS).scalar_subquery(), 0)
+
+
+def _xid(bound: str) -> sa.ColumnElement[int]:
+    """`xmin`: the first transaction id that is still running. `xmax`: the first one that is not assigned."""
+    snapshot = sa.func.pg_current_snapshot()
+    return sa.cast(sa.cast(getattr(sa.func, f"pg_snapshot_{bound}")(snapshot), sa.Text), sa.BigInteger)
 
 
 def _claim() -> Any:
@@ -92,21 +113,55 @@ def _claim() -> Any:
     The inner LIMIT and the array make PostgreSQL read the index only, in time proportional to the claim. PostgreSQL's
     statistics are usually taken while the table is almost empty. With a join, the planner then chose to compare each
     row of a backlog with each row of the claim, and the statement exceeded its timeout."""
-    of_topic = OUTBOX.c.topic == sa.bindparam("of_topic")
+    topic = sa.bindparam("of_topic", type_=sa.Text)
+    of_topic = OUTBOX.c.topic == topic
     size = sa.func.coalesce(sa.func.octet_length(OUTBOX.c.value), 0).label("size")
-    oldest = sa.select(OUTBOX.c.id, size).where(of_topic).order_by(OUTBOX.c.id).limit(CLAIM_LIMIT).subquery("oldest")
+    oldest = (
+        sa.select(OUTBOX.c.id, size)
+        .where(of_topic, OUTBOX.c.id > _after_id(topic))
+        .order_by(OUTBOX.c.id)
+        .limit(CLAIM_LIMIT)
+        .subquery("oldest")
+    )
     before = (sa.func.sum(oldest.c.size).over(order_by=oldest.c.id) - oldest.c.size).label("before")
     summed = sa.select(oldest.c.id, before).subquery("summed")
     some = sa.func.array(sa.select(summed.c.id).where(summed.c.before < CLAIM_BYTES).scalar_subquery())
     deletion = sa.delete(OUTBOX).where(of_topic, OUTBOX.c.id == sa.any_(some))
-    owned = postgresql.insert(PUBLISHERS).values(
-        topic=sa.bindparam("of_topic"), owner=sa.bindparam("owner"), renewed_at=sa.func.clock_timestamp()
+    claimed = deletion.returning(OUTBOX.c.id, *(OUTBOX.c[name] for name in _COLUMNS)).cte("claimed")
+    return sa.select(claimed).add_cte(_renewal(claimed).cte("renewed"))
+
+
+def _renewal(claimed: sa.CTE) -> Any:
+    """Write the owner, and move `after_id` to the last checkpoint if that is safe.
+
+    A row with a smaller id than those of a claim can become visible after the claim, but only if its transaction was
+    running during the claim: ids are assigned in ascending order. Once all transactions have ended that were running at
+    the checkpoint, the next claim sees all rows up to the checkpoint's id. If all its rows are after that id, none is
+    left."""
+    last_id = sa.select(sa.func.coalesce(sa.func.max(claimed.c.id), 0)).scalar_subquery()
+    renewal = postgresql.insert(PUBLISHERS).from_select(
+        ("topic", "owner", "renewed_at", "checkpoint_id", "checkpoint_xid"),
+        sa.select(
+            sa.bindparam("of_topic", type_=sa.Text),
+            sa.bindparam("of_owner", type_=sa.Uuid),
+            sa.func.clock_timestamp(),
+            last_id,
+            _xid("xmax"),
+        ),
     )
-    renewed = owned.on_conflict_do_update(
-        index_elements=[PUBLISHERS.c.topic],
-        set_={"owner": owned.excluded.owner, "renewed_at": owned.excluded.renewed_at},
+    new, old = renewal.excluded, PUBLISHERS.c
+    first_id = sa.select(sa.func.min(claimed.c.id)).scalar_subquery()
+    is_safe = sa.and_(_xid("xmin") >= old.checkpoint_xid, first_id > old.checkpoint_id)
+    return renewal.on_conflict_do_update(
+        index_elements=[old.topic],
+        set_={
+            "owner": new.owner,
+            "renewed_at": new.renewed_at,
+            "after_id": sa.case((is_safe, old.checkpoint_id), else_=old.after_id),
+            "checkpoint_id": sa.case((is_safe, new.checkpoint_id), else_=old.checkpoint_id),
+            "checkpoint_xid": sa.case((is_safe, new.checkpoint_xid), else_=old.checkpoint_xid),
+        },
     )
-    return deletion.returning(OUTBOX.c.id, *(OUTBOX.c[name] for name in _COLUMNS)).add_cte(renewed.cte("renewed"))
 
 
 def _acquire() -> Any:
@@ -131,8 +186,9 @@ def _topics_with_changes() -> Any:
 
 def _has_changes(topic: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
     """One index lookup. With EXISTS, PostgreSQL may scan the rows of other topics instead."""
-    oldest = sa.select(OUTBOX.c.id).where(OUTBOX.c.topic == topic).order_by(OUTBOX.c.id).limit(1)
-    return oldest.scalar_subquery().is_not(None)
+    of_topic = (OUTBOX.c.topic == topic, OUTBOX.c.id > _after_id(topic))
+    oldest = sa.select(OUTBOX.c.id).where(*of_topic).order_by(OUTBOX.c.id).limit(1)
+    return oldest.correlate_except(OUTBOX).scalar_subquery().is_not(None)
 
 
 _COUNT = sa.select(sa.func.count()).select_from(
@@ -141,6 +197,7 @@ _COUNT = sa.select(sa.func.count()).select_from(
     .limit(sa.bindparam("limit", type_=sa.Integer))
     .subquery()
 )
+_INSERT = insertion(created_at="created_at")
 _CLAIM = _claim()
 _ACQUIRE = _acquire()
 _TOPICS_WITH_CHANGES = _topics_with_changes()
@@ -150,8 +207,7 @@ _DELETE_UNPUBLISHED = sa.delete(OUTBOX).where(
 
 
 async def insert(conn: AsyncConnection, entries: Sequence[Entry], now: datetime) -> None:
-    columns: dict[str, Any] = dict(zip(_COLUMNS, map(list, zip(*entries, strict=True)), strict=True))
-    await conn.execute(_INSERT, columns | {"created_at": now})
+    await conn.execute(_INSERT, insertion_parameters(entries) | {"created_at": now})
 
 
 async def delete_unpublished(conn: AsyncConnection, visitors: Sequence[UUID]) -> None:
@@ -182,5 +238,5 @@ async def acquire(conn: AsyncConnection, topic: str, owner: UUID) -> Ownership:
 async def claim(conn: AsyncConnection, topic: str, owner: UUID) -> list[Entry]:
     """Delete and return the oldest changes of a topic, in order, and make `owner` its owner. Call it only in the
     transaction in which `acquire` has locked the topic."""
-    rows = sorted(await conn.execute(_CLAIM, {"of_topic": topic, "owner": owner}), key=itemgetter(0))
+    rows = sorted(await conn.execute(_CLAIM, {"of_topic": topic, "of_owner": owner}), key=itemgetter(0))
     return [Entry(*row[1:]) for row in rows]

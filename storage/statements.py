@@ -1,7 +1,7 @@
 """The SQL statements of a table, and expressions for statements that handle many rows."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -36,20 +36,20 @@ class Statements:
         self.delete = cache(self._delete)
         self.delete_by_parent = cache(self._delete_by_parent)
         self.insert_unless = cache(self._insert_unless)
+        self.insert_many = cache(self._insert_many)
 
-    @cached_property
-    def insert_many(self) -> Any:
-        """Insert one row for each position of the list parameters, in their order. Each parameter has the values of one
-        column."""
+    def _insert_many(self, ctes: tuple[sa.CTE, ...]) -> Any:
+        """Insert one row for each position of the list parameters, in their order. The parameter `new_<column>` has the
+        values of a column. (SQLAlchemy would add a parameter with the name of a column to the updates in `ctes`.)"""
         names = written_columns(self._table)
         parameters = (
-            sa.func.unnest(*(sa.bindparam(name, type_=ARRAY(self._table.c[name].type)) for name in names))
+            sa.func.unnest(*(sa.bindparam(f"new_{name}", type_=ARRAY(self._table.c[name].type)) for name in names))
             .table_valued(*names, with_ordinality="position")
             .render_derived()
         )
         rows = sa.select(*(parameters.c[name] for name in names)).order_by(parameters.c.position)
         generated = (self._table.c[name] for name in self._generated)
-        return sa.insert(self._table).from_select(names, rows).returning(*generated)
+        return sa.insert(self._table).from_select(names, rows).returning(*generated).add_cte(*ctes)
 
     def _insert_unless(self, unique_column: str) -> Any:
         statement = insert(self._table).values(self._parameters(written_columns(self._table)))

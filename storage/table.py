@@ -219,13 +219,18 @@ class Table(Generic[Row]):
         sql_row = await tx.first(self._statements.insert_unless(unique_column), self._initial(tx, values))
         return None if sql_row is None else self.record_change_of(tx, sql_row, "created")
 
-    async def insert_many(self, items: Sequence[tuple[Tx, Mapping[str, Any]]]) -> list[Row]:
+    async def insert_many(
+        self,
+        items: Sequence[tuple[Tx, Mapping[str, Any]]],
+        ctes: tuple[sa.CTE, ...] = (),
+        parameters: Mapping[str, Any] | None = None,
+    ) -> list[Row]:
         """Insert rows like `insert`, with one statement. The rows may be of several requests of one batch: each change
-        is recorded in the `Tx` of its row. Returns the rows in the order of `items`. Works for tables with an identity
-        key only."""
+        is recorded in the `Tx` of its row. `ctes` are updates of other tables that the same statement makes, with
+        `parameters`. Returns the rows in the order of `items`. Works for tables with an identity key only."""
         inserted = [self._initial(tx, values) for tx, values in items]
-        columns = {name: [values[name] for values in inserted] for name in written_columns(self.sql)}
-        generated = await items[0][0].all(self._statements.insert_many, columns)
+        columns = {f"new_{name}": [values[name] for values in inserted] for name in written_columns(self.sql)}
+        generated = await items[0][0].all(self._statements.insert_many(ctes), columns | dict(parameters or {}))
         # Identity values have the order of the select (PostgreSQL manual, INSERT), but RETURNING has no certain order.
         generated.sort(key=itemgetter(0))
         return [
@@ -342,7 +347,8 @@ def locked(table: Table[Any], name: str) -> sa.CTE:
     locks rows in any order, while the CTE locks them in the order of their keys, so that two transactions cannot wait
     for each other."""
     key = table.columns[table.key]
-    return sa.select(key).where(any_of(key, name)).order_by(key).with_for_update(key_share=True).cte("locked")
+    rows = sa.select(key).where(any_of(key, name)).order_by(key)
+    return rows.with_for_update(key_share=True).cte(f"locked_{table.name}")
 
 
 def _column_type(shape: Shape) -> Any:

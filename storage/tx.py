@@ -75,10 +75,12 @@ class Tx:
     """One request's view of the batch's transaction. Handlers never commit; the engine commits the batch and stores the
     changes with it. A read has a transaction of its own.
 
-    - `now` is the time at which the batch started, or the time of the last `refresh_now`.
+    - `now` is the time at which the batch started, or the time of the last `refresh_now`. A read has no time before
+      its handler calls `refresh_now`, because most reads need none.
     - `changes` are the changes that the request has recorded.
     - `resources` holds what the handler of a read needs in addition to the database; see `Resources`. It is empty for
       writes.
+    - `wrote` is true once the request has executed a statement that may write.
     - `erased` are the visitors that the request erased. The engine removes their data from inbox and outbox, including
       the data of earlier requests of the batch.
     - `target` is None if the request is not about a single row.
@@ -86,11 +88,18 @@ class Tx:
 
     conn: AsyncConnection
     cause: Cause
-    now: datetime
+    _now: datetime | None = None
     changes: list[EntityChange] = field(default_factory=list)
     resources: Resources = field(default_factory=dict)
     erased: list[UUID] = field(default_factory=list)
     target: Target | None = None
+    wrote: bool = False
+
+    @property
+    def now(self) -> datetime:
+        if self._now is None:
+            raise RuntimeError("A read that needs the time must call refresh_now first.")
+        return self._now
 
     @property
     def revision(self) -> int | None:
@@ -116,12 +125,17 @@ class Tx:
     async def refresh_now(self) -> None:
         """Read the database's clock into `now`. Call it after taking a lock: rows that the previous holder of the lock
         wrote then have an earlier time."""
-        self.now = await clock(self.conn)
+        self._now = await clock(self.conn)
+
+    async def execute(self, statement: Any, parameters: dict[str, Any] | None = None) -> sa.CursorResult[Any]:
+        self.wrote = self.wrote or not isinstance(statement, sa.SelectBase)
+        result: sa.CursorResult[Any] = await self.conn.execute(statement, parameters)
+        return result
 
     async def all(self, statement: Any, parameters: dict[str, Any] | None = None) -> list[Any]:
         """Execute a statement and return its rows."""
-        return list((await self.conn.execute(statement, parameters)).all())
+        return list((await self.execute(statement, parameters)).all())
 
     async def first(self, statement: Any, parameters: dict[str, Any] | None = None) -> Any | None:
         """Execute a statement and return its first row; None if it has none."""
-        return (await self.conn.execute(statement, parameters)).first()
+        return (await self.execute(statement, parameters)).first()

@@ -2,7 +2,8 @@
 
 - `engine`: starts and stops everything, and watches progress.
 - `group_consumer`, `app`: a Faust app in a consumer group, which hands events to lanes.
-- `lanes`: a queue and a task for each assigned partition.
+- `lanes`: a queue for each assigned partition.
+- `batches`: tasks that take batches from the lanes.
 - `decode`: from a record to a valid request.
 - `processor`: applies a batch and publishes its results and dead letters.
 - `apply`: one transaction for a batch, with inbox and outbox.

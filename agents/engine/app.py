@@ -93,7 +93,8 @@ class FaustSource:
         self._app = app
 
     def acknowledge(self, event: Event) -> None:
-        """Acknowledge an event, unless its partition was revoked since it arrived."""
+        """Acknowledge an event and all earlier ones, unless the partition was revoked since it arrived. Faust commits
+        the highest acknowledged offset, see `faust_patches`."""
         if event.message.generation_id == self._app.consumer_generation_id:
             event.ack()
 

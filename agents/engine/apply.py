@@ -5,9 +5,11 @@ An answer is final whatever its status: it is stored in the transaction that gav
 again, after a crash or an offset reset, gets the same answer and has no further effect."""
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -20,11 +22,12 @@ from agents import answers
 from agents.answers import Answer
 from agents.engine.change_entries import change_entries
 from agents.engine.decode import ValidRequest
+from agents.engine.lanes import BLOCKED_LIMIT, OrderKey, TopicPartition
 from agents.wire import Wire
 from schemas.faults import BUG, Fault, KeyReused, Unavailable
 from storage import deletions, inbox, outbox
 from storage.constraints import fault_of
-from storage.database import is_too_slow, is_transient
+from storage.database import is_lock_timeout, is_too_slow, is_transient
 from storage.table import require_revision
 from storage.tx import Tx
 from topics import json
@@ -38,38 +41,69 @@ APPLY_SECONDS = 10.0
 """Seconds after which a transaction begins no further request. The size of a batch is bounded in number, not in time;
 this bound keeps it from holding locks for long and from being taken for a stalled one."""
 
+SAVEPOINT_RUNS = 20
+"""A savepoint covers at most so many runs. If one of them fails, they are applied again, each under a savepoint of its
+own. A batch with no more runs needs no savepoint at first: its transaction is rolled back and repeated."""
+
+
+class NeedsSavepoints(Exception):
+    """A request failed that was applied without a savepoint. Roll the transaction back, and repeat it with savepoints.
+    `waited_for_lock`: the request waited too long for a lock."""
+
+    def __init__(self, *, waited_for_lock: bool) -> None:
+        self.waited_for_lock = waited_for_lock
+
 
 @dataclass
-class _Attempt:
-    """One attempt to apply a batch: its limits, and what the transaction has to store at its end. With `last_try`, a
-    request that takes too long is answered with 503 and not retried."""
+class Attempt:
+    """One attempt to apply a batch.
+
+    - `lock_timeout`: how long a statement waits for a lock.
+    - `blocked`: the order keys of requests that wait for a lock. `apply` adds to them. Later requests with the same
+      order key wait as well, so that they stay in order.
+    - Without `savepoints`, `apply` raises NeedsSavepoints if a request fails.
+    - With `last_try`, a request that takes too long is answered with 503 and not retried.
+    """
 
     wire: Wire
-    now: datetime
-    last_try: bool
-    deadline: float
+    lock_timeout: timedelta
+    blocked: set[OrderKey] = field(default_factory=set)
+    savepoints: bool = True
+    last_try: bool = False
+    now: datetime = field(init=False)
+    deadline: float = field(init=False)
     answered: list[ValidRequest] = field(default_factory=list)
     changes: list[outbox.Entry] = field(default_factory=list)
     erased: set[UUID] = field(default_factory=set)
+    blocked_in_a_row: Counter[TopicPartition] = field(default_factory=Counter)
+
+    def has_time(self) -> bool:
+        return time.monotonic() <= self.deadline
+
+    def waits(self, incoming: ValidRequest) -> bool:
+        """True if an earlier request with the same order key waits for a lock, or too many of the partition do."""
+        partition = (incoming.record.topic, incoming.record.partition)
+        return incoming.order_key in self.blocked or self.blocked_in_a_row[partition] >= BLOCKED_LIMIT
 
 
-async def apply(
-    conn: AsyncConnection, requests: Sequence[ValidRequest], wire: Wire, now: datetime, *, last_try: bool = False
-) -> set[str]:
-    """Answer the requests, at least the first one and as many as there is time for, and store the answers and changes.
-    Returns the change topics with new entries in the outbox. The caller commits. Raises only exceptions that
-    `is_transient` accepts; the caller then retries the whole batch."""
-    fresh, repeated = await _look_up(conn, requests, wire)
-    attempt = _Attempt(wire, now, last_try, time.monotonic() + APPLY_SECONDS)
-    await _apply_runs(conn, _runs(fresh), attempt)
+async def apply(conn: AsyncConnection, requests: Sequence[ValidRequest], attempt: Attempt) -> set[str]:
+    """Answer as many of the requests as there is time for, except those that wait for a lock, and store the answers and
+    changes. Returns the change topics with new entries in the outbox. The caller commits. Raises NeedsSavepoints, and
+    exceptions that `is_transient` accepts; the caller then retries the whole batch."""
+    fresh, repeated = await _look_up(conn, requests, attempt)
+    attempt.deadline = time.monotonic() + APPLY_SECONDS
+    runs = list(_runs(fresh))
+    attempt.savepoints = attempt.savepoints or len(runs) > SAVEPOINT_RUNS
+    for start in range(0, len(runs), SAVEPOINT_RUNS):
+        await _apply_together(conn, runs[start : start + SAVEPOINT_RUNS], attempt)
     for first, again in repeated:
         if first.answer is not None:
             again.answer = first.answer if again.fingerprint == first.fingerprint else _key_reused()
     if attempt.answered:
-        await inbox.insert(conn, [_inbox_entry(incoming) for incoming in attempt.answered], now)
+        entries = [_inbox_entry(incoming) for incoming in attempt.answered]
+        await inbox.insert(conn, entries, attempt.changes, attempt.now)
     if attempt.changes:
-        await outbox.insert(conn, attempt.changes, now)
-        await deletions.record(conn, attempt.changes, now)
+        await deletions.record(conn, attempt.changes, attempt.now)
     if attempt.erased:
         # At the end, when the entries of earlier requests of the batch are there as well.
         await inbox.redact_visitors(conn, sorted(attempt.erased))
@@ -78,18 +112,18 @@ async def apply(
 
 
 async def _look_up(
-    conn: AsyncConnection, requests: Sequence[ValidRequest], wire: Wire
+    conn: AsyncConnection, requests: Sequence[ValidRequest], attempt: Attempt
 ) -> tuple[list[ValidRequest], list[tuple[ValidRequest, ValidRequest]]]:
     """Answer the requests that the inbox knows. Returns the requests to apply, and pairs of a request to apply and one
     that repeats it."""
     keys = [key for incoming in requests for key in (incoming.key, incoming.legacy_key)]
-    entries = await inbox.look_up(conn, keys)
+    attempt.now, entries = await inbox.look_up(conn, keys, attempt.lock_timeout)
     fresh: dict[inbox.RequestKey, ValidRequest] = {}
     repeated = []
     for incoming in requests:
         entry = _entry_of(incoming, entries)
         if entry is not None:
-            _answer_again(incoming, entry, wire)
+            _answer_again(incoming, entry, attempt.wire)
         elif incoming.key in fresh:
             repeated.append((fresh[incoming.key], incoming))
         else:
@@ -122,7 +156,11 @@ def _key_reused() -> Answer:
     return answers.of_fault(KeyReused("key_reused", _KEY_REUSED))
 
 
-def _runs(fresh: Iterable[ValidRequest]) -> Iterator[list[ValidRequest]]:
+_Run = Sequence[ValidRequest]
+"""Requests that one call of a handler applies."""
+
+
+def _runs(fresh: Iterable[ValidRequest]) -> Iterator[_Run]:
     """Group neighbouring requests of the same operation if it has a batch handler. Every other request is a run by
     itself."""
     for operation, group in groupby(fresh, key=lambda incoming: incoming.operation):
@@ -132,34 +170,55 @@ def _runs(fresh: Iterable[ValidRequest]) -> Iterator[list[ValidRequest]]:
             yield from ([incoming] for incoming in group)
 
 
-async def _apply_runs(conn: AsyncConnection, runs: Iterable[Sequence[ValidRequest]], attempt: _Attempt) -> None:
-    for run in runs:
-        if attempt.answered and time.monotonic() > attempt.deadline:
-            return
-        await _apply_run(conn, run, attempt)
-
-
-async def _apply_run(conn: AsyncConnection, run: Sequence[ValidRequest], attempt: _Attempt) -> None:
-    txs = [Tx(conn, incoming.cause(), attempt.now, target=incoming.target()) for incoming in run]
+async def _apply_together(conn: AsyncConnection, runs: Sequence[_Run], attempt: Attempt) -> None:
+    """Apply runs under one savepoint. If one of their requests fails, roll them back and apply each request by itself,
+    so that only the faulty one fails."""
+    outcomes: list[tuple[ValidRequest, _Applied | Fault]] = []
     try:
-        async with conn.begin_nested():
-            outcomes = await _call(run, txs, attempt.wire)
+        async with conn.begin_nested() if attempt.savepoints else nullcontext():
+            for run in runs:
+                # There is always time for one request.
+                if (outcomes or attempt.answered or attempt.blocked_in_a_row) and not attempt.has_time():
+                    break
+                outcomes += await _apply_run(conn, run, attempt)
     except Exception as error:
         if _is_to_be_retried(error, attempt):
             raise
-        if len(run) > 1:
-            # One of them is faulty: apply each by itself, so that only that one fails.
-            await _apply_runs(conn, ([incoming] for incoming in run), attempt)
+        if not attempt.savepoints:
+            raise NeedsSavepoints(waited_for_lock=is_lock_timeout(error)) from error
+        parts = [[run] for run in runs] if len(runs) > 1 else [[[incoming]] for incoming in runs[0]]
+        if len(parts) > 1:
+            for part in parts:
+                await _apply_together(conn, part, attempt)
             return
-        outcomes = [error if isinstance(error, Fault) else _fault_of(error, run[0])]
-    for incoming, outcome in zip(run, outcomes, strict=True):
+        (incoming,) = runs[0]
+        if is_lock_timeout(error):
+            _block(incoming, attempt)
+            return
+        outcomes = [(incoming, error if isinstance(error, Fault) else _fault_of(error, incoming))]
+    for incoming, outcome in outcomes:
         _conclude(incoming, outcome, attempt)
 
 
-def _is_to_be_retried(error: Exception, attempt: _Attempt) -> bool:
-    if isinstance(error, Fault) or (attempt.last_try and is_too_slow(error)):
+def _is_to_be_retried(error: Exception, attempt: Attempt) -> bool:
+    if isinstance(error, Fault) or is_lock_timeout(error) or (attempt.last_try and is_too_slow(error)):
         return False
     return is_transient(error)
+
+
+def _block(incoming: ValidRequest, attempt: Attempt) -> None:
+    attempt.blocked.add(incoming.order_key)
+    attempt.blocked_in_a_row[incoming.record.topic, incoming.record.partition] += 1
+
+
+async def _apply_run(
+    conn: AsyncConnection, run: _Run, attempt: Attempt
+) -> list[tuple[ValidRequest, "_Applied | Fault"]]:
+    run = [incoming for incoming in run if not attempt.waits(incoming)]
+    if not run:
+        return []
+    txs = [Tx(conn, incoming.cause(), attempt.now, target=incoming.target()) for incoming in run]
+    return list(zip(run, await _call(run, txs, attempt.wire), strict=True))
 
 
 class _Applied(NamedTuple):
@@ -173,16 +232,23 @@ class _Applied(NamedTuple):
     erased: Sequence[UUID]
 
 
-async def _call(run: Sequence[ValidRequest], txs: Sequence[Tx], wire: Wire) -> Sequence[_Applied | Fault]:
-    """The outcomes of a run. A Fault of a single request is raised, which rolls its savepoint back."""
+async def _call(run: _Run, txs: Sequence[Tx], wire: Wire) -> Sequence[_Applied | Fault]:
+    """The outcomes of a run. A Fault of a single request that may have written something is raised, so that it is
+    rolled back."""
     operation = run[0].operation
     requests = [incoming.request for incoming in run]
+    outcomes: Sequence[Any]
     if operation.batch_handler is not None:
         outcomes = await operation.batch_handler(list(zip(txs, requests, strict=True)))
     else:
         assert operation.handler is not None
-        await require_revision(txs[0], run[0].headers.if_match)
-        outcomes = [await operation.handler(txs[0], requests[0])]
+        try:
+            await require_revision(txs[0], run[0].headers.if_match)
+            outcomes = [await operation.handler(txs[0], requests[0])]
+        except Fault as fault:
+            if txs[0].wrote:
+                raise
+            outcomes = [fault]
     return [
         outcome if isinstance(outcome, Fault) else _applied(incoming, tx, outcome, wire)
         for incoming, tx, outcome in zip(run, txs, outcomes, strict=True)
@@ -215,8 +281,9 @@ def _fault_of(error: Exception, incoming: ValidRequest) -> Fault:
     return BUG
 
 
-def _conclude(incoming: ValidRequest, outcome: _Applied | Fault, attempt: _Attempt) -> None:
+def _conclude(incoming: ValidRequest, outcome: _Applied | Fault, attempt: Attempt) -> None:
     attempt.answered.append(incoming)
+    attempt.blocked_in_a_row.pop((incoming.record.topic, incoming.record.partition), None)
     if isinstance(outcome, Fault):
         incoming.answer = answers.of_fault(outcome)
         return

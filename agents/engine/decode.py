@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from agents import answers
 from agents.answers import Answer
+from agents.engine.lanes import OrderKey
 from agents.engine.schema_lookup import SchemaLookup
 from agents.operation import AnyRequest, Catalogue, Operation
 from agents.wire import Wire
@@ -76,6 +77,9 @@ class ValidRequest:
     legacy_key: RequestKey
     """The key under which release 0.1.0 stored the same request."""
     fingerprint: bytes
+    order_key: OrderKey
+    """Requests with the same order key are always applied in order. A record without a key has the key that the edge
+    would give it, or else its offset."""
     table: Table[Any] | None
     """The table of the one row that the request reads or writes."""
     answer: Answer | None = None
@@ -173,6 +177,7 @@ class Decoder:
             legacy_key=_legacy_key(record, headers),
             fingerprint=fingerprint(operation, request, headers.if_match),
             table=self._catalogue.table_of.get(operation.name),
+            order_key=_order_key(record, operation, parts),
         )
 
     def _check_reply_topic(self, reply_to: ReplyTo | None) -> None:
@@ -209,6 +214,11 @@ def _key(record: Record, headers: RequestHeaders) -> RequestKey:
     if headers.has_id:
         return RequestKey(record.topic, source, headers.request_id)
     return RequestKey(f"{record.topic}:{record.partition}", source, f"{record.offset}@{_milliseconds(record)}")
+
+
+def _order_key(record: Record, operation: Operation, parts: dict[str, Any]) -> OrderKey:
+    key = record.key or (operation.record_key(parts) or str(record.offset)).encode()
+    return record.topic, record.partition, key
 
 
 def _legacy_key(record: Record, headers: RequestHeaders) -> RequestKey:

@@ -13,10 +13,10 @@ from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.errors import ClusterAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from agents.engine.batches import Work
 from agents.engine.breaker import Breaker, NearlyEverythingFails
 from agents.engine.decode import Decoder
 from agents.engine.group_consumer import ConsumerFailed, GroupConsumer
-from agents.engine.lanes import Work
 from agents.engine.outbound import Outbound
 from agents.engine.processor import BatchProcessor
 from agents.engine.progress import Progress
@@ -40,6 +40,9 @@ log = structlog.get_logger(__name__)
 
 SHUTDOWN_LIMIT = 20.0
 """Seconds after which a stopping worker ends in any case."""
+PRUNE_PAUSE = 0.1
+"""Seconds between two deletions of expired answers, so that they leave time for requests. With `inbox.PRUNE_LIMIT`, a
+worker deletes answers several times as fast as it can write them."""
 WATCH_SECONDS = 5.0
 """Seconds between two looks at the progress."""
 
@@ -71,7 +74,9 @@ class Engine:
         self._settings = settings
         self._catalogue = catalogue
         self._families = sorted(catalogue.families)
-        self._writes = connect(database, connections=database.connections)
+        self._database = database
+        # One more for parked requests.
+        self._writes = connect(database, connections=database.connections + 1)
         self._reads = connect(database, connections=database.query_connections, read_only=True)
         # The statistics of the outbox are mostly taken while it is nearly empty.
         self._background = connect(database, connections=2, sequential_scans=False)
@@ -87,7 +92,6 @@ class Engine:
             outbound=Outbound(self._producer, self._reply_producer, catalogue.family_of),
             writes=self._writes,
             reads=self._reads,
-            readiness=self.readiness,
             breaker=Breaker(settings.failure_limit),
             resources=resources,
             changed=self._publisher.wake,
@@ -197,8 +201,17 @@ class Engine:
 
     async def _serve(self) -> None:
         self._consumers = [
-            self._consumer("requests", [names.requests(family) for family in self._families], self._work.write),
-            self._consumer("queries", [names.QUERIES], self._work.read),
+            self._consumer(
+                "requests",
+                [names.requests(family) for family in self._families],
+                self._work.write,
+                tasks=self._database.connections,
+                shared=True,
+            ),
+            # One lane per batch: a slow read delays only those of its own partition.
+            self._consumer(
+                "queries", [names.QUERIES], self._work.read, tasks=self._database.query_connections, shared=False
+            ),
         ]
         self._supervisor.start("publisher", self._publisher.run())
         self._supervisor.start("prune", self._prune())
@@ -213,7 +226,7 @@ class Engine:
         await asyncio.gather(*(consumer.end() for consumer in self._consumers))
         await self._supervisor.stop()
 
-    def _consumer(self, name: str, topics: Sequence[str], work: Work) -> GroupConsumer:
+    def _consumer(self, name: str, topics: Sequence[str], work: Work, *, tasks: int, shared: bool) -> GroupConsumer:
         return GroupConsumer(
             name,
             kafka=self._kafka,
@@ -221,22 +234,26 @@ class Engine:
             session=self._settings.session_seconds,
             topics=topics,
             work=work,
+            tasks=tasks,
+            shared=shared,
             readiness=self.readiness,
             failed=self.fail,
         )
 
     async def _prune(self) -> None:
-        """Delete expired answers and deletions, a thousand at a time."""
+        """Delete expired answers and deletions."""
         keep = timedelta(days=self._settings.inbox_days)
+        since = start = datetime.min.replace(tzinfo=UTC)
 
-        async def prune() -> int:
+        async def prune() -> tuple[datetime | None, int]:
             now = datetime.now(UTC)
             async with self._background.begin() as conn:
-                return await inbox.prune(conn, now, keep) + await deletions.prune(conn, now)
+                return await inbox.prune(conn, since, now - keep), await deletions.prune(conn, now)
 
         while True:
-            more = await until_done("prune", self.readiness, prune)
-            await asyncio.sleep(0.2 if more else 60)
+            last, deletion_count = await until_done("prune", self.readiness, prune)
+            since = last or start
+            await asyncio.sleep(PRUNE_PAUSE if last or deletion_count else 60)
 
     async def _heartbeat(self) -> None:
         """Postpone, each second, a timer that runs in a thread and ends the process. If the event loop is blocked, the

@@ -1,4 +1,4 @@
-"""A Faust app in a consumer group of its own, and the lanes of its partitions.
+"""A Faust app in a consumer group of its own, and the batches of its partitions.
 
 A worker has two of them. A consumer delivers everything it has fetched before anything newer, so reads that shared a
 consumer with requests would wait behind a gateway's backlog.
@@ -12,7 +12,8 @@ import structlog
 from faust.exceptions import ConsumerNotStarted
 
 from agents.engine import app as faust_app
-from agents.engine.lanes import Event, Lanes, TopicPartition, Work
+from agents.engine.batches import Batches, Work
+from agents.engine.lanes import Event, TopicPartition
 from agents.engine.telemetry import Readiness
 from topics.kafka import KafkaSettings
 from topics.supervision import Failed, Supervisor, TaskEnded, interruptions_raised
@@ -30,7 +31,8 @@ class ConsumerFailed(Exception):
 
 
 class GroupConsumer:
-    """`name` says what it consumes. `failed` is called when a lane or Faust ends by itself."""
+    """`name` says what it consumes. `tasks` and `shared` are those of Batches. `failed` is called when a task of
+    Batches or Faust ends by itself."""
 
     def __init__(
         self,
@@ -41,6 +43,8 @@ class GroupConsumer:
         session: float,
         topics: Sequence[str],
         work: Work,
+        tasks: int,
+        shared: bool,
         readiness: Readiness,
         failed: Failed,
     ) -> None:
@@ -48,7 +52,7 @@ class GroupConsumer:
         self._name = name
         self._readiness = readiness
         self._app = faust_app.create(kafka, group, session, topics, self._receive)
-        self._lanes = Lanes(work, faust_app.FaustSource(self._app), failed)
+        self._batches = Batches(work, faust_app.FaustSource(self._app), readiness, failed, tasks=tasks, shared=shared)
         self._app.on_partitions_revoked.connect(self._revoked)
         self._app.on_partitions_assigned.connect(self._assigned)
         self._readiness.not_ready(self.assignment, "waiting for an assignment")
@@ -70,7 +74,7 @@ class GroupConsumer:
         """Finish the current batches, commit the acknowledged offsets, and leave the group, so that other workers take
         over at once."""
         self._supervisor.let_end()
-        await self._lanes.close(PATIENCE)
+        await self._batches.close(PATIENCE)
         try:
             with interruptions_raised():
                 async with asyncio.timeout(LEAVE_SECONDS):
@@ -92,7 +96,7 @@ class GroupConsumer:
     def positions(self) -> Mapping[TopicPartition, int]:
         """The assigned partitions with their next offset that is neither acknowledged nor committed. Empty before the
         consumer has started."""
-        acknowledged, committed = self._lanes.next_offsets(), self._app.consumer._committed_offset
+        acknowledged, committed = self._batches.next_offsets(), self._app.consumer._committed_offset
         try:
             assignment = self._app.consumer.assignment()
         except ConsumerNotStarted:
@@ -107,7 +111,7 @@ class GroupConsumer:
         transaction markers also take offsets."""
         if position >= end:
             return False
-        if self._lanes.has_work(topic_partition):
+        if self._batches.has_work(topic_partition):
             return True
         if (self._app.consumer._read_offset[topic_partition] or 0) > position:
             return True
@@ -115,11 +119,11 @@ class GroupConsumer:
         return fetched is None or fetched < end
 
     def _receive(self, event: Event) -> None:
-        self._lanes.put(event)
+        self._batches.put(event)
 
     async def _revoked(self, _app: Any, revoked: Any, **_: Any) -> None:
         self._readiness.not_ready(self.assignment, "waiting for an assignment")
-        await self._lanes.drop([(partition.topic, partition.partition) for partition in revoked], PATIENCE)
+        await self._batches.drop([(partition.topic, partition.partition) for partition in revoked], PATIENCE)
 
     async def _assigned(self, _app: Any, assigned: Any, **_: Any) -> None:
         self._readiness.ready(self.assignment)

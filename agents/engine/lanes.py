@@ -1,28 +1,35 @@
-"""Lanes: a queue and a task for each assigned partition.
+"""Lanes: the events of each assigned partition that wait or are being processed.
 
-The Faust agent puts events into lanes and does nothing else. The task of a lane applies its events in batches, in
-order: it takes a database connection first and then all waiting events, so batches grow with the load. It acknowledges
-events in offset order after their results are with the broker. A crash before that repeats the batch; redelivered
-requests are deduplicated through the inbox.
+The Faust agent puts events into lanes and does nothing else; `agents.engine.batches` takes them. An event is concluded
+once its result is with the broker. A lane acknowledges in offset order, up to its first event that is not concluded. A
+crash before that repeats the events; redelivered requests are deduplicated through the inbox.
 
 `put` never blocks, because one consumer feeds many lanes and a blocked lane would hold up all the others. Instead, a
 full lane pauses its own partition at the source.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, Protocol
 
-from topics.supervision import Failed, Supervisor
-
-BATCH_LIMIT = 500
 LANE_LIMIT = 2 * 2**20
 """Bytes of waiting events at which a lane pauses its partition. It resumes below half of that."""
 EVENT_BYTES = 1024
 """Approximate size of an event without its key, value and headers."""
+PARKED_LIMIT = 2_000
+"""Parked events at which a lane gives no more events to batches."""
+BLOCKED_LIMIT = 10
+"""After so many new order keys of a partition in a row that wait for a lock, a transaction tries no more of them, and
+the lane gives no more events to batches until one of its parked events is applied. Probably all events wait, for
+example because a whole table is locked."""
 
 TopicPartition = tuple[str, int]
+OrderKey = tuple[str, int, bytes]
+"""Topic, partition, and record key of requests that are always applied in order; see `ValidRequest.order_key`."""
 
 
 class Event(Protocol):
@@ -36,7 +43,8 @@ class Event(Protocol):
 class Source(Protocol):
     """The consumer that the events come from."""
 
-    def acknowledge(self, event: Event) -> None: ...
+    def acknowledge(self, event: Event) -> None:
+        """Acknowledge an event and all earlier ones of its partition."""
 
     def pause(self, topic_partition: TopicPartition) -> None:
         """Deliver no more events of a partition than those that are on their way."""
@@ -44,168 +52,172 @@ class Source(Protocol):
     def resume(self, topic_partition: TopicPartition) -> None: ...
 
 
-class Feed:
-    """Counts the events that arrive in all lanes. Faust takes one or two turns of the event loop to deliver an event.
-    If a lane started at its first event, its batches would be small, and its work would delay the delivery of the next
-    events. So a lane waits until no event arrives for `TURNS` turns."""
+@dataclass(eq=False, slots=True)
+class Delivery:
+    """An event in a lane. `previous` is the event that the lane received before it."""
 
-    TURNS = 8
+    lane: "Lane"
+    event: Event
+    previous: Event | None
+    size: int
+    """In bytes."""
+    counted_by_breaker: bool = False
+
+    @property
+    def record(self) -> Any:
+        return self.event.message
+
+
+class Parked:
+    """Deliveries whose requests wait for a lock of another transaction, by order key. Those with the same order key are
+    in the order of their arrival."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self._by_key: dict[OrderKey, dict[Delivery, None]] = {}
+        self._keys: dict[Delivery, OrderKey] = {}
 
-    async def has_more(self) -> bool:
-        """True if another event arrives within TURNS turns of the event loop, which take a fraction of a
-        millisecond."""
-        before = self.count
-        for _ in range(self.TURNS):
-            await asyncio.sleep(0)
-            if self.count != before:
-                return True
-        return False
+    def __len__(self) -> int:
+        return len(self._keys)
 
+    def __contains__(self, delivery: Delivery) -> bool:
+        return delivery in self._keys
 
-Work = Callable[["Batch"], Awaitable[None]]
-"""Processes a batch completely; calls `drain` when it is ready to take more events."""
+    @property
+    def order_keys(self) -> Iterable[OrderKey]:
+        return self._by_key.keys()
 
+    def add(self, delivery: Delivery, order_key: OrderKey) -> None:
+        self._by_key.setdefault(order_key, {})[delivery] = None
+        self._keys[delivery] = order_key
 
-class Batch:
-    """Events of one partition, in order. Grows until the work drains the waiting events."""
+    def remove(self, delivery: Delivery) -> None:
+        order_key = self._keys.pop(delivery)
+        del self._by_key[order_key][delivery]
+        if not self._by_key[order_key]:
+            del self._by_key[order_key]
 
-    def __init__(self, lane: "Lane", feed: Feed) -> None:
-        self.topic = lane.topic_partition[0]
-        self.name = f"{lane.topic_partition[0]}:{lane.topic_partition[1]}"
-        self.slow_attempts = 0
-        self.counted_by_breaker: set[int] = set()
-        """Offsets that the breaker has counted."""
-        self.answered: set[int] = set()
-        """Offsets that were answered before the whole batch is done."""
-        self.events: list[Event] = list(lane.take(1))
-        self._lane = lane
-        self._feed = feed
+    def clear(self) -> None:
+        self._by_key.clear()
+        self._keys.clear()
 
-    async def drain(self) -> Sequence[Event]:
-        """Take the events that wait or are just arriving, up to the limit. Returns all events of the batch."""
-        while len(self.events) < BATCH_LIMIT:
-            self.events.extend(self._lane.take(BATCH_LIMIT - len(self.events)))
-            if not await self._feed.has_more():
-                break
-        return self.events
+    def oldest(self, limit: int) -> list[Delivery]:
+        """Up to `limit` deliveries."""
+        return list(islice(chain.from_iterable(self._by_key.values()), limit))
 
-    def requeue_from(self, index: int) -> None:
-        """Return the events from `index` on to the lane, for the next batch."""
-        self._lane.put_back(self.events[index:])
-        del self.events[index:]
+    def postpone(self, order_key: OrderKey) -> None:
+        """Put the deliveries with this order key behind the others."""
+        self._by_key[order_key] = self._by_key.pop(order_key)
 
 
 class Lane:
-    def __init__(self, topic_partition: TopicPartition, work: Work, source: Source, feed: Feed, failed: Failed) -> None:
+    """The events of one partition.
+
+    - `busy`: a batch has events of the lane that are not parked.
+    - `alone`: its next batch has no events of other lanes.
+    - `delayed`: it failed and pauses before the next attempt.
+    - `attempts` and `slow_attempts` count the failed attempts, and those of them that were too slow, since a batch
+      succeeded. `since` is the time of the first of them, or of the current batch.
+    """
+
+    def __init__(self, topic_partition: TopicPartition, source: Source) -> None:
         self.topic_partition = topic_partition
+        self.name = f"{topic_partition[0]}:{topic_partition[1]}"
         self.next_offset = 0
         """The offset after the last acknowledged event; 0 before the first one."""
-        self._queue: deque[tuple[Event, int]] = deque()
-        """Events with their sizes in bytes."""
-        self._queue_size = 0
-        self._not_empty = asyncio.Event()
-        self._work = work
+        self.parked = Parked()
+        self.busy = self.alone = self.delayed = self.closed = False
+        self.attempts = self.slow_attempts = 0
+        self.since = 0.0
         self._source = source
-        self._feed = feed
+        self._queue: deque[Delivery] = deque()
+        self._queue_size = 0
+        self._not_concluded: OrderedDict[Delivery, None] = OrderedDict()
+        """In the order of arrival."""
+        self._last: Event | None = None
+        self._acknowledged: Event | None = None
+        self._blocked_in_a_row = 0
         self._paused = False
-        self._busy = False
-        self._closing = False
-        self._supervisor = Supervisor(failed)
-        self._supervisor.start(f"lane {topic_partition[0]}:{topic_partition[1]}", self._run())
+        self._released = asyncio.Event()
 
     def put(self, event: Event) -> None:
-        size = _size(event)
-        self._queue.append((event, size))
-        self._queue_size += size
-        self._not_empty.set()
+        delivery = Delivery(self, event, self._last, _size(event))
+        self._last = event
+        self._queue.append(delivery)
+        self._queue_size += delivery.size
+        self._not_concluded[delivery] = None
         if self._queue_size >= LANE_LIMIT and not self._paused:
             self._paused = True
             self._source.pause(self.topic_partition)
 
-    def take(self, limit: int) -> Sequence[Event]:
-        """Remove the oldest waiting events, at most `limit`."""
+    @property
+    def has_waiting(self) -> bool:
+        """True if a batch may take events."""
+        return bool(self._queue) and len(self.parked) < PARKED_LIMIT and self._blocked_in_a_row < BLOCKED_LIMIT
+
+    @property
+    def is_ready(self) -> bool:
+        """True if a new batch may take events."""
+        return not self.busy and not self.delayed and self.has_waiting
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._not_concluded)
+
+    def take(self, limit: int) -> Sequence[Delivery]:
+        """Remove the oldest waiting events, at most `limit`, for a batch."""
         taken = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
-        self._queue_size -= sum(size for _, size in taken)
+        self._queue_size -= sum(delivery.size for delivery in taken)
         if self._paused and self._queue_size < LANE_LIMIT / 2:
             self._paused = False
             self._source.resume(self.topic_partition)
-        return [event for event, _ in taken]
+        self.busy = True
+        return taken
 
-    def put_back(self, events: Sequence[Event]) -> None:
-        """Put events in front of all waiting ones."""
-        sized = [(event, _size(event)) for event in events]
-        self._queue.extendleft(reversed(sized))
-        self._queue_size += sum(size for _, size in sized)
+    def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """End a batch. `deliveries` are those that it has neither concluded nor parked."""
+        self.busy = False
+        self._released.set()
+        if not self.closed:
+            self._queue.extendleft(reversed(deliveries))
+            self._queue_size += sum(delivery.size for delivery in deliveries)
 
-    @property
-    def idle(self) -> bool:
-        return not self._busy and not self._queue
+    def park(self, delivery: Delivery, order_key: OrderKey) -> None:
+        """Put a delivery of a batch aside, because its request waits for a lock."""
+        if self.closed:
+            return
+        if delivery in self.parked:
+            self.parked.postpone(order_key)
+            return
+        self._blocked_in_a_row += order_key not in self.parked.order_keys
+        self.parked.add(delivery, order_key)
 
-    async def _run(self) -> None:
-        while not self._closing:
-            while not self._queue:
-                self._not_empty.clear()
-                await self._not_empty.wait()
-            self._busy = True
-            batch = Batch(self, self._feed)
-            await self._work(batch)
-            for event in batch.events:
-                self._source.acknowledge(event)
-                self.next_offset = event.message.offset + 1
-            self._busy = False
+    def conclude(self, deliveries: Iterable[Delivery]) -> None:
+        """The results of these events are with the broker. Acknowledge what has no earlier event without result."""
+        for delivery in deliveries:
+            self._not_concluded.pop(delivery, None)
+            if delivery in self.parked:
+                self.parked.remove(delivery)
+        self._blocked_in_a_row = 0
+        first = next(iter(self._not_concluded), None)
+        event = self._last if first is None else first.previous
+        if event is not None and event is not self._acknowledged:
+            self._source.acknowledge(event)
+            self._acknowledged = event
+            self.next_offset = event.message.offset + 1
 
     async def close(self, patience: float) -> None:
-        """Drop the waiting events, and give the current batch `patience` seconds to end. Both are safe: events that are
-        not acknowledged are delivered again."""
-        self._closing = True
+        """Drop the events that wait or are parked, and wait up to `patience` seconds for the end of a running batch.
+        Both are safe: events that are not acknowledged are delivered again."""
+        self.closed = True
         self._queue.clear()
-        await self._supervisor.stop(patience if self._busy else 0)
+        self.parked.clear()
+        self._released.clear()
+        if self.busy:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._released.wait(), patience)
 
 
 def _size(event: Event) -> int:
     message = event.message
     headers = sum(len(name) + len(value or b"") for name, value in message.headers or ())
     return EVENT_BYTES + len(message.value or b"") + len(message.key or b"") + headers
-
-
-class Lanes:
-    """The lanes of one source. `failed` is called when the task of a lane ends by itself."""
-
-    def __init__(self, work: Work, source: Source, failed: Failed) -> None:
-        self._work = work
-        self._source = source
-        self._feed = Feed()
-        self._failed = failed
-        self._lanes: dict[TopicPartition, Lane] = {}
-        self._closed = False
-
-    def put(self, event: Event) -> None:
-        if self._closed:
-            return
-        topic_partition = (event.message.topic, event.message.partition)
-        lane = self._lanes.get(topic_partition)
-        if lane is None:
-            lane = Lane(topic_partition, self._work, self._source, self._feed, self._failed)
-            self._lanes[topic_partition] = lane
-        self._feed.count += 1
-        lane.put(event)
-
-    async def drop(self, topic_partitions: Sequence[TopicPartition], patience: float) -> None:
-        """Close the lanes of partitions that another worker takes over."""
-        leaving = [self._lanes.pop(each) for each in topic_partitions if each in self._lanes]
-        await asyncio.gather(*(lane.close(patience) for lane in leaving))
-
-    async def close(self, patience: float) -> None:
-        self._closed = True
-        await self.drop(list(self._lanes), patience)
-
-    def has_work(self, topic_partition: TopicPartition) -> bool:
-        """True if events of the partition wait here or are being processed."""
-        return topic_partition in self._lanes and not self._lanes[topic_partition].idle
-
-    def next_offsets(self) -> dict[TopicPartition, int]:
-        """The next offset of each lane that has acknowledged an event."""
-        return {partition: lane.next_offset for partition, lane in self._lanes.items() if lane.next_offset}

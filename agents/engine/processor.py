@@ -1,32 +1,31 @@
-"""How a lane processes a batch. It applies all writes of a batch in one transaction, and answers each read by
-itself."""
+"""How a batch is processed: its writes are applied in one transaction, each of its reads is answered by itself."""
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from itertools import takewhile
+from collections.abc import Callable, Container, Mapping, Sequence
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from agents import answers
 from agents.engine import apply
+from agents.engine.apply import Attempt
+from agents.engine.batches import Batch
 from agents.engine.breaker import Breaker
 from agents.engine.decode import Decoded, Decoder, InvalidRecord, RefusedRequest, ValidRequest
-from agents.engine.lanes import Batch
+from agents.engine.lanes import Delivery, OrderKey
 from agents.engine.outbound import Outbound, Readable, reason_of
-from agents.engine.retry import is_retryable, until_done
-from agents.engine.telemetry import BATCH_SECONDS, BATCH_SIZE, DEAD_LETTERS, REQUESTS, Readiness
+from agents.engine.retry import is_retryable
+from agents.engine.telemetry import BATCH_SIZE, DEAD_LETTERS, REQUESTS
 from agents.wire import Wire
 from schemas.faults import BUG, Fault, Unavailable
-from storage.database import is_too_slow
-from storage.tx import Resources, Tx, clock
+from storage.database import BLOCKED_LOCK_TIMEOUT, LOCK_TIMEOUT, is_too_slow
+from storage.tx import Resources, Tx
 
 log = structlog.get_logger(__name__)
 
 SLOW_ATTEMPTS = 3
-"""After this many slow attempts of a batch, a request that is slow again is answered with 503. Until then it is
+"""After this many slow attempts of a lane, a request that is slow again is answered with 503. Until then it is
 retried, because the database may only be busy."""
 
 
@@ -41,7 +40,6 @@ class BatchProcessor:
         outbound: Outbound,
         writes: AsyncEngine,
         reads: AsyncEngine,
-        readiness: Readiness,
         breaker: Breaker,
         resources: Resources,
         changed: Callable[[set[str]], None],
@@ -51,80 +49,93 @@ class BatchProcessor:
         self._outbound = outbound
         self._writes = writes
         self._reads = reads
-        self._readiness = readiness
+        self._single_reads = reads.execution_options(isolation_level="AUTOCOMMIT")
         self._resources = resources
         self._changed = changed
         self._breaker = breaker
 
     async def write(self, batch: Batch) -> None:
-        await self._timed(batch, self._write)
+        """Apply the requests of a batch in one transaction, publish the results and conclude the deliveries. Requests
+        that wait for a lock are parked. Raises what `is_retryable` accepts, and NearlyEverythingFails."""
+        decoded = await self._decode(batch)
+        last_try = batch.slow_attempts >= SLOW_ATTEMPTS
+        locks_are_held = batch.locks_are_held
+        try:
+            done, changed = await self._commit(batch, decoded, locks_are_held, savepoints=last_try, last_try=last_try)
+        except apply.NeedsSavepoints as failed:
+            locks_are_held = locks_are_held or failed.waited_for_lock
+            done, changed = await self._commit(batch, decoded, locks_are_held, savepoints=True)
+        BATCH_SIZE.observe(len(done))
+        try:
+            await self._publish([decoded[delivery] for delivery in done])
+        finally:
+            # After the results, which callers wait for.
+            self._changed(changed)
+        batch.conclude(done)
+
+    async def _decode(self, batch: Batch) -> dict[Delivery, Decoded]:
+        decoded = await self._decoder.decode_all(delivery.record for delivery in batch.deliveries)
+        return dict(zip(batch.deliveries, decoded, strict=True))
+
+    async def _commit(
+        self,
+        batch: Batch,
+        decoded: Mapping[Delivery, Decoded],
+        locks_are_held: bool,
+        *,
+        savepoints: bool,
+        last_try: bool = False,
+    ) -> tuple[Sequence[Delivery], set[str]]:
+        """Apply the requests of a batch and park those that wait for a lock. Returns the deliveries that are done, and
+        the change topics with new entries in the outbox."""
+        lock_timeout = BLOCKED_LOCK_TIMEOUT if locks_are_held else LOCK_TIMEOUT
+        attempt = Attempt(self._wire, lock_timeout, batch.parked_keys, savepoints, last_try)
+        requests = [incoming for incoming in decoded.values() if isinstance(incoming, ValidRequest)]
+        changed: set[str] = set()
+        async with self._writes.connect() as conn, conn.begin():
+            if requests:
+                changed = await apply.apply(conn, requests, attempt)
+            done, blocked = _sort(decoded, attempt.blocked)
+            # Before the commit: after it, the answers are final, and a crash would lose the dead letters.
+            await self._encode_and_report_failures({delivery: decoded[delivery] for delivery in done})
+        batch.park(blocked)
+        return done, changed
 
     async def read(self, batch: Batch) -> None:
-        await self._timed(batch, self._read)
-
-    async def _timed(self, batch: Batch, attempt: Callable[[Batch], Awaitable[None]]) -> None:
-        begun = time.perf_counter()
-        await until_done(batch.name, self._readiness, lambda: attempt(batch))
-        BATCH_SECONDS.labels(batch.topic).observe(time.perf_counter() - begun)
-
-    async def _write(self, batch: Batch) -> None:
-        async with self._writes.connect() as conn:
-            decoded = await self._decoder.decode_all(event.message for event in await batch.drain())
-            # The end of this block commits the transaction.
-            async with conn.begin():
-                changed = await self._apply(conn, decoded, batch)
-                done = list(takewhile(_is_concluded, decoded))
-                # Before the commit: after it, the answers are final, and a crash would lose the dead letters.
-                await self._encode_and_report_failures(batch, done)
-        self._changed(changed)
-        batch.requeue_from(len(done))
-        BATCH_SIZE.labels(batch.topic).observe(len(done))
-        await self._publish(done)
-
-    async def _apply(self, conn: AsyncConnection, decoded: Sequence[Decoded], batch: Batch) -> set[str]:
-        """Apply the valid requests of a batch. Returns the change topics with new entries in the outbox."""
-        requests = [incoming for incoming in decoded if isinstance(incoming, ValidRequest)]
-        if not requests:
-            return set()
-        last_try = batch.slow_attempts >= SLOW_ATTEMPTS
-        try:
-            return await apply.apply(conn, requests, self._wire, await clock(conn), last_try=last_try)
-        except Exception as error:
-            batch.slow_attempts += is_too_slow(error)
-            raise
-
-    async def _read(self, batch: Batch) -> None:
-        """Answer each read as soon as its own data is there, without waiting for the other reads."""
-        events = [event for event in await batch.drain() if event.message.offset not in batch.answered]
-        decoded = await self._decoder.decode_all(event.message for event in events)
-        ready: list[Decoded] = [incoming for incoming in decoded if not isinstance(incoming, ValidRequest)]
-        valid = [incoming for incoming in decoded if isinstance(incoming, ValidRequest)]
-        tasks = {asyncio.create_task(self._answer(incoming)): incoming for incoming in valid}
+        """Answer each read as soon as its own data is there, without waiting for the other reads. Raises what
+        `is_retryable` accepts, and NearlyEverythingFails."""
+        decoded = await self._decode(batch)
+        valid = {delivery: read for delivery, read in decoded.items() if isinstance(read, ValidRequest)}
+        ready = {delivery: incoming for delivery, incoming in decoded.items() if delivery not in valid}
+        tasks = {asyncio.create_task(self._answer(read)): delivery for delivery, read in valid.items()}
         try:
             while True:
-                await self._encode_and_report_failures(batch, ready)
-                await self._publish(ready)
-                batch.answered.update(incoming.record.offset for incoming in ready)
+                await self._encode_and_report_failures(ready)
+                await self._publish(list(ready.values()))
+                batch.conclude(ready)
                 if not tasks:
                     return
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                ready = [tasks.pop(task) for task in done if task.result() is None]
+                for task in done:
+                    task.result()
+                ready = {(delivery := tasks.pop(task)): decoded[delivery] for task in done}
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _encode_and_report_failures(self, batch: Batch, decoded: Sequence[Decoded]) -> None:
+    async def _encode_and_report_failures(self, decoded: Mapping[Delivery, Decoded]) -> None:
         """Encode the results, count the failures for the breaker, and publish the dead letters. Raises DeliveryError
         and NearlyEverythingFails."""
-        for incoming in decoded:
+        for incoming in decoded.values():
             if not isinstance(incoming, InvalidRecord):
                 self._encode(incoming)
         # The breaker counts each message once, even if the batch is retried because the broker is unavailable.
-        new = [incoming for incoming in decoded if incoming.record.offset not in batch.counted_by_breaker]
-        self._breaker.note(reason_of(incoming) is not None for incoming in new)
-        batch.counted_by_breaker.update(incoming.record.offset for incoming in new)
-        await self._outbound.publish_dead_letters(decoded)
+        new = [delivery for delivery in decoded if not delivery.counted_by_breaker]
+        self._breaker.note(reason_of(decoded[delivery]) is not None for delivery in new)
+        for delivery in new:
+            delivery.counted_by_breaker = True
+        await self._outbound.publish_dead_letters(list(decoded.values()))
 
     async def _publish(self, decoded: Sequence[Decoded]) -> None:
         await self._outbound.publish(decoded)
@@ -145,12 +156,13 @@ class BatchProcessor:
             incoming.result = self._wire.write_result(operation, content_type, incoming.answer)
 
     async def _answer(self, incoming: ValidRequest) -> None:
-        """Answer a read in a transaction of its own. Raises only transient errors."""
+        """Answer a read in a transaction of its own, which a single statement also is. Raises only transient errors."""
         operation, request = incoming.operation, incoming.request
         assert operation.handler is not None
         try:
-            async with self._reads.connect() as conn, conn.begin():
-                tx = Tx(conn, incoming.cause(), await clock(conn), resources=self._resources, target=incoming.target())
+            engine = self._single_reads if operation.one_statement else self._reads
+            async with engine.connect() as conn, conn.begin():
+                tx = Tx(conn, incoming.cause(), resources=self._resources, target=incoming.target())
                 value = await operation.handler(tx, request)
             answer = answers.of_value(operation, request, incoming.raw_query, value)
             answer = answer._replace(revision=tx.revision)
@@ -168,8 +180,22 @@ class BatchProcessor:
                 incoming.answer = answers.of_fault(BUG)
 
 
-def _is_concluded(incoming: Decoded) -> bool:
-    return not isinstance(incoming, ValidRequest) or incoming.answer is not None
+def _sort(
+    decoded: Mapping[Delivery, Decoded], blocked: Container[OrderKey]
+) -> tuple[list[Delivery], list[tuple[Delivery, OrderKey]]]:
+    """The deliveries that are done, and those that wait for a lock, with their order keys. From the first delivery of a
+    lane on that is neither, for example because the transaction had no time for it, all are left for another batch."""
+    done, waiting, ended = [], [], set()
+    for delivery, incoming in decoded.items():
+        if delivery.lane in ended:
+            continue
+        if not isinstance(incoming, ValidRequest) or incoming.answer is not None:
+            done.append(delivery)
+        elif incoming.order_key in blocked:
+            waiting.append((delivery, incoming.order_key))
+        else:
+            ended.add(delivery.lane)
+    return done, waiting
 
 
 def _count(decoded: Sequence[Decoded]) -> None:

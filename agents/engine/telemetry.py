@@ -7,7 +7,6 @@ DEAD_LETTERS = Counter("visitor_dead_letters_total", "Messages that went to the 
 BATCH_SIZE = Histogram(
     "visitor_batch_size",
     "Requests applied in one transaction.",
-    ["topic"],
     buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500),
 )
 BATCH_SECONDS = Histogram(

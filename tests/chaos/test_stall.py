@@ -26,3 +26,5 @@ async def test_a_worker_that_makes_no_progress_ends_itself(
     await eventually("its end", worker.ended, 90)
     assert worker.child.returncode == 1
     assert log_text in worker.log.read_text()
+    # The next worker must not get this request as well.
+    await own_stack.delete_records(names.requests("visits"))

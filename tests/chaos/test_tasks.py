@@ -7,8 +7,6 @@ import httpx
 
 from tests.support import data
 from tests.support.stack import Process, Stack, eventually
-from topics import names
-from topics.envelope import JSON, RequestHeaders
 
 SABOTAGE = "tests.support.sabotage"
 NEEDED = {
@@ -17,7 +15,8 @@ NEEDED = {
     "heartbeat": "'heartbeat'",
     "health server": "'health server'",
     "requests consumer": "'requests consumer'",
-    f"lane {names.requests('visits')}:0": "'lane visitor.visits.requests:0'",
+    "batches 1": "'batches 1'",
+    "parked": "'parked'",
     # Faust's
     "Consumer._commit_handler": "Consumer._commit_handler",
     "_Fetcher._fetcher": "_Fetcher._fetcher",
@@ -47,11 +46,6 @@ async def test_a_worker_that_loses_a_task_that_it_needs_ends_with_status_1_and_n
     ]
     for task, worker in workers:
         await eventually(f"a ready worker for {task}", worker.ready)
-    # Without a message there is no lane.
-    head = RequestHeaders("for-a-lane", "visits.create", "test/tasks", JSON)
-    await own_stack.raw(names.requests("visits"), b"{}", head.encode(), partition=0)
-    await own_stack.result("visits.create", "for-a-lane", nth=len(workers))
-
     for _, worker in workers:
         worker.child.send_signal(signal.SIGUSR1)
     for task, worker in workers:

@@ -1,8 +1,8 @@
 """Parts of the engine on real servers. With a complete worker, these tests would take minutes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -14,7 +14,9 @@ from pydantic import SecretStr
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+import agents.catalogue
 from agents.engine import apply
+from agents.engine.apply import Attempt
 from agents.engine.decode import Decoder, ValidRequest
 from agents.engine.schema_lookup import SchemaLookup
 from agents.operation import Catalogue, operation
@@ -22,14 +24,16 @@ from agents.wire import Wire
 from schemas.model import Model, NoFields
 from schemas.requests import Request
 from schemas.types import Int64
-from storage import outbox
-from storage.database import DatabaseSettings, connect, is_too_slow, is_transient
+from storage import inbox, outbox
+from storage.database import LOCK_TIMEOUT, DatabaseSettings, connect, is_too_slow, is_transient
 from storage.outbox import Ownership
 from storage.tx import Tx
+from tests.support.load import populate
+from tests.support.oracle import Sent
 from tests.support.plans import plan_of
-from tests.support.stack import Stack
+from tests.support.stack import Stack, eventually
 from topics import json, names
-from topics.envelope import JSON, RequestHeaders
+from topics.envelope import JSON, Headers, RequestHeaders
 from topics.kafka import DeliveryError, Outgoing, Producer
 
 
@@ -72,7 +76,7 @@ def _valid_requests(database: AsyncEngine, *seconds: int) -> list[ValidRequest]:
 
 async def _apply(conn: AsyncConnection, requests: Sequence[ValidRequest], **options: Any) -> list[int | None]:
     await conn.execute(sa.text("set local statement_timeout = 300"))
-    await apply.apply(conn, requests, WIRE, datetime.now(UTC), **options)
+    await apply.apply(conn, requests, Attempt(WIRE, LOCK_TIMEOUT, **options))
     return [request.answer.status if request.answer else None for request in requests]
 
 
@@ -90,6 +94,33 @@ async def test_a_slow_write_is_retried_and_fails_alone_on_the_last_try(
         rows = await conn.execute(sa.text("select request_id, status from inbox where operation = 'naps.create'"))
         statuses = dict(tuple(row) for row in rows)
         assert [statuses[request.key.request_id] for request in requests] == [201, 503, 201]
+
+
+async def test_a_visit_takes_six_statements(stack: Stack, database: AsyncEngine) -> None:
+    population = await populate(stack, Sent(), 1)
+    (person,) = population.people
+    body = {"licensePlate": person.plate, "barcode": person.barcode, "pcCode": population.pc_code}
+    wire = Wire(agents.catalogue.CATALOGUE)
+    value = json.write({"path": {"visitType": "entry"}, "body": body})
+    decoder = Decoder(agents.catalogue.CATALOGUE, wire, SchemaLookup(wire, database, None))
+    statements: list[str] = []
+
+    headers = RequestHeaders(str(uuid4()), "visits.create", "test/statements", JSON).encode()
+    request = decoder.decode(_record(names.requests("visits"), value, headers))
+    assert isinstance(request, ValidRequest)
+    sa.event.listen(
+        database.sync_engine, "before_cursor_execute", lambda _conn, _cursor, sql, *_: statements.append(sql)
+    )
+    async with database.begin() as conn:
+        await apply.apply(conn, [request], Attempt(wire, LOCK_TIMEOUT, savepoints=False))
+    assert request.answer is not None
+    assert request.answer.status == 201
+    # In addition to BEGIN and COMMIT.
+    assert len(statements) == 4, statements
+
+
+def _record(topic: str, value: bytes, headers: Headers) -> Any:
+    return SimpleNamespace(topic=topic, partition=0, offset=0, key=None, timestamp=0.0, value=value, headers=headers)
 
 
 async def test_a_transaction_ends_after_a_time_limit_and_leaves_the_other_requests(
@@ -138,10 +169,77 @@ async def test_a_backlog_of_changes_is_claimed_by_the_index_whatever_the_statist
         await insert(1)
         await conn.execute(sa.text("analyze outbox"))
         await insert(20 * outbox.CLAIM_LIMIT)
-        parameters = {"of_topic": "a topic of the test", "owner": str(uuid4())}
+        parameters = {"of_topic": "a topic of the test", "of_owner": str(uuid4())}
         nodes = await plan_of(conn, outbox._CLAIM, parameters, "auto")
     assert max(node["Actual Rows"] for node in nodes) == outbox.CLAIM_LIMIT
     assert [node["Node Type"] for node in nodes if node["Node Type"] in ("Seq Scan", "Nested Loop", "Sort")] == []
+
+
+async def test_claims_leave_out_dead_rows_and_find_a_change_that_is_committed_late(stack: Stack) -> None:
+    topic = f"topic {uuid4()}"
+
+    async def insert(conn: AsyncConnection, key: str) -> None:
+        await outbox.insert(conn, [outbox.Entry(topic, key, "k", key, "k.created", b"x")], datetime.now(UTC))
+
+    async def claim() -> list[str]:
+        async with stack.engine.begin() as conn:
+            return [entry.key for entry in await outbox.claim(conn, topic, uuid4())]
+
+    async def insert_and_claim(key: str) -> list[str]:
+        async with stack.engine.begin() as conn:
+            await insert(conn, key)
+        return await claim()
+
+    async def bound() -> int:
+        (row,) = await stack.rows("select after_id from publishers where topic = :topic", topic=topic)
+        after_id: int = row.after_id
+        return after_id
+
+    async with stack.engine.begin() as late:
+        await insert(late, "late")
+        assert await insert_and_claim("first") == ["first"]
+        assert await insert_and_claim("second") == ["second"]
+        assert await bound() == 0
+    async with stack.engine.begin() as conn:
+        await outbox.claim(conn, f"another {topic}", uuid4())
+        assert await outbox.topics_with_changes(conn, [topic, f"another {topic}"]) == [topic]
+    assert await claim() == ["late"]
+    await eventually("a scan that begins after the claimed rows", lambda: _claim_until_bounded(insert_and_claim, bound))
+    (row,) = await stack.rows(
+        "select checkpoint_id >= after_id as ordered from publishers where topic = :topic", topic=topic
+    )
+    assert row.ordered
+
+
+async def _claim_until_bounded(
+    insert_and_claim: Callable[[str], Awaitable[list[str]]], bound: Callable[[], Awaitable[int]]
+) -> bool:
+    """Other transactions of the shared database delay the bound."""
+    key = str(uuid4())
+    assert await insert_and_claim(key) == [key]
+    return await bound() > 0
+
+
+async def test_expired_answers_are_deleted_oldest_first_and_each_scan_begins_where_the_last_one_ended(
+    database: AsyncEngine,
+) -> None:
+    start = datetime(2000, 1, 1, tzinfo=UTC)
+    async with database.connect() as conn:
+        for day in range(3):
+            entries = [
+                inbox.Entry("a topic of the test", "s", f"{day}-{number}", "o", b"f", 200, None)
+                for number in range(4_000)
+            ]
+            await inbox.insert(conn, entries, [], start + timedelta(days=day))
+        before = start + timedelta(days=2)
+        ends = [await inbox.prune(conn, start, before)]
+        while ends[-1] is not None:
+            ends.append(await inbox.prune(conn, ends[-1], before))
+        left = await conn.execute(
+            sa.text("select count(*), min(received_at) from inbox where topic = 'a topic of the test'")
+        )
+        assert tuple(left.one()) == (4_000, before)
+    assert ends == [start + timedelta(days=1), start + timedelta(days=1), None]
 
 
 async def test_a_topic_keeps_its_owner_during_the_lease_and_gets_a_new_owner_after_it(

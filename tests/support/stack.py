@@ -17,6 +17,7 @@ from uuid import uuid4
 import httpx
 import sqlalchemy as sa
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -288,6 +289,16 @@ class Stack:
         async with _consumer_of(self.kafka, partitions) as consumer:
             end_offsets: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
             return end_offsets
+
+    async def delete_records(self, topic: str) -> None:
+        """Delete all records of a topic."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.servers.kafka)
+        await admin.start()
+        try:
+            partitions = await self._partitions(topic)
+            await admin.delete_records({partition: RecordsToDelete(-1) for partition in partitions})
+        finally:
+            await admin.close()
 
     async def read(self, topic: str) -> list[Record]:
         """All records that a topic has now. Those of one partition are in the order of their offsets."""

@@ -1,13 +1,17 @@
-"""Lanes, retries and the circuit breaker, without Kafka and PostgreSQL."""
+"""Batches, retries and the circuit breaker, without Kafka and PostgreSQL."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from itertools import count
 from types import SimpleNamespace
 
 import pytest
+import pytest_asyncio
 
+from agents.engine.batches import BATCH_LIMIT, Batch, Batches
 from agents.engine.breaker import LEAST, Breaker, NearlyEverythingFails
-from agents.engine.lanes import BATCH_LIMIT, EVENT_BYTES, LANE_LIMIT, Batch, Event, Lanes, TopicPartition
+from agents.engine.lanes import BLOCKED_LIMIT, EVENT_BYTES, LANE_LIMIT, Event, TopicPartition
 from agents.engine.retry import until_done
 from agents.engine.telemetry import Readiness
 from tests.support.stack import eventually
@@ -25,11 +29,11 @@ class _Event:
 
 class _Source:
     def __init__(self) -> None:
-        self.acknowledged: list[int] = []
+        self.acknowledged: list[tuple[int, int]] = []
         self.calls: list[tuple[str, TopicPartition]] = []
 
     def acknowledge(self, event: Event) -> None:
-        self.acknowledged.append(event.message.offset)
+        self.acknowledged.append(_position(event))
 
     def pause(self, topic_partition: TopicPartition) -> None:
         self.calls.append(("pause", topic_partition))
@@ -38,86 +42,238 @@ class _Source:
         self.calls.append(("resume", topic_partition))
 
 
-def _event(offset: int, partition: int = 0) -> _Event:
-    return _Event(SimpleNamespace(topic="t", partition=partition, offset=offset, key=None, value=None, headers=()))
+def _event(offset: int, partition: int = 0, key: bytes = b"k") -> _Event:
+    return _Event(SimpleNamespace(topic="t", partition=partition, offset=offset, key=key, value=None, headers=()))
 
 
-class _LanesUnderTest:
-    """Lanes whose batches wait for `gate`. Each batch applies at most `applied_limit` events."""
+def _position(event: Event) -> tuple[int, int]:
+    return event.message.partition, event.message.offset
+
+
+class _BatchesUnderTest:
+    """Batches that wait for `gate`. Each applies at most `applied_limit` events."""
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()
         self.applied_limit = BATCH_LIMIT
-        self.batches: list[list[int]] = []
+        self.batches: list[list[tuple[int, int]]] = []
+        """The partition and the offset of each event."""
+        self.failing: set[tuple[int, int]] = set()
+        """Batches with one of these events fail."""
+        self.locked: set[bytes] = set()
+        """Requests with these record keys wait for a lock."""
         self.failures: list[tuple[str, BaseException]] = []
         self.started = asyncio.Event()
         self.source = _Source()
-        self.lanes = Lanes(self._work, self.source, lambda *failure: self.failures.append(failure))
+        self.readiness = Readiness()
+        self.tested = Batches(
+            self._work,
+            self.source,
+            self.readiness,
+            lambda *failure: self.failures.append(failure),
+            tasks=2,
+            shared=True,
+        )
 
     @property
-    def acknowledged(self) -> list[int]:
+    def acknowledged(self) -> list[tuple[int, int]]:
         return self.source.acknowledged
 
+    def put(self, offset: int, partition: int = 0, key: bytes = b"k") -> None:
+        self.tested.put(_event(offset, partition, key))
+
     async def _work(self, batch: Batch) -> None:
+        positions = [_position(delivery.event) for delivery in batch.deliveries]
+        self.batches.append(positions)
         self.started.set()
         await self.gate.wait()
-        await batch.drain()
-        batch.requeue_from(self.applied_limit)
-        self.batches.append([event.message.offset for event in batch.events])
+        if self.failing & set(positions):
+            raise DeliveryError("no broker")
+        blocked = {
+            delivery: (*delivery.lane.topic_partition, delivery.record.key)
+            for delivery in batch.deliveries
+            if delivery.record.key in self.locked
+        }
+        batch.park(list(blocked.items()))
+        batch.conclude([delivery for delivery in batch.deliveries if delivery not in blocked][: self.applied_limit])
 
 
-async def _wait_until_acknowledged(under_test: _LanesUnderTest, count: int) -> None:
+@pytest_asyncio.fixture
+async def under_test() -> AsyncIterator[_BatchesUnderTest]:
+    fresh = _BatchesUnderTest()
+    yield fresh
+    await fresh.tested.close(0)
+    assert fresh.failures == []
+
+
+async def _wait_until_acknowledged(under_test: _BatchesUnderTest, *positions: tuple[int, int]) -> None:
+    """Wait until these are the last acknowledged events of their partitions."""
+
     async def acknowledged() -> bool:
-        return len(under_test.acknowledged) == count
+        return dict(under_test.acknowledged) == dict(positions)
 
-    await eventually(f"{count} acknowledged", acknowledged)
+    await eventually(f"{positions} acknowledged", acknowledged)
 
 
-async def test_a_batch_has_all_waiting_events_up_to_the_limit_and_is_acknowledged_in_order() -> None:
-    under_test = _LanesUnderTest()
-    for offset in range(BATCH_LIMIT + 7):
-        under_test.lanes.put(_event(offset))
+async def test_a_batch_has_the_waiting_events_of_all_lanes_in_order(under_test: _BatchesUnderTest) -> None:
+    for offset in range(3):
+        for partition in range(2):
+            under_test.put(offset, partition)
     under_test.gate.set()
-    await _wait_until_acknowledged(under_test, BATCH_LIMIT + 7)
-    assert [len(batch) for batch in under_test.batches] == [BATCH_LIMIT, 7]
-    assert under_test.acknowledged == list(range(BATCH_LIMIT + 7))
+    await _wait_until_acknowledged(under_test, (0, 2), (1, 2))
+    assert under_test.batches == [[(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]]
 
 
-async def test_the_partition_of_a_full_lane_is_paused_until_the_lane_is_half_empty() -> None:
-    under_test = _LanesUnderTest()
-    capacity = LANE_LIMIT // EVENT_BYTES
+async def test_a_batch_has_a_limit_and_another_task_takes_the_lanes_that_it_leaves(
+    under_test: _BatchesUnderTest,
+) -> None:
+    for offset in range(BATCH_LIMIT + 7):
+        under_test.put(offset)
+    for offset in range(5):
+        under_test.put(offset, partition=1)
+
+    async def two_batches() -> bool:
+        return len(under_test.batches) == 2
+
+    await eventually("two batches", two_batches)
+    under_test.gate.set()
+    await _wait_until_acknowledged(under_test, (0, BATCH_LIMIT + 6), (1, 4))
+    assert [len(batch) for batch in under_test.batches] == [BATCH_LIMIT, 5, 7]
+
+
+async def test_no_two_batches_have_events_of_the_same_partition(under_test: _BatchesUnderTest) -> None:
+    under_test.put(0)
+    await under_test.started.wait()
+    for offset in (1, 2):
+        under_test.put(offset)
+    under_test.put(0, partition=1)
+    under_test.gate.set()
+    await _wait_until_acknowledged(under_test, (0, 2), (1, 0))
+    assert sorted(under_test.batches) == [[(0, 0)], [(0, 1), (0, 2)], [(1, 0)]]
+
+
+async def test_the_partition_of_a_full_lane_is_paused_until_the_lane_is_half_empty(
+    under_test: _BatchesUnderTest,
+) -> None:
+    capacity = LANE_LIMIT // (EVENT_BYTES + 1)
     for offset in range(capacity + 1):
-        under_test.lanes.put(_event(offset))
-    under_test.lanes.put(_event(0, partition=1))
+        under_test.put(offset)
+    under_test.put(0, partition=1)
     assert under_test.source.calls == [("pause", ("t", 0))]
     under_test.gate.set()
-    await _wait_until_acknowledged(under_test, capacity + 2)
+    await _wait_until_acknowledged(under_test, (0, capacity), (1, 0))
     assert under_test.source.calls == [("pause", ("t", 0)), ("resume", ("t", 0))]
 
 
-async def test_a_revoked_lane_finishes_its_running_batch_and_drops_waiting_events() -> None:
-    under_test = _LanesUnderTest()
-    under_test.lanes.put(_event(1))
+async def test_a_revoked_lane_finishes_its_running_batch_and_drops_waiting_events(
+    under_test: _BatchesUnderTest,
+) -> None:
+    under_test.put(1)
     await under_test.started.wait()
-    under_test.lanes.put(_event(2))
-    closing = asyncio.create_task(under_test.lanes.drop([("t", 0)], patience=5))
+    under_test.put(2)
+    closing = asyncio.create_task(under_test.tested.drop([("t", 0)], patience=5))
     await asyncio.sleep(0)
     under_test.gate.set()
     await closing
-    assert under_test.batches == [[1]]
-    assert under_test.acknowledged == [1]
+    assert under_test.batches == [[(0, 1)]]
+    assert under_test.acknowledged == [(0, 1)]
 
 
-async def test_requeued_events_come_first_in_the_next_batch() -> None:
-    under_test = _LanesUnderTest()
+async def test_events_that_a_batch_leaves_come_first_in_the_next_batch(under_test: _BatchesUnderTest) -> None:
     under_test.applied_limit = 2
     for offset in range(5):
-        under_test.lanes.put(_event(offset))
+        under_test.put(offset)
     under_test.gate.set()
-    await _wait_until_acknowledged(under_test, 5)
-    assert under_test.batches == [[0, 1], [2, 3], [4]]
-    assert under_test.acknowledged == [0, 1, 2, 3, 4]
-    assert not under_test.lanes.has_work(("t", 0))
+    await _wait_until_acknowledged(under_test, (0, 4))
+    assert under_test.batches == [[(0, 0), (0, 1), (0, 2), (0, 3), (0, 4)], [(0, 2), (0, 3), (0, 4)], [(0, 4)]]
+    assert not under_test.tested.has_work(("t", 0))
+
+
+async def test_a_batch_that_fails_is_split_and_only_the_failing_partition_is_retried(
+    under_test: _BatchesUnderTest,
+) -> None:
+    under_test.failing = {(1, 0)}
+    for partition in range(3):
+        under_test.put(0, partition)
+    under_test.gate.set()
+    await _wait_until_acknowledged(under_test, (0, 0), (2, 0))
+
+    async def not_ready() -> bool:
+        return under_test.readiness.reasons == {"t:1": "DeliveryError"}
+
+    await eventually("the failing partition is not ready", not_ready)
+    assert under_test.batches[0] == [(0, 0), (1, 0), (2, 0)]
+    assert all(len(batch) == 1 for batch in under_test.batches[1:])
+    under_test.failing = set()
+    await _wait_until_acknowledged(under_test, (0, 0), (1, 0), (2, 0))
+    assert under_test.readiness.reasons == {}
+
+
+async def test_a_batch_does_not_wait_while_events_arrive_in_lanes_that_it_cannot_take(
+    under_test: _BatchesUnderTest,
+) -> None:
+    under_test.put(0, partition=1)
+    await under_test.started.wait()  # From here on, partition 1 is busy.
+
+    async def arrive() -> None:
+        for offset in count(1):
+            under_test.put(offset, partition=1)
+            await asyncio.sleep(0)
+
+    arriving = asyncio.create_task(arrive())
+    under_test.put(0)
+
+    async def two_batches() -> bool:
+        return len(under_test.batches) == 2
+
+    await eventually("a batch of the free partition", two_batches, 10)
+    arriving.cancel()
+    under_test.gate.set()
+    assert under_test.batches[1] == [(0, 0)]
+
+
+async def test_others_pass_requests_that_wait_for_a_lock_and_are_acknowledged_after_them(
+    under_test: _BatchesUnderTest,
+) -> None:
+    under_test.locked = {b"a"}
+    under_test.gate.set()
+    for offset, key in enumerate((b"b", b"a", b"b", b"a", b"b")):
+        under_test.put(offset, key=key)
+
+    async def waits_for_lock() -> bool:
+        return "wait for locks" in under_test.readiness.reasons.get("t:0", "")
+
+    await eventually("the partition is not ready", waits_for_lock)
+    assert under_test.acknowledged == [(0, 0)]
+    under_test.put(5, key=b"b")
+    under_test.locked = set()
+    await _wait_until_acknowledged(under_test, (0, 5))
+    assert [(0, 1), (0, 3)] in under_test.batches
+    assert under_test.readiness.reasons == {}
+
+
+async def test_a_lane_stops_if_all_its_requests_wait_for_locks_and_goes_on_without_the_locks(
+    under_test: _BatchesUnderTest,
+) -> None:
+    under_test.locked = {b"%d" % number for number in range(BLOCKED_LIMIT)}
+    under_test.gate.set()
+    for number in range(BLOCKED_LIMIT):
+        under_test.put(number, key=b"%d" % number)
+
+    async def all_parked() -> bool:
+        return f"{BLOCKED_LIMIT} requests wait" in under_test.readiness.reasons.get("t:0", "")
+
+    await eventually("all requests are parked", all_parked)
+    under_test.put(BLOCKED_LIMIT, key=b"free")
+    tried = len(under_test.batches)
+
+    async def tried_again() -> bool:
+        return len(under_test.batches) > tried
+
+    await eventually("the parked requests are tried again", tried_again)
+    assert all((0, BLOCKED_LIMIT) not in batch for batch in under_test.batches)
+    under_test.locked = set()
+    await _wait_until_acknowledged(under_test, (0, BLOCKED_LIMIT))
 
 
 async def test_a_worker_is_ready_again_after_a_retried_task_is_cancelled() -> None:
@@ -153,22 +309,27 @@ async def test_work_that_a_library_cancels_by_mistake_is_retried() -> None:
 @pytest.mark.parametrize(
     ("error", "reported"), [(NearlyEverythingFails("no"), NearlyEverythingFails), (asyncio.CancelledError(), TaskEnded)]
 )
-async def test_an_error_that_ends_a_lane_is_reported(error: BaseException, reported: type[Exception]) -> None:
+async def test_an_error_that_ends_a_task_is_reported(error: BaseException, reported: type[Exception]) -> None:
     failures: list[tuple[str, BaseException]] = []
 
     async def fail(_: Batch) -> None:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None:
+            task.cancel()
+            await asyncio.sleep(0)
         raise error
 
     source = _Source()
-    lanes = Lanes(fail, source, lambda *failure: failures.append(failure))
-    lanes.put(_event(1))
+    batches = Batches(fail, source, Readiness(), lambda *failure: failures.append(failure), tasks=1, shared=True)
+    batches.put(_event(1))
 
     async def failed() -> bool:
         return bool(failures)
 
-    await eventually("the lane's failure", failed)
-    assert [(name, type(why)) for name, why in failures] == [("lane t:0", reported)]
+    await eventually("the failure of the task", failed)
+    assert [(name, type(why)) for name, why in failures] == [("batches 1", reported)]
     assert source.acknowledged == []
+    await batches.close(0)
 
 
 def test_the_breaker_opens_if_nearly_all_requests_fail() -> None:

@@ -99,7 +99,7 @@ _UPDATE_COUNTS = _update_counts()
 
 async def _add_to_counts(tx: Tx, deltas: Mapping[int, int]) -> None:
     """Add `deltas`, a number for each service id, to the checkinCount of the services."""
-    await tx.conn.execute(_UPDATE_COUNTS, {"ids": list(deltas), "deltas": list(deltas.values())})
+    await tx.execute(_UPDATE_COUNTS, {"ids": list(deltas), "deltas": list(deltas.values())})
 
 
 class _References:

@@ -82,6 +82,7 @@ async def required(tx: Tx, request: Request[VisitorPath, ConsentQuery, NoFields]
     visitor_id, pc_code = request.path.visitor_id, request.query.new_center
     await VISITORS.require(tx, visitor_id)
     excluded_types = set() if pc_code is None else _types_of_other_countries(await _country_of(tx, pc_code))
+    await tx.refresh_now()
     rows = await tx.all(_SELECT_REQUIRED, {"visitor": visitor_id, "now": tx.now})
     consents = [
         RequiredConsent.model_construct(legal_text_id=row.legal_text_id, require_consent=row.require_consent)

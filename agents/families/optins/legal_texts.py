@@ -142,7 +142,10 @@ def is_newest_released(now: Any) -> sa.ColumnElement[bool]:
 async def list_texts(tx: Tx, request: Request[NoFields, LegalTextQuery, NoFields]) -> Page[LegalTextReply]:
     """List legal texts. With `latest`, list only the newest released version of each type."""
     query = request.query
-    conditions = [is_newest_released(tx.now)] if query.latest else []
+    conditions = []
+    if query.latest:
+        await tx.refresh_now()
+        conditions.append(is_newest_released(tx.now))
     rows = await page(tx, LEGAL_TEXTS, query, *conditions, skip=("latest", "locale"))
     return Page(await _in_locale(tx, rows.items, query.locale), rows.more)
 

@@ -70,6 +70,7 @@ async def _rankings(tx: Tx, rows: Sequence[VisitorChallenge]) -> Sequence[Rankin
     positions = await standings.positions(tx, scores)
     shown = {participant.visitor_id for group in (*tops.values(), *around.values()) for participant in group}
     names = {row.visitor_id: _name(row) for row in await ranking_queries.names(tx, shown)}
+    await tx.refresh_now()
     with_bonus = await _with_bonus_today(tx, rows, challenges)
     winners = await _winners(tx, ranks, challenges, positions)
     others = {key: group for key, group in around.items() if key not in winners}

@@ -69,9 +69,9 @@ async def move(tx: Tx, moves: Iterable[tuple[int, int, int]]) -> None:
         "buckets": [bucket for (_, _, bucket), _ in changed],
         "numbers": [number for _, number in changed],
     }
-    await tx.conn.execute(_ADD, parameters)
+    await tx.execute(_ADD, parameters)
     if any(number < 0 for _, number in changed):
-        await tx.conn.execute(_DELETE_EMPTY, parameters)
+        await tx.execute(_DELETE_EMPTY, parameters)
 
 
 def _changed_rows() -> sa.TableValuedAlias:

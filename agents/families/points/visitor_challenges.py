@@ -230,7 +230,7 @@ async def _write(tx: Tx, participants: Sequence[_Participant]) -> None:
     }
     values["new_precedence"] = [participant.precedence for participant in participants]
     values["new_revision"] = [participant.revision for participant in participants]
-    await tx.conn.execute(_UPDATE_PARTICIPANTS, {"new_visitor_challenge_id": keys, **values})
+    await tx.execute(_UPDATE_PARTICIPANTS, {"new_visitor_challenge_id": keys, **values})
     await standings.move(
         tx,
         [

@@ -47,6 +47,7 @@ async def event_token(tx: Tx, request: Request[VisitorPath, TokenQuery, NoFields
     key = tx.resource(TokenKey)
     if key is None:
         raise Unavailable("not_configured", "Set VISITOR_WORKER_EVENT_TOKEN_SECRET to issue event tokens.")
+    await tx.refresh_now()
     issued_at = tx.now.replace(microsecond=0)
     expires_at: datetime = issued_at + timedelta(seconds=key.seconds)
     claims = {"visitorId": str(visitor_id), "companyId": request.query.company_id, "iat": issued_at, "exp": expires_at}

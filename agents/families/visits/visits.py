@@ -1,7 +1,7 @@
 """Entries and exits of visitors, as gateways and applications report them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID
@@ -126,48 +126,59 @@ class _References:
     """The existing centers, visitors and vehicles that a batch of requests refers to."""
 
     pc_codes: set[str]
-    visitors_by_id: dict[str, UUID] = field(default_factory=dict)
-    visitors_by_barcode: dict[str, UUID] = field(default_factory=dict)
-    vehicles_by_plate_key: dict[str, _Vehicle] = field(default_factory=dict)
+    visitors_by_id: dict[str, UUID]
+    visitors_by_barcode: dict[str, UUID]
+    vehicles_by_plate_key: dict[str, _Vehicle]
 
 
-_SELECT_VISITORS = sa.select(VISITORS.columns.visitor_id, VISITORS.columns.barcode).where(
-    any_of(VISITORS.columns.visitor_id, "visitor_ids") | any_of(VISITORS.columns.barcode, "barcodes")
-)
+def _select_references() -> Any:
+    """SELECT the centers, visitors and vehicles that the list parameters name. `kind` says what a row is, and `name` is
+    its pcCode, barcode or plate key.
 
-
-def _select_vehicles() -> Any:
-    """SELECT one vehicle for each plate key in the list parameter `plate_keys`: of the vehicles that are not deleted,
-    the one that was updated last. DISTINCT ON keeps the first row of each plate key. The statement returns at most one
-    row for each plate key."""
-    columns = VEHICLES.columns
-    return (
-        sa.select(columns.plate_key, columns.visitor_id, columns.vehicle_id)
-        .ext(distinct_on(columns.plate_key))
-        .where(any_of(columns.plate_key, "plate_keys"), columns.deletion_date.is_(None))
-        .order_by(columns.plate_key, columns.update_date.desc(), columns.vehicle_id.desc())
+    Of several vehicles with the same plate key that are not deleted, only the one that was updated last is returned.
+    DISTINCT ON keeps the first row of each plate key."""
+    visitors, vehicles = VISITORS.columns, VEHICLES.columns
+    center_rows = sa.select(
+        sa.literal("center").label("kind"), CENTERS.columns.pc_code.label("name"),
+        sa.null().cast(sa.Uuid).label("visitor_id"), sa.null().cast(sa.BigInteger).label("vehicle_id"),
+    ).where(any_of(CENTERS.columns.pc_code, "pc_codes"))  # fmt: skip
+    visitor_rows = sa.select(
+        sa.literal("visitor"), visitors.barcode, visitors.visitor_id, sa.null().cast(sa.BigInteger)
+    ).where(any_of(visitors.visitor_id, "visitor_ids") | any_of(visitors.barcode, "barcodes"))
+    newest = (
+        sa.select(vehicles.plate_key, vehicles.visitor_id, vehicles.vehicle_id)
+        .ext(distinct_on(vehicles.plate_key))
+        .where(any_of(vehicles.plate_key, "plate_keys"), vehicles.deletion_date.is_(None))
+        .order_by(vehicles.plate_key, vehicles.update_date.desc(), vehicles.vehicle_id.desc())
+        .subquery("newest")
     )
+    return sa.union_all(center_rows, visitor_rows, sa.select(sa.literal("vehicle"), *newest.c))
 
 
-_SELECT_VEHICLES = _select_vehicles()
+_SELECT_REFERENCES = _select_references()
 
 
 async def _read_references(tx: Tx, identifications: Sequence[Identification], pc_codes: set[str]) -> _References:
-    """Read everything that the identifications and `pc_codes` refer to, with at most three statements."""
-    references = _References(await CENTERS.existing_keys(tx, pc_codes))
+    """Read everything that the identifications and `pc_codes` refer to, with one statement."""
     visitor_ids = _parse_uuids(item.visitor_id for item in identifications if item.visitor_id is not None)
     barcodes = {item.barcode for item in identifications if item.barcode is not None}
     plate_keys = {plate_key(item.license_plate) for item in identifications if item.license_plate is not None} - {""}
-    if visitor_ids or barcodes:
-        parameters = {"visitor_ids": sorted(visitor_ids.values()), "barcodes": sorted(barcodes)}
-        rows = await tx.all(_SELECT_VISITORS, parameters)
-        existing_ids = {row.visitor_id for row in rows}
-        references.visitors_by_id = {text: parsed for text, parsed in visitor_ids.items() if parsed in existing_ids}
-        references.visitors_by_barcode = {row.barcode: row.visitor_id for row in rows}
-    if plate_keys:
-        rows = await tx.all(_SELECT_VEHICLES, {"plate_keys": sorted(plate_keys)})
-        references.vehicles_by_plate_key = {row.plate_key: _Vehicle(row.visitor_id, row.vehicle_id) for row in rows}
-    return references
+    parameters = {
+        "pc_codes": sorted(pc_codes),
+        "visitor_ids": sorted(visitor_ids.values()),
+        "barcodes": sorted(barcodes),
+        "plate_keys": sorted(plate_keys),
+    }
+    rows_by_kind: dict[str, list[Any]] = {"center": [], "visitor": [], "vehicle": []}
+    for row in await tx.all(_SELECT_REFERENCES, parameters):
+        rows_by_kind[row.kind].append(row)
+    existing_ids = {row.visitor_id for row in rows_by_kind["visitor"]}
+    return _References(
+        pc_codes={row.name for row in rows_by_kind["center"]},
+        visitors_by_id={text: parsed for text, parsed in visitor_ids.items() if parsed in existing_ids},
+        visitors_by_barcode={row.name: row.visitor_id for row in rows_by_kind["visitor"]},
+        vehicles_by_plate_key={row.name: _Vehicle(row.visitor_id, row.vehicle_id) for row in rows_by_kind["vehicle"]},
+    )
 
 
 def _parse_uuids(texts: Iterable[str]) -> dict[str, UUID]:
@@ -224,24 +235,26 @@ def _visit_values(references: _References, tx: Tx, request: Request[VisitPath, N
     }
 
 
-def _advance_date(table: Table[Any], column: str) -> Any:
-    """UPDATE the date in `column` of the rows in the list parameter `keys`, each to its date in `dates`.
+def _advance_date(table: Table[Any], column: str) -> sa.CTE:
+    """UPDATE the date in `column` of the rows in the list parameter `<column>_keys`, each to its date in
+    `<column>_dates`.
 
     Rows that have the same or a later date stay unchanged. A CTE locks the rows in key order first, so that concurrent
-    batches cannot deadlock. The statement touches only the rows in `keys`.
+    batches cannot deadlock. The statement touches only the rows in the parameter.
     """
     key, date = table.columns[table.key], table.columns[column]
-    locked_rows = locked(table, "keys")
-    new = unnest_rows(keys=key.type, dates=date.type)
+    keys, dates = f"{column}_keys", f"{column}_dates"
+    locked_rows = locked(table, keys)
+    new = unnest_rows(**{keys: key.type, dates: date.type})
     return (
         sa.update(table.sql)
-        .where(key == locked_rows.c[table.key], key == new.c["keys"], date.is_(None) | (date < new.c.dates))
-        .values({column: new.c.dates})
+        .where(key == locked_rows.c[table.key], key == new.c[keys], date.is_(None) | (date < new.c[dates]))
+        .values({column: new.c[dates]})
+        .cte(f"advanced_{column}")
     )
 
 
-_ADVANCE_LAST_VISIT = _advance_date(VISITORS, "last_visit_date")
-_ADVANCE_LAST_PARKING = _advance_date(VEHICLES, "last_parking_session")
+_ADVANCE_DATES = (_advance_date(VISITORS, "last_visit_date"), _advance_date(VEHICLES, "last_parking_session"))
 
 
 @batch_operation(
@@ -263,21 +276,26 @@ async def create(calls: Sequence[tuple[Tx, Request[VisitPath, NoFields, VisitNew
 
 
 async def _store(visits: Sequence[tuple[Tx, dict[str, Any]]]) -> list[VisitEvent]:
-    tx = visits[0][0]
+    """Insert the visits and advance the dates, with one statement."""
     entries = [values for _, values in visits if values["visit_type"] == "entry"]
-    await _advance(tx, _ADVANCE_LAST_VISIT, ((entry["visitor_id"], entry["visit_date"]) for entry in entries))
-    await _advance(tx, _ADVANCE_LAST_PARKING, ((entry["vehicle_id"], entry["visit_date"]) for entry in entries))
-    return await VISITS.insert_many(visits)
+    last_visits = _latest((entry["visitor_id"], entry["visit_date"]) for entry in entries)
+    last_sessions = _latest((entry["vehicle_id"], entry["visit_date"]) for entry in entries)
+    parameters = {
+        "last_visit_date_keys": list(last_visits),
+        "last_visit_date_dates": list(last_visits.values()),
+        "last_parking_session_keys": list(last_sessions),
+        "last_parking_session_dates": list(last_sessions.values()),
+    }
+    return await VISITS.insert_many(visits, _ADVANCE_DATES, parameters)
 
 
-async def _advance(tx: Tx, statement: Any, dates: Iterable[tuple[Any, datetime]]) -> None:
-    """Run a statement of `_advance_date` with the latest date of each key. Pairs whose key is None are skipped."""
+def _latest(dates: Iterable[tuple[Any, datetime]]) -> dict[Any, datetime]:
+    """The latest date of each key. Pairs whose key is None are skipped."""
     latest: dict[Any, datetime] = {}
     for key, date in dates:
         if key is not None:
             latest[key] = max(date, latest.get(key, date))
-    if latest:
-        await tx.conn.execute(statement, {"keys": list(latest), "dates": list(latest.values())})
+    return latest
 
 
 @operation(

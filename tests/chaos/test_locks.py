@@ -1,0 +1,132 @@
+"""Requests while another session holds locks that they need, for example an open transaction in psql."""
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+import sqlalchemy as sa
+
+from tests.support import oracle
+from tests.support.load import Population, populate, send_all, visit
+from tests.support.oracle import Sent
+from tests.support.stack import Process, Stack, eventually
+from topics import names
+
+VISITORS, LOCKED = 12, 2
+FAMILIES = ["visits", "visitors", "parking", "centers"]
+
+
+@pytest.fixture(scope="module")
+def sent() -> Sent:
+    """The requests of all tests of this module."""
+    return Sent()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def worker(own_stack: Stack) -> Process:
+    process = own_stack.worker()
+    await eventually("a ready worker", process.ready)
+    return process
+
+
+@asynccontextmanager
+async def _session(stack: Stack, statement: str, **parameters: Any) -> AsyncIterator[None]:
+    """An open transaction that has executed the statement."""
+    async with stack.engine.begin() as conn:
+        await conn.execute(sa.text(statement), parameters)
+        yield
+
+
+async def _reasons(worker: Process) -> dict[str, str]:
+    """Why the worker is not ready."""
+    async with httpx.AsyncClient() as client:
+        reasons: dict[str, str] = (await client.get(worker.health_url)).json().get("reasons", {})
+        return reasons
+
+
+async def _answered(stack: Stack) -> set[str]:
+    return {row.request_id for row in await stack.rows("select request_id from inbox")}
+
+
+async def _assert_all_applied(stack: Stack, worker: Process, sent: Sent) -> None:
+    await eventually("a result for every request", lambda: oracle.all_answered(stack, sent, FAMILIES))
+    await eventually("all changes are published", lambda: oracle.outbox_empty(stack))
+    await oracle.verify(stack, sent, FAMILIES)
+    await eventually("a ready worker", worker.ready)
+    assert await stack.count(names.DEAD_LETTERS) == 0
+
+
+async def test_only_requests_of_locked_visitors_wait_and_those_stay_in_order(
+    own_stack: Stack, worker: Process, sent: Sent
+) -> None:
+    rng = random.Random(3)
+    population = await populate(own_stack, sent, VISITORS)
+    locked, others = population.people[:LOCKED], population.people[LOCKED:]
+    ids = [person.visitor_id for person in locked]
+    async with _session(own_stack, "select 1 from visitors where visitor_id = any(:ids) for update", ids=ids):
+        cities = [
+            await _set_city(own_stack, sent, person.visitor_id, f"City {number}")
+            for number in range(3)
+            for person in locked
+        ]
+        waiting = [visit(rng, replace(population, people=locked)) for _ in range(20)]
+        passing = [visit(rng, replace(population, people=others)) for _ in range(100)]
+        messages = [*waiting, *passing]
+        rng.shuffle(messages)
+        await send_all(own_stack, sent, rng, messages)
+
+        async def others_are_answered() -> bool:
+            return {message.request_id for message in passing} <= await _answered(own_stack)
+
+        await eventually("the answers to the visits of the other visitors", others_are_answered)
+
+        async def reason_is_told() -> bool:
+            return any("wait for locks" in reason for reason in (await _reasons(worker)).values())
+
+        await eventually("the worker tells what it waits for", reason_is_told)
+        assert await _answered(own_stack) & {*cities, *(message.request_id for message in waiting)} == set()
+    await _assert_all_applied(own_stack, worker, sent)
+    rows = await own_stack.rows("select address_city, revision from visitors where visitor_id = any(:ids)", ids=ids)
+    assert [tuple(row) for row in rows] == [("City 2", 4)] * LOCKED
+
+
+async def _set_city(stack: Stack, sent: Sent, visitor_id: str, city: str) -> str:
+    parts = {"path": {"visitorId": visitor_id}, "body": {"addressCity": city}}
+    request_id = await stack.send("visitors.update", parts, key=visitor_id)
+    sent.note(request_id, "visitors.update")
+    return request_id
+
+
+async def test_requests_for_a_locked_table_wait_and_all_others_are_answered(
+    own_stack: Stack, worker: Process, sent: Sent
+) -> None:
+    rng = random.Random(4)
+    population = await populate(own_stack, sent, VISITORS)
+    async with _session(own_stack, "lock table visitors in access exclusive mode"):
+        visits = [visit(rng, population) for _ in range(200)]
+        await send_all(own_stack, sent, rng, visits)
+
+        async def reason_is_told() -> bool:
+            reasons = await _reasons(worker)
+            return all(
+                "wait for locks" in reasons.get(f"{names.requests('visits')}:{partition}", "") for partition in range(4)
+            )
+
+        await eventually("the worker tells which partitions wait", reason_is_told)
+        for number in range(5):
+            request_id = await _rename_center(own_stack, sent, population, number)
+            assert (await own_stack.result("centers.update", request_id)).value["status"] == 204
+        assert await _answered(own_stack) & {message.request_id for message in visits} == set()
+    await _assert_all_applied(own_stack, worker, sent)
+
+
+async def _rename_center(stack: Stack, sent: Sent, population: Population, number: int) -> str:
+    parts = {"path": {"pcCode": population.pc_code}, "body": {"centerCode": number}}
+    request_id = await stack.send("centers.update", parts, partition=number % 4)
+    sent.note(request_id, "centers.update")
+    return request_id
