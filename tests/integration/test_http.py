@@ -158,9 +158,9 @@ async def test_20_concurrent_calls_with_the_same_key_are_applied_once(stack: Sta
     assert len(await stack.rows("select 1 from visits where visitor_id = :id", id=parker["visitorId"])) == 1
 
 
-@pytest.mark.parametrize("key", [str(uuid4()), f"a/b %2F {uuid4()}"])
-async def test_respond_async_returns_202_and_the_location_of_the_answer(client: httpx.AsyncClient, key: str) -> None:
-    body = data.center()
+@pytest.mark.parametrize("prefix", ["", "a/b %2F "])
+async def test_respond_async_returns_202_and_the_location_of_the_answer(client: httpx.AsyncClient, prefix: str) -> None:
+    body, key = data.center(), f"{prefix}{uuid4()}"
     headers = {"Prefer": "respond-async", "Idempotency-Key": key}
     accepted = await client.post("/centers", json=body, headers=headers)
     assert accepted.status_code == 202
