@@ -16,7 +16,7 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agents.catalogue import Catalogue
-from edge import answers, keys, openapi, pages, routing
+from edge import answers, asyncapi, keys, openapi, pages, routing
 from edge import headers as http_headers
 from edge.calls import STORED_ANSWERS, Calls
 from edge.keys import Keys
@@ -41,7 +41,7 @@ class Edge:
         self.failure: BaseException | None = None
         self._ended = ended
         self._router = ReplyRouter(kafka, settings.reply_partition, self._fail)
-        self._routes = self._create_routes(catalogue, settings, keys.load(settings.keys))
+        self._routes = self._create_routes(catalogue, kafka, settings, keys.load(settings.keys))
         self._lifespan = Router(lifespan=self.running)
         self.asgi: ASGIApp = self._serve
         """The application to serve."""
@@ -49,7 +49,9 @@ class Edge:
             self.asgi = _with_cors(self.asgi, settings.allowed_origins)
         self.asgi = _Boundary(self.asgi, any_host=settings.keys is not None)
 
-    def _create_routes(self, catalogue: Catalogue, settings: HttpSettings, api_keys: Keys) -> Routes:
+    def _create_routes(
+        self, catalogue: Catalogue, kafka: KafkaSettings, settings: HttpSettings, api_keys: Keys
+    ) -> Routes:
         routes = Routes()
         calls = Calls(catalogue, settings, api_keys, self._router)
         for operation in catalogue.operations:
@@ -60,6 +62,8 @@ class Edge:
         describe = partial(openapi.describe, catalogue, with_keys=settings.keys is not None)
         for path, page in pages.create(describe, settings.examples).items():
             routes.add("GET", path, page.serve)
+        for path, topics_page in pages.create_topics(partial(asyncapi.describe, catalogue, kafka)).items():
+            routes.add("GET", path, topics_page.serve)
         routes.add("GET", "/", _redirect_to_docs)
         routes.add("GET", "/health", self._health)
         routes.add("GET", "/health/live", self._live)

@@ -1,5 +1,5 @@
-"""The pages for people: Swagger UI and Redoc, and the OpenAPI document that they show. They load nothing from other
-hosts."""
+"""The pages for people: Swagger UI, Redoc and a viewer for AsyncAPI, and the documents that they show. They load
+nothing from other hosts."""
 
 import asyncio
 from collections.abc import Callable
@@ -29,7 +29,7 @@ _POLICY = (
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline';"
     " worker-src 'self' blob:; frame-ancestors 'none'"
 )
-"""Content-Security-Policy: both libraries make style elements, and Redoc searches in a worker made from a blob."""
+"""Content-Security-Policy: the libraries make style elements, and Redoc searches in a worker made from a blob."""
 
 
 class Page:
@@ -78,6 +78,29 @@ class DocumentPage:
         return await self._page.serve(request)
 
 
+class LazyPage:
+    """A page that is made when it is first asked for."""
+
+    def __init__(self, make: Callable[[], Page]) -> None:
+        self._make = make
+        self._page: Page | None = None
+
+    async def serve(self, request: Request) -> Response:
+        if self._page is None:
+            self._page = await asyncio.to_thread(self._make)
+        return await self._page.serve(request)
+
+
+def create_topics(describe: Callable[[], Document]) -> dict[str, Page | LazyPage]:
+    """The pages about Kafka's topics by their paths. `describe` makes the AsyncAPI document."""
+    viewer = _file_of("asyncapi_viewer", "asyncapi-viewer.iife.js").read_bytes()
+    return {
+        "/asyncapi": Page((_HERE / "asyncapi.html").read_bytes(), "text/html"),
+        "/asyncapi.json": LazyPage(lambda: Page(json.write(describe()), JSON)),
+        "/static-offline-docs/asyncapi-viewer.js": Page(viewer, "text/javascript"),
+    }
+
+
 def create(describe: Callable[..., Document], sample: Path | None) -> dict[str, Page | DocumentPage]:
     """The pages by their paths. `describe` makes the OpenAPI document, with the ids in the file `sample`."""
     return {
@@ -89,11 +112,14 @@ def create(describe: Callable[..., Document], sample: Path | None) -> dict[str, 
 
 
 def _asset(name: str) -> bytes:
-    """A file of fastapi-offline, which has releases of both libraries. It is found without importing FastAPI."""
-    package = find_spec("fastapi_offline")
-    assert package is not None
-    assert package.origin is not None
+    """A file of fastapi-offline, which has releases of both libraries."""
     # Redoc shows its logo from another host. An empty image replaces it.
-    return (
-        (Path(package.origin).parent / "static" / name).read_bytes().replace(_REDOC_LOGO, b"data:image/svg+xml,<svg/>")
-    )
+    return _file_of("fastapi_offline", name).read_bytes().replace(_REDOC_LOGO, _EMPTY_IMAGE)
+
+
+def _file_of(package: str, name: str) -> Path:
+    """A static file of a package, which is found without importing it."""
+    spec = find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "static" / name

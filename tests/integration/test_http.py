@@ -319,13 +319,28 @@ async def test_too_many_concurrent_calls_are_429(guarded_edge: GuardedEdge) -> N
 async def test_openapi_and_its_pages_load_nothing_from_other_hosts(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
     assert document["openapi"] == "3.1.0"
-    for page in ("/docs", "/redoc"):
+    for page in ("/docs", "/redoc", "/asyncapi"):
         text = (await client.get(page)).text
         assert re.findall(r"(?:src|href)=[\"'](?:https?:)?//[^\"']+", text) == []
         assets = re.findall(r"(?:src|href)=[\"'](/[^\"']+)", text)
         assert assets
         for asset in assets:
             assert (await client.get(asset)).status_code == 200
+
+
+async def test_asyncapi_names_no_other_host_and_links_to_the_registry(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/asyncapi.json")
+    document = answer.json()
+    assert (answer.status_code, document["asyncapi"]) == (200, "3.0.0")
+    # Example values of fields are URLs of www.example.com.
+    assert set(re.findall(r"https?://([\w.-]+)", answer.text)) <= {"www.example.com"}
+    messages = document["components"]["messages"]
+    link = re.search(r"\((/registry/.+)\)", messages["visits.create"]["description"])
+    assert link is not None
+    assert (await client.get(link[1])).json()["name"] == "VisitsCreateRequest"
+    subject = "visitor.optins.changes.optin-visitor.OptinChange"
+    registered = await client.get(f"/registry/subjects/{subject}/versions/latest/schema")
+    assert registered.json() == messages["optin.change"]["payload"]["schema"]
 
 
 async def _get_target(client: httpx.AsyncClient, target: bytes) -> httpx.Response:
