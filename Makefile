@@ -50,4 +50,4 @@ release: $(VENV)/requirements-dev ## Write the Avro schemas of the version in py
 	$(BIN)/python -m tools.release
 
 clean:
-	rm -rf $(VENV) .visitor build interop/*/target interop/serializers/*/target interop/serializers/*/node_modules examples/*/.venv examples/*/target examples/*/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .visitor build interop/*/target interop/*/node_modules interop/serializers/*/target interop/serializers/*/node_modules examples/*/.venv examples/*/target examples/*/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,4 +1,4 @@
-"""The pages /docs and /redoc in Debian's headless Chromium."""
+"""The pages /docs, /redoc and /asyncapi in Debian's headless Chromium."""
 
 import json
 import shutil
@@ -96,5 +96,15 @@ async def test_redoc_loads_nothing_from_other_hosts(stack: Stack, browser: webdr
     browser.get(f"{stack.url}/redoc")
     _wait(browser, "[data-section-id] h1, .api-content h1")
     assert "Visitor service" in browser.page_source
+    assert _page_width(browser) <= size[0]
+    _assert_loads_nothing_from_others(browser, stack.url)
+
+
+async def test_the_page_of_the_topics_loads_nothing_from_other_hosts(
+    stack: Stack, browser: webdriver.Chrome, size: Size
+) -> None:
+    browser.get(f"{stack.url}/asyncapi")
+    text = "return document.querySelector('asyncapi-viewer').shadowRoot?.textContent ?? ''"
+    WebDriverWait(browser, SECONDS).until(lambda driver: "visitor.visits.requests" in driver.execute_script(text))
     assert _page_width(browser) <= size[0]
     _assert_loads_nothing_from_others(browser, stack.url)
