@@ -1,6 +1,7 @@
 """Erasure: nothing about an erased visitor remains, and consumers get tombstones."""
 
 import asyncio
+import re
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -332,8 +333,7 @@ async def test_visits_and_checkins_of_a_visitor_that_is_erased_meanwhile_are_404
     tasks = [asyncio.create_task(client.post(path, json={**body, "pcCode": parker["pcCode"]})) for path, body in calls]
 
     async def all_wait() -> bool:
-        # The two visits may share a lane or a batch, so two waiting backends are enough.
-        return len(await _waiting_backends(stack)) >= 2
+        return sum(await _waiting_requests(stack, client)) == len(calls)
 
     await eventually("visits and checkins that wait", all_wait)
     for table in ("external_ids", "vehicles", "visitors"):
@@ -342,6 +342,13 @@ async def test_visits_and_checkins_of_a_visitor_that_is_erased_meanwhile_are_404
     await tx.conn.close()
     for answer in await asyncio.gather(*tasks):
         assert (answer.status_code, error_codes(answer)) == (404, [(None, "visitor_not_found")])
+
+
+async def _waiting_requests(stack: Stack, client: httpx.AsyncClient) -> list[int]:
+    """For each partition, how many requests wait for locks, as the worker reports it."""
+    worker = next(process for process in stack.processes if process.name == "worker")
+    report = (await client.get(worker.health_url)).text
+    return [int(count) for count in re.findall(r"(\d+) requests wait for locks", report)]
 
 
 async def _open_tx(stack: Stack) -> Tx:
