@@ -7,8 +7,8 @@ become slower with each dead row; the inbox has tens of millions of rows.
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0017"
-down_revision = "0016"
+revision = "0016"
+down_revision = "0015"
 
 
 def upgrade() -> None:
