@@ -37,9 +37,9 @@ class Examples:
 
     def parameter(self, operation: Operation, location: str, name: str, *, required: bool) -> Any:
         """None for a parameter that the example of the call leaves out."""
-        given = _FILE["requests"].get(operation.name, {}).get(location, {})
-        if name in given:
-            return self._filled(given[name])
+        written_values = _FILE["requests"].get(operation.name, {}).get(location, {})
+        if name in written_values:
+            return self._filled(written_values[name])
         values = self._deleted if operation.method == "DELETE" else self._values
         return values[name] if required else None
 

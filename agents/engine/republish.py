@@ -138,7 +138,7 @@ async def _republish_deletions(
     changes = await deletions.after(conn, _topic(table), republication.last_deleted_key or "", limit)
     keys = [table.parse_key(change.key) for change in changes]
     key = table.columns[table.key]
-    existing = {str(found) for found in await conn.scalars(sa.select(key).where(key.in_(keys)))}
+    existing = {str(entity) for entity in await conn.scalars(sa.select(key).where(key.in_(keys)))}
     absent = [change for change in changes if change.key not in existing]
     now = await clock(conn)
     await _insert(conn, [entry for change in absent for entry in (change, tombstone(change))], now)
