@@ -8,6 +8,7 @@ import os
 import signal
 import sqlite3
 import sys
+import threading
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message
@@ -77,8 +78,11 @@ def main() -> None:
         }
     )
     consumer.subscribe([TOPIC])
+    stopping = threading.Event()
+    # Not KeyboardInterrupt, which is lost if it is raised inside a callback of the client.
+    signal.signal(signal.SIGINT, lambda *_: stopping.set())
     try:
-        while True:
+        while not stopping.is_set():
             messages = consumer.consume(num_messages=500, timeout=1.0)
             if not messages:
                 continue
@@ -87,8 +91,6 @@ def main() -> None:
                     apply(table, message.key().decode(), deserialize(value_of(message), VALUE))
             consumer.commit(asynchronous=False)
             print(f"applied {len(messages)} changes", flush=True)
-    except KeyboardInterrupt:
-        pass
     finally:
         consumer.close()
 
