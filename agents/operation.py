@@ -319,8 +319,11 @@ class Catalogue:
 
 def _leads_to(create: Operation, reader: Operation) -> bool:
     """True if the call or the reply of `create` has all path parameters of `reader`, which reads the same record."""
-    known = {*path_params(create.path), *(param for param, field in reader.key_fields.items() if field is not None)}
-    return create.item is reader.item and known.issuperset(reader.key_fields)
+    available_params = {
+        *path_params(create.path),
+        *(param for param, field in reader.key_fields.items() if field is not None),
+    }
+    return create.item is reader.item and available_params.issuperset(reader.key_fields)
 
 
 def _with_family(families: Mapping[str, Operations]) -> Iterator[tuple[str, Operation]]:

@@ -108,7 +108,7 @@ def test_make_builds_all_programs(built: None) -> None:
 
 @dataclass
 class Visits:
-    """What one gateway was told, and what became of it."""
+    """The visits of one gateway: those it was to send, its requests in Kafka, and those that the service stored."""
 
     sent: list[str]
     requests: list[Record]

@@ -7,7 +7,6 @@ highest revision wins. To rebuild the table, delete its file and set GROUP to an
 import os
 import signal
 import sqlite3
-import sys
 import threading
 from typing import Any
 
@@ -63,7 +62,10 @@ def value_of(message: Message) -> bytes | None:
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # leave the group, like after Ctrl-C
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Not an exception, which is lost if it is raised inside a callback of the client.
+        signal.signal(number, lambda *_: stopping.set())
     # A deserializer looks up the schema of each record by its id. So the topic may hold records of several releases.
     deserialize = AvroDeserializer(SchemaRegistryClient({"url": REGISTRY}))
     table = sqlite3.connect(DATABASE)
@@ -78,9 +80,6 @@ def main() -> None:
         }
     )
     consumer.subscribe([TOPIC])
-    stopping = threading.Event()
-    # Not KeyboardInterrupt, which is lost if it is raised inside a callback of the client.
-    signal.signal(signal.SIGINT, lambda *_: stopping.set())
     try:
         while not stopping.is_set():
             messages = consumer.consume(num_messages=500, timeout=1.0)

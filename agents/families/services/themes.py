@@ -18,7 +18,7 @@ class ServiceThemeNew(Model):
     value: Text
     """The name of the theme."""
     category: Literal["event", "service"]
-    """What has the theme."""
+    """Whether events or services have the theme."""
     deprecated: Omittable[Flag] = None
     """Whether the theme should no longer be used."""
 
