@@ -36,6 +36,10 @@ CHECKS = (
 """Excluded: negative_data_rejection, because numbers are accepted for strings; positive_data_acceptance, because some
 rules cannot be expressed in a schema; use_after_free, because softly deleted records can be read."""
 
+OPTS_OUT = "DELETE /visitors/{visitorId}/optins/{optinId}"
+"""The contract lets this operation answer 404 for an optin that was created as inactive. schemathesis would report that
+as a created record that cannot be found."""
+
 SCENES = 2
 URL_TEXT = 1_000
 """Characters of a parameter. The server refuses a URL of more than 64 KiB, with an answer of its own."""
@@ -83,6 +87,7 @@ async def _configuration(url: str) -> str:
                 dictionaries[name].append(await scene.value_of(name))
     dictionaries["localeCode"] = list(LOCALES)
     lines = [f"[dictionaries.{name}]\nvalues = {json.dumps(values)}" for name, values in dictionaries.items()]
+    lines += ["[[operations]]", f'include-name = "{OPTS_OUT}"', "checks.ensure_resource_availability.enabled = false"]
     lines.append("[parameters]")
     for field in (*dictionaries, *BODY_NAMES):
         source = f'{{ dictionary = "{BODY_NAMES.get(field, field)}", probability = 0.8 }}'
