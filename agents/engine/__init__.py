@@ -8,5 +8,6 @@
 - `processor`: applies a batch and publishes its results and dead letters.
 - `apply`: one transaction for a batch, with inbox and outbox.
 - `publisher`: from the outbox to the change topics.
+- `floods`: detects partitions in which most messages are unreadable.
 - `retry`, `breaker`, `progress`, `telemetry`, `settings`: what the others share.
 """

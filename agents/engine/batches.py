@@ -11,11 +11,15 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+import structlog
+
 from agents.engine.lanes import Delivery, Event, Lane, OrderKey, Source, TopicPartition
 from agents.engine.retry import is_retryable, note_failure, pause_after
-from agents.engine.telemetry import BATCH_SECONDS, Readiness
+from agents.engine.telemetry import BATCH_SECONDS, FLOODS, Readiness
 from storage.database import is_too_slow
 from topics.supervision import Failed, Supervisor, interruptions_raised
+
+log = structlog.get_logger(__name__)
 
 BATCH_LIMIT = 500
 PARKED_SECONDS = 0.5
@@ -143,6 +147,9 @@ class Batches:
         await self.drop(list(self._lanes), patience)
         await self._supervisor.stop()
 
+    def is_delayed(self, topic_partition: TopicPartition) -> bool:
+        return topic_partition in self._lanes and self._lanes[topic_partition].delayed
+
     def has_work(self, topic_partition: TopicPartition) -> bool:
         """True if events of the partition wait here or are being processed."""
         return topic_partition in self._lanes and self._lanes[topic_partition].has_work
@@ -212,6 +219,11 @@ class Batches:
         if lane.attempts:
             lane.attempts = lane.slow_attempts = 0
             self._readiness.ready(lane.name)
+        if flood := lane.floods.detect():
+            topic, partition = lane.topic_partition
+            FLOODS.labels(topic, partition).inc()
+            log.error("flood", topic=topic, partition=partition, offset=lane.next_offset, **flood._asdict())
+            self._delay(lane, flood.pause)
 
     def _retry_later(self, lane: Lane, error: Exception) -> None:
         if lane.closed:
@@ -219,8 +231,11 @@ class Batches:
         lane.attempts += 1
         lane.slow_attempts += is_too_slow(error)
         note_failure(lane.name, lane.attempts, error, self._readiness)
+        self._delay(lane, pause_after(lane.attempts))
+
+    def _delay(self, lane: Lane, seconds: float) -> None:
         lane.delayed = True
-        asyncio.get_running_loop().call_later(pause_after(lane.attempts), self._end_delay, lane)
+        asyncio.get_running_loop().call_later(seconds, self._end_delay, lane)
 
     def _end_delay(self, lane: Lane) -> None:
         lane.delayed = False

@@ -1,12 +1,13 @@
-"""Stops a worker in which nearly everything fails, so that a bad deployment does not dead-letter the whole stream."""
+"""Stops a worker in which nearly every request fails because of a bug, so that a bad deployment does not dead-letter
+the whole stream. Unreadable messages do not count: they are faults of their senders, see `agents.engine.floods`."""
 
 from collections import deque
 from collections.abc import Iterable
 
 WINDOW = 1_000
-"""Number of most recent messages that count."""
+"""Number of most recent requests that count."""
 LEAST = 500
-"""The limit applies only after this number of messages."""
+"""The limit applies only after this number of requests."""
 
 
 class NearlyEverythingFails(Exception):
@@ -14,7 +15,7 @@ class NearlyEverythingFails(Exception):
 
 
 class Breaker:
-    """`limit` is the share of messages that may be unreadable or fail because of a bug. With 1, there is no limit."""
+    """`limit` is the share of requests that may fail because of a bug. With 1, there is no limit."""
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
@@ -26,7 +27,7 @@ class Breaker:
         count = sum(self._failed)
         if len(self._failed) >= LEAST and count > self._limit * len(self._failed):
             raise NearlyEverythingFails(
-                f"{count} of the last {len(self._failed)} messages were unreadable or failed because of a bug. Look"
-                " at the newest dead letters; nothing of the last batch was acknowledged. If these messages really"
-                " should become dead letters, start with VISITOR_WORKER_FAILURE_LIMIT=1."
+                f"{count} of the last {len(self._failed)} requests failed because of a bug. Look at the newest dead"
+                " letters; nothing of the last batch was acknowledged. If these requests really should become dead"
+                " letters, start with VISITOR_WORKER_FAILURE_LIMIT=1."
             )

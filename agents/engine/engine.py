@@ -291,7 +291,8 @@ class Engine:
                 raise Stalled(f"{', '.join(stalled)}: did not move for {self._settings.stall_seconds:.0f} s")
 
     async def _waiting(self) -> dict[str, int]:
-        """The assigned partitions with messages that are not acknowledged, and the next offset of each."""
+        """The assigned partitions with messages that are not acknowledged, except those that pause, and the next offset
+        of each."""
         assigned = {
             KafkaPartition(*partition): (consumer, next_offset)
             for consumer in self._consumers
@@ -311,7 +312,11 @@ class Engine:
             if consumer.waits(tuple(partition), position, ends[partition]):
                 lags[partition] = ends[partition] - position
         LAG.set(sum(lags.values()))
-        return {f"{partition.topic}:{partition.partition}": assigned[partition][1] for partition in lags}
+        return {
+            f"{partition.topic}:{partition.partition}": next_offset
+            for partition, (consumer, next_offset) in assigned.items()
+            if partition in lags and not consumer.pauses(tuple(partition))
+        }
 
     async def _observer(self) -> AIOKafkaConsumer:
         if self._observing is None:

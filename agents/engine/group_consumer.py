@@ -118,6 +118,10 @@ class GroupConsumer:
         fetched = faust_app.fetched(self._app, topic_partition)
         return fetched is None or fetched < end
 
+    def pauses(self, topic_partition: TopicPartition) -> bool:
+        """True if the partition pauses for some seconds, because a batch failed or because of a flood."""
+        return self._batches.is_delayed(topic_partition)
+
     def _receive(self, event: Event) -> None:
         self._batches.put(event)
 

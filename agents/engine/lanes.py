@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, Protocol
 
+from agents.engine.floods import FloodDetector
+
 LANE_LIMIT = 2 * 2**20
 """Bytes of waiting events at which a lane pauses its partition. It resumes below half of that."""
 EVENT_BYTES = 1024
@@ -61,7 +63,8 @@ class Delivery:
     previous: Event | None
     size: int
     """In bytes."""
-    counted_by_breaker: bool = False
+    counted: bool = False
+    """By the breaker and the flood detector."""
 
     @property
     def record(self) -> Any:
@@ -114,7 +117,8 @@ class Lane:
 
     - `busy`: a batch has events of the lane that are not parked.
     - `alone`: its next batch has no events of other lanes.
-    - `delayed`: it failed and pauses before the next attempt.
+    - `delayed`: it pauses, because a batch failed or because of a flood.
+    - `floods`: counts its unreadable messages.
     - `attempts` and `slow_attempts` count the failed attempts, and those of them that were too slow, since a batch
       succeeded. `since` is the time of the first of them, or of the current batch.
     """
@@ -125,6 +129,7 @@ class Lane:
         self.next_offset = 0
         """The offset after the last acknowledged event; 0 before the first one."""
         self.parked = Parked()
+        self.floods = FloodDetector()
         self.busy = self.alone = self.delayed = self.closed = False
         self.attempts = self.slow_attempts = 0
         self.since = 0.0

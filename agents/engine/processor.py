@@ -125,17 +125,28 @@ class BatchProcessor:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _encode_and_report_failures(self, decoded: Mapping[Delivery, Decoded]) -> None:
-        """Encode the results, count the failures for the breaker, and publish the dead letters. Raises DeliveryError
-        and NearlyEverythingFails."""
+        """Encode the results, count the failures, and publish the dead letters. Raises DeliveryError and
+        NearlyEverythingFails."""
         for incoming in decoded.values():
             if not isinstance(incoming, InvalidRecord):
                 self._encode(incoming)
-        # The breaker counts each message once, even if the batch is retried because the broker is unavailable.
-        new = [delivery for delivery in decoded if not delivery.counted_by_breaker]
-        self._breaker.note(reason_of(decoded[delivery]) is not None for delivery in new)
-        for delivery in new:
-            delivery.counted_by_breaker = True
+        self._count_failures(decoded)
         await self._outbound.publish_dead_letters(list(decoded.values()))
+
+    def _count_failures(self, decoded: Mapping[Delivery, Decoded]) -> None:
+        """Count each message once, even if the batch is retried because the broker is unavailable. Raises
+        NearlyEverythingFails."""
+        bugs = []
+        for delivery, incoming in decoded.items():
+            if delivery.counted:
+                continue
+            delivery.counted = True
+            if isinstance(incoming, InvalidRecord):
+                delivery.lane.floods.note(incoming.reason.code)
+            else:
+                delivery.lane.floods.note(None)
+                bugs.append(incoming.bug is not None and not is_too_slow(incoming.bug))
+        self._breaker.note(bugs)
 
     async def _publish(self, decoded: Sequence[Decoded]) -> None:
         await self._outbound.publish(decoded)

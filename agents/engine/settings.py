@@ -15,7 +15,7 @@ class EngineSettings(BaseModel):
         120.0, gt=0, description="Seconds without progress after which a worker exits with status 1."
     )
     failure_limit: float = Field(
-        0.9, gt=0, le=1, description="Share of failing messages above which a worker exits; 1 switches this off."
+        0.9, gt=0, le=1, description="Share of requests with a bug above which a worker exits; 1 switches this off."
     )
     reply_topics: str = Field(
         "",

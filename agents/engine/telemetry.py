@@ -15,6 +15,9 @@ BATCH_SECONDS = Histogram(
 LOST_REPLIES = Counter(
     "visitor_replies_undelivered_total", "Replies that could not be sent to the topic that their request names."
 )
+FLOODS = Counter(
+    "visitor_floods_total", "Pauses of a partition because of unreadable messages.", ["topic", "partition"]
+)
 CHANGES = Counter("visitor_changes_published_total", "Changes published, by topic.", ["topic"])
 RETRIES = Counter("visitor_retries_total", "Attempts that failed with a transient fault, by what was tried.", ["part"])
 LAG = Gauge("visitor_lag_messages", "Messages of the assigned partitions that are not acknowledged yet.")

@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from agents.engine.batches import BATCH_LIMIT, Batch, Batches
 from agents.engine.breaker import LEAST, Breaker, NearlyEverythingFails
+from agents.engine.floods import FLOOD, LONGEST_PAUSE, WINDOW, FloodDetector
 from agents.engine.lanes import BLOCKED_LIMIT, EVENT_BYTES, LANE_LIMIT, Event, TopicPartition
 from agents.engine.retry import until_done
 from agents.engine.telemetry import Readiness
@@ -345,6 +346,38 @@ def test_the_breaker_stays_closed_if_some_requests_fail() -> None:
         breaker.note([True] * 80 + [False] * 20)
     with pytest.raises(NearlyEverythingFails):
         breaker.note([True] * 1_000)
+
+
+def _floods(detector: FloodDetector, *reasons: str | None) -> list[float]:
+    """The pauses of the floods among these messages."""
+    pauses = []
+    for reason in reasons:
+        detector.note(reason)
+        if flood := detector.detect():
+            pauses.append(flood.pause)
+    return pauses
+
+
+def test_the_pause_doubles_with_each_flood_and_has_a_limit() -> None:
+    pauses = _floods(FloodDetector(), *["not_json"] * 8 * FLOOD)
+    assert pauses == [1, 2, 4, 8, *[LONGEST_PAUSE] * 4]
+
+
+def test_a_flood_among_other_messages_is_detected_and_says_why() -> None:
+    detector = FloodDetector()
+    for number in range(4 * FLOOD):
+        detector.note(None if number % 4 else "not_json")
+    flood = detector.detect()
+    assert flood is not None
+    assert (flood.reasons, flood.messages) == ({"not_json": FLOOD}, 4 * FLOOD)
+
+
+def test_unreadable_messages_among_many_others_are_no_flood_and_end_the_growth_of_the_pause() -> None:
+    detector = FloodDetector()
+    assert _floods(detector, *["not_json"] * 2 * FLOOD) == [1, 2]
+    rare = [None if number % 10 else "not_json" for number in range(5 * WINDOW)]
+    assert _floods(detector, *rare) == []
+    assert _floods(detector, *["not_json"] * FLOOD) == [1]
 
 
 def test_a_breaker_with_a_limit_of_1_never_opens() -> None:

@@ -1,0 +1,48 @@
+"""Detects floods of unreadable messages. Their sender made the fault, so only its partition pauses, and the worker goes
+on. Everything stays in Kafka during the pause, so the sender, or a deployment that reads less than before, can be
+corrected before all messages have become dead letters."""
+
+from collections import Counter
+from typing import NamedTuple
+
+FLOOD = 200
+"""Number of unreadable messages that are a flood, if they are among `WINDOW` messages of a partition."""
+WINDOW = 1_000
+FIRST_PAUSE = 1.0
+"""Seconds. Each further flood doubles the pause, up to `LONGEST_PAUSE`."""
+LONGEST_PAUSE = 15.0
+
+
+class Flood(NamedTuple):
+    """`reasons` has the number of unreadable messages by the code of their dead letters, `pause` is in seconds."""
+
+    reasons: dict[str, int]
+    messages: int
+    pause: float
+
+
+class FloodDetector:
+    """Counts the unreadable messages of one partition."""
+
+    def __init__(self) -> None:
+        self._reasons: Counter[str] = Counter()
+        self._messages = 0
+        self._next_pause = FIRST_PAUSE
+
+    def note(self, reason: str | None) -> None:
+        """Count a message. `reason` is why it is unreadable, None if it is not."""
+        self._messages += 1
+        if reason is not None:
+            self._reasons[reason] += 1
+
+    def detect(self) -> Flood | None:
+        """The flood since the last one, if there is one. The count begins again after a flood and after a window."""
+        unreadable = self._reasons.total()
+        if unreadable < FLOOD and self._messages < WINDOW:
+            return None
+        is_flood = unreadable >= FLOOD and unreadable * WINDOW >= FLOOD * self._messages
+        flood = Flood(dict(self._reasons.most_common()), self._messages, self._next_pause) if is_flood else None
+        self._next_pause = min(2 * self._next_pause, LONGEST_PAUSE) if is_flood else FIRST_PAUSE
+        self._reasons.clear()
+        self._messages = 0
+        return flood
