@@ -23,7 +23,7 @@ from edge.settings import HttpSettings
 from schemas.faults import Bug, Fault, NoAnswer, NotFound, PreconditionFailed, RateLimited, TooLarge, Unavailable
 from schemas.replies import envelope
 from topics import json, names
-from topics.envelope import CORRELATION, JSON, ReplyTo, RequestHeaders
+from topics.envelope import JSON, RequestHeaders
 from topics.kafka import Outgoing
 from topics.traceparent import read_traceparent
 
@@ -168,13 +168,10 @@ class Calls:
         self, operation: Operation, headers: RequestHeaders, parts: dict[str, Any], timeout: float
     ) -> Reply:
         """Send the request and wait for its reply. Raises NoAnswer, Unavailable."""
-        partition, correlation, reply = self._router.expect()
+        addressed, reply = self._router.expect(headers)
         try:
             async with asyncio.timeout(timeout):
-                with_reply_to = headers._replace(
-                    reply_to=ReplyTo(None, partition), correlation=((CORRELATION, correlation.encode()),)
-                )
-                await self._router.send(self._message(operation, with_reply_to, parts))
+                await self._router.send(self._message(operation, addressed, parts))
                 return await reply
         except TimeoutError:
             advice = "Repeat the call."

@@ -1,9 +1,9 @@
 """Sends request messages, and gives each reply to the call that waits for it."""
 
 import asyncio
-import itertools
 import random
-from collections.abc import Sequence
+import secrets
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import structlog
@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 
 from schemas.faults import Unavailable
 from topics import json, names
-from topics.envelope import MORE, REVISION
+from topics.envelope import CORRELATION, MORE, REVISION, ReplyTo, RequestHeaders
 from topics.kafka import DeliveryError, KafkaSettings, Outgoing, Producer, close_consumer, ended_tasks, tail
 from topics.supervision import Failed, Interrupted, Supervisor, interruptions_raised, run_together
 
@@ -29,6 +29,16 @@ class Reply(NamedTuple):
     more: bool | None = None
 
 
+class _Call(NamedTuple):
+    """A call that waits for its reply. `attributes` are the headers by which the reply names the request."""
+
+    attributes: Mapping[str, bytes]
+    reply: "asyncio.Future[Reply]"
+
+
+CORRELATION_BYTES = 16
+"""Random bytes of a correlation id. A sender that knows the id of a waiting call can have a reply sent to it, so nobody
+may guess one."""
 SEND_SECONDS = 5.0
 """Limit for sending one request to the broker."""
 CONNECT_SECONDS = 30.0
@@ -47,8 +57,8 @@ class ReplyRouter:
         self._kafka = kafka
         self._partition = partition
         self._producer = Producer(kafka)
-        self._waiting: dict[str, asyncio.Future[Reply]] = {}
-        self._correlation_ids = (f"{random.getrandbits(64):016x}-{number}" for number in itertools.count())
+        self._waiting: dict[bytes | None, _Call] = {}
+        """By correlation id."""
         self._supervisor = Supervisor(failed)
         self._listening = asyncio.Event()
 
@@ -65,16 +75,16 @@ class ReplyRouter:
         await self._supervisor.stop()
         await self._producer.stop()
 
-    def expect(self) -> tuple[int, str, "asyncio.Future[Reply]"]:
-        """The partition and the correlation id to which the worker must reply, and a future of the reply. Raises
-        Unavailable."""
+    def expect(self, request: RequestHeaders) -> tuple[RequestHeaders, "asyncio.Future[Reply]"]:
+        """The headers of the request with the address of the reply, and a future of the reply. Raises Unavailable."""
         if not self.ready or self._partition is None:
             raise Unavailable("not_ready", "The service has no connection to Kafka. Try again in a moment.")
-        correlation_id = next(self._correlation_ids)
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._waiting[correlation_id] = future
-        future.add_done_callback(lambda _: self._waiting.pop(correlation_id, None))
-        return self._partition, correlation_id, future
+        correlation_id = secrets.token_urlsafe(CORRELATION_BYTES).encode()
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting[correlation_id] = _Call(request.reply_attributes(), reply)
+        reply.add_done_callback(lambda _: self._waiting.pop(correlation_id, None))
+        address = ReplyTo(None, self._partition)
+        return request._replace(reply_to=address, correlation=((CORRELATION, correlation_id),)), reply
 
     async def send(self, message: Outgoing) -> None:
         """Raises Unavailable if the broker does not accept the message in time."""
@@ -140,14 +150,27 @@ class ReplyRouter:
             if had_records and position == last_position:
                 raise KafkaError(f"the consumer does not read the replies from offset {position}")
 
-    def _resolve(self, headers: Sequence[tuple[str, bytes]], value: bytes) -> None:
-        """Complete the future that waits for this reply, if there is one."""
+    def _resolve(self, headers: Sequence[tuple[str, bytes]], value: bytes | None) -> None:
+        """Complete the call that waits for this reply, if there is one. Never raises for the content of a record: all
+        senders whose requests name this partition can have records written to it."""
         by_name = dict(headers)
-        future = self._waiting.get(by_name.get("correlation-id", b"").decode(errors="replace"))
-        if future is None or future.done():
+        call = self._waiting.get(by_name.get(CORRELATION))
+        if call is None or call.reply.done():
             return
-        status, body = json.split_result(value)
-        revision, more = by_name.get(REVISION), by_name.get(MORE)
-        future.set_result(
-            Reply(status, body, None if revision is None else int(revision), None if more is None else more == b"true")
+        reply = _read(by_name, value)
+        if reply is None or any(by_name.get(name) != attribute for name, attribute in call.attributes.items()):
+            log.warning("reply_ignored", reason="it does not answer the call that has its correlation id")
+            return
+        call.reply.set_result(reply)
+
+
+def _read(headers: Mapping[str, bytes], value: bytes | None) -> Reply | None:
+    """None if the record is not a result as the worker writes it."""
+    revision, more = headers.get(REVISION), headers.get(MORE)
+    try:
+        status, body = json.split_result(value or b"")
+        return Reply(
+            status, body, None if revision is None else int(revision), None if more is None else more == b"true"
         )
+    except ValueError:
+        return None

@@ -80,14 +80,24 @@ class RequestHeaders(NamedTuple):
         """The headers of this request's result where the sender waits for it."""
         return [*self._result_headers(), *self.correlation]
 
+    def reply_attributes(self) -> dict[str, bytes]:
+        """The headers by which a result names its request."""
+        event_id, event_type, source = self._result_identity()
+        return {
+            "ce_id": event_id.encode(),
+            "ce_type": f"{PREFIX}{event_type}".encode(),
+            "ce_source": source.encode(),
+        }
+
     def _result_headers(self) -> Headers:
-        """The result has the id of the request, and its source ends with the request's source. So the pair of source
-        and id, which CloudEvents requires to be unique, is unique for results too."""
-        source = f"{SOURCE}/{self.source}" if self.source else SOURCE
-        headers = _common_headers(
-            self.request_id, f"{self.operation}.result", source, self.content_type, self.traceparent
-        )
+        headers = _common_headers(*self._result_identity(), self.content_type, self.traceparent)
         return [*headers, *_optional_header("ce_requestsource", self.source)]
+
+    def _result_identity(self) -> tuple[str, str, str]:
+        """The id, type and source of the result. It has the id of the request, and its source ends with the request's
+        source. So the pair of source and id, which CloudEvents requires to be unique, is unique for results too."""
+        source = f"{SOURCE}/{self.source}" if self.source else SOURCE
+        return self.request_id, f"{self.operation}.result", source
 
 
 def change_headers(change_id: str, resource: str, action: str) -> Headers:

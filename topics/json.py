@@ -41,7 +41,7 @@ def write(value: Any) -> bytes:
     return orjson.dumps(value, default=exact, option=orjson.OPT_UTC_Z)
 
 
-_RESULT = re.compile(rb'\{"status":(\d{3}),"body":(.*)\}', re.DOTALL)
+_RESULT = re.compile(rb'\{"status":([2-5]\d{2}),"body":(.*)\}', re.DOTALL)
 
 
 def write_result(status: int, body: Any) -> bytes:

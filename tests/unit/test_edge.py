@@ -12,6 +12,7 @@ from edge.reply_router import Reply, ReplyRouter
 from edge.settings import HttpSettings
 from tests.support.data import ABSENT_VISITOR_ID
 from topics import json
+from topics.envelope import RequestHeaders
 from topics.kafka import KafkaSettings, Outgoing
 from topics.supervision import TaskEnded
 
@@ -21,10 +22,10 @@ class _ImmediateReplyRouter(ReplyRouter):
 
     reply: Reply
 
-    def expect(self) -> tuple[int, str, "asyncio.Future[Reply]"]:
+    def expect(self, request: RequestHeaders) -> tuple[RequestHeaders, "asyncio.Future[Reply]"]:
         future = asyncio.get_running_loop().create_future()
         future.set_result(self.reply)
-        return 0, "correlation", future
+        return request, future
 
     async def send(self, message: Outgoing) -> None:
         pass
@@ -90,7 +91,9 @@ def test_a_result_is_split_into_status_and_body_without_decoding_the_body(body: 
     assert (status, json.read(body_json)) == (201, json.read(json.write(body)))
 
 
-@pytest.mark.parametrize("value", [b"", b"{}", b'{"status":201}', b'{"body":{},"status":201}'])
+@pytest.mark.parametrize(
+    "value", [b"", b"{}", b'{"status":201}', b'{"body":{},"status":201}', b'{"status":999,"body":1}']
+)
 def test_other_json_is_not_accepted_as_a_result(value: bytes) -> None:
     with pytest.raises(ValueError, match="not a result"):
         json.split_result(value)
