@@ -12,6 +12,7 @@ from agents.wire import Wire
 from topics import json, patches, releases
 from topics.codec import UnknownSchema
 from topics.content_types import format_of
+from topics.decompression import UnreadBatch
 from topics.envelope import InvalidMessage
 from topics.kafka import KafkaSettings, close_consumer, ended_tasks
 from topics.schema_registry import RegistryUnavailable, SchemaRegistry, SchemaRegistrySettings
@@ -78,6 +79,8 @@ class _Values:
     async def read(self, content_type: str | None, value: bytes | None) -> Any:
         if value is None:
             return None
+        if isinstance(value, UnreadBatch):
+            return {"unreadable": str(value.reason)}
         try:
             return await self._read(format_of(content_type, value), value)
         except (InvalidMessage, RegistryUnavailable) as error:

@@ -12,21 +12,29 @@
 - **Topics that brokers create by themselves.** Each request of aiokafka 0.14.0 for metadata lets a broker create the
   topics that it names, where `auto.create.topics.enable` is true. A reply topic that its owner has deleted would come
   back. With the patch, brokers create nothing.
+- **Batches that expand without a limit.** aiokafka 0.14.0 decompresses a batch as a whole, whatever it expands to. With
+  the patch, a batch that exceeds `topics.decompression.LIMIT` is skipped, and one record with an `UnreadBatch` as its
+  value is delivered at its last offset.
 
 `tests/unit/test_patches.py` fails once aiokafka no longer needs them.
 """
 
 import asyncio
+import sys
 from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-from aiokafka import client
+from aiokafka import ConsumerRecord, client
 from aiokafka.consumer import fetcher
 from aiokafka.protocol.metadata import MetadataRequest
-from aiokafka.record.default_records import _DefaultRecordBatchPy
+from aiokafka.record import default_records
+from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
+
+from topics import decompression
+from topics.decompression import NotDecompressed, UnreadBatch
 
 SHORT_FETCH_MS = 100
 """The longest wait of a fetch that leaves out an assigned partition."""
@@ -57,15 +65,24 @@ def apply() -> None:
     fetcher.Fetcher.close = _close_fetcher
     fetcher.Fetcher._get_actions_per_node = _fetch_shortly_if_partitions_wait
     client.MetadataRequest = partial(MetadataRequest, allow_auto_topic_creation=False)
+    # The classes in C and those in Python, which `_LenientBatch` uses.
+    for module in (sys.modules[DefaultRecordBatch.__module__], default_records):
+        for codec in (decompression.gzip, decompression.snappy, decompression.lz4, decompression.zstd):
+            setattr(module, f"{codec.__name__}_decode", codec)
 
 
 class _Records:
-    """The fetched batches of a partition; `again` reads them a second time."""
+    """The fetched batches of a partition. `batch` is the current one. `again` reads them a second time."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        batches: Any = MemoryRecords(data)
-        self.size_in_bytes, self.has_next, self.next_batch = batches.size_in_bytes, batches.has_next, batches.next_batch
+        self._batches: Any = MemoryRecords(data)
+        self.batch: Any = None
+        self.size_in_bytes, self.has_next = self._batches.size_in_bytes, self._batches.has_next
+
+    def next_batch(self) -> Any:
+        self.batch = self._batches.next_batch()
+        return self.batch
 
     def again(self, offset: int) -> "_LenientRecords":
         """The batches from the one with this offset on, read leniently."""
@@ -80,9 +97,9 @@ class _LenientRecords:
             self._slices.next_batch()
 
     def next_batch(self) -> "_LenientBatch":
-        batch = _LenientBatch(self._slices._next_slice)
+        self.batch = _LenientBatch(self._slices._next_slice)
         self._slices.next_batch()
-        return batch
+        return self.batch
 
 
 class _LenientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]
@@ -103,12 +120,27 @@ class _LenientBytes(bytearray):
 
 
 class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
+    next_fetch_offset: int
+
     def _unpack_records(self) -> Iterator[Any]:
-        try:
-            yield from super()._unpack_records()
-        except UnicodeDecodeError:
-            self._records: Any = self._records.again(self.next_fetch_offset)
-            yield from super()._unpack_records()
+        while True:
+            try:
+                yield from super()._unpack_records()
+                return
+            except UnicodeDecodeError:
+                self._records: Any = self._records.again(self.next_fetch_offset)
+            except NotDecompressed:
+                yield self._unread(self._records.batch)
+
+    def _unread(self, batch: Any) -> ConsumerRecord:
+        """The record that stands for a batch."""
+        last = batch.next_offset - 1
+        value = UnreadBatch.of(max(batch.base_offset, self.next_fetch_offset), last)
+        self.next_fetch_offset = batch.next_offset
+        return ConsumerRecord(
+            self._tp.topic, self._tp.partition, last, batch.max_timestamp, batch.timestamp_type, None, value, None, -1,
+            0, (),
+        )  # fmt: skip
 
 
 _get_actions_per_node = fetcher.Fetcher._get_actions_per_node

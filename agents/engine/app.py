@@ -57,6 +57,8 @@ def create(
         # Bytes per partition and fetch. Faust delivers all fetched records before it fetches again. Large fetches of
         # one topic would delay small topics.
         consumer_max_fetch_size=256 * 1024,
+        # A batch of a few kilobytes may hold a million records, which would all be objects at once.
+        broker_max_poll_records=1_000,
         stream_buffer_maxsize=1_000,
         stream_wait_empty=False,
         store="memory://",

@@ -21,6 +21,7 @@ from storage.table import Table
 from storage.tx import Caller, Cause, Target
 from topics import names
 from topics.codec import UnknownSchema
+from topics.decompression import UnreadBatch
 from topics.envelope import InvalidMessage, ReplyTo, RequestHeaders
 from topics.incoming import RequestMessage, read_message
 from topics.replies import is_allowed
@@ -135,6 +136,8 @@ class Decoder:
     def decode(self, record: Record) -> Decoded:
         """Never raises for the content of a record."""
         headers = operation = None
+        if isinstance(record.value, UnreadBatch):
+            return InvalidRecord(record, record.value.reason)
         try:
             message = read_message(record.headers or (), record.value, _position(record))
             headers = message.headers

@@ -7,6 +7,7 @@ import structlog
 from agents.engine.decode import Decoded, InvalidRecord, Record, RefusedRequest, ValidRequest
 from agents.engine.telemetry import LOST_REPLIES
 from topics import names
+from topics.decompression import UnreadBatch
 from topics.envelope import Headers
 from topics.kafka import Outgoing, Producer
 from topics.replies import ReplyProducer
@@ -127,7 +128,7 @@ def _dead_letter(record: Record, code: str, reason: str) -> Outgoing:
     key, value, received = record.key, record.value, list(record.headers or ())
     headers = list(_fitting(received))
     too_large = len(key or b"") > names.KEY_LIMIT or len(value or b"") > names.LARGEST_RECORD
-    if too_large or len(headers) < len(received):
+    if too_large or len(headers) < len(received) or isinstance(value, UnreadBatch):
         key, value = key and key[: names.KEY_LIMIT], value and value[: names.LARGEST_RECORD]
         headers.append(("error-cut", b"true"))
     if key is None and value is None:

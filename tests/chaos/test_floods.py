@@ -1,5 +1,6 @@
 """Messages of one sender that the worker cannot read, in any number, do not harm the others."""
 
+import asyncio
 import json
 import time
 from typing import Any
@@ -7,12 +8,18 @@ from typing import Any
 import httpx
 import pytest_asyncio
 
-from tests.support import data
-from tests.support.stack import Process, Stack, eventually
+from tests.support import bombs, data
+from tests.support.memory import MemoryPeak
+from tests.support.stack import PARTITIONS, Process, Stack, eventually
 from topics import names
 
 TOPIC = names.requests("visits")
 FLOOD = 1_500
+BOMBS = {"zstd": 950, "gzip": 400, "lz4": 400, "snappy": 100}
+"""The decompressed size of a batch in mebibytes, by codec."""
+CROWD = 1_500_000
+"""The number of records in one batch of a megabyte."""
+MEMORY_LIMIT = 256 * 2**20
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -65,3 +72,57 @@ async def test_a_flood_of_unreadable_messages_pauses_only_its_own_partition(own_
     async with httpx.AsyncClient() as client:
         metrics = (await client.get(worker.health_url.replace("health/ready", "metrics"))).text
     assert f'visitor_floods_total{{partition="0",topic="{TOPIC}"}} {len(floods)}.0' in metrics
+
+
+async def _send_batch(stack: Stack, topic: str, partition: int, encoded: bytes) -> int:
+    """Send a record batch of these bytes, and return its first offset."""
+    batch = stack.producer.create_batch()
+    batch.append(key=None, value=b"replaced", timestamp=None)
+    batch._build = lambda: encoded
+    metadata = await (await stack.producer.send_batch(batch, topic, partition=partition))
+    offset: int = metadata.offset
+    return offset
+
+
+async def test_batches_that_expand_to_hundreds_of_megabytes_become_dead_letters(
+    own_stack: Stack, worker: Process
+) -> None:
+    edge, url = own_stack.edge()
+    await eventually("a ready edge", edge.ready)
+    offsets = []
+    memory = MemoryPeak(worker.child.pid, edge.child.pid)
+    async with memory.watched():
+        for codec, mebibytes in BOMBS.items():
+            encoded = await asyncio.to_thread(bombs.bomb, codec, mebibytes)
+            offsets.append(await _send_batch(own_stack, TOPIC, 2, encoded))
+            for partition in range(PARTITIONS):
+                await _send_batch(own_stack, names.REPLIES, partition, encoded)
+        assert await _seconds(own_stack, partition=2) < 30
+        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+            assert (await client.get("/centers")).status_code == 200
+
+    letters = [
+        letter for letter in await own_stack.read(names.DEAD_LETTERS) if letter.headers["error-partition"] == "2"
+    ]
+    assert sorted(int(letter.headers["error-offset"]) for letter in letters) == offsets
+    assert {letter.headers["error-code"] for letter in letters} == {"batch_too_large"}
+    assert memory.peak < MEMORY_LIMIT
+    line = await own_stack.consume(TOPIC, lambda line: (line["partition"], line["offset"]) == (2, offsets[0]))
+    assert "exceeds" in line["value"]["unreadable"]
+
+
+async def test_a_batch_of_more_records_than_fit_into_memory_is_read_in_parts(own_stack: Stack, worker: Process) -> None:
+    encoded = bombs.crowd(CROWD)
+    memory = MemoryPeak(worker.child.pid)
+    async with memory.watched():
+        await _send_batch(own_stack, TOPIC, 3, encoded)
+        assert await _seconds(own_stack, partition=1) < 10
+
+        async def paused() -> bool:
+            return any(flood["partition"] == 3 for flood in _events(worker, "flood"))
+
+        await eventually("a pause of the partition", paused)
+        assert await _seconds(own_stack, partition=1) < 10
+    assert memory.peak < MEMORY_LIMIT
+    # The next worker need not read the rest.
+    await own_stack.delete_records(TOPIC)

@@ -11,6 +11,7 @@ from unittest.mock import Mock
 import faust
 import pytest
 from aiokafka import TopicPartition, client
+from aiokafka import codec as codecs
 from aiokafka.codec import gzip_encode
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.subscription_state import TopicPartitionState
@@ -23,9 +24,14 @@ from faust.types import TP
 from mode import Service
 
 from agents.engine import faust_patches
+from tests.support import bombs
 from tests.support.misnamed import ATTRIBUTES, HEADER_BYTES, LENGTH, NAME, misname, with_checksum
-from topics import patches
+from topics import decompression, patches
 from topics.supervision import TaskEnded
+
+BOMB_CODECS = ["gzip", "snappy", "lz4", "zstd"]
+XERIAL = codecs.snappy_encode(b"")
+"""The header of snappy-java's framing."""
 
 
 def _batch(base_offset: int, *, compressed: bool, misnamed: tuple[int, ...]) -> bytes:
@@ -172,3 +178,55 @@ def test_faust_still_commits_nothing_where_the_first_offsets_have_no_message() -
     )
     assert aiokafka.Consumer._new_offset(consumer, partition) is None
     assert faust_patches._Consumer._new_offset(consumer, partition) == 6
+
+
+@pytest.mark.parametrize("codec", BOMB_CODECS)
+@pytest.mark.parametrize("misnamed", [(), (0,)], ids=["in C", "in Python"])
+def test_a_batch_that_expands_too_far_is_one_record_and_the_others_are_delivered(
+    codec: str, misnamed: tuple[int, ...]
+) -> None:
+    patches.apply()
+    mebibytes = decompression.LIMIT // 2**20 + 1
+    batches = [
+        _batch(10, compressed=True, misnamed=misnamed),
+        bombs.bomb(codec, mebibytes, 14),
+        _batch(15, compressed=True, misnamed=()),
+        bombs.bomb(codec, mebibytes - 2, 19),
+    ]
+    fetched = fetcher.PartitionRecords(
+        TopicPartition("t", 0), fetcher.MemoryRecords(b"".join(batches)), [], 10, None, None, True, 0
+    )
+    records = list(fetched)
+    assert [record.offset for record in records] == list(range(10, 20))
+    unread = [record.value for record in records if isinstance(record.value, decompression.UnreadBatch)]
+    assert [(value.first, value.last) for value in unread] == [(14, 14)]
+    assert len(records[-1].value) == (mebibytes - 2) * 2**20
+    assert fetched.next_fetch_offset == 20
+
+
+def test_a_batch_that_expands_too_far_is_passed_over_as_a_whole() -> None:
+    patches.apply()
+    batch = bytearray(bombs.bomb("zstd", 18, 10))
+    struct.pack_into(">i", batch, ATTRIBUTES + 2, 4)  # It has five offsets.
+    data = with_checksum(batch)
+    fetched = fetcher.PartitionRecords(TopicPartition("t", 0), fetcher.MemoryRecords(data), [], 12, None, None, True, 0)
+    (record,) = fetched
+    assert (record.offset, record.value.first, record.value.last) == (14, 12, 14)
+    assert fetched.next_fetch_offset == 15
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 20, XERIAL + struct.pack(">i", -4), XERIAL + struct.pack(">i", 2**30)])
+@pytest.mark.parametrize("codec", BOMB_CODECS)
+def test_invalid_compressed_data_is_refused(codec: str, data: bytes) -> None:
+    with pytest.raises(decompression.NotDecompressed):
+        getattr(decompression, codec)(data)
+
+
+@pytest.mark.parametrize("codec", BOMB_CODECS)
+def test_what_aiokafka_compresses_is_decompressed(codec: str) -> None:
+    text = b"some text" * 10_000
+    assert getattr(decompression, codec)(getattr(codecs, f"{codec}_encode")(text)) == text
+
+
+def test_aiokafka_still_decompresses_without_a_limit() -> None:
+    assert "cramjam.zstd.decompress(payload)" in inspect.getsource(codecs)
