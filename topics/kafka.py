@@ -2,13 +2,20 @@
 
 import asyncio
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed, TransactionalIdAuthorizationFailed
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    ProducerClosed,
+    TransactionalIdAuthorizationFailed,
+)
 from aiokafka.helpers import create_ssl_context
 from aiokafka.partitioner import murmur2
 from pydantic import BaseModel, Field, SecretStr
@@ -18,6 +25,10 @@ from topics.supervision import Interrupted, interruptions_raised
 
 log = structlog.get_logger(__name__)
 
+METADATA_SECONDS = 5.0
+"""How soon clients notice new partitions, and topics that were created again."""
+CHANGES_METADATA_SECONDS = 30.0
+"""The same for the producers of change topics, of which a worker has dozens."""
 DELIVERY_TIMEOUT = 20.0
 """Seconds for one request to the broker."""
 CLOSE_LIMIT = 5.0
@@ -28,6 +39,10 @@ idle-in-transaction timeout is longer."""
 TRANSACTION_TIMEOUT = SEND_LIMIT + 5
 """Seconds after which Kafka aborts a transaction whose producer is gone. The broker looks for such transactions every
 10 seconds. Consumers with read_committed wait until then. A producer that takes over aborts the transaction at once."""
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)
 
 
 class KafkaSettings(BaseModel):
@@ -64,6 +79,7 @@ class KafkaSettings(BaseModel):
         """The arguments that every aiokafka client takes."""
         arguments: dict[str, Any] = {
             "bootstrap_servers": self.bootstrap,
+            "metadata_max_age_ms": _milliseconds(METADATA_SECONDS),
             "security_protocol": self.security_protocol,
             "ssl_context": self.ssl_context(),
         }
@@ -176,7 +192,10 @@ class FencedProducer:
         await self._drop()
         try:
             self._client = await connect(
-                self._settings, transactional_id=self._id, transaction_timeout_ms=int(TRANSACTION_TIMEOUT * 1000)
+                self._settings,
+                transactional_id=self._id,
+                transaction_timeout_ms=_milliseconds(TRANSACTION_TIMEOUT),
+                metadata_max_age_ms=_milliseconds(CHANGES_METADATA_SECONDS),
             )
         except TransactionalIdAuthorizationFailed as error:
             raise DeliveryError(
@@ -225,7 +244,7 @@ _DEFAULTS: dict[str, Any] = {
     "max_batch_size": 256 * 1024,
     "max_request_size": 32 * 2**20,
     "compression_type": None,
-    "request_timeout_ms": int(DELIVERY_TIMEOUT * 1000),
+    "request_timeout_ms": _milliseconds(DELIVERY_TIMEOUT),
 }
 
 
@@ -257,6 +276,16 @@ async def _deliver(client: AIOKafkaProducer, messages: Sequence[Outgoing]) -> No
 async def _partitions(client: AIOKafkaProducer, topic: str) -> int:
     cached = client.client.cluster.partitions_for_topic(topic)
     return len(cached or await client.partitions_for(topic))
+
+
+async def missing_topics(client: AIOKafkaClient, topics: Iterable[str]) -> list[str]:
+    """Those of the topics that do not exist, or that the user may not describe, from fresh metadata. Raises
+    KafkaError."""
+    for topic in topics:
+        client.add_topic(topic)
+    if not await client.force_metadata_update():
+        raise KafkaConnectionError("no broker answers")
+    return [topic for topic in topics if client.cluster.partitions_for_topic(topic) is None]
 
 
 def describe(error: BaseException) -> str:

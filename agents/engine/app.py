@@ -23,7 +23,7 @@ from yarl import URL
 
 from agents.engine import faust_patches
 from agents.engine.lanes import Event, TopicPartition
-from topics.kafka import KafkaSettings, ended_tasks
+from topics.kafka import METADATA_SECONDS, KafkaSettings, ended_tasks
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +54,7 @@ def create(
         broker_rebalance_timeout=REBALANCE_TIMEOUT,
         broker_commit_interval=1.0,
         consumer_auto_offset_reset="earliest",
+        consumer_metadata_max_age_ms=int(METADATA_SECONDS * 1000),
         # Bytes per partition and fetch. Faust delivers all fetched records before it fetches again. Large fetches of
         # one topic would delay small topics.
         consumer_max_fetch_size=256 * 1024,

@@ -31,7 +31,7 @@ from storage import deletions, inbox, migrate
 from storage.database import DatabaseSettings, connect
 from storage.tx import Resources
 from topics import admin, names
-from topics.kafka import DeliveryError, FencedProducer, KafkaSettings, Producer, close_consumer
+from topics.kafka import DeliveryError, FencedProducer, KafkaSettings, Producer, close_consumer, missing_topics
 from topics.replies import ReplyProducer
 from topics.schema_registry import SchemaRegistry, SchemaRegistrySettings
 from topics.supervision import Interrupted, Supervisor, TaskEnded, interruptions_raised
@@ -172,12 +172,11 @@ class Engine:
         return migrate.mismatch(await migrate.current(self._background))
 
     async def _topics_exist(self) -> str | None:
-        specs = self._catalogue.topics(self._kafka)
         try:
-            missing = await admin.missing_topics(self._kafka, specs)
+            missing = await admin.missing_topics(self._kafka, self._catalogue.topics(self._kafka))
         except KafkaError as error:
             raise DeliveryError(str(error)) from error
-        return f"run `visitor topics`; missing: {', '.join(missing)}" if missing else None
+        return _missing(missing) if missing else None
 
     async def _inbox_outlives_requests(self) -> str | None:
         """A request that is delivered after its answer was deleted would be applied a second time."""
@@ -277,6 +276,7 @@ class Engine:
             try:
                 with interruptions_raised():
                     waiting = await self._waiting()
+                    self._report_missing(await self._missing_topics())
             except (KafkaError, OSError, TimeoutError, Interrupted) as error:
                 self.readiness.not_ready("kafka", type(error).__name__)
                 progress.reset()
@@ -318,6 +318,20 @@ class Engine:
             if partition in lags and not consumer.pauses(tuple(partition))
         }
 
+    async def _missing_topics(self) -> list[str]:
+        """The topics that were deleted since the start."""
+        observer = await self._observer()
+        topics = [spec.name for spec in self._catalogue.topics(self._kafka)]
+        async with asyncio.timeout(WATCH_SECONDS):
+            return await missing_topics(observer._client, topics)
+
+    def _report_missing(self, topics: Sequence[str]) -> None:
+        if not topics:
+            self.readiness.ready("topics")
+        elif self.readiness.reasons.get("topics") != _missing(topics):
+            log.error("topics_missing", topics=topics)
+            self.readiness.not_ready("topics", _missing(topics))
+
     async def _observer(self) -> AIOKafkaConsumer:
         if self._observing is None:
             self._observing = AIOKafkaConsumer(
@@ -344,6 +358,10 @@ class Engine:
         if self._registry is not None:
             closing.append(self._registry.close())
         await asyncio.gather(*closing)
+
+
+def _missing(topics: Sequence[str]) -> str:
+    return f"run `visitor topics`; missing: {', '.join(topics)}"
 
 
 async def _dispose(engine: AsyncEngine) -> None:

@@ -17,7 +17,7 @@ from uuid import uuid4
 import httpx
 import sqlalchemy as sa
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -292,13 +292,33 @@ class Stack:
 
     async def delete_records(self, topic: str) -> None:
         """Delete all records of a topic."""
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.servers.kafka)
-        await admin.start()
-        try:
+        async with self._admin() as admin_client:
             partitions = await self._partitions(topic)
-            await admin.delete_records({partition: RecordsToDelete(-1) for partition in partitions})
+            await admin_client.delete_records({partition: RecordsToDelete(-1) for partition in partitions})
+
+    async def add_partitions(self, *topics: str, count: int) -> None:
+        """Give topics more partitions, so that each has `count`."""
+        async with self._admin() as admin_client:
+            await admin_client.create_partitions({topic: NewPartitions(count) for topic in topics})
+
+        async def known() -> bool:
+            await self.producer.client.force_metadata_update()
+            return all([len(await self.producer.partitions_for(topic)) == count for topic in topics])
+
+        await eventually("the new partitions", known)
+
+    async def delete_topics(self, *topics: str) -> None:
+        async with self._admin() as admin_client:
+            await admin_client.delete_topics(list(topics))
+
+    @asynccontextmanager
+    async def _admin(self) -> AsyncIterator[AIOKafkaAdminClient]:
+        admin_client = AIOKafkaAdminClient(bootstrap_servers=self.servers.kafka)
+        await admin_client.start()
+        try:
+            yield admin_client
         finally:
-            await admin.close()
+            await admin_client.close()
 
     async def read(self, topic: str) -> list[Record]:
         """All records that a topic has now. Those of one partition are in the order of their offsets."""
@@ -409,7 +429,11 @@ async def bare_stack_on(servers: Servers, home: Path) -> AsyncIterator[Stack]:
     killed. Fails if one of them has logged personal data of the visitors of `tests.support.data`."""
     engine = create_async_engine(servers.database)
     producer = AIOKafkaProducer(
-        bootstrap_servers=servers.kafka, enable_idempotence=True, max_request_size=32 * 2**20, linger_ms=1
+        bootstrap_servers=servers.kafka,
+        enable_idempotence=True,
+        max_request_size=32 * 2**20,
+        linger_ms=1,
+        metadata_max_age_ms=1_000,
     )
     stack = Stack(servers, home, engine, producer)
     try:
