@@ -41,7 +41,7 @@ class Edge:
         self.failure: BaseException | None = None
         self._ended = ended
         self._router = ReplyRouter(kafka, settings.reply_partition, self._fail)
-        self._routes = self._create_routes(catalogue, kafka, settings, keys.load(settings.keys))
+        self._routes = self._create_routes(catalogue, kafka, settings, keys.load(settings.keys, catalogue.families))
         self._lifespan = Router(lifespan=self.running)
         self.asgi: ASGIApp = self._serve
         """The application to serve."""

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from agents.catalogue import Catalogue, Operation
-from edge import answers, conditional, idempotency, keys, preferences, translate
+from edge import answers, conditional, idempotency, keys, preferences, scopes, translate
 from edge import headers as http_headers
 from edge.keys import Identity, Keys
 from edge.reply_router import Reply, ReplyRouter
@@ -48,8 +48,11 @@ class Calls:
     def endpoint(self, operation: Operation) -> Endpoint:
         """The endpoint of an operation's route."""
 
+        family = self._catalogue.family_of[operation.name]
+        required = scopes.required(operation.name, family, reads=operation.is_query)
+
         async def answer(request: Request) -> Response:
-            return await self._answer(operation, request)
+            return await self._answer(operation, required, request)
 
         return _measured(operation.name, answer)
 
@@ -64,8 +67,9 @@ class Calls:
             family, key = (unquote(value) for value in request.path_params.values())
             if family not in self._catalogue.families:
                 raise NotFound("route_not_found", "There is no such family. /docs lists all families.")
-            # Reading the answer is the same as repeating the call, so that it needs the same scope.
-            keys.check(identity, family, reads=False)
+            # Reading the answer is the same as repeating the call, so that it needs such a scope.
+            if identity.scopes.isdisjoint(scopes.of_writes(family)):
+                keys.require_scopes(identity, frozenset((f"{family}:write",)))
             path = {
                 "topic": names.requests(family),
                 "source": identity.source,
@@ -91,11 +95,11 @@ class Calls:
             raise Unavailable("not_available", "The service cannot answer this now. Try again in a moment.")
         return json.read(reply.body)
 
-    async def _answer(self, operation: Operation, request: Request) -> Response:
+    async def _answer(self, operation: Operation, required: frozenset[str], request: Request) -> Response:
         written: dict[str, str] = {}
         try:
             identity = self._api_keys.identify(request.headers.get("authorization"))
-            keys.check(identity, self._catalogue.family_of[operation.name], operation.is_query)
+            keys.require_scopes(identity, required)
             if operation.is_query:
                 return await self._read(operation, request, identity)
             # The header is checked before the body is read: a caller that waits for "100 Continue" need not send it.

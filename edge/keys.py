@@ -3,13 +3,13 @@
 import hashlib
 import secrets
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from edge import scopes
 from schemas.faults import Forbidden, Unauthorized
 
 KEY_BYTES = 32
@@ -17,13 +17,13 @@ KEY_BYTES = 32
 
 
 class KeyEntry(BaseModel):
-    """One `[[keys]]` entry. Scopes are `<family>:read`, `<family>:write`, `*:read` or `*:write`."""
+    """One `[[keys]]` entry. `edge.scopes` says which scopes exist."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    scopes: list[Annotated[str, Field(pattern=r"^(\*|[a-z]+):(read|write)$")]]
+    scopes: list[str]
     origin_type: str = Field("api", pattern=r"^[a-z0-9._-]{1,63}$")
 
 
@@ -39,28 +39,24 @@ class WrongKeyFile(Exception):
 
 @dataclass(frozen=True)
 class Identity:
-    """A caller. `source` goes into the message as its ce_source."""
+    """A caller. `source` goes into the message as its ce_source. `scopes` has no wildcards."""
 
     name: str
     source: str
     scopes: frozenset[str]
 
-    def has_scope(self, family: str, action: str) -> bool:
-        return f"{family}:{action}" in self.scopes or f"*:{action}" in self.scopes
-
-
-LOOPBACK = Identity("local", "api/local", frozenset(("*:read", "*:write")))
-"""Every caller, while no API keys are configured and the edge listens on loopback only."""
-
 
 class Keys:
-    def __init__(self, entries: Sequence[KeyEntry] | None) -> None:
-        self._identities = None if entries is None else {entry.sha256: _identity(entry) for entry in entries}
+    def __init__(self, entries: Sequence[KeyEntry] | None, families: Collection[str]) -> None:
+        """Without `entries`, every call is accepted: the edge listens on loopback only. Raises ValueError for an
+        unknown scope."""
+        self._loopback = Identity("local", "api/local", scopes.every(families))
+        self._identities = None if entries is None else {entry.sha256: _identity(entry, families) for entry in entries}
 
     def identify(self, authorization: str | None) -> Identity:
         """The caller of an `Authorization: Bearer <key>` header. Raises Unauthorized."""
         if self._identities is None:
-            return LOOPBACK
+            return self._loopback
         scheme, _, key = (authorization or "").partition(" ")
         identity = self._identities.get(digest(key.strip())) if scheme.lower() == "bearer" else None
         if identity is None:
@@ -68,20 +64,20 @@ class Keys:
         return identity
 
 
-def check(identity: Identity, family: str, reads: bool) -> None:
-    """Raises Forbidden if the caller may not read, or write, this family."""
-    action = "read" if reads else "write"
-    if not identity.has_scope(family, action):
-        raise Forbidden("forbidden", f"The API key needs the scope {family}:{action}.")
+def require_scopes(identity: Identity, required: frozenset[str]) -> None:
+    """Raises Forbidden if the caller lacks one of the scopes."""
+    if not required <= identity.scopes:
+        missing = " and ".join(sorted(required - identity.scopes))
+        raise Forbidden("forbidden", f"The API key needs the scope {missing}.")
 
 
-def load(path: Path | None) -> Keys:
+def load(path: Path | None, families: Collection[str]) -> Keys:
     """The API keys of a file. Without a file, every call is accepted. Raises WrongKeyFile."""
     if path is None:
-        return Keys(None)
+        return Keys(None, families)
     try:
-        return Keys(KeyFile.model_validate(tomllib.loads(path.read_text())).keys)
-    except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
+        return Keys(KeyFile.model_validate(tomllib.loads(path.read_text())).keys, families)
+    except (OSError, ValueError) as error:
         raise WrongKeyFile(f"VISITOR_HTTP_KEYS: {path} is not a valid key file: {error}") from error
 
 
@@ -93,5 +89,5 @@ def new_key() -> str:
     return secrets.token_urlsafe(KEY_BYTES)
 
 
-def _identity(entry: KeyEntry) -> Identity:
-    return Identity(entry.name, f"{entry.origin_type}/{entry.name}", frozenset(entry.scopes))
+def _identity(entry: KeyEntry, families: Collection[str]) -> Identity:
+    return Identity(entry.name, f"{entry.origin_type}/{entry.name}", scopes.expand(entry.scopes, families))

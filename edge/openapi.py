@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.catalogue import Catalogue, Operation
-from edge import components, headers, responses
+from edge import components, headers, responses, scopes
 from edge.components import Components
 from edge.examples import Examples
 from edge.translate import message_only, needs_body
@@ -28,7 +28,8 @@ _API_KEY = {"type": "http", "scheme": "bearer", "description": "An API key."}
 
 
 def describe(catalogue: Catalogue, *, with_keys: bool = False, sample: Mapping[str, Any] | None = None) -> Document:
-    """The OpenAPI document as a dict. With `with_keys`, every call needs an API key. `sample` has the ids of existing
+    """The OpenAPI document as a dict. With `with_keys`, every call needs an API key with
+    scopes. `sample` has the ids of existing
     records for the examples, see `edge.examples`."""
     examples = Examples(sample or {})
     schemas = Components(catalogue)
@@ -36,6 +37,10 @@ def describe(catalogue: Catalogue, *, with_keys: bool = False, sample: Mapping[s
     for operation in catalogue.operations:
         _hide_message_fields(operation, schemas)
         described = _operation(catalogue, operation, schemas, examples)
+        if with_keys:
+            family = catalogue.family_of[operation.name]
+            required = scopes.required(operation.name, family, reads=operation.is_query)
+            described["security"] = [{"key": sorted(required)}]
         paths.setdefault(operation.path, {})[operation.method.lower()] = described
     fault_responses = responses.describe_faults(schemas.reply(Errors))
     document = {

@@ -247,7 +247,18 @@ name = "shop"
 sha256 = "{digest}"
 scopes = ["visitors:write", "centers:read"]
 origin_type = "app"
+
+[[keys]]
+name = "reader"
+sha256 = "{reader}"
+scopes = ["visitors:read", "*:write"]
+
+[[keys]]
+name = "accountant"
+sha256 = "{accountant}"
+scopes = ["visitors:read", "parking:read", "visitors:erase", "visitors:event-token"]
 """
+READER, ACCOUNTANT = keys.new_key(), keys.new_key()
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +266,8 @@ def key_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A file with one API key, which may write visitors and read centers, and the key."""
     secret = keys.new_key()
     file = tmp_path_factory.mktemp("keys") / "keys.toml"
-    file.write_text(_KEY_FILE.format(digest=keys.digest(secret)))
+    digests = {"digest": secret, "reader": READER, "accountant": ACCOUNTANT}
+    file.write_text(_KEY_FILE.format(**{name: keys.digest(key) for name, key in digests.items()}))
     return file, secret
 
 
@@ -279,6 +291,31 @@ async def test_an_api_key_is_required_and_limited_to_its_scopes(guarded_edge: Gu
     assert (await client.get("/centers", headers=authorization)).status_code == 200
     refused = await client.post("/centers", json=data.center(), headers=authorization)
     assert (refused.status_code, error_codes(refused)) == (403, [(None, "forbidden")])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "scope"),
+    [
+        ("GET", "/visitors/details?visitorId={visitorId}", None, "parking:read"),
+        ("GET", "/visitors/{visitorId}/creditCards", None, "parking:read"),
+        ("GET", "/visitors/{visitorId}/eventToken?companyId=1", None, "visitors:event-token"),
+        ("POST", "/visitors/erase", [{"analyticsId": "nobody"}], "visitors:erase"),
+    ],
+)
+async def test_cards_erasures_and_event_tokens_need_scopes_of_their_own(
+    client: httpx.AsyncClient, guarded_edge: GuardedEdge, method: str, path: str, body: Any, scope: str
+) -> None:
+    guarded, _ = guarded_edge
+    parker = await data.visitor_with_vehicle(client)
+    url, arguments = path.format(**parker), {} if body is None else {"json": body}
+    refused, allowed = [
+        await guarded.request(method, url, headers={"Authorization": f"Bearer {key}"}, **arguments)
+        for key in (READER, ACCOUNTANT)
+    ]
+    assert (refused.status_code, error_codes(refused)) == (403, [(None, "forbidden")])
+    assert scope in refused.json()["errors"][0]["message"]
+    assert allowed.status_code == 200, allowed.text
+    assert allowed.json() == (await client.request(method, url, **arguments)).json() or "eventToken" in path
 
 
 async def test_the_origin_of_a_visitor_is_that_of_the_api_key(
