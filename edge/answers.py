@@ -34,9 +34,11 @@ def of_json(status: int, body: bytes | None, headers: Headers, accept_encoding: 
     return Response(body, status, fields, media_type=JSON)
 
 
-def of_read(operation: Operation, request: Request, query: Mapping[str, Any], reply: Reply) -> Response:
+def of_read(
+    operation: Operation, request: Request, query: Mapping[str, Any], reply: Reply, headers: Headers
+) -> Response:
     """The response to a read. `query` are the parameters of the call. Raises PreconditionFailed, Invalid."""
-    fields = {}
+    fields = dict(headers)
     if reply.status == HTTPStatus.OK and reply.revision is not None:
         fields["ETag"] = conditional.tag_of(reply.revision, reply.body)
         conditional.require(fields["ETag"], request.headers.getlist("if-match"))
@@ -61,14 +63,14 @@ def of_write(
     return of_json(reply.status, body, fields, request.headers.get("accept-encoding", ""))
 
 
-def of_stored_answer(request_id: str, reply: Reply, accept_encoding: str) -> Response:
+def of_stored_answer(request_id: str, reply: Reply, headers: Headers, accept_encoding: str) -> Response:
     """The response with the answer to an earlier write. While there is none, the caller may ask again."""
     if reply.status != HTTPStatus.OK:
-        return of_json(reply.status, reply.body, {"Retry-After": "1"}, accept_encoding)
+        return of_json(reply.status, reply.body, {"Retry-After": "1", **headers}, accept_encoding)
     answer = json.read(reply.body)
     body = None if answer["body"] is None else orjson.Fragment(answer["body"])
     data = {"requestId": request_id, "status": answer["status"], "body": body}
-    return of_json(HTTPStatus.OK, json.write(envelope(data)), {}, accept_encoding)
+    return of_json(HTTPStatus.OK, json.write(envelope(data)), headers, accept_encoding)
 
 
 def of_data(status: int, data: Any, headers: Headers | None = None) -> Response:

@@ -41,7 +41,9 @@ class Edge:
         self.failure: BaseException | None = None
         self._ended = ended
         self._router = ReplyRouter(kafka, settings.reply_partition, self._fail)
-        self._routes = self._create_routes(catalogue, kafka, settings, keys.load(settings.keys, catalogue.families))
+        self._routes = self._create_routes(
+            catalogue, kafka, settings, keys.load(settings.keys, catalogue.families, settings.rate)
+        )
         self._lifespan = Router(lifespan=self.running)
         self.asgi: ASGIApp = self._serve
         """The application to serve."""

@@ -14,7 +14,7 @@ from schemas.changes import Action, Change
 from schemas.faults import Errors
 from schemas.model import Model
 from topics import avro, names
-from topics.envelope import AVRO, ID_LIMIT, IF_MATCH, JSON, MORE, PREFIX, REVISION, SOURCE
+from topics.envelope import AVRO, EXPIRY_TIME, ID_LIMIT, IF_MATCH, JSON, MORE, PREFIX, REVISION, SOURCE
 from topics.kafka import KafkaSettings
 
 Document = dict[str, Any]
@@ -278,6 +278,8 @@ _REQUEST_HEADERS: Document = {
     ),
     "correlation-id": _text("Repeated where the sender waits, as Spring's header kafka_correlationId is."),
     "traceparent": _text("Repeated in the result."),
+    f"ce_{EXPIRY_TIME}": _text("When a read is of no use any more. Workers drop it then, without an answer.")
+    | {"format": "date-time"},
 }
 _IF_MATCH_HEADER: Document = {
     IF_MATCH: _text("Revisions, comma-separated. Unless the record has one of them, the result is 412.")

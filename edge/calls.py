@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, unquote
 from uuid import uuid4
@@ -16,11 +15,12 @@ from starlette.responses import Response
 from agents.catalogue import Catalogue, Operation
 from edge import answers, conditional, idempotency, keys, preferences, scopes, translate
 from edge import headers as http_headers
+from edge.callers import Callers
 from edge.keys import Identity, Keys
 from edge.reply_router import Reply, ReplyRouter
 from edge.routing import Endpoint
 from edge.settings import HttpSettings
-from schemas.faults import Bug, Fault, NoAnswer, NotFound, PreconditionFailed, RateLimited, TooLarge, Unavailable
+from schemas.faults import Bug, Fault, NoAnswer, NotFound, PreconditionFailed, TooLarge, Unavailable
 from schemas.replies import envelope
 from topics import json, names
 from topics.envelope import JSON, RequestHeaders
@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 CALLS = Counter("visitor_http_calls_total", "HTTP calls, by operation and status.", ["operation", "status"])
 SECONDS = Histogram("visitor_http_seconds", "Seconds from an HTTP call to its answer.", ["operation"])
 
+PATIENCE_SECONDS = 0.1
+"""After a wait of this length, the edge checks whether the caller is still there."""
 STORED_ANSWERS = "/requests/{family}/{idempotencyKey}"
 
 
@@ -43,7 +45,7 @@ class Calls:
         self._settings = settings
         self._api_keys = api_keys
         self._router = router
-        self._in_flight: dict[str, int] = {}
+        self._callers = Callers(settings)
 
     def endpoint(self, operation: Operation) -> Endpoint:
         """The endpoint of an operation's route."""
@@ -62,8 +64,9 @@ class Calls:
         return _measured("answers.get", self._stored_answer)
 
     async def _stored_answer(self, request: Request) -> Response:
+        fields: dict[str, str] = {}
         try:
-            identity = self._api_keys.identify(request.headers.get("authorization"))
+            identity = self._identify(request, fields)
             family, key = (unquote(value) for value in request.path_params.values())
             if family not in self._catalogue.families:
                 raise NotFound("route_not_found", "There is no such family. /docs lists all families.")
@@ -75,16 +78,18 @@ class Calls:
                 "source": identity.source,
                 "requestId": f"{identity.name}/{key}",
             }
-            with self._limit_in_flight(identity):
-                headers = RequestHeaders(str(uuid4()), "answers.get", "edge", JSON)
-                operation = self._catalogue.by_name["answers.get"]
-                seconds = self._settings.timeout_seconds
-                reply = await self._request_reply(operation, headers, {"path": path}, seconds)
-            return answers.of_stored_answer(path["requestId"], reply, request.headers.get("accept-encoding", ""))
+            headers = RequestHeaders(str(uuid4()), "answers.get", "edge", JSON)
+            reply = await self._query(
+                self._catalogue.by_name["answers.get"], headers, {"path": path}, request, identity
+            )
+            accept_encoding = request.headers.get("accept-encoding", "")
+            return answers.of_stored_answer(path["requestId"], reply, fields, accept_encoding)
         except Fault as fault:
-            return answers.of_fault(fault)
+            return answers.of_fault(fault, fields)
+        except ClientDisconnect:
+            return Response(status_code=400)
         except Exception:
-            return _bug("answers.get", request, {})
+            return _bug("answers.get", request, fields)
 
     async def ask(self, name: str, parts: dict[str, Any]) -> Any:
         """The answer to an internal query of the edge itself. Raises NoAnswer, Unavailable."""
@@ -96,45 +101,66 @@ class Calls:
         return json.read(reply.body)
 
     async def _answer(self, operation: Operation, required: frozenset[str], request: Request) -> Response:
-        written: dict[str, str] = {}
+        fields: dict[str, str] = {}
         try:
-            identity = self._api_keys.identify(request.headers.get("authorization"))
+            identity = self._identify(request, fields)
             keys.require_scopes(identity, required)
             if operation.is_query:
-                return await self._read(operation, request, identity)
+                return await self._read(operation, request, identity, fields)
             # The header is checked before the body is read: a caller that waits for "100 Continue" need not send it.
             key = idempotency.read(request.headers.getlist(http_headers.IDEMPOTENCY_KEY))
             # Error answers have the key too, so that a caller without a key of its own can repeat the call.
-            written[http_headers.IDEMPOTENCY_KEY] = key.header
-            return await self._write(operation, request, identity, key.value, written)
+            fields[http_headers.IDEMPOTENCY_KEY] = key.header
+            return await self._write(operation, request, identity, key.value, fields)
         except Fault as fault:
-            return answers.of_fault(fault, written)
+            return answers.of_fault(fault, fields)
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception:
-            return _bug(operation.name, request, written)
+            return _bug(operation.name, request, fields)
 
-    async def _read(self, operation: Operation, request: Request, identity: Identity) -> Response:
+    def _identify(self, request: Request, fields: dict[str, str]) -> Identity:
+        """The caller, whose call is counted. Adds the limit of its rate to the headers of the answer. Raises
+        Unauthorized, RateLimited."""
+        identity = self._api_keys.identify(request.headers.get("authorization"))
+        self._callers.count(identity, fields)
+        return identity
+
+    async def _read(
+        self, operation: Operation, request: Request, identity: Identity, fields: dict[str, str]
+    ) -> Response:
         if "if-match" in request.headers and operation.name not in self._catalogue.table_of:
             raise _no_etag(operation)
         parts = await _read_parts(operation, request)
         headers = _request_headers(operation, request, identity, str(uuid4()))
-        with self._limit_in_flight(identity):
-            reply = await self._request_reply(operation, headers, parts, self._settings.timeout_seconds)
-        return answers.of_read(operation, request, parts.get("query", {}), reply)
+        reply = await self._query(operation, headers, parts, request, identity)
+        return answers.of_read(operation, request, parts.get("query", {}), reply, fields)
+
+    async def _query(
+        self, operation: Operation, headers: RequestHeaders, parts: dict[str, Any], request: Request, identity: Identity
+    ) -> Reply:
+        """Send the query when it is the caller's turn, unless the caller has left by then, and wait for its reply.
+        Raises ClientDisconnect, NoAnswer, RateLimited, Unavailable."""
+        seconds, arrived_at = self._settings.timeout_seconds, time.monotonic()
+        with self._callers.in_flight(identity):
+            async with self._callers.read_turn(identity, seconds):
+                waited = time.monotonic() - arrived_at
+                if waited > PATIENCE_SECONDS and await request.is_disconnected():
+                    raise ClientDisconnect
+                return await self._request_reply(operation, headers, parts, seconds - waited)
 
     async def _write(
-        self, operation: Operation, request: Request, identity: Identity, key: str, written: dict[str, str]
+        self, operation: Operation, request: Request, identity: Identity, key: str, fields: dict[str, str]
     ) -> Response:
         family = self._catalogue.family_of[operation.name]
         wish = preferences.read(request.headers.getlist("prefer"))
         if_match = self._expected_revisions(operation, request)
         parts = await _read_parts(operation, request)
         headers = _request_headers(operation, request, identity, key)._replace(if_match=if_match)
-        with self._limit_in_flight(identity):
+        with self._callers.in_flight(identity):
             if wish.respond_async and not wish.wait:
                 await self._router.send(self._message(operation, headers, parts))
-                return _accepted(family, headers, written)
+                return _accepted(family, headers, fields)
             timeout = self._settings.timeout_seconds
             if wish.respond_async and wish.wait:
                 timeout = min(wish.wait, timeout)
@@ -142,10 +168,10 @@ class Calls:
                 reply = await self._request_reply(operation, headers, parts, timeout)
             except NoAnswer:
                 if wish.respond_async:
-                    return _accepted(family, headers, written)
+                    return _accepted(family, headers, fields)
                 raise
         reader = self._catalogue.reader_of.get(operation.name)
-        return answers.of_write(operation, reader, request, reply, written)
+        return answers.of_write(operation, reader, request, reply, fields)
 
     def _expected_revisions(self, operation: Operation, request: Request) -> tuple[int, ...] | None:
         """The revisions of which the record must have one; None if it may have any. A precondition that the service
@@ -155,23 +181,12 @@ class Calls:
             raise _no_etag(operation)
         return conditional.expected_revisions(request.headers.getlist("if-match")) if has_if_match else None
 
-    @contextmanager
-    def _limit_in_flight(self, identity: Identity) -> Iterator[None]:
-        """Count one call of this caller as in flight. Raises RateLimited."""
-        limit = self._settings.in_flight
-        in_flight = self._in_flight.get(identity.name, 0)
-        if in_flight >= limit:
-            raise RateLimited("too_many_calls", f"At most {limit} calls may be in flight. Wait for their answers.")
-        self._in_flight[identity.name] = in_flight + 1
-        try:
-            yield
-        finally:
-            self._in_flight[identity.name] -= 1
-
     async def _request_reply(
         self, operation: Operation, headers: RequestHeaders, parts: dict[str, Any], timeout: float
     ) -> Reply:
         """Send the request and wait for its reply. Raises NoAnswer, Unavailable."""
+        if operation.is_query:
+            headers = headers._replace(expires=datetime.now(UTC) + timedelta(seconds=timeout))
         addressed, reply = self._router.expect(headers)
         try:
             async with asyncio.timeout(timeout):
@@ -209,10 +224,10 @@ def _measured(name: str, endpoint: Endpoint) -> Endpoint:
     return answer
 
 
-def _bug(name: str, request: Request, written: dict[str, str]) -> Response:
+def _bug(name: str, request: Request, fields: dict[str, str]) -> Response:
     """Log the exception that is being handled. Returns the answer."""
     log.exception("bug", operation=name, call_id=request.scope[http_headers.CALL_ID])
-    return answers.of_fault(Bug("internal", "The service failed unexpectedly and reported the error."), written)
+    return answers.of_fault(Bug("internal", "The service failed unexpectedly and reported the error."), fields)
 
 
 def _no_etag(operation: Operation) -> PreconditionFailed:
@@ -221,11 +236,11 @@ def _no_etag(operation: Operation) -> PreconditionFailed:
     )
 
 
-def _accepted(family: str, headers: RequestHeaders, written: dict[str, str]) -> Response:
+def _accepted(family: str, headers: RequestHeaders, fields: dict[str, str]) -> Response:
     """The answer to a write that is not answered yet."""
     key = quote(headers.request_id.partition("/")[2], safe="")
-    fields = {"Preference-Applied": "respond-async", "Location": f"/requests/{family}/{key}"}
-    return answers.of_data(202, envelope({"requestId": headers.request_id}), written | fields)
+    added = {"Preference-Applied": "respond-async", "Location": f"/requests/{family}/{key}"}
+    return answers.of_data(202, envelope({"requestId": headers.request_id}), fields | added)
 
 
 def _request_headers(operation: Operation, request: Request, identity: Identity, key: str) -> RequestHeaders:

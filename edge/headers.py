@@ -25,8 +25,8 @@ OF_SCRIPTS = (
 """The request headers that scripts of allowed origins may send."""
 
 FOR_SCRIPTS = (
-    "Allow", "ETag", "Idempotency-Key", "Link", "Location", "Preference-Applied", "Retry-After",
-    "X-Request-Id",
+    "Allow", "ETag", "Idempotency-Key", "Link", "Location", "Preference-Applied", "RateLimit",
+    "RateLimit-Policy", "Retry-After", "X-Request-Id",
 )  # fmt: skip
 """The response headers that scripts of allowed origins may read."""
 

@@ -25,6 +25,8 @@ class KeyEntry(BaseModel):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     scopes: list[str]
     origin_type: str = Field("api", pattern=r"^[a-z0-9._-]{1,63}$")
+    rate: int | None = Field(None, ge=1)
+    """Calls per second, over 10 seconds. None for the edge's default."""
 
 
 class KeyFile(BaseModel):
@@ -39,19 +41,23 @@ class WrongKeyFile(Exception):
 
 @dataclass(frozen=True)
 class Identity:
-    """A caller. `source` goes into the message as its ce_source. `scopes` has no wildcards."""
+    """A caller. `source` goes into the message as its ce_source. `scopes` has no wildcards. `rate` is the limit of
+    calls per second, None if there is none."""
 
     name: str
     source: str
     scopes: frozenset[str]
+    rate: int | None = None
 
 
 class Keys:
-    def __init__(self, entries: Sequence[KeyEntry] | None, families: Collection[str]) -> None:
-        """Without `entries`, every call is accepted: the edge listens on loopback only. Raises ValueError for an
-        unknown scope."""
+    def __init__(self, entries: Sequence[KeyEntry] | None, families: Collection[str], rate: int) -> None:
+        """Without `entries`, every call is accepted: the edge listens on loopback only. `rate` is that of keys without
+        a rate of their own. Raises ValueError for an unknown scope."""
         self._loopback = Identity("local", "api/local", scopes.every(families))
-        self._identities = None if entries is None else {entry.sha256: _identity(entry, families) for entry in entries}
+        self._identities = (
+            None if entries is None else {entry.sha256: _identity(entry, families, rate) for entry in entries}
+        )
 
     def identify(self, authorization: str | None) -> Identity:
         """The caller of an `Authorization: Bearer <key>` header. Raises Unauthorized."""
@@ -71,12 +77,12 @@ def require_scopes(identity: Identity, required: frozenset[str]) -> None:
         raise Forbidden("forbidden", f"The API key needs the scope {missing}.")
 
 
-def load(path: Path | None, families: Collection[str]) -> Keys:
+def load(path: Path | None, families: Collection[str], rate: int) -> Keys:
     """The API keys of a file. Without a file, every call is accepted. Raises WrongKeyFile."""
     if path is None:
-        return Keys(None, families)
+        return Keys(None, families, rate)
     try:
-        return Keys(KeyFile.model_validate(tomllib.loads(path.read_text())).keys, families)
+        return Keys(KeyFile.model_validate(tomllib.loads(path.read_text())).keys, families, rate)
     except (OSError, ValueError) as error:
         raise WrongKeyFile(f"VISITOR_HTTP_KEYS: {path} is not a valid key file: {error}") from error
 
@@ -89,5 +95,7 @@ def new_key() -> str:
     return secrets.token_urlsafe(KEY_BYTES)
 
 
-def _identity(entry: KeyEntry, families: Collection[str]) -> Identity:
-    return Identity(entry.name, f"{entry.origin_type}/{entry.name}", scopes.expand(entry.scopes, families))
+def _identity(entry: KeyEntry, families: Collection[str], rate: int) -> Identity:
+    return Identity(
+        entry.name, f"{entry.origin_type}/{entry.name}", scopes.expand(entry.scopes, families), entry.rate or rate
+    )

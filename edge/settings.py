@@ -19,6 +19,12 @@ class HttpSettings(BaseModel):
         10.0, gt=0, description="Seconds that a call waits for its answer before the edge answers 504."
     )
     in_flight: int = Field(512, ge=1, description="Maximum of calls in flight of one caller; further calls get 429.")
+    reads_at_once: int = Field(
+        32, ge=1, description="Maximum of reads of one caller that the workers have at once; further reads wait."
+    )
+    rate: int = Field(
+        200, ge=1, description="Calls per second of one API key, over 10 seconds; a key's `rate` goes before it."
+    )
     reply_partition: int | None = Field(
         None, ge=0, description="Partition of visitor.replies to read; random by default. Edges may share a partition."
     )

@@ -12,6 +12,8 @@ AVRO = "application/avro"
 
 TRACEPARENT = "traceparent"
 IF_MATCH = "if-match"
+EXPIRY_TIME = "expirytime"
+"""CloudEvents' extension for the time after which an event is of no use any more."""
 REVISION = "revision"
 MORE = "more"
 PREFIX = "visitor."
@@ -59,6 +61,8 @@ class RequestHeaders(NamedTuple):
     has_id: bool = True
     if_match: tuple[int, ...] | None = None
     """The revisions of which the row must have one. None if it may have any."""
+    expires: datetime | None = None
+    """When nobody waits for the answer to a read any more. A worker drops the read then. Writes do not expire."""
 
     def encode(self) -> Headers:
         """The headers of the request message."""
@@ -69,6 +73,8 @@ class RequestHeaders(NamedTuple):
             headers.append(("reply-to", self.reply_to.encode()))
         if self.if_match is not None:
             headers.append((IF_MATCH, ",".join(map(str, self.if_match)).encode()))
+        if self.expires is not None:
+            headers.append((f"ce_{EXPIRY_TIME}", _rfc3339(self.expires)))
         return [*headers, *self.correlation]
 
     def result_headers(self) -> Headers:
@@ -111,14 +117,14 @@ def _common_headers(event_id: str, event_type: str, source: str, content_type: s
         ("ce_id", event_id.encode()),
         ("ce_type", f"{PREFIX}{event_type}".encode()),
         ("ce_source", source.encode()),
-        ("ce_time", _now_rfc3339()),
+        ("ce_time", _rfc3339(datetime.now(UTC))),
         ("content-type", content_type.encode()),
         *_optional_header(TRACEPARENT, traceparent),
     ]
 
 
-def _now_rfc3339() -> bytes:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
+def _rfc3339(time: datetime) -> bytes:
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()
 
 
 def _optional_header(name: str, value: str | None) -> Headers:

@@ -8,6 +8,7 @@ https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.
 import re
 from base64 import b64decode
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from topics import content_types, json, names
@@ -15,6 +16,7 @@ from topics.content_types import format_of, media_type
 from topics.envelope import (
     AVRO,
     CORRELATION,
+    EXPIRY_TIME,
     HEADER_LIMIT,
     ID_LIMIT,
     IF_MATCH,
@@ -48,7 +50,7 @@ class _Event(NamedTuple):
     label: str
 
 
-_ATTRIBUTES = ("id", "source", "type", "datacontenttype")
+_ATTRIBUTES = ("id", "source", "type", "datacontenttype", EXPIRY_TIME)
 _ATTRIBUTE_HEADERS = {f"ce_{name}": name for name in _ATTRIBUTES}
 _SPRING_TOPIC = "kafka_replyTopic"
 _SPRING_PARTITION = "kafka_replyPartition"
@@ -97,6 +99,7 @@ def read_message(headers: ReceivedHeaders, value: bytes | None, position: str) -
         traceparent=received.texts.get(TRACEPARENT) or event.traceparent,
         has_id=bool(attributes.get("id")),
         if_match=_if_match(received.texts.get(IF_MATCH)),
+        expires=_expiry(attributes.get(EXPIRY_TIME)),
     )
     return RequestMessage(request_headers, event.data)
 
@@ -247,6 +250,17 @@ def _reply_to(received: _Received) -> ReplyTo | None:
     if not _TOPIC.fullmatch(topic):
         raise InvalidMessage("wrong_reply_to", f"The header {_SPRING_TOPIC} must be the name of a topic.")
     return ReplyTo(topic, None if partition is None else _spring_partition(partition))
+
+
+def _expiry(value: str | None) -> datetime | None:
+    """None for what is not an RFC 3339 time: the request is useful without it."""
+    if value is None:
+        return None
+    try:
+        expires = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return expires if expires.tzinfo is not None else None
 
 
 def _if_match(value: str | None) -> tuple[int, ...] | None:

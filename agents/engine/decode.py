@@ -94,6 +94,10 @@ class ValidRequest:
         arrived = datetime.fromtimestamp(self.record.timestamp, UTC)
         return Cause(self.headers.request_id, caller_of(self.headers.source), arrived)
 
+    def has_expired(self) -> bool:
+        """True if nobody waits for the answer any more."""
+        return self.headers.expires is not None and self.headers.expires < datetime.now(UTC)
+
     def target(self) -> Target | None:
         """The row that the request reads or writes: its path names the row, or the parents of a new one."""
         if self.table is None:

@@ -16,7 +16,7 @@ from agents.engine.decode import Decoded, Decoder, InvalidRecord, RefusedRequest
 from agents.engine.lanes import Delivery, OrderKey
 from agents.engine.outbound import Outbound, Readable, reason_of
 from agents.engine.retry import is_retryable
-from agents.engine.telemetry import BATCH_SIZE, DEAD_LETTERS, REQUESTS
+from agents.engine.telemetry import BATCH_SIZE, DEAD_LETTERS, EXPIRED_READS, REQUESTS
 from agents.wire import Wire
 from schemas.faults import BUG, Fault, Unavailable
 from storage.database import BLOCKED_LOCK_TIMEOUT, LOCK_TIMEOUT, is_too_slow
@@ -105,20 +105,33 @@ class BatchProcessor:
         """Answer each read as soon as its own data is there, without waiting for the other reads. Raises what
         `is_retryable` accepts, and NearlyEverythingFails."""
         decoded = await self._decode(batch)
-        valid = {delivery: read for delivery, read in decoded.items() if isinstance(read, ValidRequest)}
-        ready = {delivery: incoming for delivery, incoming in decoded.items() if delivery not in valid}
-        tasks = {asyncio.create_task(self._answer(read)): delivery for delivery, read in valid.items()}
+        ready: dict[Delivery, Decoded] = {
+            delivery: incoming for delivery, incoming in decoded.items() if not isinstance(incoming, ValidRequest)
+        }
+        tasks = {
+            asyncio.create_task(self._answer(read)): (delivery, read)
+            for delivery, read in decoded.items()
+            if isinstance(read, ValidRequest)
+        }
+        # An answer may have megabytes, so that nothing may refer to it after it is published.
+        del decoded
         try:
             while True:
                 await self._encode_and_report_failures(ready)
                 await self._publish(list(ready.values()))
                 batch.conclude(ready)
+                ready.clear()
                 if not tasks:
                     return
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    task.result()
-                ready = {(delivery := tasks.pop(task)): decoded[delivery] for task in done}
+                    delivery, read = tasks.pop(task)
+                    if task.result():
+                        ready[delivery] = read
+                    else:
+                        EXPIRED_READS.inc()
+                        batch.conclude([delivery])
+                del done, task, read
         finally:
             for task in tasks:
                 task.cancel()
@@ -166,13 +179,16 @@ class BatchProcessor:
             incoming.bug, incoming.answer = error, answers.of_fault(BUG)
             incoming.result = self._wire.write_result(operation, content_type, incoming.answer)
 
-    async def _answer(self, incoming: ValidRequest) -> None:
-        """Answer a read in a transaction of its own, which a single statement also is. Raises only transient errors."""
+    async def _answer(self, incoming: ValidRequest) -> bool:
+        """Answer a read in a transaction of its own, which a single statement also is. Returns False if nobody waits
+        for the answer any more when a connection is free. Raises only transient errors."""
         operation, request = incoming.operation, incoming.request
         assert operation.handler is not None
         try:
             engine = self._single_reads if operation.one_statement else self._reads
             async with engine.connect() as conn, conn.begin():
+                if incoming.has_expired():
+                    return False
                 tx = Tx(conn, incoming.cause(), resources=self._resources, target=incoming.target())
                 value = await operation.handler(tx, request)
             answer = answers.of_value(operation, request, incoming.raw_query, value)
@@ -189,6 +205,7 @@ class BatchProcessor:
             else:
                 incoming.bug = error
                 incoming.answer = answers.of_fault(BUG)
+        return True
 
 
 def _sort(

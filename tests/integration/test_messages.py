@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -438,3 +439,26 @@ async def test_messages_of_an_aborted_kafka_transaction_are_skipped_and_leave_no
         return "visitor_lag_messages 0.0" in metrics
 
     await eventually("no lag", no_lag)
+
+
+async def test_a_read_that_has_expired_is_dropped(stack: Stack) -> None:
+    now = datetime.now(UTC)
+    requests = [
+        RequestHeaders(str(uuid4()), "centers.list", "gateway/test", JSON, expires=now + timedelta(seconds=seconds))
+        for seconds in (-1, 60)
+    ]
+    for request in requests:
+        await stack.raw(names.QUERIES, b"{}", request.encode(), partition=0)
+    malformed = requests[0]._replace(request_id=str(uuid4()), expires=None)
+    await stack.raw(names.QUERIES, b"{}", [*malformed.encode(), ("ce_expirytime", b"soon")], partition=0)
+    for request in (requests[1], malformed):
+        assert (await stack.result("centers.list", request.request_id)).value["status"] == 200
+    result_ids = {record.headers.get("ce_id") for record in await stack.read(names.results("centers"))}
+    assert requests[0].request_id not in result_ids
+
+
+async def test_a_write_never_expires(stack: Stack, client: httpx.AsyncClient) -> None:
+    parker = await data.visitor_with_vehicle(client)
+    request_id = str(uuid4())
+    await stack.raw(TOPIC, _value(parker), [*_headers(request_id), ("ce_expirytime", b"2020-01-01T00:00:00Z")])
+    assert (await stack.result("visits.create", request_id)).value["status"] == 201

@@ -1,12 +1,19 @@
 """The edge without Kafka: how it translates a worker's answer to an HTTP response."""
 
 import asyncio
+import re
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from aiokafka.errors import KafkaError
 
 from agents.catalogue import CATALOGUE
+from edge import keys
 from edge.app import Edge
 from edge.reply_router import Reply, ReplyRouter
 from edge.settings import HttpSettings
@@ -41,6 +48,71 @@ async def test_an_answer_that_allows_a_retry_has_a_retry_after_header(
     async with httpx.AsyncClient(transport=httpx.ASGITransport(edge.asgi), base_url="http://localhost") as client:
         response = await client.get(f"/visitors/{ABSENT_VISITOR_ID}/eventToken?companyId=1")
     assert (response.status_code, response.headers.get("Retry-After")) == (status, retry_after)
+
+
+class _SilentReplyRouter(_ImmediateReplyRouter):
+    """A reply router without Kafka, which answers nothing. It counts the requests that were sent."""
+
+    sent = 0
+
+    def expect(self, request: RequestHeaders) -> tuple[RequestHeaders, "asyncio.Future[Reply]"]:
+        return request, asyncio.get_running_loop().create_future()
+
+    async def send(self, message: Outgoing) -> None:
+        type(self).sent += 1
+
+
+@asynccontextmanager
+async def _edge_with_keys(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, router: type[ReplyRouter], **settings: Any
+) -> AsyncIterator[tuple[httpx.AsyncClient, dict[str, str]]]:
+    """A client of an edge with keys named `a` and `b`, which may do everything, and the headers of the first one."""
+    file = folder / "keys.toml"
+    file.write_text("".join(KEY.format(name=name, digest=keys.digest(name), more="") for name in ("a", "b")))
+    monkeypatch.setattr("edge.app.ReplyRouter", router)
+    edge = Edge(KafkaSettings(bootstrap="nowhere:1"), HttpSettings(keys=file, **settings), CATALOGUE, lambda: None)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(edge.asgi), base_url="http://edge") as client:
+        yield client, {"Authorization": "Bearer a"}
+
+
+KEY = """
+[[keys]]
+name = "{name}"
+sha256 = "{digest}"
+scopes = ["*:read", "*:write"]
+{more}
+"""
+
+
+async def test_a_caller_that_exceeds_its_rate_is_told_when_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(_ImmediateReplyRouter, "reply", Reply(200, b"{}"), raising=False)
+    async with _edge_with_keys(monkeypatch, tmp_path, _ImmediateReplyRouter, rate=1) as (client, headers):
+        answers = [await client.get("/centers", headers=headers) for _ in range(12)]
+        other = await client.get("/centers", headers={"Authorization": "Bearer b"})
+    assert [answer.status_code for answer in answers] == [200] * 10 + [429] * 2
+    assert other.status_code == 200
+    first, last = answers[0].headers, answers[-1].headers
+    assert first["RateLimit-Policy"] == last["RateLimit-Policy"] == '"caller";q=10;w=10'
+    assert re.fullmatch(r'"caller";r=9;t=(9|10)', first["RateLimit"])
+    assert last["RateLimit"] == f'"caller";r=0;t={last["Retry-After"]}'
+    assert answers[-1].json()["errors"][0]["code"] == "rate_exceeded"
+
+
+async def test_a_caller_has_a_share_of_the_workers_and_the_rest_of_its_reads_waits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(_SilentReplyRouter, "sent", 0)
+    async with _edge_with_keys(
+        monkeypatch, tmp_path, _SilentReplyRouter, reads_at_once=3, in_flight=5, timeout_seconds=0.2
+    ) as (client, headers):
+        answers = await asyncio.gather(*(client.get("/centers", headers=headers) for _ in range(7)))
+        codes = Counter((answer.status_code, answer.json()["errors"][0]["code"]) for answer in answers)
+        assert codes == {(504, "no_answer"): 3, (429, "too_many_reads"): 2, (429, "too_many_calls"): 2}
+        assert _SilentReplyRouter.sent == 3
+        next_answer = await client.get("/centers", headers=headers)
+        assert next_answer.status_code == 504  # The turns of the earlier reads are free again.
 
 
 async def test_an_edge_that_cannot_go_on_is_not_live_any_more(monkeypatch: pytest.MonkeyPatch) -> None:

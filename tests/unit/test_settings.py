@@ -73,7 +73,7 @@ FAMILIES = ("visits", "visitors", "parking")
 def _keys(folder: Path, text: str) -> keys.Keys:
     file = folder / "keys.toml"
     file.write_text(text)
-    return keys.load(file, FAMILIES)
+    return keys.load(file, FAMILIES, rate=200)
 
 
 def test_an_api_key_is_identified_by_its_hash_and_limited_to_its_scopes(tmp_path: Path) -> None:

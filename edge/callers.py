@@ -1,0 +1,93 @@
+"""Limits what each caller takes of the edge, so that one caller cannot use up what the others need: its calls in a
+time window, its calls in flight, and its reads that the workers have at once."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from math import ceil
+
+from edge.keys import Identity
+from edge.settings import HttpSettings
+from schemas.faults import RateLimited
+
+WINDOW_SECONDS = 10
+"""A rate limit counts the calls of windows of this length, so that a caller may send some of its calls in bursts."""
+CALLERS_LIMIT = 10_000
+"""Callers that are remembered. Bearer tokens may have any number of subjects."""
+
+
+@dataclass
+class _Caller:
+    """What a caller takes now. `window_calls` counts the calls of the window that ends at `window_end`."""
+
+    reads: asyncio.Semaphore
+    in_flight: int = 0
+    window_calls: int = 0
+    window_end: float = field(default=0.0)
+
+
+class Callers:
+    """The callers by name."""
+
+    def __init__(self, settings: HttpSettings) -> None:
+        self._settings = settings
+        self._callers: dict[str, _Caller] = {}
+
+    def count(self, identity: Identity, fields: dict[str, str]) -> None:
+        """Count a call, and add the caller's limit to the headers of its answer
+        (draft-ietf-httpapi-ratelimit-headers-10). Raises RateLimited."""
+        rate = identity.rate
+        if rate is None:
+            return
+        caller, now, limit = self._caller(identity), time.monotonic(), rate * WINDOW_SECONDS
+        if now >= caller.window_end:
+            caller.window_end, caller.window_calls = now + WINDOW_SECONDS, 0
+        caller.window_calls += 1
+        reset = ceil(caller.window_end - now)
+        fields["RateLimit-Policy"] = f'"caller";q={limit};w={WINDOW_SECONDS}'
+        fields["RateLimit"] = f'"caller";r={max(0, limit - caller.window_calls)};t={reset}'
+        if caller.window_calls > limit:
+            fields["Retry-After"] = str(reset)
+            raise RateLimited("rate_exceeded", f"At most {rate} calls per second are allowed. Retry-After says when.")
+
+    @contextmanager
+    def in_flight(self, identity: Identity) -> Iterator[None]:
+        """Count one call of this caller as in flight. Raises RateLimited."""
+        caller, limit = self._caller(identity), self._settings.in_flight
+        if caller.in_flight >= limit:
+            raise RateLimited("too_many_calls", f"At most {limit} calls may be in flight. Wait for their answers.")
+        caller.in_flight += 1
+        try:
+            yield
+        finally:
+            caller.in_flight -= 1
+
+    @asynccontextmanager
+    async def read_turn(self, identity: Identity, seconds: float) -> AsyncIterator[None]:
+        """Wait, at most `seconds`, until the workers may have one more read of this caller. Raises RateLimited."""
+        reads = self._caller(identity).reads
+        try:
+            async with asyncio.timeout(seconds):
+                await reads.acquire()
+        except TimeoutError:
+            raise RateLimited("too_many_reads", "Your other reads took all the time. Send fewer at once.") from None
+        try:
+            yield
+        finally:
+            reads.release()
+
+    def _caller(self, identity: Identity) -> _Caller:
+        caller = self._callers.get(identity.name)
+        if caller is None:
+            if len(self._callers) >= CALLERS_LIMIT:
+                self._forget_idle()
+            caller = self._callers[identity.name] = _Caller(asyncio.Semaphore(self._settings.reads_at_once))
+        return caller
+
+    def _forget_idle(self) -> None:
+        now = time.monotonic()
+        self._callers = {
+            name: caller for name, caller in self._callers.items() if caller.in_flight or caller.window_end > now
+        }
