@@ -1,13 +1,34 @@
-"""HTTP/1.1 on a connection: uvicorn's httptools protocol with limits, and with errors in our format."""
+"""HTTP/1.1 on a connection: uvicorn's httptools protocol with limits of size, time and number, and with errors in our
+format."""
+
+import asyncio
+import time
 
 import httptools
+import structlog
+from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from edge import headers as http_headers
-from schemas.faults import Fault, HeadersTooLarge, Invalid, TargetTooLong
+from schemas.faults import Fault, HeadersTooLarge, Invalid, RequestTimeout, TargetTooLong, Unavailable
 from topics import json
 from topics.envelope import JSON
 
+log = structlog.get_logger(__name__)
+
+REFUSED_CONNECTIONS = Counter("visitor_http_connections_refused_total", "Connections beyond VISITOR_HTTP_CONNECTIONS.")
+TIMEOUTS = Counter("visitor_http_timeouts_total", "Connections that were closed because the client was too slow.")
+
+HEADERS_SECONDS = 10.0
+"""The time limit for the headers of a request, and for the first byte of a new connection."""
+REQUEST_SECONDS = 30.0
+"""The time limit for a whole request with its body, which has at most 1 MiB."""
+WRITE_SECONDS = 30.0
+"""How long a client may read nothing while the edge has data for it."""
+WATCH_SECONDS = 1.0
+"""Interval of the checks of these limits. A timer per request would cost more."""
+LOG_SECONDS = 10.0
+"""Shortest interval of two log lines about refused connections."""
 TARGET_LIMIT = 65_536
 """Bytes of a request's target: the path with the query."""
 HEADERS_LIMIT = 65_536
@@ -25,14 +46,90 @@ class _Refused(Exception):
         self.fault = fault
 
 
-class HttpProtocol(HttpToolsProtocol):
-    """Refuses a target (414) and headers (431) that are too long, and what is not valid HTTP/1.1 (400). Then it closes
-    the connection, because the next request cannot be told from the rest of the refused one."""
+class _RefusedConnections:
+    """Logs refused connections, many of them with one line."""
 
+    def __init__(self) -> None:
+        self._count = 0
+        self._logged_at = -LOG_SECONDS
+
+    def note(self, limit: int) -> None:
+        REFUSED_CONNECTIONS.inc()
+        self._count += 1
+        now = time.monotonic()
+        if now - self._logged_at >= LOG_SECONDS:
+            log.warning("connections_refused", refused=self._count, limit=limit, setting="VISITOR_HTTP_CONNECTIONS")
+            self._count, self._logged_at = 0, now
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """Refuses a target (414) and headers (431) that are too long, what is not valid HTTP/1.1 (400), and what does not
+    arrive in time (408). Then it closes the connection, because the next request cannot be told from the rest of the
+    refused one. uvicorn's `limit_concurrency` is the number of connections from which on new ones are refused (503)."""
+
+    refused_connections = _RefusedConnections()
+    _timer: asyncio.TimerHandle | None = None
+    _receive_deadline: float | None = None
+    """When the current request must be complete, or the next one begin. None while the edge answers, and while an idle
+    connection is kept, for which uvicorn has its own timer."""
+    _write_deadline: float | None = None
     _reads_headers = False
     _header_bytes = 0
     _offers_upgrade = False
     _is_refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
+            self._refuse_connection(self.limit_concurrency - 1)
+            return
+        self._receive_deadline = self.loop.time() + HEADERS_SECONDS
+        self._timer = self.loop.call_later(WATCH_SECONDS, self._watch)
+
+    def _refuse_connection(self, limit: int) -> None:
+        """Close the connection at once: refused connections must not use up the file descriptors."""
+        self._is_refused = True
+        self.connections.discard(self)
+        self.refused_connections.note(limit)
+        self._write_refusal(Unavailable("too_many_connections", "Try again in a moment."))
+        self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        now = self.loop.time()
+        if self.flow.read_paused and self._receive_deadline is not None:
+            # The edge does not read now: the client is not to blame.
+            self._receive_deadline = now + HEADERS_SECONDS
+        if self._write_deadline is not None and now >= self._write_deadline:
+            TIMEOUTS.inc()
+            self.transport.abort()
+        elif self._receive_deadline is not None and now >= self._receive_deadline and not self._is_refused:
+            TIMEOUTS.inc()
+            self._end_slow_request()
+        else:
+            self._timer = self.loop.call_later(WATCH_SECONDS, self._watch)
+
+    def _end_slow_request(self) -> None:
+        reads_body = self.cycle is not None and self.cycle.scope is self.scope and self.cycle.more_body
+        if self._reads_headers or reads_body:
+            message = (
+                f"Send the headers within {HEADERS_SECONDS:.0f} and the body within {REQUEST_SECONDS:.0f} seconds."
+            )
+            self._refuse(RequestTimeout("request_timeout", message))
+        else:
+            self.transport.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_deadline = self.loop.time() + WRITE_SECONDS
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._write_deadline = None
 
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
@@ -50,10 +147,14 @@ class HttpProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             raised = error.__context__
             self._refuse(raised.fault if isinstance(raised, _Refused) else _not_http())
+        if self._receive_deadline is None and (self.cycle is None or self.cycle.response_complete):
+            # Blank lines between two requests: uvicorn has stopped its timer for idle connections.
+            self._receive_deadline = self.loop.time() + HEADERS_SECONDS
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._reads_headers, self._header_bytes, self._offers_upgrade = True, 0, False
+        self._receive_deadline = self.loop.time() + HEADERS_SECONDS
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -73,6 +174,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._check_headers()
         self._reads_headers = False
+        self._receive_deadline = self.loop.time() + REQUEST_SECONDS
         self._offers_upgrade = self.parser.should_upgrade()
         if not self._offers_upgrade:
             super().on_headers_complete()
@@ -87,6 +189,7 @@ class HttpProtocol(HttpToolsProtocol):
             raise _Refused(_not_http())
 
     def on_message_complete(self) -> None:
+        self._receive_deadline = None
         if not self._offers_upgrade:
             super().on_message_complete()
 
@@ -119,6 +222,7 @@ class HttpProtocol(HttpToolsProtocol):
         fields = {
             **http_headers.OF_ALL_RESPONSES,
             **http_headers.OF_ALL_ANSWERS,
+            **http_headers.BY_STATUS.get(fault.status, {}),
             "Content-Type": JSON,
             "Content-Length": str(len(body)),
             "Connection": "close",

@@ -15,6 +15,9 @@ class HttpSettings(BaseModel):
     examples: Path | None = Field(
         None, description="File with the ids of records for the examples in /docs; `visitor dev` writes it."
     )
+    connections: int = Field(
+        4000, ge=1, description="Maximum of open connections; further ones get 503. Each needs a file descriptor."
+    )
     timeout_seconds: float = Field(
         10.0, gt=0, description="Seconds that a call waits for its answer before the edge answers 504."
     )

@@ -2,6 +2,7 @@
 
 import sys
 
+import structlog
 import uvicorn
 
 from agents.catalogue import Catalogue
@@ -10,9 +11,15 @@ from edge.http_protocol import HttpProtocol
 from runtime.settings import Settings
 from topics import patches
 
+log = structlog.get_logger(__name__)
+
 IDLE_SECONDS = 75
 """How long the edge keeps an idle connection. This is nginx's default, and longer than the 60 s of most load balancers.
 The client should close first: a call fails if the edge closes the connection at the same moment."""
+
+
+RESERVED_FILES = 200
+"""File descriptors for the connections to Kafka, log files and the like."""
 
 
 def run(settings: Settings, catalogue: Catalogue) -> int:
@@ -38,6 +45,8 @@ def run(settings: Settings, catalogue: Catalogue) -> int:
         # With the default, uvicorn would serve the application although its start failed.
         lifespan="on",
         timeout_keep_alive=IDLE_SECONDS,
+        # The protocol refuses connections from this number on.
+        limit_concurrency=_connection_limit(settings.http.connections) + 1,
         timeout_graceful_shutdown=int(settings.http.timeout_seconds) + 2,
     )
     server = uvicorn.Server(config)
@@ -46,3 +55,23 @@ def run(settings: Settings, catalogue: Catalogue) -> int:
     except KeyboardInterrupt:
         return 0
     return 0 if edge.failure is None else 1
+
+
+def _connection_limit(connections: int) -> int:
+    """`connections`, or fewer if the process may not open so many files. Raises the process's limit as far as it
+    may."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return connections
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= connections + RESERVED_FILES:
+        return connections
+    unlimited = hard == resource.RLIM_INFINITY
+    soft = connections + RESERVED_FILES if unlimited else min(hard, connections + RESERVED_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft < connections + RESERVED_FILES:
+        log.warning(
+            "few_file_descriptors", limit=soft, hint="raise the limit of open files, or VISITOR_HTTP_CONNECTIONS"
+        )
+    return max(1, min(connections, soft - RESERVED_FILES))

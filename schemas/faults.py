@@ -98,6 +98,13 @@ class MethodNotAllowed(Fault):
     type = "validation"
 
 
+class RequestTimeout(Fault):
+    """The request did not arrive completely in time."""
+
+    status = 408
+    type = "validation"
+
+
 class Conflict(Fault):
     """The request is valid but conflicts with the stored data."""
 

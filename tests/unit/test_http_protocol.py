@@ -1,0 +1,143 @@
+"""Connections whose clients are slow, or too many, on a server without Kafka."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing, suppress
+
+import pytest
+import structlog
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from edge import http_protocol
+from edge.http_protocol import HttpProtocol
+from tests.support.stack import eventually
+
+CONNECTIONS = 20
+HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\n"
+LARGE = bytes(32 * 2**20)
+
+
+async def _app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers /large with a large body, and other paths after it has read the body of the request."""
+    request = Request(scope, receive)
+    body = LARGE if request.url.path == "/large" else b"%d" % len(await request.body())
+    await Response(body)(scope, receive, send)
+
+
+@pytest.fixture(autouse=True)
+def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {"HEADERS_SECONDS": 0.3, "REQUEST_SECONDS": 0.6, "WRITE_SECONDS": 0.3, "WATCH_SECONDS": 0.02}
+    for name, seconds in (limits | {"LINGER_SECONDS": 0.1}).items():
+        monkeypatch.setattr(http_protocol, name, seconds)
+    monkeypatch.setattr(HttpProtocol, "refused_connections", http_protocol._RefusedConnections())
+
+
+async def _has_started(server: uvicorn.Server) -> bool:
+    return server.started
+
+
+Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+
+
+@asynccontextmanager
+async def _served() -> AsyncIterator[Connect]:
+    config = uvicorn.Config(
+        _app, http=HttpProtocol, ws="none", port=0, log_config=None, lifespan="off", limit_concurrency=CONNECTIONS + 1
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    await eventually("a server", lambda: _has_started(server))
+    port = server.servers[0].sockets[0].getsockname()[1]
+
+    async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", port)
+
+    try:
+        yield connect
+    finally:
+        server.force_exit = server.should_exit = True
+        await serving
+
+
+async def _read_to_end(reader: asyncio.StreamReader) -> bytes:
+    async with asyncio.timeout(5):
+        return await reader.read(-1)
+
+
+def _status_and_code(answer: bytes) -> tuple[int, str]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)["errors"][0]["code"]
+
+
+async def _trickle(writer: asyncio.StreamWriter, start: bytes) -> None:
+    """Send one byte after the other, and never the last one."""
+    writer.write(start)
+    while not writer.is_closing():
+        writer.write(b"a")
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("start", [HEAD + b"X-Slow: ", HEAD + b"Content-Length: 1000\r\n\r\n"], ids=["headers", "body"])
+async def test_a_request_that_arrives_too_slowly_is_408_and_its_connection_is_closed(start: bytes) -> None:
+    async with _served() as connect:
+        reader, writer = await connect()
+        trickling = asyncio.create_task(_trickle(writer, start))
+        answer = await _read_to_end(reader)
+        trickling.cancel()
+        writer.close()
+    assert _status_and_code(answer) == (408, "request_timeout")
+    assert b"connection: close" in answer.lower()
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n"])
+async def test_a_connection_without_a_request_is_closed(sent: bytes) -> None:
+    async with _served() as connect:
+        reader, writer = await connect()
+        with closing(writer):
+            writer.write(sent)
+            assert await _read_to_end(reader) == b""
+
+
+async def test_blank_lines_do_not_keep_an_idle_connection() -> None:
+    async with _served() as connect:
+        reader, writer = await connect()
+        with closing(writer):
+            writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n0")
+            writer.write(b"\r\n")
+            assert await _read_to_end(reader) == b""
+
+
+async def test_a_client_that_does_not_read_its_answer_is_disconnected() -> None:
+    async with _served() as connect:
+        reader, writer = await connect()
+        with closing(writer):
+            writer.write(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await asyncio.sleep(1)
+            received = 0
+            with suppress(ConnectionResetError):
+                while chunk := await reader.read(2**16):
+                    received += len(chunk)
+            assert received < len(LARGE)
+
+
+async def test_connections_beyond_the_limit_are_refused_and_logged_once() -> None:
+    async with _served() as connect:
+        with structlog.testing.capture_logs() as logs:
+            silent = [await connect() for _ in range(CONNECTIONS)]
+            refused = [await connect() for _ in range(3)]
+            answers = [await _read_to_end(reader) for reader, _ in refused]
+            for reader, _ in silent:
+                await _read_to_end(reader)
+        last = await connect()
+        last[1].write(HEAD + b"Content-Length: 2\r\nConnection: close\r\n\r\nab")
+        served = await _read_to_end(last[0])
+    for _, writer in [*silent, *refused, last]:
+        writer.close()
+    assert [_status_and_code(answer) for answer in answers] == [(503, "too_many_connections")] * 3
+    assert [(line["event"], line["limit"]) for line in logs] == [("connections_refused", CONNECTIONS)]
+    assert served.split()[1] == b"200"
