@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +14,7 @@ from aiokafka.errors import (
     KafkaError,
     MessageSizeTooLargeError,
     ProducerClosed,
+    TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
 )
 from aiokafka.helpers import create_ssl_context
@@ -110,6 +111,11 @@ class DeliveryError(Exception):
     """The broker did not confirm a message in time. The broker may have it nevertheless. Sending it again is safe."""
 
 
+class TopicUnavailable(DeliveryError):
+    """A topic does not exist, or the user has no right to it. The message says which, and the producer can still send
+    to other topics."""
+
+
 class Producer:
     """Sends with acks=all, idempotently. After a failure it connects anew, because the sequence numbers of the failed
     client may be lost."""
@@ -130,7 +136,8 @@ class Producer:
 
     async def send(self, messages: Sequence[Outgoing]) -> None:
         """Send messages in order and wait until the broker has all of them, at most `SEND_LIMIT`. Raises
-        DeliveryError; the broker may have some of the messages nevertheless."""
+        DeliveryError, of which TopicUnavailable leaves other sends alone. The broker may have some of the messages
+        nevertheless."""
         client = self._client
         try:
             async with asyncio.timeout(SEND_LIMIT):
@@ -146,6 +153,7 @@ class Producer:
         """How many partitions a topic has. Raises DeliveryError."""
         client = await self._connected()
         try:
+            await _require(client, {topic})
             return await _partitions(client, topic)
         except (KafkaError, TimeoutError, OSError) as error:
             raise DeliveryError(describe(error)) from error
@@ -261,9 +269,10 @@ async def connect(settings: KafkaSettings, **options: Any) -> AIOKafkaProducer:
 
 
 async def _deliver(client: AIOKafkaProducer, messages: Sequence[Outgoing]) -> None:
-    """Send messages and return when the broker has all of them. Raises KafkaError."""
+    """Send messages and return when the broker has all of them. Raises KafkaError and TopicUnavailable."""
     if ended := ended_tasks(client):
         raise KafkaError(f"the producer's background tasks have ended: {', '.join(ended)}")
+    await _require(client, {message.topic for message in messages})
     groups: dict[tuple[str, int | None], list[Outgoing]] = {}
     for message in messages:
         partition = message.partition
@@ -271,6 +280,19 @@ async def _deliver(client: AIOKafkaProducer, messages: Sequence[Outgoing]) -> No
             partition = partition_of(message.partition_key, await _partitions(client, message.topic))
         groups.setdefault((message.topic, partition), []).append(message)
     await asyncio.gather(*(_send_group(client, *target, group) for target, group in groups.items()))
+
+
+async def _require(client: AIOKafkaProducer, topics: Set[str]) -> None:
+    """Raises TopicUnavailable if one of the topics does not exist or may not be described; aiokafka would wait for it
+    until its timeout, which is longer than others can wait. Raises KafkaError."""
+    cluster = client.client.cluster
+    unknown = [topic for topic in topics if cluster.partitions_for_topic(topic) is None]
+    if not unknown or not (missing := await missing_topics(client.client, unknown)):
+        return
+    topic = min(missing)
+    if topic in cluster.unauthorized_topics:
+        raise TopicUnavailable(f"topic {topic}: this user needs an ACL that allows Describe and Write on it")
+    raise TopicUnavailable(f"topic {topic} does not exist: run `visitor topics`")
 
 
 async def _partitions(client: AIOKafkaProducer, topic: str) -> int:
@@ -296,7 +318,10 @@ def describe(error: BaseException) -> str:
 async def _send_group(
     client: AIOKafkaProducer, topic: str, partition: int | None, messages: Sequence[Outgoing]
 ) -> None:
-    """Send the messages of one topic partition in order, in batches; single sends cost several times as much."""
+    """Send the messages of one topic partition in order, in batches; single sends cost several times as much. Raises
+    KafkaError and TopicUnavailable."""
+    if partition is not None and partition >= await _partitions(client, topic):
+        raise TopicUnavailable(f"topic {topic} has no partition {partition} any more")
     if partition is None or len(messages) == 1:
         sent = [
             await client.send(topic, message.value, key=message.key, partition=partition, headers=message.headers)
@@ -304,7 +329,10 @@ async def _send_group(
         ]
     else:
         sent = [await client.send_batch(batch, topic, partition=partition) for batch in _batches(client, messages)]
-    await asyncio.gather(*sent)
+    try:
+        await asyncio.gather(*sent)
+    except TopicAuthorizationFailedError as error:
+        raise TopicUnavailable(f"topic {topic}: this user needs an ACL that allows Write on it") from error
 
 
 def _batches(client: AIOKafkaProducer, messages: Sequence[Outgoing]) -> Iterator[Any]:

@@ -44,13 +44,15 @@ class Outbound:
             await self._producer.send(letters)
 
     async def _partition_counts(self, batch: Sequence[Readable]) -> dict[str, int]:
-        """The number of partitions of each topic of the service that results may go to."""
-        topics = {names.results(self._family_of[incoming.operation.name]) for incoming in batch} | {names.REPLIES}
+        """The number of partitions of each topic of the service that results may go to. Raises DeliveryError."""
+        topics = {names.results(self._family_of[incoming.operation.name]) for incoming in batch}
+        if any(_names_own_reply(incoming) for incoming in batch):
+            topics.add(names.REPLIES)
         return {topic: await self._producer.partitions(topic) for topic in topics}
 
     def _messages(self, incoming: Readable, counts: Mapping[str, int]) -> Iterator[Outgoing]:
         """The messages of a request on topics of the service."""
-        reply = _own_reply(incoming, counts[names.REPLIES])
+        reply = _own_reply(incoming, counts[names.REPLIES]) if _names_own_reply(incoming) else None
         if reply is not None:
             yield reply
         if not incoming.operation.is_query or (reply is None and _foreign_reply(incoming) is None):
@@ -75,11 +77,17 @@ class Outbound:
             await self._producer.send(reads)
 
 
-def _own_reply(incoming: Readable, partitions: int) -> Outgoing | None:
-    """The reply, if it goes to `visitor.replies`, which has this number of partitions."""
+def _names_own_reply(incoming: Readable) -> bool:
+    """True if the reply goes to `visitor.replies`."""
     reply_to = incoming.headers.reply_to
-    if reply_to is None or reply_to.partition is None or reply_to.topic is not None:
-        return None
+    return reply_to is not None and reply_to.partition is not None and reply_to.topic is None
+
+
+def _own_reply(incoming: Readable, partitions: int) -> Outgoing | None:
+    """The reply on `visitor.replies`, which has this number of partitions; None if it has no such partition."""
+    reply_to = incoming.headers.reply_to
+    assert reply_to is not None
+    assert reply_to.partition is not None
     request_id = incoming.headers.request_id
     if reply_to.partition >= partitions:
         log.warning("no_such_reply_partition", request_id=request_id, partition=reply_to.partition)

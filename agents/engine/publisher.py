@@ -12,6 +12,7 @@ records.
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from uuid import uuid4
 
@@ -42,6 +43,9 @@ class Publisher:
         self._readiness = readiness
         self._wakeups = {topic: asyncio.Event() for topic in producers}
         self._owner = uuid4()
+        self._failing: set[str] = set()
+        """The topics whose last attempt failed."""
+        self._retrying = asyncio.Semaphore(1)
 
     def wake(self, topics: Iterable[str]) -> None:
         """Publish the changes of these topics now."""
@@ -81,14 +85,27 @@ class Publisher:
     async def _publish_oldest(self, topic: str) -> Ownership:
         """Publish the oldest changes if this publisher owns the topic. If the worker stops meanwhile, finish first:
         otherwise the next owner would send them again."""
-        attempt = asyncio.ensure_future(self._attempt(topic))
+        attempt = asyncio.ensure_future(self._attempt_in_turn(topic))
         try:
             return await asyncio.shield(attempt)
         except asyncio.CancelledError:
             await asyncio.gather(asyncio.wait_for(attempt, STOP_SECONDS), return_exceptions=True)
             raise
 
+    async def _attempt_in_turn(self, topic: str) -> Ownership:
+        """Topics that fail take turns, because an attempt may keep a database connection until its timeout. So they do
+        not delay the others."""
+        async with self._retrying if topic in self._failing else nullcontext():
+            try:
+                state = await self._attempt(topic)
+            except BaseException:
+                self._failing.add(topic)
+                raise
+        self._failing.discard(topic)
+        return state
+
     async def _attempt(self, topic: str) -> Ownership:
+        """Raises DeliveryError and what `is_transient` accepts."""
         producer = self._producers[topic]
         async with self._engine.connect() as conn, conn.begin():
             state = await outbox.acquire(conn, topic, self._owner)

@@ -75,11 +75,13 @@ def choose() -> Choice:
 
 
 @contextmanager
-def own_servers(choice: Choice, home: Path) -> Iterator[KafkaAndPostgres]:
+def own_servers(
+    choice: Choice, home: Path, kafka_settings: Mapping[str, str] | None = None
+) -> Iterator[KafkaAndPostgres]:
     """Start servers that one test module has for itself, so that it may kill them. Embedded servers keep their files in
-    `home`."""
+    `home`. `kafka_settings` are settings of the broker."""
     postgres = containers.Postgres() if choice.containers else _embedded_postgres(home)
-    with _started(postgres), own_kafka(choice, home) as kafka:
+    with _started(postgres), own_kafka(choice, home, kafka_settings) as kafka:
         yield kafka, postgres
 
 
