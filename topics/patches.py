@@ -27,6 +27,7 @@ from importlib.metadata import version
 from typing import Any
 
 from aiokafka import ConsumerRecord, client
+from aiokafka.admin import client as admin_client
 from aiokafka.consumer import fetcher
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record import default_records
@@ -64,7 +65,8 @@ def apply() -> None:
     fetcher.PartitionRecords = _PartitionRecords
     fetcher.Fetcher.close = _close_fetcher
     fetcher.Fetcher._get_actions_per_node = _fetch_shortly_if_partitions_wait
-    client.MetadataRequest = partial(MetadataRequest, allow_auto_topic_creation=False)
+    for module in (client, admin_client):
+        module.MetadataRequest = partial(MetadataRequest, allow_auto_topic_creation=False)
     # The classes in C and those in Python, which `_LenientBatch` uses.
     for module in (sys.modules[DefaultRecordBatch.__module__], default_records):
         for codec in (decompression.gzip, decompression.snappy, decompression.lz4, decompression.zstd):

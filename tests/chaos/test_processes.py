@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -15,11 +15,18 @@ from tests.support import oracle
 from tests.support.callers import calling
 from tests.support.load import populate, send_all, visit
 from tests.support.oracle import Sent
-from tests.support.servers import KafkaAndPostgres, Servers
-from tests.support.stack import PARTITIONS, Stack, bare_stack_on, eventually
+from tests.support.servers import Choice, KafkaAndPostgres, Servers, own_servers
+from tests.support.stack import PARTITIONS, Process, Stack, bare_stack_on, eventually
 from topics import names
 
 SHUTDOWN_SECONDS = 20
+
+
+@pytest.fixture(scope="module")
+def kafka_and_postgres(choice: Choice, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaAndPostgres]:
+    """The broker creates topics that a client asks for, as by Kafka's default."""
+    with own_servers(choice, tmp_path_factory.mktemp("servers"), {"auto.create.topics.enable": "true"}) as servers:
+        yield servers
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -36,19 +43,20 @@ async def installed(bare: Stack) -> Stack:
     worker = bare.worker()
     edge, bare.url = bare.edge()
 
-    async def worker_logs(text: str) -> bool:
-        return text in worker.log.read_text()
+    async def logs(process: Process, text: str) -> bool:
+        return text in process.log.read_text()
 
-    await eventually("the worker waits for migrations", lambda: worker_logs("visitor migrate"))
+    await eventually("the worker waits for migrations", lambda: logs(worker, "visitor migrate"))
+    await eventually("the edge waits for topics", lambda: logs(edge, "topic visitor.replies does not exist"))
     assert not await worker.ready()
     first, second = await asyncio.gather(bare.command("migrate"), bare.command("migrate"))
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert "The database is at" in first.stdout
 
-    await eventually("the worker waits for topics", lambda: worker_logs("visitor topics"))
+    await eventually("the worker waits for topics", lambda: logs(worker, "visitor topics"))
     command = await bare.command("topics")
     assert command.returncode == 0, command.stderr
-    assert "created visitor.visits.requests" in command.stdout
+    assert {"created visitor.visits.requests", "created visitor.replies"} <= set(command.stdout.splitlines())
     await eventually("a ready worker", worker.ready)
     await eventually("a ready edge", edge.ready)
     return bare
@@ -67,7 +75,31 @@ async def test_topics_prints_how_an_existing_topic_differs_and_changes_nothing(i
     assert different.returncode == 1
     line = f"differs visitor.visits.requests: partitions is {PARTITIONS}, the service needs {PARTITIONS + 1}"
     assert line in different.stdout
+    assert f"kafka-topics --alter --topic visitor.visits.requests --partitions {PARTITIONS + 1}" in different.stdout
     assert len(await installed.producer.partitions_for("visitor.visits.requests")) == PARTITIONS
+
+
+async def test_brokers_create_no_topics_for_the_service(installed: Stack) -> None:
+    """The edge and the worker asked for topics before `visitor topics` created them."""
+    assert len(await installed.producer.partitions_for(names.REPLIES)) == PARTITIONS
+    unknown = installed.spawn("consume", ["-m", "runtime.cli", "consume", "visitor.unknown"], "")
+
+    async def waits() -> bool:
+        return "visitor.unknown" in unknown.log.read_text()
+
+    await eventually("a consumer of a topic that does not exist", waits)
+    unknown.kill()
+    assert "visitor.unknown" not in await _topics(installed)
+
+
+async def _topics(stack: Stack) -> list[str]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=stack.servers.kafka)
+    await admin.start()
+    try:
+        existing: list[str] = await admin.list_topics()
+        return existing
+    finally:
+        await admin.close()
 
 
 async def test_topics_prints_a_different_cleanup_policy_and_retention(installed: Stack) -> None:

@@ -12,6 +12,7 @@ import faust
 import pytest
 from aiokafka import TopicPartition, client
 from aiokafka import codec as codecs
+from aiokafka.admin import client as admin_client
 from aiokafka.codec import gzip_encode
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.subscription_state import TopicPartitionState
@@ -120,7 +121,8 @@ def test_aiokafka_still_sends_one_fetch_at_a_time_to_a_broker() -> None:
 def test_aiokafka_still_lets_brokers_create_topics() -> None:
     assert MetadataRequest(["t"]).build(MetadataRequest_v4).allow_auto_topic_creation
     patches.apply()
-    assert not client.MetadataRequest(["t"]).build(MetadataRequest_v4).allow_auto_topic_creation
+    for module in (client, admin_client):
+        assert not module.MetadataRequest(["t"]).build(MetadataRequest_v4).allow_auto_topic_creation
 
 
 def test_another_version_of_a_patched_library_is_refused() -> None:
