@@ -37,9 +37,9 @@ log = structlog.get_logger(__name__)
 _KEY_REUSED = "This request id was used before with different content. Give a new request a new id."
 _TOO_SLOW = "This took too long at each attempt and was not applied. Ask for less at once, with a new request id."
 
-APPLY_SECONDS = 10.0
+APPLY_SECONDS = 2.0
 """Seconds after which a transaction begins no further request. The size of a batch is bounded in number, not in time;
-this bound keeps it from holding locks for long and from being taken for a stalled one."""
+this bound keeps it from holding locks for long. If the database is slow, the lanes take turns at this pace."""
 
 SAVEPOINT_RUNS = 20
 """A savepoint covers at most so many runs. If one of them fails, they are applied again, each under a savepoint of its

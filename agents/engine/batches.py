@@ -8,7 +8,7 @@ and the others go on; a task of its own retries parked requests.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -115,6 +115,7 @@ class Batches:
         self._feed = Feed()
         self._lanes: dict[TopicPartition, Lane] = {}
         """Those that were taken last are at the end."""
+        self._ended_batches = 0
         self._collecting = asyncio.Lock()
         self._lane_is_ready = asyncio.Event()
         self._closed = False
@@ -154,6 +155,18 @@ class Batches:
         """True if events of the partition wait here or are being processed."""
         return topic_partition in self._lanes and self._lanes[topic_partition].has_work
 
+    def position(self, topic_partition: TopicPartition) -> Hashable:
+        """A value that changes as long as the events of the partition move on. It is None if it has no events here.
+
+        - While a batch has events of the lane: that batch, and how many events of the lane are concluded.
+        - While its events wait for their turn: also how many batches have ended since its last one. The oldest lane is
+          always taken first, so a lane that was not taken after twice as many batches as there are lanes is stuck."""
+        lane = self._lanes.get(topic_partition)
+        if lane is None or not lane.has_work:
+            return None
+        waited = 0 if lane.busy else min(self._ended_batches - lane.last_turn, 2 * len(self._lanes))
+        return lane.batches, lane.concluded, waited
+
     def next_offsets(self) -> dict[TopicPartition, int]:
         """The next offset of each lane that has acknowledged an event."""
         return {partition: lane.next_offset for partition, lane in self._lanes.items() if lane.next_offset}
@@ -163,6 +176,7 @@ class Batches:
             async with self._collecting:
                 batch = await self._collect()
             error, seconds = await self._process(batch)
+            self._ended_batches += 1
             for lane in batch.lanes:
                 lane.alone = error is not None or seconds > SHARED_SECONDS
                 if error is None:
@@ -180,6 +194,7 @@ class Batches:
         while lanes := self._lanes_for(batch):
             for lane in lanes:
                 batch.add(lane, lane.take(BATCH_LIMIT - len(batch.deliveries)))
+                lane.last_turn = self._ended_batches
                 self._lanes[lane.topic_partition] = self._lanes.pop(lane.topic_partition)
                 if len(batch.deliveries) >= BATCH_LIMIT:
                     return batch

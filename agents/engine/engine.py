@@ -3,7 +3,7 @@
 import asyncio
 import faulthandler
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -266,7 +266,8 @@ class Engine:
 
     async def _watch(self) -> None:
         """Compare the ends of the partitions with the acknowledged offsets. Raises Stalled if a partition with
-        messages, or an assignment, has not moved for too long and no known fault explains it. Raises ConsumerFailed."""
+        messages, or an assignment, has not moved for too long and no known fault explains it; partitions that wait for
+        their turn move as long as any batch ends. Raises ConsumerFailed."""
         progress = Progress(self._settings.stall_seconds)
         assignments = {consumer.assignment for consumer in self._consumers}
         while True:
@@ -286,13 +287,13 @@ class Engine:
             reasons = self.readiness.reasons.keys()
             # A part with a known fault is retried for as long as the fault lasts.
             unexplained = {part: position for part, position in waiting.items() if part not in reasons}
-            unassigned = dict.fromkeys(reasons & assignments, 0)
+            unassigned: dict[str, Hashable] = dict.fromkeys(reasons & assignments, 0)
             if stalled := progress.update(unexplained | unassigned, time.monotonic()):
                 raise Stalled(f"{', '.join(stalled)}: did not move for {self._settings.stall_seconds:.0f} s")
 
-    async def _waiting(self) -> dict[str, int]:
-        """The assigned partitions with messages that are not acknowledged, except those that pause, and the next offset
-        of each."""
+    async def _waiting(self) -> dict[str, Hashable]:
+        """The assigned partitions with messages that are not acknowledged, except those that pause. By partition, a
+        value that changes as long as it moves on."""
         assigned = {
             KafkaPartition(*partition): (consumer, next_offset)
             for consumer in self._consumers
@@ -313,7 +314,7 @@ class Engine:
                 lags[partition] = ends[partition] - position
         LAG.set(sum(lags.values()))
         return {
-            f"{partition.topic}:{partition.partition}": next_offset
+            f"{partition.topic}:{partition.partition}": consumer.progress(tuple(partition), next_offset)
             for partition, (consumer, next_offset) in assigned.items()
             if partition in lags and not consumer.pauses(tuple(partition))
         }

@@ -5,7 +5,7 @@ consumer with requests would wait behind a gateway's backlog.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -117,6 +117,10 @@ class GroupConsumer:
             return True
         fetched = faust_app.fetched(self._app, topic_partition)
         return fetched is None or fetched < end
+
+    def progress(self, topic_partition: TopicPartition, next_offset: int) -> Hashable:
+        """A value that changes as long as the partition moves on, or other partitions have their turn before it."""
+        return self._batches.position(topic_partition) or next_offset
 
     def pauses(self, topic_partition: TopicPartition) -> bool:
         """True if the partition pauses for some seconds, because a batch failed or because of a flood."""

@@ -119,6 +119,8 @@ class Lane:
     - `alone`: its next batch has no events of other lanes.
     - `delayed`: it pauses, because a batch failed or because of a flood.
     - `floods`: counts its unreadable messages.
+    - `batches` counts the batches that have had events of the lane. `last_turn`: how many batches, of any lanes, had
+      ended when the last of them began. `concluded` counts the events.
     - `attempts` and `slow_attempts` count the failed attempts, and those of them that were too slow, since a batch
       succeeded. `since` is the time of the first of them, or of the current batch.
     """
@@ -131,7 +133,7 @@ class Lane:
         self.parked = Parked()
         self.floods = FloodDetector()
         self.busy = self.alone = self.delayed = self.closed = False
-        self.attempts = self.slow_attempts = 0
+        self.attempts = self.slow_attempts = self.batches = self.last_turn = self.concluded = 0
         self.since = 0.0
         self._source = source
         self._queue: deque[Delivery] = deque()
@@ -175,7 +177,9 @@ class Lane:
         if self._paused and self._queue_size < LANE_LIMIT / 2:
             self._paused = False
             self._source.resume(self.topic_partition)
-        self.busy = True
+        if not self.busy:
+            self.busy = True
+            self.batches += 1
         return taken
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
@@ -200,6 +204,7 @@ class Lane:
         """The results of these events are with the broker. Acknowledge what has no earlier event without result."""
         for delivery in deliveries:
             self._not_concluded.pop(delivery, None)
+            self.concluded += 1
             if delivery in self.parked:
                 self.parked.remove(delivery)
         self._blocked_in_a_row = 0

@@ -382,3 +382,32 @@ def test_unreadable_messages_among_many_others_are_no_flood_and_end_the_growth_o
 
 def test_a_breaker_with_a_limit_of_1_never_opens() -> None:
     Breaker(1).note([True] * 2_000)
+
+
+async def test_a_partition_moves_while_others_have_their_turn_but_not_for_ever(under_test: _BatchesUnderTest) -> None:
+    """Partition 1 is never ready, as a bug could do it."""
+    under_test.gate.set()
+    under_test.put(0, partition=1)
+    await _wait_until_acknowledged(under_test, (1, 0))
+    under_test.tested._lanes["t", 1].busy = False
+    under_test.tested._lanes["t", 1].delayed = True
+    under_test.put(1, partition=1)
+    positions = []
+    for offset in range(8):
+        under_test.put(offset)
+        await _wait_until_acknowledged(under_test, (0, offset), (1, 0))
+        positions.append(under_test.tested.position(("t", 1)))
+    assert len(set(positions[:3])) == 3
+    assert len(set(positions[-3:])) == 1
+
+
+async def test_a_partition_does_not_move_while_its_batch_runs(under_test: _BatchesUnderTest) -> None:
+    under_test.put(0)
+    await under_test.started.wait()
+    position = under_test.tested.position(("t", 0))
+    under_test.tested._ended_batches += 1
+    assert under_test.tested.position(("t", 0)) == position
+    under_test.put(1)
+    under_test.gate.set()
+    await _wait_until_acknowledged(under_test, (0, 1))
+    assert under_test.tested.position(("t", 0)) is None
