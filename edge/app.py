@@ -16,10 +16,10 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agents.catalogue import Catalogue
-from edge import answers, asyncapi, keys, openapi, pages, routing
+from edge import answers, asyncapi, openapi, pages, routing
 from edge import headers as http_headers
+from edge.authentication import Authentication
 from edge.calls import STORED_ANSWERS, Calls
-from edge.keys import Keys
 from edge.registry import Registry
 from edge.reply_router import ReplyRouter
 from edge.routing import Resource, Routes
@@ -27,6 +27,7 @@ from edge.schema_directory import SchemaDirectory
 from edge.settings import HttpSettings
 from schemas.faults import Forbidden, MethodNotAllowed, NotFound
 from topics.kafka import KafkaSettings
+from topics.supervision import Supervisor
 
 log = structlog.get_logger(__name__)
 
@@ -41,27 +42,25 @@ class Edge:
         self.failure: BaseException | None = None
         self._ended = ended
         self._router = ReplyRouter(kafka, settings.reply_partition, self._fail)
-        self._routes = self._create_routes(
-            catalogue, kafka, settings, keys.load(settings.keys, catalogue.families, settings.rate)
-        )
+        self._authentication = Authentication(settings, catalogue.families)
+        self._supervisor = Supervisor(self._fail)
+        self._routes = self._create_routes(catalogue, kafka, settings)
         self._lifespan = Router(lifespan=self.running)
         self.asgi: ASGIApp = self._serve
         """The application to serve."""
         if settings.allowed_origins:
             self.asgi = _with_cors(self.asgi, settings.allowed_origins)
-        self.asgi = _Boundary(self.asgi, any_host=settings.keys is not None)
+        self.asgi = _Boundary(self.asgi, any_host=settings.authenticates)
 
-    def _create_routes(
-        self, catalogue: Catalogue, kafka: KafkaSettings, settings: HttpSettings, api_keys: Keys
-    ) -> Routes:
+    def _create_routes(self, catalogue: Catalogue, kafka: KafkaSettings, settings: HttpSettings) -> Routes:
         routes = Routes()
-        calls = Calls(catalogue, settings, api_keys, self._router)
+        calls = Calls(catalogue, settings, self._authentication, self._router)
         for operation in catalogue.operations:
             routes.add(operation.method, operation.path, calls.endpoint(operation))
         routes.add("GET", STORED_ANSWERS, calls.stored_answers)
-        for method, path, endpoint in _registry(catalogue, api_keys, calls).routes():
+        for method, path, endpoint in _registry(catalogue, self._authentication, calls).routes():
             routes.add(method, path, endpoint)
-        describe = partial(openapi.describe, catalogue, with_keys=settings.keys is not None)
+        describe = partial(openapi.describe, catalogue, with_keys=settings.authenticates)
         for path, page in pages.create(describe, settings.examples).items():
             routes.add("GET", path, page.serve)
         for path, topics_page in pages.create_topics(partial(asyncapi.describe, catalogue, kafka)).items():
@@ -93,11 +92,15 @@ class Edge:
 
     @asynccontextmanager
     async def running(self, _: object) -> AsyncIterator[None]:
-        """While the server runs: read replies."""
+        """While the server runs: read replies, and the keys of callers when they change."""
         self._router.start()
+        self._supervisor.start("keys", self._authentication.keys.watch())
+        if self._authentication.issuer is not None:
+            self._supervisor.start("issuer", self._authentication.issuer.watch())
         try:
             yield
         finally:
+            await self._supervisor.stop()
             await self._router.stop()
 
     def _fail(self, task: str, error: BaseException) -> None:
@@ -116,12 +119,12 @@ class Edge:
         return answers.of_data(503, {"status": "not ready", "reasons": {"kafka": "no connection"}})
 
 
-def _registry(catalogue: Catalogue, api_keys: Keys, calls: Calls) -> Registry:
+def _registry(catalogue: Catalogue, authentication: Authentication, calls: Calls) -> Registry:
     async def read_after(position: int) -> list[dict[str, Any]]:
         answer: list[dict[str, Any]] = await calls.ask("schemas.list", {"query": {"after": position}})
         return answer
 
-    return Registry(SchemaDirectory(catalogue.topic_of_record, read_after), api_keys)
+    return Registry(SchemaDirectory(catalogue.topic_of_record, read_after), authentication)
 
 
 async def _metrics(_: Request) -> Response:

@@ -5,15 +5,17 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil
 
-from edge.keys import Identity
+from edge.identity import Identity
 from edge.settings import HttpSettings
 from schemas.faults import RateLimited
 
 WINDOW_SECONDS = 10
 """A rate limit counts the calls of windows of this length, so that a caller may send some of its calls in bursts."""
+WAITING_SHARE = 0.5
+"""Share of the time of a read in which it may wait for its turn. The rest is left for the answer."""
 CALLERS_LIMIT = 10_000
 """Callers that are remembered. Bearer tokens may have any number of subjects."""
 
@@ -25,11 +27,11 @@ class _Caller:
     reads: asyncio.Semaphore
     in_flight: int = 0
     window_calls: int = 0
-    window_end: float = field(default=0.0)
+    window_end: float = 0.0
 
 
 class Callers:
-    """The callers by name."""
+    """The callers by their sources."""
 
     def __init__(self, settings: HttpSettings) -> None:
         self._settings = settings
@@ -66,28 +68,29 @@ class Callers:
 
     @asynccontextmanager
     async def read_turn(self, identity: Identity, seconds: float) -> AsyncIterator[None]:
-        """Wait, at most `seconds`, until the workers may have one more read of this caller. Raises RateLimited."""
+        """Wait until the workers may have one more read of this caller. `seconds` are left for its answer now. Raises
+        RateLimited."""
         reads = self._caller(identity).reads
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds * WAITING_SHARE):
                 await reads.acquire()
         except TimeoutError:
-            raise RateLimited("too_many_reads", "Your other reads took all the time. Send fewer at once.") from None
+            raise RateLimited("too_many_reads", "Your other reads were in the way. Send fewer at once.") from None
         try:
             yield
         finally:
             reads.release()
 
     def _caller(self, identity: Identity) -> _Caller:
-        caller = self._callers.get(identity.name)
+        caller = self._callers.get(identity.source)
         if caller is None:
             if len(self._callers) >= CALLERS_LIMIT:
                 self._forget_idle()
-            caller = self._callers[identity.name] = _Caller(asyncio.Semaphore(self._settings.reads_at_once))
+            caller = self._callers[identity.source] = _Caller(asyncio.Semaphore(self._settings.reads_at_once))
         return caller
 
     def _forget_idle(self) -> None:
         now = time.monotonic()
         self._callers = {
-            name: caller for name, caller in self._callers.items() if caller.in_flight or caller.window_end > now
+            source: caller for source, caller in self._callers.items() if caller.in_flight or caller.window_end > now
         }

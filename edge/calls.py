@@ -13,10 +13,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from agents.catalogue import Catalogue, Operation
-from edge import answers, conditional, idempotency, keys, preferences, scopes, translate
+from edge import answers, conditional, idempotency, preferences, scopes, translate
 from edge import headers as http_headers
+from edge.authentication import Authentication
 from edge.callers import Callers
-from edge.keys import Identity, Keys
+from edge.identity import Identity
 from edge.reply_router import Reply, ReplyRouter
 from edge.routing import Endpoint
 from edge.settings import HttpSettings
@@ -40,10 +41,12 @@ STORED_ANSWERS = "/requests/{family}/{idempotencyKey}"
 class Calls:
     """The calls of all operations of one edge."""
 
-    def __init__(self, catalogue: Catalogue, settings: HttpSettings, api_keys: Keys, router: ReplyRouter) -> None:
+    def __init__(
+        self, catalogue: Catalogue, settings: HttpSettings, authentication: Authentication, router: ReplyRouter
+    ) -> None:
         self._catalogue = catalogue
         self._settings = settings
-        self._api_keys = api_keys
+        self._authentication = authentication
         self._router = router
         self._callers = Callers(settings)
 
@@ -72,7 +75,7 @@ class Calls:
                 raise NotFound("route_not_found", "There is no such family. /docs lists all families.")
             # Reading the answer is the same as repeating the call, so that it needs such a scope.
             if identity.scopes.isdisjoint(scopes.of_writes(family)):
-                keys.require_scopes(identity, frozenset((f"{family}:write",)))
+                identity.require_scopes(frozenset((f"{family}:write",)))
             path = {
                 "topic": names.requests(family),
                 "source": identity.source,
@@ -104,7 +107,7 @@ class Calls:
         fields: dict[str, str] = {}
         try:
             identity = self._identify(request, fields)
-            keys.require_scopes(identity, required)
+            identity.require_scopes(required)
             if operation.is_query:
                 return await self._read(operation, request, identity, fields)
             # The header is checked before the body is read: a caller that waits for "100 Continue" need not send it.
@@ -121,8 +124,8 @@ class Calls:
 
     def _identify(self, request: Request, fields: dict[str, str]) -> Identity:
         """The caller, whose call is counted. Adds the limit of its rate to the headers of the answer. Raises
-        Unauthorized, RateLimited."""
-        identity = self._api_keys.identify(request.headers.get("authorization"))
+        Unauthorized, RateLimited, Unavailable."""
+        identity = self._authentication.identify(request.headers.get("authorization"))
         self._callers.count(identity, fields)
         return identity
 
@@ -132,6 +135,7 @@ class Calls:
         if "if-match" in request.headers and operation.name not in self._catalogue.table_of:
             raise _no_etag(operation)
         parts = await _read_parts(operation, request)
+        identity.require_center(operation.name, parts)
         headers = _request_headers(operation, request, identity, str(uuid4()))
         reply = await self._query(operation, headers, parts, request, identity)
         return answers.of_read(operation, request, parts.get("query", {}), reply, fields)
@@ -156,6 +160,7 @@ class Calls:
         wish = preferences.read(request.headers.getlist("prefer"))
         if_match = self._expected_revisions(operation, request)
         parts = await _read_parts(operation, request)
+        identity.require_center(operation.name, parts)
         headers = _request_headers(operation, request, identity, key)._replace(if_match=if_match)
         with self._callers.in_flight(identity):
             if wish.respond_async and not wish.wait:

@@ -24,12 +24,12 @@ _INFO: Document = {
     "contact": {"name": "The maintainers of the visitor service"},
     "license": {"name": "Proprietary", "identifier": "LicenseRef-Proprietary"},
 }
-_API_KEY = {"type": "http", "scheme": "bearer", "description": "An API key."}
+_API_KEY = {"type": "http", "scheme": "bearer", "description": "An API key, or a token of the issuer."}
 
 
 def describe(catalogue: Catalogue, *, with_keys: bool = False, sample: Mapping[str, Any] | None = None) -> Document:
-    """The OpenAPI document as a dict. With `with_keys`, every call needs an API key with
-    scopes. `sample` has the ids of existing
+    """The OpenAPI document as a dict. With `with_keys`, every call needs an API key
+    or a token, with scopes. `sample` has the ids of existing
     records for the examples, see `edge.examples`."""
     examples = Examples(sample or {})
     schemas = Components(catalogue)

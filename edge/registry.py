@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from starlette.requests import Request
 from starlette.responses import Response
 
-from edge.keys import Keys
+from edge.authentication import Authentication
 from edge.routing import Endpoint
 from edge.schema_directory import SchemaDirectory, Version
 from schemas.faults import Fault, Unauthorized
@@ -37,9 +37,9 @@ class Registry:
     """The endpoints of the registry. If API keys are configured, each call needs one: as a bearer token, or as the
     password of Basic authentication, which is all that some clients can send."""
 
-    def __init__(self, directory: SchemaDirectory, api_keys: Keys) -> None:
+    def __init__(self, directory: SchemaDirectory, authentication: Authentication) -> None:
         self._directory = directory
-        self._api_keys = api_keys
+        self._authentication = authentication
 
     def routes(self) -> Iterator[tuple[str, str, Endpoint]]:
         """Method, path and endpoint of each route."""
@@ -93,7 +93,7 @@ class Registry:
         scheme, _, credentials = authorization.partition(" ")
         if scheme.lower() == "basic":
             authorization = f"Bearer {_password(credentials)}"
-        self._api_keys.identify(authorization)
+        self._authentication.identify(authorization)
 
     async def _root(self, _: Request) -> Any:
         return {}

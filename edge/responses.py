@@ -28,15 +28,16 @@ Document = dict[str, Any]
 
 FAULTS: Mapping[type[Fault], str] = {
     Invalid: "The request cannot be decoded or is invalid. Each error names its field.",
-    Unauthorized: "A valid API key is required.",
-    Forbidden: "The API key lacks the scope. Without API keys: the Host header must name the loopback interface.",
+    Unauthorized: "A valid API key or token is required.",
+    Forbidden: "The caller lacks a scope, or is restricted to other centers. Without keys: the Host header must"
+    " name the loopback interface.",
     NotFound: "No record has this path, barcode or plate, or its visitor was erased (`visitor_erased`).",
     Conflict: "The request conflicts with the stored data.",
     PreconditionFailed: "The record does not have the ETag that If-Match requires. It was not changed.",
     TooLarge: "The body is too large, as sent or after decompression.",
     UnsupportedMediaType: "The body is not `application/json`, or has a content coding other than gzip.",
     KeyReused: "The Idempotency-Key was used before with other content.",
-    RateLimited: "The caller has too many calls in flight.",
+    RateLimited: "The caller has too many calls in flight, or too many per second.",
     Bug: "The service failed unexpectedly and reported the error.",
     Unavailable: "The service cannot answer now. Try again later.",
     NoAnswer: "No answer came in time. A write may still be applied. Repeat it with the same Idempotency-Key.",

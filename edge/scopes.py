@@ -11,6 +11,7 @@ FURTHER: Mapping[str, str] = {"visitors.details": "parking:read"}
 """By operation, a scope that it needs as well, because its reply has records of another family: here vehicles, and
 cards with the tokens of the payment provider."""
 _ACTIONS = ("read", "write")
+WILDCARDS = frozenset(f"*:{action}" for action in _ACTIONS)
 
 
 def required(name: str, family: str, *, reads: bool) -> frozenset[str]:
@@ -34,10 +35,10 @@ def expand(scopes: Iterable[str], families: Collection[str]) -> frozenset[str]:
     expanded: set[str] = set()
     for scope in scopes:
         if scope not in known and scope not in by_wildcard:
-            raise ValueError(f"{scope} is not a scope. The scopes are {', '.join([*by_wildcard, *sorted(known)])}.")
+            raise ValueError(f"{scope} is not a scope. The scopes are {', '.join(sorted(WILDCARDS | known))}.")
         expanded |= by_wildcard.get(scope, {scope})
     return frozenset(expanded)
 
 
 def every(families: Collection[str]) -> frozenset[str]:
-    return expand((*(f"*:{action}" for action in _ACTIONS), *OWN.values()), families)
+    return expand((*WILDCARDS, *OWN.values()), families)

@@ -2,8 +2,9 @@
 
 import re
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 
 class HttpSettings(BaseModel):
@@ -12,6 +13,12 @@ class HttpSettings(BaseModel):
     )
     port: int = Field(8080, ge=1, le=65535, description="Port to listen on.")
     keys: Path | None = Field(None, description="File with the hashes of API keys; `visitor key` prints its entries.")
+    oidc_issuer: str | None = Field(None, description="URL of the OpenID Connect issuer whose tokens identify callers.")
+    oidc_audience: str | None = Field(None, description="Audience that tokens must have: the name of this API there.")
+    oidc_scopes_claim: str = Field("scope", description="Claim of tokens with the scopes, a text or a list.")
+    oidc_jwks_url: str | None = Field(
+        None, description="URL of the issuer's keys; by default the one that its discovery document names."
+    )
     examples: Path | None = Field(
         None, description="File with the ids of records for the examples in /docs; `visitor dev` writes it."
     )
@@ -35,6 +42,18 @@ class HttpSettings(BaseModel):
         "",
         description="Web origins whose scripts may call the edge, comma-separated, or * for all; none by default.",
     )
+
+    @property
+    def authenticates(self) -> bool:
+        """True if callers must identify themselves."""
+        return self.keys is not None or self.oidc_issuer is not None
+
+    @model_validator(mode="after")
+    def _issuer_has_audience(self) -> Self:
+        """Without an audience, tokens that the issuer made for other services would be valid here."""
+        if self.oidc_issuer and not self.oidc_audience:
+            raise ValueError("VISITOR_HTTP_OIDC_AUDIENCE is required with VISITOR_HTTP_OIDC_ISSUER")
+        return self
 
     @field_validator("cors_origins")
     @classmethod

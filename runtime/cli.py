@@ -7,6 +7,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -114,8 +115,10 @@ def edge() -> None:
 
     settings = _load_settings_and_configure_logs()
     http = settings.http
-    if http.keys is None and http.host not in ("127.0.0.1", "::1", "localhost"):
-        raise WrongSetting("Set VISITOR_HTTP_KEYS to listen on an address other than loopback.")
+    if not http.authenticates and http.host not in ("127.0.0.1", "::1", "localhost"):
+        raise WrongSetting(
+            "Set VISITOR_HTTP_KEYS or VISITOR_HTTP_OIDC_ISSUER to listen on an address other than loopback."
+        )
     ports.ensure_free(http.host, http.port, "VISITOR_HTTP_PORT")
     sys.exit(edge_process.run(settings, CATALOGUE))
 
@@ -267,13 +270,37 @@ def key(
     name: Annotated[str, typer.Argument(help="The name of the caller, for example parking-paris.")],
     scope: Annotated[
         list[str],
-        typer.Option(help="<family>:read, <family>:write, *:read or *:write. Repeat the option for several scopes."),
+        typer.Option(help="A scope, for example visits:write. Repeat the option for several scopes."),
     ],
+    expires: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The first day on which the key is not valid, in UTC.")
+    ] = None,
+    center: Annotated[list[str] | None, typer.Option(help="Restrict the caller to a center. Repeatable.")] = None,
+    country: Annotated[list[str] | None, typer.Option(help="Restrict the caller to a country. Repeatable.")] = None,
 ) -> None:
-    """Generate an API key. Prints the key, and its entry with the hash for the file of VISITOR_HTTP_KEYS."""
+    """Generate an API key. Prints the key, and its entry with the hash for the file of VISITOR_HTTP_KEYS.
+
+    A caller may have two keys: add the new entry, let its programs use the new key, and remove the old entry."""
+    from agents.catalogue import CATALOGUE
+
     secret = edge_keys.new_key()
+    entry: dict[str, Any] = {"name": name, "sha256": edge_keys.digest(secret), "scopes": scope}
+    if expires is not None:
+        entry["expires"] = expires.replace(tzinfo=UTC)
+    entry |= {"centers": center} if center else {}
+    entry |= {"countries": country} if country else {}
+    try:
+        edge_keys.identity_of(edge_keys.KeyEntry.model_validate(entry), CATALOGUE.families, rate=1)
+    except ValueError as error:
+        raise WrongSetting(f"This is not a valid key: {error}") from None
     typer.echo(f"key (store it safely; it is not shown again): {secret}\n", err=True)
-    typer.echo(f'[[keys]]\nname = "{name}"\nsha256 = "{edge_keys.digest(secret)}"\nscopes = {json.dumps(scope)}')
+    lines = (f"{field} = {_toml(value)}" for field, value in entry.items())
+    typer.echo("\n".join(["[[keys]]", *lines]))
+
+
+def _toml(value: Any) -> str:
+    """A text, a list of texts or a time as TOML."""
+    return value.isoformat() if isinstance(value, datetime) else json.dumps(value)
 
 
 @app.command(name="settings")

@@ -388,6 +388,8 @@ def test_calls_need_a_key_if_keys_are_configured() -> None:
     with_keys = openapi.describe(CATALOGUE, with_keys=True)
     assert with_keys["security"] == [{"key": []}]
     assert with_keys["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    assert with_keys["paths"]["/visitors/details"]["get"]["security"] == [{"key": ["parking:read", "visitors:read"]}]
+    assert with_keys["paths"]["/visitors/erase"]["post"]["security"] == [{"key": ["visitors:erase"]}]
 
 
 @pytest.mark.parametrize(

@@ -3,92 +3,40 @@
 import asyncio
 import re
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from aiokafka.errors import KafkaError
 
 from agents.catalogue import CATALOGUE
-from edge import keys
 from edge.app import Edge
 from edge.reply_router import Reply, ReplyRouter
 from edge.settings import HttpSettings
 from tests.support.data import ABSENT_VISITOR_ID
+from tests.support.edges import ImmediateReplyRouter, SilentReplyRouter, edge_with_keys
 from topics import json
-from topics.envelope import RequestHeaders
-from topics.kafka import KafkaSettings, Outgoing
+from topics.kafka import KafkaSettings
 from topics.supervision import TaskEnded
-
-
-class _ImmediateReplyRouter(ReplyRouter):
-    """A reply router without Kafka, which answers each request immediately."""
-
-    reply: Reply
-
-    def expect(self, request: RequestHeaders) -> tuple[RequestHeaders, "asyncio.Future[Reply]"]:
-        future = asyncio.get_running_loop().create_future()
-        future.set_result(self.reply)
-        return request, future
-
-    async def send(self, message: Outgoing) -> None:
-        pass
 
 
 @pytest.mark.parametrize(("status", "retry_after"), [(503, "1"), (429, "1"), (404, None)])
 async def test_an_answer_that_allows_a_retry_has_a_retry_after_header(
     monkeypatch: pytest.MonkeyPatch, status: int, retry_after: str | None
 ) -> None:
-    monkeypatch.setattr(_ImmediateReplyRouter, "reply", Reply(status, b'{"errors":[]}'), raising=False)
-    monkeypatch.setattr("edge.app.ReplyRouter", _ImmediateReplyRouter)
+    monkeypatch.setattr(ImmediateReplyRouter, "reply", Reply(status, b'{"errors":[]}'), raising=False)
+    monkeypatch.setattr("edge.app.ReplyRouter", ImmediateReplyRouter)
     edge = Edge(KafkaSettings(bootstrap="nowhere:1"), HttpSettings(), CATALOGUE, ended=lambda: None)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(edge.asgi), base_url="http://localhost") as client:
         response = await client.get(f"/visitors/{ABSENT_VISITOR_ID}/eventToken?companyId=1")
     assert (response.status_code, response.headers.get("Retry-After")) == (status, retry_after)
 
 
-class _SilentReplyRouter(_ImmediateReplyRouter):
-    """A reply router without Kafka, which answers nothing. It counts the requests that were sent."""
-
-    sent = 0
-
-    def expect(self, request: RequestHeaders) -> tuple[RequestHeaders, "asyncio.Future[Reply]"]:
-        return request, asyncio.get_running_loop().create_future()
-
-    async def send(self, message: Outgoing) -> None:
-        type(self).sent += 1
-
-
-@asynccontextmanager
-async def _edge_with_keys(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, router: type[ReplyRouter], **settings: Any
-) -> AsyncIterator[tuple[httpx.AsyncClient, dict[str, str]]]:
-    """A client of an edge with keys named `a` and `b`, which may do everything, and the headers of the first one."""
-    file = folder / "keys.toml"
-    file.write_text("".join(KEY.format(name=name, digest=keys.digest(name), more="") for name in ("a", "b")))
-    monkeypatch.setattr("edge.app.ReplyRouter", router)
-    edge = Edge(KafkaSettings(bootstrap="nowhere:1"), HttpSettings(keys=file, **settings), CATALOGUE, lambda: None)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(edge.asgi), base_url="http://edge") as client:
-        yield client, {"Authorization": "Bearer a"}
-
-
-KEY = """
-[[keys]]
-name = "{name}"
-sha256 = "{digest}"
-scopes = ["*:read", "*:write"]
-{more}
-"""
-
-
 async def test_a_caller_that_exceeds_its_rate_is_told_when_to_go_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(_ImmediateReplyRouter, "reply", Reply(200, b"{}"), raising=False)
-    async with _edge_with_keys(monkeypatch, tmp_path, _ImmediateReplyRouter, rate=1) as (client, headers):
+    monkeypatch.setattr(ImmediateReplyRouter, "reply", Reply(200, b"{}"), raising=False)
+    async with edge_with_keys(monkeypatch, tmp_path, ImmediateReplyRouter, rate=1) as (client, headers):
         answers = [await client.get("/centers", headers=headers) for _ in range(12)]
         other = await client.get("/centers", headers={"Authorization": "Bearer b"})
     assert [answer.status_code for answer in answers] == [200] * 10 + [429] * 2
@@ -103,14 +51,14 @@ async def test_a_caller_that_exceeds_its_rate_is_told_when_to_go_on(
 async def test_a_caller_has_a_share_of_the_workers_and_the_rest_of_its_reads_waits(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(_SilentReplyRouter, "sent", 0)
-    async with _edge_with_keys(
-        monkeypatch, tmp_path, _SilentReplyRouter, reads_at_once=3, in_flight=5, timeout_seconds=0.2
+    monkeypatch.setattr(SilentReplyRouter, "sent", 0)
+    async with edge_with_keys(
+        monkeypatch, tmp_path, SilentReplyRouter, reads_at_once=3, in_flight=5, timeout_seconds=0.2
     ) as (client, headers):
         answers = await asyncio.gather(*(client.get("/centers", headers=headers) for _ in range(7)))
         codes = Counter((answer.status_code, answer.json()["errors"][0]["code"]) for answer in answers)
         assert codes == {(504, "no_answer"): 3, (429, "too_many_reads"): 2, (429, "too_many_calls"): 2}
-        assert _SilentReplyRouter.sent == 3
+        assert SilentReplyRouter.sent == 3
         next_answer = await client.get("/centers", headers=headers)
         assert next_answer.status_code == 504  # The turns of the earlier reads are free again.
 

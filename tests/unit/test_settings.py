@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge import keys
 from runtime import ports, settings
-from schemas.faults import Forbidden, Unauthorized
 
 
 def _load(monkeypatch: pytest.MonkeyPatch, **variables: str) -> settings.Settings:
@@ -65,39 +63,6 @@ def test_the_error_about_an_occupied_port_names_its_setting() -> None:
         listener.listen()
         with pytest.raises(ports.PortTaken, match="VISITOR_HTTP_PORT"):
             ports.ensure_free("127.0.0.1", listener.getsockname()[1], "VISITOR_HTTP_PORT")
-
-
-FAMILIES = ("visits", "visitors", "parking")
-
-
-def _keys(folder: Path, text: str) -> keys.Keys:
-    file = folder / "keys.toml"
-    file.write_text(text)
-    return keys.load(file, FAMILIES, rate=200)
-
-
-def test_an_api_key_is_identified_by_its_hash_and_limited_to_its_scopes(tmp_path: Path) -> None:
-    secret = keys.new_key()
-    loaded = _keys(tmp_path, f'[[keys]]\nname = "gate"\nsha256 = "{keys.digest(secret)}"\nscopes = ["visits:write"]\n')
-    identity = loaded.identify(f"Bearer {secret}")
-    assert identity.source == "api/gate"
-    keys.require_scopes(identity, frozenset({"visits:write"}))
-    with pytest.raises(Forbidden):
-        keys.require_scopes(identity, frozenset({"visits:read", "visits:write"}))
-    for header in (None, "Bearer no", f"Basic {secret}"):
-        with pytest.raises(Unauthorized):
-            loaded.identify(header)
-
-
-UNKNOWN_SCOPE = f"[[keys]]\nname = 'a'\nsha256 = '{'0' * 64}'\nscopes = ['visit:read']\n"
-
-
-@pytest.mark.parametrize(
-    "text", ["keys = 1", "[[keys]]\nname = 'a'\nsha256 = 'short'\nscopes = []\n", "nonsense", UNKNOWN_SCOPE]
-)
-def test_the_error_about_a_wrong_key_file_names_its_setting(tmp_path: Path, text: str) -> None:
-    with pytest.raises(keys.WrongKeyFile, match="VISITOR_HTTP_KEYS"):
-        _keys(tmp_path, text)
 
 
 def test_a_health_probe_does_not_import_the_operations() -> None:
