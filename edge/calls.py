@@ -5,7 +5,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, unquote
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import structlog
 from prometheus_client import Counter, Histogram
@@ -21,9 +21,20 @@ from edge.identity import Identity
 from edge.reply_router import Reply, ReplyRouter
 from edge.routing import Endpoint
 from edge.settings import HttpSettings
-from schemas.faults import Bug, Fault, NoAnswer, NotFound, PreconditionFailed, TooLarge, Unavailable
+from schemas.faults import (
+    Bug,
+    Fault,
+    Forbidden,
+    NoAnswer,
+    NotFound,
+    PreconditionFailed,
+    RateLimited,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+)
 from schemas.replies import envelope
-from topics import json, names
+from topics import audit, json, names
 from topics.envelope import JSON, RequestHeaders
 from topics.kafka import Outgoing
 from topics.traceparent import read_traceparent
@@ -68,6 +79,7 @@ class Calls:
 
     async def _stored_answer(self, request: Request) -> Response:
         fields: dict[str, str] = {}
+        identity = None
         try:
             identity = self._identify(request, fields)
             family, key = (unquote(value) for value in request.path_params.values())
@@ -81,13 +93,14 @@ class Calls:
                 "source": identity.source,
                 "requestId": f"{identity.name}/{key}",
             }
-            headers = RequestHeaders(str(uuid4()), "answers.get", "edge", JSON)
+            headers = RequestHeaders(str(uuid4()), "answers.get", identity.source, JSON)
             reply = await self._query(
                 self._catalogue.by_name["answers.get"], headers, {"path": path}, request, identity
             )
             accept_encoding = request.headers.get("accept-encoding", "")
             return answers.of_stored_answer(path["requestId"], reply, fields, accept_encoding)
         except Fault as fault:
+            _audit_refusal("answers.get", request, identity, fault)
             return answers.of_fault(fault, fields)
         except ClientDisconnect:
             return Response(status_code=400)
@@ -105,6 +118,7 @@ class Calls:
 
     async def _answer(self, operation: Operation, required: frozenset[str], request: Request) -> Response:
         fields: dict[str, str] = {}
+        identity = None
         try:
             identity = self._identify(request, fields)
             identity.require_scopes(required)
@@ -116,6 +130,7 @@ class Calls:
             fields[http_headers.IDEMPOTENCY_KEY] = key.header
             return await self._write(operation, request, identity, key.value, fields)
         except Fault as fault:
+            _audit_refusal(operation.name, request, identity, fault)
             return answers.of_fault(fault, fields)
         except ClientDisconnect:
             return Response(status_code=400)
@@ -227,6 +242,22 @@ def _measured(name: str, endpoint: Endpoint) -> Endpoint:
         return response
 
     return answer
+
+
+def _audit_refusal(name: str, request: Request, identity: Identity | None, fault: Fault) -> None:
+    """Write to the audit log that the edge refused access. The workers write the accesses that reach them."""
+    if isinstance(fault, (Unauthorized, Forbidden, RateLimited)) and audit.is_enabled():
+        caller = None if identity is None else identity.source
+        visitors = _uuids(request.path_params.get("visitorId"))
+        audit.write(caller=caller, operation=name, visitors=visitors, status=fault.status, via="edge")
+
+
+def _uuids(text: str | None) -> list[UUID]:
+    """The UUID in a path. Other text may be anything, such as an email address."""
+    try:
+        return [] if text is None else [UUID(text)]
+    except ValueError:
+        return []
 
 
 def _bug(name: str, request: Request, fields: dict[str, str]) -> Response:

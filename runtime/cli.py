@@ -6,12 +6,13 @@ A command imports slow modules itself, so that `visitor health` starts fast: pro
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from uuid import UUID
 
 import structlog
 import typer
@@ -301,6 +302,30 @@ def key(
 def _toml(value: Any) -> str:
     """A text, a list of texts or a time as TOML."""
     return value.isoformat() if isinstance(value, datetime) else json.dumps(value)
+
+
+@app.command()
+def audit(
+    visitor: Annotated[UUID, typer.Option(help="The visitorId.", show_default=False)],
+) -> None:
+    """Print the writes that changed data of a visitor, one JSON line each, oldest first: the time, the caller, the
+    operation and the status. They are known as long as the inbox keeps answers, and until the visitor is erased.
+
+    Reads are in the audit log only, see VISITOR_LOG_AUDIT."""
+    from storage import database, inbox
+
+    async def read() -> Sequence[inbox.Access]:
+        engine = database.connect(settings.database, connections=1, read_only=True)
+        try:
+            async with engine.connect() as conn:
+                return await inbox.accesses(conn, visitor)
+        finally:
+            await engine.dispose()
+
+    settings = _load_settings_and_configure_logs()
+    for access in _run(_retry_until_available(read)):
+        line = {"time": access.time.isoformat(), "caller": access.source or None}
+        typer.echo(json.dumps(line | {"operation": access.operation, "status": access.status}))
 
 
 @app.command(name="settings")

@@ -4,18 +4,22 @@ import logging
 import sys
 import traceback
 from collections.abc import Iterator
+from logging.handlers import WatchedFileHandler
 from typing import Any
 
 import structlog
 from structlog.typing import EventDict, Processor
 
-from runtime.settings import LogSettings
+from runtime.settings import LogSettings, WrongSetting
+from topics import audit
 
 _NOISY_LIBRARIES = ("aiokafka", "alembic", "asyncio", "faust", "mode", "uvicorn")
 
 
 def configure(settings: LogSettings) -> None:
-    """Write all logs to standard error. Of libraries, only warnings and errors are written."""
+    """Write all logs to standard error, and the audit log where its setting says. Of libraries, only warnings and
+    errors are written. Raises WrongSetting."""
+    _configure_audit(settings.audit)
     processors: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -44,6 +48,21 @@ def configure(settings: LogSettings) -> None:
     root.setLevel(settings.level.upper())
     for name in _NOISY_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _configure_audit(target: str | None) -> None:
+    """Write the audit log to a file, which log rotation may move away, or to standard output, or not at all. Raises
+    WrongSetting."""
+    audit.LOGGER.propagate = False
+    audit.LOGGER.setLevel(logging.INFO if target else logging.CRITICAL)
+    if target is None:
+        return
+    try:
+        handler = logging.StreamHandler(sys.stdout) if target == "stdout" else WatchedFileHandler(target)
+    except OSError as error:
+        raise WrongSetting(f"VISITOR_LOG_AUDIT: {target} cannot be written: {error.strerror}") from error
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    audit.LOGGER.handlers = [handler]
 
 
 def exception_without_values(_: Any, __: str, event: EventDict) -> EventDict:

@@ -43,6 +43,7 @@ class LogSettings(BaseModel):
         "auto", description="json, console, or auto: console on a terminal, else json."
     )
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error.")
+    audit: str | None = Field(None, description="File of the audit log, or stdout; without it, there is none.")
 
 
 class Settings(BaseSettings):

@@ -84,6 +84,14 @@ _ERASED = Errors(
 _KEY = tuple(INBOX.c[name] for name in RequestKey._fields)
 _LOOKED_UP = unnest_rows(**{column.name: column.type for column in _KEY})
 _FIND = sa.select(INBOX).where(*(column == sa.bindparam(column.name) for column in _KEY))
+_OF_VISITOR = (
+    sa.select(INBOX.c.received_at, INBOX.c.source, INBOX.c.operation, INBOX.c.status)
+    .where(
+        (INBOX.c.visitor_id == sa.bindparam("visitor_id"))
+        | INBOX.c.visitor_ids.overlap(sa.bindparam("visitors", type_=ARRAY(sa.Uuid)))
+    )
+    .order_by(INBOX.c.received_at)
+)
 _STORED = Entry._fields[:-1]
 _COLUMNS = (*_STORED, "visitor_id")
 
@@ -149,6 +157,22 @@ async def find(conn: AsyncConnection, key: RequestKey) -> Entry | None:
     """The entry of a request; None if the request is not answered."""
     row = (await conn.execute(_FIND, key._asdict())).first()
     return None if row is None else Entry(*row[: len(Entry._fields) - 1])
+
+
+class Access(NamedTuple):
+    """A write that changed data of a visitor."""
+
+    time: datetime
+    source: str
+    operation: str
+    status: int
+
+
+async def accesses(conn: AsyncConnection, visitor_id: UUID) -> Sequence[Access]:
+    """The writes whose answers may hold data of the visitor, oldest first. Reads are not in the inbox, answers are
+    deleted after some days, and those about an erased visitor name it no more."""
+    rows = await conn.execute(_OF_VISITOR, {"visitor_id": visitor_id, "visitors": [visitor_id]})
+    return [Access(*row) for row in rows]
 
 
 async def look_up(

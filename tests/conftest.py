@@ -83,10 +83,12 @@ def servers(choice: Choice, home: Path) -> Iterator[Servers]:
 
 @pytest_asyncio.fixture(scope="session")
 async def stack(servers: Servers, home: Path) -> AsyncIterator[Stack]:
-    """An installation with a ready worker, which allows the reply topics crm.*.replies, and a ready edge. Tests share
-    it: each creates its own entities and leaves the processes alone."""
+    """An installation with a ready worker, which allows the reply topics crm.*.replies and writes an audit log, and
+    a ready edge. Tests share it: each creates its own entities and leaves the processes alone."""
     async with stack_on(servers, home) as shared_stack:
-        worker = shared_stack.worker(VISITOR_WORKER_REPLY_TOPICS="crm.*.replies")
+        worker = shared_stack.worker(
+            VISITOR_WORKER_REPLY_TOPICS="crm.*.replies", VISITOR_LOG_AUDIT=str(shared_stack.audit_log)
+        )
         edge, shared_stack.url = shared_stack.edge()
         await eventually("a ready worker", worker.ready)
         await eventually("a ready edge", edge.ready)

@@ -289,6 +289,7 @@ def _conclude(incoming: ValidRequest, outcome: _Applied | Fault, attempt: Attemp
         return
     incoming.answer, incoming.result, incoming.visitors = outcome.answer, outcome.result, outcome.visitors
     attempt.changes.extend(outcome.changes)
+    incoming.erased = outcome.erased
     attempt.erased.update(outcome.erased)
 
 

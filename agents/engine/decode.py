@@ -88,6 +88,8 @@ class ValidRequest:
     """The encoded answer."""
     visitors: Sequence[UUID] = ()
     """The visitors whose data the answer may hold."""
+    erased: Sequence[UUID] = ()
+    """The visitors whom the request has erased."""
     bug: BaseException | None = None
 
     def cause(self) -> Cause:

@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from agents import answers
-from agents.engine import apply
+from agents.engine import apply, audit
 from agents.engine.apply import Attempt
 from agents.engine.batches import Batch
 from agents.engine.breaker import Breaker
@@ -164,6 +164,7 @@ class BatchProcessor:
     async def _publish(self, decoded: Sequence[Decoded]) -> None:
         await self._outbound.publish(decoded)
         _count(decoded)
+        audit.log(decoded)
 
     def _encode(self, incoming: Readable) -> None:
         if incoming.result is not None:
@@ -193,6 +194,7 @@ class BatchProcessor:
                 value = await operation.handler(tx, request)
             answer = answers.of_value(operation, request, incoming.raw_query, value)
             answer = answer._replace(revision=tx.revision)
+            incoming.visitors = sorted(audit.visitors_in(value))
             incoming.result = self._wire.bounded_result(operation, incoming.headers.content_type, answer)
             incoming.answer = answer
         except Fault as fault:

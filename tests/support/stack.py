@@ -133,6 +133,11 @@ class Stack:
         await self.engine.dispose()
 
     @property
+    def audit_log(self) -> Path:
+        """A file for the setting VISITOR_LOG_AUDIT."""
+        return self.home / "audit.log"
+
+    @property
     def kafka(self) -> KafkaSettings:
         return KafkaSettings(bootstrap=self.servers.kafka, partitions=PARTITIONS, replication=1, min_insync=1)
 
