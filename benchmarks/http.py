@@ -36,6 +36,7 @@ async def served(bootstrap: str, url: str) -> AsyncIterator[tuple[str, str]]:
     environment = {
         **os.environ, "VISITOR_KAFKA_BOOTSTRAP": bootstrap, "VISITOR_DATABASE_URL": url,
         "VISITOR_WORKER_HEALTH_PORT": "0", "VISITOR_HTTP_PORT": str(edge_port), "VISITOR_LOG_LEVEL": "error",
+        "VISITOR_HTTP_METRICS_PORT": "0",
     }  # fmt: skip
     peer_argv = ["-m", "uvicorn", "benchmarks.peer:app", "--port", str(peer_port), "--log-level", "error"]
     children = [

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -60,15 +59,10 @@ class Edge:
         routes.add("GET", STORED_ANSWERS, calls.stored_answers)
         for method, path, endpoint in _registry(catalogue, self._authentication, calls).routes():
             routes.add(method, path, endpoint)
-        describe = partial(openapi.describe, catalogue, with_keys=settings.authenticates)
-        for path, page in pages.create(describe, settings.examples).items():
-            routes.add("GET", path, page.serve)
-        for path, topics_page in pages.create_topics(partial(asyncapi.describe, catalogue, kafka)).items():
-            routes.add("GET", path, topics_page.serve)
-        routes.add("GET", "/", _redirect_to_docs)
+        if settings.docs:
+            _add_docs(routes, catalogue, kafka, settings)
         routes.add("GET", "/health", self._health)
         routes.add("GET", "/health/live", self._live)
-        routes.add("GET", "/metrics", _metrics)
         return routes
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,7 +75,7 @@ class Edge:
     async def _respond(self, request: Request) -> Response:
         match = self._routes.find(routing.normalize(request.scope["raw_path"]))
         if match is None:
-            return answers.of_fault(NotFound("route_not_found", "This path does not exist. /docs lists all paths."))
+            return answers.of_fault(NotFound("route_not_found", "This path does not exist."))
         # The server omits the body of an answer to HEAD.
         method = "GET" if request.method == "HEAD" else request.method
         endpoint = match.resource.endpoints.get(method)
@@ -127,8 +121,13 @@ def _registry(catalogue: Catalogue, authentication: Authentication, calls: Calls
     return Registry(SchemaDirectory(catalogue.topic_of_record, read_after), authentication)
 
 
-async def _metrics(_: Request) -> Response:
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+def _add_docs(routes: Routes, catalogue: Catalogue, kafka: KafkaSettings, settings: HttpSettings) -> None:
+    describe = partial(openapi.describe, catalogue, with_keys=settings.authenticates)
+    for path, page in pages.create(describe, settings.examples).items():
+        routes.add("GET", path, page.serve)
+    for path, topics_page in pages.create_topics(partial(asyncapi.describe, catalogue, kafka)).items():
+        routes.add("GET", path, topics_page.serve)
+    routes.add("GET", "/", _redirect_to_docs)
 
 
 async def _redirect_to_docs(_: Request) -> Response:

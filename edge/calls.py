@@ -84,7 +84,7 @@ class Calls:
             identity = self._identify(request, fields)
             family, key = (unquote(value) for value in request.path_params.values())
             if family not in self._catalogue.families:
-                raise NotFound("route_not_found", "There is no such family. /docs lists all families.")
+                raise NotFound("route_not_found", "There is no such family.")
             # Reading the answer is the same as repeating the call, so that it needs such a scope.
             if identity.scopes.isdisjoint(scopes.of_writes(family)):
                 identity.require_scopes(frozenset((f"{family}:write",)))

@@ -14,9 +14,12 @@ IDEMPOTENCY_KEY_LIMIT = 128
 IDEMPOTENCY_KEY_PATTERN = "^[!-~]([ -~]*[!-~])?$"
 """Printable ASCII, without a blank at the start or the end: HTTP does not count these blanks as part of a value."""
 
-OF_ALL_ANSWERS = {"Cache-Control": "no-store"}
-"""The headers of every response to a call of an operation. Answers hold personal data, so that no cache may keep
-them."""
+OF_ALL_ANSWERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+"""The headers of every response to a call of an operation. Answers hold personal data, so that no cache may keep them.
+A browser that shows an answer as a page runs and loads nothing."""
 
 OF_SCRIPTS = (
     "Authorization", "Content-Encoding", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "Prefer",
@@ -30,8 +33,14 @@ FOR_SCRIPTS = (
 )  # fmt: skip
 """The response headers that scripts of allowed origins may read."""
 
-OF_ALL_RESPONSES = {"X-Content-Type-Options": "nosniff"}
-"""The headers of every response. `nosniff` keeps browsers from taking JSON for a page."""
+OF_ALL_RESPONSES = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+"""The headers of every response, as in OWASP's REST Security Cheat Sheet. `nosniff` keeps browsers from taking JSON for
+a page. No page may show a response in a frame, learn paths with ids from Referer, or embed a response."""
 
 BY_STATUS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
 """The headers of every response with this status, whether the worker or the edge gives the answer."""

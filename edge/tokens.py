@@ -117,7 +117,11 @@ class Issuer:
         except (httpx.HTTPError, PyJWKSetError, ValueError, KeyError, TypeError) as error:
             log.warning("issuer_unreachable", issuer=self._issuer, error=f"{type(error).__name__}: {error}"[:200])
             return False
-        usable = {key_id: key for key_id, key in keys.items() if key.algorithm_name in ALGORITHMS}
+        usable = {
+            key_id: key
+            for key_id, key in keys.items()
+            if key.algorithm_name in ALGORITHMS and key.public_key_use in (None, "sig")
+        }
         if not usable:
             log.warning("issuer_without_keys", issuer=self._issuer, algorithms=ALGORITHMS)
             return False

@@ -121,6 +121,7 @@ def edge() -> None:
             "Set VISITOR_HTTP_KEYS or VISITOR_HTTP_OIDC_ISSUER to listen on an address other than loopback."
         )
     ports.ensure_free(http.host, http.port, "VISITOR_HTTP_PORT")
+    ports.ensure_free(http.metrics_host, http.metrics_port, "VISITOR_HTTP_METRICS_PORT")
     sys.exit(edge_process.run(settings, CATALOGUE))
 
 

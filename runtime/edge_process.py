@@ -4,6 +4,7 @@ import sys
 
 import structlog
 import uvicorn
+from prometheus_client import start_http_server
 
 from agents.catalogue import Catalogue
 from edge.app import Edge
@@ -50,6 +51,9 @@ def run(settings: Settings, catalogue: Catalogue) -> int:
         timeout_graceful_shutdown=int(settings.http.timeout_seconds) + 2,
     )
     server = uvicorn.Server(config)
+    if settings.http.metrics_port:
+        # In a thread of its own, so that the metrics can be read while the event loop is busy.
+        start_http_server(settings.http.metrics_port, settings.http.metrics_host)
     try:
         server.run()
     except KeyboardInterrupt:

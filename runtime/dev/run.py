@@ -314,6 +314,7 @@ async def _count_messages(producer: Producer, consumer: AIOKafkaConsumer, topic:
 def _environment(postgres: Postgres, kafka: Kafka, examples: Path) -> Mapping[str, str]:
     return {
         "VISITOR_HTTP_EXAMPLES": str(examples),
+        "VISITOR_HTTP_METRICS_PORT": "0",
         "VISITOR_DATABASE_URL": postgres.url,
         "VISITOR_KAFKA_BOOTSTRAP": kafka.bootstrap,
         "VISITOR_LOG_FORMAT": "json",

@@ -433,7 +433,7 @@ async def test_a_405_lists_all_methods_of_the_path(
     assert method == "HEAD" or error_codes(answer) == [(None, "method_not_allowed")]
 
 
-@pytest.mark.parametrize("path", ["/centers?limit=3", "/centers/FR-NO-ONE", "/health", "/metrics", "/docs"])
+@pytest.mark.parametrize("path", ["/centers?limit=3", "/centers/FR-NO-ONE", "/health", "/docs"])
 async def test_head_is_answered_as_get_without_the_body(client: httpx.AsyncClient, path: str) -> None:
     get_answer, head_answer = await client.get(path), await client.head(path)
     assert (head_answer.status_code, head_answer.content) == (get_answer.status_code, b"")
@@ -446,7 +446,7 @@ async def test_without_api_keys_the_edge_accepts_the_local_host_names(client: ht
 
 
 @pytest.mark.parametrize("name", ["evil.example", "localhost.evil.example:8080", "127.0.0.1.evil.example", "[::2]", ""])
-@pytest.mark.parametrize("path", ["/centers", "/nowhere", "/openapi.json", "/metrics"])
+@pytest.mark.parametrize("path", ["/centers", "/nowhere", "/openapi.json", "/health"])
 async def test_without_api_keys_the_edge_refuses_other_host_names(
     client: httpx.AsyncClient, name: str, path: str
 ) -> None:
@@ -473,6 +473,13 @@ async def test_an_idle_connection_stays_open_longer_than_a_client_pool_keeps_it(
                 await reader.read(-1)  # Reads the rest of the answer, and then waits for the end of the connection.
 
 
-async def test_metrics_are_served(client: httpx.AsyncClient) -> None:
-    await client.get("/centers")
-    assert "visitor_http_calls_total" in (await client.get("/metrics")).text
+async def test_metrics_have_a_port_of_their_own_and_the_docs_can_be_switched_off(stack: Stack) -> None:
+    metrics_port = free_port()
+    edge, url = stack.edge(VISITOR_HTTP_METRICS_PORT=str(metrics_port), VISITOR_HTTP_DOCS="false")
+    await eventually("a ready edge", edge.ready)
+    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+        assert (await client.get("/centers")).status_code == 200
+        assert "visitor_http_calls_total" in (await client.get(f"http://127.0.0.1:{metrics_port}/metrics")).text
+        for path in ("/metrics", "/", "/docs", "/redoc", "/openapi.json", "/asyncapi", "/asyncapi.json"):
+            assert (await client.get(path)).status_code == 404, path
+    edge.kill()

@@ -71,9 +71,14 @@ async def test_the_root_leads_to_the_docs(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["/centers", "/nowhere", "/centers?limit=x", "/visits/entry", "/docs", "/health"])
-async def test_every_answer_has_a_request_id_and_forbids_sniffing(client: httpx.AsyncClient, path: str) -> None:
+async def test_every_answer_has_a_request_id_and_protects_browsers(client: httpx.AsyncClient, path: str) -> None:
     first, second = await client.get(path), await client.get(path)
     assert first.headers["X-Content-Type-Options"] == "nosniff"
+    assert first.headers["X-Frame-Options"] == "DENY"
+    assert first.headers["Referrer-Policy"] == "no-referrer"
+    assert first.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert "frame-ancestors 'none'" in first.headers["Content-Security-Policy"]
+    assert ("default-src 'none'" in first.headers["Content-Security-Policy"]) == (path != "/docs")
     assert first.headers["X-Request-Id"] != second.headers["X-Request-Id"]
     assert ("no-store" in first.headers["Cache-Control"]) == (path != "/docs")
 

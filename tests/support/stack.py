@@ -180,6 +180,7 @@ class Stack:
     def edge(self, module: str = "runtime.cli", arguments: Sequence[str] = (), **settings: str) -> tuple[Process, str]:
         """Start an edge and return it with its URL. It may not be ready yet."""
         port = free_port()
+        settings = {"VISITOR_HTTP_METRICS_PORT": "0", **settings}
         url = f"http://127.0.0.1:{port}"
         process = self.spawn(
             "edge", ["-m", module, "edge", *arguments], f"{url}/health", VISITOR_HTTP_PORT=str(port), **settings
