@@ -22,11 +22,11 @@ CALLERS_LIMIT = 10_000
 
 @dataclass
 class _Caller:
-    """What a caller takes now. `window_calls` counts the calls of the window that ends at `window_end`."""
+    """What a caller takes now. `calls_left` may follow until `window_end`."""
 
     reads: asyncio.Semaphore
     in_flight: int = 0
-    window_calls: int = 0
+    calls_left: int = 0
     window_end: float = 0.0
 
 
@@ -43,14 +43,16 @@ class Callers:
         rate = identity.rate
         if rate is None:
             return
-        caller, now, limit = self._caller(identity), time.monotonic(), rate * WINDOW_SECONDS
+        caller, now = self._caller(identity), time.monotonic()
         if now >= caller.window_end:
-            caller.window_end, caller.window_calls = now + WINDOW_SECONDS, 0
-        caller.window_calls += 1
+            caller.window_end, caller.calls_left = now + WINDOW_SECONDS, rate * WINDOW_SECONDS
         reset = ceil(caller.window_end - now)
-        fields["RateLimit-Policy"] = f'"caller";q={limit};w={WINDOW_SECONDS}'
-        fields["RateLimit"] = f'"caller";r={max(0, limit - caller.window_calls)};t={reset}'
-        if caller.window_calls > limit:
+        is_exceeded = caller.calls_left == 0
+        if not is_exceeded:
+            caller.calls_left -= 1
+        fields["RateLimit-Policy"] = f'"caller";q={rate * WINDOW_SECONDS};w={WINDOW_SECONDS}'
+        fields["RateLimit"] = f'"caller";r={caller.calls_left};t={reset}'
+        if is_exceeded:
             fields["Retry-After"] = str(reset)
             raise RateLimited("rate_exceeded", f"At most {rate} calls per second are allowed. Retry-After says when.")
 

@@ -63,7 +63,6 @@ class Calls:
 
     def endpoint(self, operation: Operation) -> Endpoint:
         """The endpoint of an operation's route."""
-
         family = self._catalogue.family_of[operation.name]
         required = scopes.required(operation.name, family, reads=operation.is_query)
 
@@ -81,7 +80,8 @@ class Calls:
         fields: dict[str, str] = {}
         identity = None
         try:
-            identity = self._identify(request, fields)
+            identity = self._authentication.identify(request.headers.get("authorization"))
+            self._callers.count(identity, fields)
             family, key = (unquote(value) for value in request.path_params.values())
             if family not in self._catalogue.families:
                 raise NotFound("route_not_found", "There is no such family.")
@@ -120,7 +120,8 @@ class Calls:
         fields: dict[str, str] = {}
         identity = None
         try:
-            identity = self._identify(request, fields)
+            identity = self._authentication.identify(request.headers.get("authorization"))
+            self._callers.count(identity, fields)
             identity.require_scopes(required)
             if operation.is_query:
                 return await self._read(operation, request, identity, fields)
@@ -136,13 +137,6 @@ class Calls:
             return Response(status_code=400)
         except Exception:
             return _bug(operation.name, request, fields)
-
-    def _identify(self, request: Request, fields: dict[str, str]) -> Identity:
-        """The caller, whose call is counted. Adds the limit of its rate to the headers of the answer. Raises
-        Unauthorized, RateLimited, Unavailable."""
-        identity = self._authentication.identify(request.headers.get("authorization"))
-        self._callers.count(identity, fields)
-        return identity
 
     async def _read(
         self, operation: Operation, request: Request, identity: Identity, fields: dict[str, str]

@@ -33,14 +33,9 @@ FOR_SCRIPTS = (
 )  # fmt: skip
 """The response headers that scripts of allowed origins may read."""
 
-OF_ALL_RESPONSES = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
+OF_ALL_RESPONSES = {"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY"}
 """The headers of every response, as in OWASP's REST Security Cheat Sheet. `nosniff` keeps browsers from taking JSON for
-a page. No page may show a response in a frame, learn paths with ids from Referer, or embed a response."""
+a page. No page may show a response in a frame."""
 
 BY_STATUS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "1"}}
 """The headers of every response with this status, whether the worker or the edge gives the answer."""

@@ -33,8 +33,9 @@ async def test_an_answer_that_allows_a_retry_has_a_retry_after_header(
 
 
 async def test_a_caller_that_exceeds_its_rate_is_told_when_to_go_on(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "visitor.audit")
     monkeypatch.setattr(ImmediateReplyRouter, "reply", Reply(200, b"{}"), raising=False)
     async with edge_with_keys(monkeypatch, tmp_path, ImmediateReplyRouter, rate=1) as (client, headers):
         answers = [await client.get("/centers", headers=headers) for _ in range(12)]
@@ -46,6 +47,10 @@ async def test_a_caller_that_exceeds_its_rate_is_told_when_to_go_on(
     assert re.fullmatch(r'"caller";r=9;t=(9|10)', first["RateLimit"])
     assert last["RateLimit"] == f'"caller";r=0;t={last["Retry-After"]}'
     assert answers[-1].json()["errors"][0]["code"] == "rate_exceeded"
+    lines = [json.read(record.message.encode()) for record in caplog.records if record.name == "visitor.audit"]
+    assert [(line["caller"], line["operation"], line["status"]) for line in lines] == [
+        ("api/a", "centers.list", 429), ("api/a", "centers.list", 429),
+    ]  # fmt: skip
 
 
 async def test_a_caller_has_a_share_of_the_workers_and_the_rest_of_its_reads_waits(
