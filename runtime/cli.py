@@ -131,8 +131,14 @@ def migrate() -> None:
     from storage import migrate as storage_migrate
 
     settings = _load_settings_and_configure_logs()
-    before, after = _run(_retry_until_available(lambda: storage_migrate.upgrade(settings.database)))
-    if before == after:
+    try:
+        before, after = _run(_retry_until_available(lambda: storage_migrate.upgrade(settings.database)))
+    except storage_migrate.UnusableSchema as error:
+        typer.echo(f"visitor: {error}", err=True)
+        raise typer.Exit(1) from None
+    if after != storage_migrate.newest():
+        typer.echo(f"The database is at revision {after} of a later release, which this release can use.")
+    elif before == after:
         typer.echo(f"The database is at revision {after} already.")
     elif before is None:
         typer.echo(f"The database is at revision {after}; it was empty.")

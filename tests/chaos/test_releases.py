@@ -47,6 +47,12 @@ async def _send_of_both(stack: Stack, label: str) -> Sequence[str]:
     return sent
 
 
+async def _send_of_this(stack: Stack, label: str) -> Sequence[str]:
+    """Send messages of this release to all partitions, and return their ids."""
+    value = _value(WIRE)
+    return [await _send(stack, value, f"{label}-{number}", number % PARTITIONS) for number in range(MESSAGES)]
+
+
 async def _assert_all_are_applied(stack: Stack, request_ids: Sequence[str]) -> None:
     results = await asyncio.gather(*(stack.result("legalTexts.create", each) for each in request_ids))
     assert {_status(result) for result in results} == {201}
@@ -206,3 +212,34 @@ async def test_the_companys_registry_assigns_the_ids_and_resolves_unknown_ones(
 
 OUTAGE_SECONDS = 30.0
 """How long the registry is unreachable while a message waits for it."""
+
+
+async def test_this_release_works_on_the_schema_of_the_next_one_and_not_on_one_without_what_it_needs(
+    own_stack: Stack,
+) -> None:
+    """The last test of the module, because no worker starts after it."""
+    (running,) = await _start(own_stack, "runtime.cli")
+    await next_release.upgrade(own_stack.engine, "9000")
+    await _assert_all_are_applied(own_stack, await _send_of_this(own_stack, "migrated"))
+    _stop([running])
+
+    migrated = await own_stack.command("migrate")
+    assert migrated.returncode == 0
+    assert migrated.stdout == "The database is at revision 9000 of a later release, which this release can use.\n"
+    workers = await _start(own_stack, "runtime.cli")
+    await _assert_all_are_applied(own_stack, await _send_of_this(own_stack, "returned"))
+    _stop(workers)
+
+    await next_release.upgrade(own_stack.engine, "9001")
+    refused = await own_stack.command("migrate")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("visitor: the database is at 9001, which this release can neither use nor migrate")
+    assert refused.stderr.count("\n") == 1
+    worker = own_stack.worker()
+
+    async def reported() -> bool:
+        return "the database is at 9001" in worker.log.read_text()
+
+    await eventually("a worker that says why it does not start", reported)
+    assert not await worker.ready()
+    assert worker.terminate() == 0

@@ -22,6 +22,7 @@ import storage.republications  # noqa: F401 - the imports declare the tables
 from agents.catalogue import CATALOGUE
 from schemas.faults import Conflict, NotFound
 from storage import folding, migrate
+from storage.migrate import Schema
 from storage.table import METADATA
 from tests.support import data
 from tests.support.stack import Stack
@@ -241,12 +242,18 @@ async def test_changes_of_earlier_releases_are_published_on_the_topics_of_their_
 
 
 @pytest.mark.parametrize(
-    ("revision", "advice"),
-    [(None, "run `visitor migrate`"), ("0009", "run `visitor migrate`"), ("9999", "start a worker of the newest")],
+    ("schema", "advice"),
+    [
+        (Schema(None), "run `visitor migrate`"),
+        (Schema("0009"), "run `visitor migrate`"),
+        (Schema("9999"), "start the release that"),
+        (Schema("9999", oldest_revision="9998"), "start the release that"),
+    ],
 )
-def test_a_worker_says_what_to_do_about_a_schema_of_another_release(revision: str | None, advice: str) -> None:
-    assert advice in (migrate.mismatch(revision) or "")
+def test_a_worker_says_what_to_do_about_a_schema_that_it_cannot_use(schema: Schema, advice: str) -> None:
+    assert advice in (migrate.mismatch(schema) or "")
 
 
-def test_a_worker_uses_the_schema_of_its_release() -> None:
-    assert migrate.mismatch(migrate.newest()) is None
+@pytest.mark.parametrize("schema", [Schema(migrate.newest()), Schema("9999", oldest_revision=migrate.newest())])
+def test_a_worker_uses_the_schema_of_its_release_and_of_later_ones_that_allow_it(schema: Schema) -> None:
+    assert migrate.mismatch(schema) is None

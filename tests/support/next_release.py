@@ -1,11 +1,17 @@
-"""A worker of a possible next release: `python -m tests.support.next_release worker`.
+"""A worker of a possible next release: `python -m tests.support.next_release worker`. `upgrade` has its migrations.
 
 Its legalTexts.create has one more field, another order of the fields, a field with a default, and one more type."""
 
 import asyncio
+import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
+
+import sqlalchemy as sa
+from alembic import command
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from agents.catalogue import FAMILIES, INTERNAL
 from agents.families.optins import legal_texts
@@ -15,6 +21,7 @@ from runtime import logs, settings, worker_process
 from schemas.model import Model, NoFields
 from schemas.requests import Request
 from schemas.types import Flag, Instant, Omittable, Text
+from storage import migrate
 from storage.table import TABLES
 from storage.tx import Tx
 from topics import avro
@@ -64,6 +71,21 @@ def wire() -> Wire:
         return Wire(CATALOGUE)
     finally:
         avro.request_schema = _request_schema
+
+
+async def upgrade(engine: AsyncEngine, revision: str) -> None:
+    """Migrate a database to a revision of `tests/support/next_migrations`, as the next releases do."""
+    config = migrate._config()
+    folders = (Path(migrate.__file__).parent / "migrations" / "versions", Path(__file__).parent / "next_migrations")
+    config.set_main_option("path_separator", "os")
+    config.set_main_option("version_locations", os.pathsep.join(map(str, folders)))
+
+    def run(connection: sa.Connection) -> None:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+    async with engine.begin() as conn:
+        await conn.run_sync(run)
 
 
 def main() -> int:
