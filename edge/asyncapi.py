@@ -302,11 +302,12 @@ _CHANGE_HEADERS: Document = {
     "content-type": {"type": "string", "enum": [AVRO]},
 }
 _DEAD_LETTER_HEADERS: Document = {
-    "error-code": _text("The reason as a word; docs/errors.md lists all."),
+    "error-code": _text("The reason as a word; docs/dead-letters.md lists all."),
     "error-message": _text("The reason for people."),
     "error-topic": _text("The topic of the message."),
     "error-partition": _text("The partition of the message."),
     "error-offset": _text("The offset of the message."),
+    "error-timestamp": _text("When the broker stored the message, in milliseconds."),
     "error-cut": _text("`true` if the message was too large and has been cut."),
 }
 

@@ -3,32 +3,27 @@
 A command imports slow modules itself, so that `visitor health` starts fast: probes run it every few seconds.
 """
 
-import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from uuid import UUID
 
-import structlog
 import typer
-import uvloop
 from aiokafka.errors import KafkaError
 
-from agents.engine.retry import is_retryable
 from edge import keys as edge_keys
 from edge.keys import WrongKeyFile
-from runtime import health, logs, ports
+from runtime import dead_letters_cli, health, ports
+from runtime.command import load_settings_and_configure_logs, retry_until_available, run
+from runtime.operator_database import WrongRevision
 from runtime.settings import Settings, WrongSetting
 from runtime.settings import known as known_settings
 from runtime.settings import load as load_settings
-from topics.supervision import interruptions_raised
-
-log = structlog.get_logger(__name__)
 
 app = typer.Typer(
     help="The service that owns the data about the visitors of a group of shopping centers. It applies requests from"
@@ -38,9 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-Result = TypeVar("Result")
+app.add_typer(dead_letters_cli.app, name="dead-letters")
 
 
 class Role(StrEnum):
@@ -72,16 +65,6 @@ def main() -> None:
         sys.exit(2)
 
 
-def _run(work: Coroutine[Any, Any, Result]) -> Result:
-    return uvloop.run(work)
-
-
-def _load_settings_and_configure_logs() -> Settings:
-    settings = load_settings()
-    logs.configure(settings.log)
-    return settings
-
-
 @app.command()
 def dev(
     reset: Annotated[bool, typer.Option("--reset", help="Delete all data of earlier runs first.")] = False,
@@ -101,9 +84,9 @@ def worker() -> None:
     from agents.catalogue import CATALOGUE
     from runtime import worker_process
 
-    settings = _load_settings_and_configure_logs()
+    settings = load_settings_and_configure_logs()
     ports.ensure_free(health.LOOPBACK, settings.worker.health_port, "VISITOR_WORKER_HEALTH_PORT")
-    sys.exit(_run(worker_process.run(settings, CATALOGUE)))
+    sys.exit(run(worker_process.run(settings, CATALOGUE)))
 
 
 @app.command()
@@ -114,7 +97,7 @@ def edge() -> None:
     from agents.catalogue import CATALOGUE
     from runtime import edge_process
 
-    settings = _load_settings_and_configure_logs()
+    settings = load_settings_and_configure_logs()
     http = settings.http
     if not http.authenticates and http.host not in ("127.0.0.1", "::1", "localhost"):
         raise WrongSetting(
@@ -130,9 +113,9 @@ def migrate() -> None:
     """Migrate the database schema to this version. Several processes may run this at the same time."""
     from storage import migrate as storage_migrate
 
-    settings = _load_settings_and_configure_logs()
+    settings = load_settings_and_configure_logs()
     try:
-        before, after = _run(_retry_until_available(lambda: storage_migrate.upgrade(settings.database)))
+        before, after = run(retry_until_available(lambda: storage_migrate.upgrade(settings.database)))
     except storage_migrate.UnusableSchema as error:
         typer.echo(f"visitor: {error}", err=True)
         raise typer.Exit(1) from None
@@ -158,9 +141,9 @@ def topics(
     from agents.catalogue import CATALOGUE
     from topics import admin
 
-    settings = _load_settings_and_configure_logs()
+    settings = load_settings_and_configure_logs()
     specs = CATALOGUE.topics(settings.kafka)
-    report = _run(_retry_until_available(lambda: admin.ensure(settings.kafka, specs, alter=alter)))
+    report = run(retry_until_available(lambda: admin.ensure(settings.kafka, specs, alter=alter)))
     for name in report.created:
         typer.echo(f"created {name}")
     for name in report.altered:
@@ -199,14 +182,14 @@ def republish(
     Needs the database only: running workers publish what this command writes. A run that was interrupted is resumed."""
     from runtime import republish as runtime_republish
 
-    settings = _load_settings_and_configure_logs()
+    settings = load_settings_and_configure_logs()
     try:
         tables = runtime_republish.tables(resources or [])
     except KeyError as error:
         raise WrongSetting(f"{error.args[0]} is not a resource. {runtime_republish.RESOURCES_HINT}") from None
     try:
-        _run(runtime_republish.run(settings, tables, rate, restart=restart, retry=_retry_until_available))
-    except runtime_republish.WrongRevision as error:
+        run(runtime_republish.run(settings, tables, rate, restart=restart, retry=retry_until_available))
+    except WrongRevision as error:
         typer.echo(f"visitor: {error}", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
@@ -264,9 +247,9 @@ def consume_command(
     """Print the messages of a topic as JSON lines until Ctrl-C. Avro is decoded."""
     from runtime import consume
 
-    settings = _load_settings_and_configure_logs()
+    settings = load_settings_and_configure_logs()
     try:
-        _run(consume.follow(settings.kafka, settings.schema_registry, topic, from_beginning=from_beginning))
+        run(consume.follow(settings.kafka, settings.schema_registry, topic, from_beginning=from_beginning))
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
     except KafkaError as error:
@@ -329,8 +312,8 @@ def audit(
         finally:
             await engine.dispose()
 
-    settings = _load_settings_and_configure_logs()
-    for access in _run(_retry_until_available(read)):
+    settings = load_settings_and_configure_logs()
+    for access in run(retry_until_available(read)):
         line = {"time": access.time.isoformat(), "caller": access.source or None}
         typer.echo(json.dumps(line | {"operation": access.operation, "status": access.status}))
 
@@ -341,19 +324,6 @@ def settings_command() -> None:
     for name, setting in known_settings().items():
         default = f" [{setting.default}]" if setting.default else ""
         typer.echo(f"{name:36} {setting.meaning}{default}")
-
-
-async def _retry_until_available(attempt: Callable[[], Awaitable[Result]]) -> Result:
-    """Retry every second while the server is not available: it may be starting."""
-    while True:
-        try:
-            with interruptions_raised():
-                return await attempt()
-        except Exception as error:
-            if not (is_retryable(error) or isinstance(error, KafkaError)):
-                raise
-            log.warning("waiting", error=f"{type(error).__name__}: {error}".partition("\n")[0][:200])
-            await asyncio.sleep(1)
 
 
 if __name__ == "__main__":

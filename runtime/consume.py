@@ -27,7 +27,7 @@ async def follow(
 ) -> None:
     """Print messages until cancelled. An outage of the broker does not end this. Raises KafkaError."""
     patches.apply()
-    values = _Values(SchemaRegistry(schema_registry) if schema_registry.url else None)
+    values = Values(SchemaRegistry(schema_registry) if schema_registry.url else None)
     consumer = AIOKafkaConsumer(
         topic,
         **kafka.client(),
@@ -42,9 +42,9 @@ async def follow(
         await close_consumer(consumer)
 
 
-async def _print(values: "_Values", consumer: AIOKafkaConsumer) -> None:
+async def _print(values: "Values", consumer: AIOKafkaConsumer) -> None:
     async for record in consumer:
-        sys.stdout.write(json.write(await _line(values, record)).decode() + "\n")
+        sys.stdout.write(json.write(await printable(values, record)).decode() + "\n")
         sys.stdout.flush()
 
 
@@ -56,7 +56,8 @@ async def _check(consumer: AIOKafkaConsumer) -> NoReturn:
             raise KafkaError(f"the consumer's background tasks have ended: {', '.join(ended)}")
 
 
-async def _line(values: "_Values", record: Any) -> dict[str, Any]:
+async def printable(values: "Values", record: Any) -> dict[str, Any]:
+    """A record with its decoded value, as it is printed."""
     headers = {name: None if value is None else value.decode(errors="replace") for name, value in record.headers}
     return {
         "partition": record.partition,
@@ -67,7 +68,7 @@ async def _line(values: "_Values", record: Any) -> dict[str, Any]:
     }
 
 
-class _Values:
+class Values:
     """Decodes values with the schemas of this release, of earlier ones, and of the company's registry."""
 
     def __init__(self, registry: SchemaRegistry | None) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,9 +13,8 @@ from agents.catalogue import CATALOGUE
 from agents.engine import republish
 from agents.engine.schema_lookup import SchemaLookup
 from agents.wire import Wire
+from runtime.operator_database import Retry, connected
 from runtime.settings import Settings
-from storage import migrate
-from storage.database import connect
 from storage.republications import Republication
 from storage.table import Table
 from topics.schema_registry import SchemaRegistry
@@ -29,16 +28,6 @@ CONGESTED_SECONDS = 0.5
 Result = TypeVar("Result")
 
 
-class Retry(Protocol):
-    """Repeats an attempt for as long as a server is unavailable."""
-
-    def __call__(self, attempt: Callable[[], Awaitable[Result]]) -> Awaitable[Result]: ...
-
-
-class WrongRevision(Exception):
-    """The database's schema is not that of this release. The message says what to do."""
-
-
 def tables(resources: Sequence[str]) -> list[Table[Any]]:
     """The tables of these resources; without names, those of all entities. Raises KeyError."""
     by_resource = {table.resource: table for table in CATALOGUE.tables}
@@ -48,24 +37,21 @@ def tables(resources: Sequence[str]) -> list[Table[Any]]:
 async def run(settings: Settings, selected: Sequence[Table[Any]], rate: int, *, restart: bool, retry: Retry) -> None:
     """Republish the tables one after the other, at most `rate` rows per second. Raises
     WrongRevision."""
-    database = connect(settings.database, connections=1, sequential_scans=False)
     registry = SchemaRegistry(settings.schema_registry) if settings.schema_registry.url else None
     wire = Wire(CATALOGUE)
-    schemas = SchemaLookup(wire, database, registry)
     console = Console(soft_wrap=True)
     try:
-        if reason := migrate.mismatch(await retry(lambda: migrate.current(database))):
-            raise WrongRevision(reason)
-        await retry(schemas.store)
-        await retry(schemas.register)
-        with _progress(console) as progress:
-            for table in selected:
-                done = await _Republisher(database, wire, table, rate, retry).run(progress, restart=restart)
-                console.print(f"{table.resource}: {done.published_rows} rows, {done.published_deletions} deletions")
+        async with connected(settings.database, retry, sequential_scans=False) as database:
+            schemas = SchemaLookup(wire, database, registry)
+            await retry(schemas.store)
+            await retry(schemas.register)
+            with _progress(console) as progress:
+                for table in selected:
+                    done = await _Republisher(database, wire, table, rate, retry).run(progress, restart=restart)
+                    console.print(f"{table.resource}: {done.published_rows} rows, {done.published_deletions} deletions")
     finally:
         if registry is not None:
             await registry.close()
-        await database.dispose()
 
 
 def _progress(console: Console) -> Progress:

@@ -130,6 +130,9 @@ _REDACT = (
     )
     .values(status=404, body=_ERASED.encode(), visitor_id=None, visitor_ids=None)
 )
+_REOPEN = sa.delete(INBOX).where(
+    *(column == sa.bindparam(f"of_{column.name}") for column in _KEY), INBOX.c.status >= 500
+)
 PRUNE_LIMIT = 5_000
 
 
@@ -210,6 +213,13 @@ async def redact_visitors(conn: AsyncConnection, visitors: Sequence[UUID]) -> No
     """Replace the answers to all requests about these visitors with 404 `visitor_erased`. The entries stay, so that the
     requests are not applied again."""
     await conn.execute(_REDACT, {"visitors": list(visitors)})
+
+
+async def reopen(conn: AsyncConnection, keys: Sequence[RequestKey]) -> None:
+    """Delete the answers of these requests with a status of 500 or more, so that the requests are applied when they are
+    sent again. Such a request changed nothing. Other answers stay."""
+    if keys:
+        await conn.execute(_REOPEN, [{f"of_{name}": value for name, value in key._asdict().items()} for key in keys])
 
 
 async def prune(conn: AsyncConnection, since: datetime, before: datetime) -> datetime | None:

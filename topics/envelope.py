@@ -2,7 +2,7 @@
 (https://github.com/cloudevents/spec). `topics.incoming` reads those of others."""
 
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 Headers = list[tuple[str, bytes]]
 
@@ -26,10 +26,41 @@ ID_LIMIT = 255
 most 2,704 bytes."""
 
 
+Reason = Literal[
+    "batch_too_large",
+    "batched_mode",
+    "broken_avro",
+    "bug",
+    "duplicate_header",
+    "header_too_long",
+    "id_too_long",
+    "no_operation",
+    "no_value",
+    "not_an_object",
+    "not_avro",
+    "not_base64",
+    "not_json",
+    "not_utf8",
+    "reply_topic_not_allowed",
+    "source_too_long",
+    "two_values",
+    "unknown_content_type",
+    "unknown_operation",
+    "unknown_schema",
+    "unreadable_header",
+    "value_too_large",
+    "wrong_attribute",
+    "wrong_if_match",
+    "wrong_reply_to",
+    "wrong_schema",
+]
+"""Why a message becomes a dead letter: the values of the header error-code. docs/dead-letters.md explains each."""
+
+
 class InvalidMessage(Exception):
     """The message cannot be decoded. It becomes a dead letter with this code and message."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: Reason, message: str) -> None:
         super().__init__(message)
         self.code = code
 

@@ -23,6 +23,7 @@ from topics.envelope import (
     PREFIX,
     TRACEPARENT,
     InvalidMessage,
+    Reason,
     ReplyTo,
     RequestHeaders,
 )
@@ -51,6 +52,7 @@ class _Event(NamedTuple):
 
 
 _ATTRIBUTES = ("id", "source", "type", "datacontenttype", EXPIRY_TIME)
+_LIMITED: dict[str, Reason] = {"id": "id_too_long", "source": "source_too_long"}
 _ATTRIBUTE_HEADERS = {f"ce_{name}": name for name in _ATTRIBUTES}
 _SPRING_TOPIC = "kafka_replyTopic"
 _SPRING_PARTITION = "kafka_replyPartition"
@@ -83,12 +85,13 @@ def read_message(headers: ReceivedHeaders, value: bytes | None, position: str) -
         raise InvalidMessage("no_operation", f"The {event.label.format('type')} is missing. It names the operation.")
     if not event_type.startswith(PREFIX):
         raise InvalidMessage("unknown_operation", f"The {event.label.format('type')} must start with {PREFIX!r}.")
-    for name in ("id", "source"):
+    for name, code in _LIMITED.items():
         if len(attributes.get(name, "")) > ID_LIMIT:
             message = f"The {event.label.format(name)} may have at most {ID_LIMIT} characters."
-            raise InvalidMessage(f"{name}_too_long", message)
+            raise InvalidMessage(code, message)
+    sender_id = attributes.get("id") or received.texts.get("ce_id")
     request_headers = RequestHeaders(
-        request_id=attributes.get("id") or position,
+        request_id=sender_id or position,
         operation=event_type.removeprefix(PREFIX),
         source=attributes.get("source") or None,
         content_type=event.content_type,
@@ -97,7 +100,7 @@ def read_message(headers: ReceivedHeaders, value: bytes | None, position: str) -
             (name, received.values[name]) for name in (CORRELATION, _SPRING_CORRELATION) if name in received.values
         ),
         traceparent=received.texts.get(TRACEPARENT) or event.traceparent,
-        has_id=bool(attributes.get("id")),
+        has_id=bool(sender_id),
         if_match=_if_match(received.texts.get(IF_MATCH)),
         expires=_expiry(attributes.get(EXPIRY_TIME)),
     )

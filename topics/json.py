@@ -36,9 +36,10 @@ def _integer(text: str) -> int | Decimal:
 _DECODER = json.JSONDecoder(parse_float=Decimal, parse_int=_integer, parse_constant=_refuse_constant)
 
 
-def write(value: Any) -> bytes:
-    """Encode JSON: times in UTC with Z, decimals as exact numbers."""
-    return orjson.dumps(value, default=exact, option=orjson.OPT_UTC_Z)
+def write(value: Any, *, indent: bool = False) -> bytes:
+    """Encode JSON: times in UTC with Z, decimals as exact numbers. `indent`: for people."""
+    option = orjson.OPT_UTC_Z | orjson.OPT_INDENT_2 if indent else orjson.OPT_UTC_Z
+    return orjson.dumps(value, default=exact, option=option)
 
 
 _RESULT = re.compile(rb'\{"status":([2-5]\d{2}),"body":(.*)\}', re.DOTALL)

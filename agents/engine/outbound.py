@@ -1,14 +1,13 @@
 """What a worker publishes about a batch: results, replies and dead letters."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import structlog
 
-from agents.engine.decode import Decoded, InvalidRecord, Record, RefusedRequest, ValidRequest
+from agents.engine.decode import Decoded, InvalidRecord, RefusedRequest, ValidRequest
 from agents.engine.telemetry import LOST_REPLIES
-from topics import names
-from topics.decompression import UnreadBatch
-from topics.envelope import Headers
+from topics import dead_letters, names
+from topics.envelope import Headers, Reason
 from topics.kafka import Outgoing, Producer
 from topics.replies import ReplyProducer
 
@@ -39,7 +38,9 @@ class Outbound:
     async def publish_dead_letters(self, batch: Sequence[Decoded]) -> None:
         """Raises DeliveryError."""
         reasons = ((incoming, reason_of(incoming)) for incoming in batch)
-        letters = [_dead_letter(incoming.record, *reason) for incoming, reason in reasons if reason is not None]
+        letters = [
+            dead_letters.from_record(incoming.record, *reason) for incoming, reason in reasons if reason is not None
+        ]
         if letters:
             await self._producer.send(letters)
 
@@ -115,42 +116,8 @@ def _key(incoming: Readable) -> bytes:
     return key if key and len(key) <= names.KEY_LIMIT else incoming.headers.request_id.encode()
 
 
-def reason_of(incoming: Decoded) -> tuple[str, str] | None:
+def reason_of(incoming: Decoded) -> tuple[Reason, str] | None:
     """Why a message becomes a dead letter: a code, and a text for people. None where it does not."""
     if isinstance(incoming, InvalidRecord):
         return incoming.reason.code, str(incoming.reason)
     return None if incoming.bug is None else ("bug", type(incoming.bug).__name__)
-
-
-def _dead_letter(record: Record, code: str, reason: str) -> Outgoing:
-    """The message as it was received, with the reason in additional headers. If the message is larger than the topic
-    accepts, it is cut and has the header error-cut; the original is at the position in the headers. A compressed
-    message can be that large."""
-    added = {
-        "error-code": code,
-        "error-message": reason,
-        "error-topic": record.topic,
-        "error-partition": str(record.partition),
-        "error-offset": str(record.offset),
-    }
-    key, value, received = record.key, record.value, list(record.headers or ())
-    headers = list(_fitting(received))
-    too_large = len(key or b"") > names.KEY_LIMIT or len(value or b"") > names.LARGEST_RECORD
-    if too_large or len(headers) < len(received) or isinstance(value, UnreadBatch):
-        key, value = key and key[: names.KEY_LIMIT], value and value[: names.LARGEST_RECORD]
-        headers.append(("error-cut", b"true"))
-    if key is None and value is None:
-        # The producer refuses messages with neither.
-        key = f"{record.topic}:{record.partition}:{record.offset}".encode()
-    headers += [(name, text.encode()) for name, text in added.items()]
-    return Outgoing(names.DEAD_LETTERS, value, key, headers)
-
-
-def _fitting(headers: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
-    """The first headers of a message, up to the limit of a dead letter."""
-    size = 0
-    for name, value in headers:
-        size += len(name.encode()) + len(value or b"")
-        if size > names.HEADERS_LIMIT:
-            return
-        yield name, value

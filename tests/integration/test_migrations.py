@@ -15,6 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from structlog.testing import capture_logs
 
+import storage.dead_letter_marks
 import storage.deletions
 import storage.inbox
 import storage.outbox

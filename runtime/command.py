@@ -1,0 +1,41 @@
+"""What the commands of the command line have in common."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+import structlog
+import uvloop
+from aiokafka.errors import KafkaError
+
+from agents.engine.retry import is_retryable
+from runtime import logs, settings
+from runtime.settings import Settings
+from topics.supervision import interruptions_raised
+
+log = structlog.get_logger(__name__)
+
+Result = TypeVar("Result")
+
+
+def run(work: Coroutine[Any, Any, Result]) -> Result:
+    return uvloop.run(work)
+
+
+def load_settings_and_configure_logs() -> Settings:
+    loaded = settings.load()
+    logs.configure(loaded.log)
+    return loaded
+
+
+async def retry_until_available(attempt: Callable[[], Awaitable[Result]]) -> Result:
+    """Retry every second while the server is not available: it may be starting."""
+    while True:
+        try:
+            with interruptions_raised():
+                return await attempt()
+        except Exception as error:
+            if not (is_retryable(error) or isinstance(error, KafkaError)):
+                raise
+            log.warning("waiting", error=f"{type(error).__name__}: {error}".partition("\n")[0][:200])
+            await asyncio.sleep(1)

@@ -1,0 +1,36 @@
+"""The database connection of the commands that operators run."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from storage import migrate
+from storage.database import DatabaseSettings, connect
+
+Result = TypeVar("Result")
+
+
+class Retry(Protocol):
+    """Repeats an attempt for as long as a server is unavailable."""
+
+    def __call__(self, attempt: Callable[[], Awaitable[Result]]) -> Awaitable[Result]: ...
+
+
+class WrongRevision(Exception):
+    """The database's schema is not that of this release. The message says what to do."""
+
+
+@asynccontextmanager
+async def connected(
+    settings: DatabaseSettings, retry: Retry, *, sequential_scans: bool = True
+) -> AsyncIterator[AsyncEngine]:
+    """A pool of one connection to a database whose schema is that of this release. Raises WrongRevision."""
+    database = connect(settings, connections=1, sequential_scans=sequential_scans)
+    try:
+        if reason := migrate.mismatch(await retry(lambda: migrate.current(database))):
+            raise WrongRevision(reason)
+        yield database
+    finally:
+        await database.dispose()

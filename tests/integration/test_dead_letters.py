@@ -1,0 +1,198 @@
+"""`visitor dead-letters`, with messages of a stock client."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from confluent_kafka import Producer
+
+from tests.support import data
+from tests.support.stack import Record, Stack, eventually
+from topics import names
+
+TOPIC = names.requests("visits")
+PARTITION = 1
+
+
+async def _send(stack: Stack, value: bytes, headers: Sequence[tuple[str, bytes]], key: bytes = b"the-key") -> None:
+    producer = Producer({"bootstrap.servers": stack.servers.kafka})
+    producer.produce(TOPIC, value, key, PARTITION, headers=list(headers))
+    assert await asyncio.to_thread(producer.flush, 20) == 0
+
+
+def _headers(source: str, request_id: str | None, operation: str = "visits.create") -> list[tuple[str, bytes]]:
+    sender_id = [] if request_id is None else [("ce_id", request_id.encode())]
+    return [
+        ("ce_specversion", b"1.0"),
+        *sender_id,
+        ("ce_type", f"visitor.{operation}".encode()),
+        ("ce_source", source.encode()),
+        ("content-type", b"application/json"),
+        ("x-raw", b"\xff\x00"),
+        ("x-raw", b"twice"),
+    ]
+
+
+def _new_source() -> str:
+    return f"gateway/{uuid4()}"
+
+
+async def _run(stack: Stack, *arguments: str) -> str:
+    """The output of a command that succeeds."""
+    done = await stack.command("dead-letters", *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+async def _list(stack: Stack, *options: str) -> Any:
+    return json.loads(await _run(stack, "list", "--json", *options))
+
+
+async def _await_letters(stack: Stack, source: str, number: int) -> list[dict[str, Any]]:
+    async def all_letters() -> list[dict[str, Any]] | None:
+        letters: list[dict[str, Any]] = (await _list(stack, "--source", source))["deadLetters"]
+        return letters if len(letters) == number else None
+
+    letters: list[dict[str, Any]] = await eventually(f"{number} dead letters of {source}", all_letters)
+    return letters
+
+
+async def _sent(stack: Stack, source: str) -> list[Record]:
+    """The requests of a source, in order."""
+    return [record for record in await stack.read(TOPIC) if record.headers.get("ce_source") == source]
+
+
+@asynccontextmanager
+async def _failing_visits(stack: Stack, pc_code: str) -> AsyncIterator[None]:
+    """Make the visits of a center fail with an error that the service does not expect."""
+    name = f"fail_{uuid4().hex}"
+    async with stack.engine.begin() as conn:
+        await conn.execute(
+            sa.text(
+                f"create function {name}() returns trigger language plpgsql as"
+                f" $$ begin if new.pc_code = '{pc_code}' then raise 'a bug'; end if; return new; end $$"
+            )
+        )
+        await conn.execute(
+            sa.text(f"create trigger {name} before insert on visits for each row execute function {name}()")
+        )
+    try:
+        yield
+    finally:
+        async with stack.engine.begin() as conn:
+            await conn.execute(sa.text(f"drop function {name} cascade"))
+
+
+async def _visits(stack: Stack, parker: dict[str, Any]) -> int:
+    return len(await stack.rows("select 1 from visits where pc_code = :pc_code", pc_code=parker["pcCode"]))
+
+
+def _visit(parker: dict[str, Any]) -> bytes:
+    body = {"licensePlate": parker["licensePlate"], "pcCode": parker["pcCode"]}
+    return json.dumps({"path": {"visitType": "entry"}, "body": body}).encode()
+
+
+async def test_a_request_that_met_a_bug_is_replayed_once_with_the_same_bytes(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    parker, source, request_id = await data.visitor_with_vehicle(client), _new_source(), str(uuid4())
+    async with _failing_visits(stack, parker["pcCode"]):
+        await _send(stack, _visit(parker), _headers(source, request_id))
+        assert (await stack.result("visits.create", request_id)).value["status"] == 500
+    listed = await _list(stack, "--source", source)
+    assert listed["counts"] == {"bug": 1}
+    assert (listed["deadLetters"][0]["operation"], listed["deadLetters"][0]["topic"]) == ("visits.create", TOPIC)
+
+    assert "1 would be replayed." in await _run(stack, "replay", "--source", source, "--dry-run")
+    assert len(await _sent(stack, source)) == 1
+    assert "1 replayed." in await _run(stack, "replay", "--source", source)
+    assert (await stack.result("visits.create", request_id, nth=2)).value["status"] == 201
+
+    assert "Nothing to replay." in await _run(stack, "replay", "--source", source)
+    first, second = await _sent(stack, source)
+    assert (first.partition, first.key, first.raw) == (second.partition, second.key, second.raw)
+    assert first.raw_headers == second.raw_headers
+    assert await _visits(stack, parker) == 1
+    assert (await _list(stack, "--source", source))["deadLetters"] == []
+    (letter,) = (await _list(stack, "--source", source, "--all"))["deadLetters"]
+    assert letter["action"] == "replayed"
+
+
+@pytest.mark.parametrize("request_id", [None, "an id"])
+async def test_a_replay_that_was_killed_before_it_marked_is_repeated_and_applies_nothing_twice(
+    stack: Stack, client: httpx.AsyncClient, request_id: str | None
+) -> None:
+    parker, source = await data.visitor_with_vehicle(client), _new_source()
+    async with _failing_visits(stack, parker["pcCode"]):
+        await _send(stack, _visit(parker), _headers(source, request_id))
+        (letter,) = await _await_letters(stack, source, 1)
+    partition, offset = map(int, letter["id"].split(":"))
+    for replays in (1, 2):
+        assert "1 replayed." in await _run(stack, "replay", letter["id"])
+        result_id = (await _sent(stack, source))[-1].id
+        await stack.result("visits.create", result_id, nth=replays + (request_id is not None))
+        async with stack.engine.begin() as conn:
+            await conn.execute(
+                sa.text('delete from dead_letter_marks where partition = :partition and "offset" = :offset'),
+                {"partition": partition, "offset": offset},
+            )
+    assert len(await _sent(stack, source)) == 3
+    assert await _visits(stack, parker) == 1
+
+
+async def test_dead_letters_are_selected_and_counted(stack: Stack) -> None:
+    source = _new_source()
+    await _send(stack, b"{", _headers(source, "a"))
+    await _send(stack, b"{", _headers(source, "b"))
+    await _send(stack, b"{}", _headers(source, "c", "visits.destroy"))
+    letters = await _await_letters(stack, source, 3)
+    assert (await _list(stack, "--source", source))["counts"] == {"not_json": 2, "unknown_operation": 1}
+
+    async def ids(*options: str) -> list[str]:
+        return [letter["requestId"] for letter in (await _list(stack, "--source", source, *options))["deadLetters"]]
+
+    first, last = letters[0]["writtenAt"].removesuffix("Z"), letters[-1]["writtenAt"].removesuffix("Z")
+    assert await ids("--reason", "not_json") == ["a", "b"]
+    assert await ids("--operation", "visits.destroy") == ["c"]
+    assert await ids("--topic", TOPIC) == ["a", "b", "c"]
+    assert await ids("--topic", names.QUERIES) == []
+    assert await ids("--since", last) != []
+    assert await ids("--until", first) == []
+    table = await _run(stack, "list", "--source", source)
+    assert "visits.destroy" in table
+    assert "unknown_operation  1" in table
+
+
+async def test_a_discarded_dead_letter_is_shown_and_is_not_replayed(stack: Stack) -> None:
+    source = _new_source()
+    await _send(stack, b"{", _headers(source, "a"))
+    (letter,) = await _await_letters(stack, source, 1)
+    assert "1 discarded." in await _run(stack, "discard", letter["id"])
+    shown = json.loads(await _run(stack, "show", letter["id"]))
+    assert (shown["action"], shown["reason"], shown["record"]["headers"]["ce_id"]) == ("discarded", "not_json", "a")
+    replayed = await _run(stack, "replay", letter["id"])
+    assert "1 were replayed or discarded before" in replayed
+    assert "Nothing to replay." in replayed
+    assert "0 discarded." in await _run(stack, "discard", letter["id"])
+    assert len(await _sent(stack, source)) == 1
+
+
+async def test_replaying_all_dead_letters_asks(stack: Stack) -> None:
+    source = _new_source()
+    await _send(stack, b"{", _headers(source, "a"))
+    await _await_letters(stack, source, 1)
+    done = await stack.command("dead-letters", "replay")
+    assert done.returncode == 1
+    assert "Aborted" in done.stderr
+    assert len(await _sent(stack, source)) == 1
+
+
+async def test_a_dead_letter_that_does_not_exist_is_an_error(stack: Stack) -> None:
+    done = await stack.command("dead-letters", "show", "0:999999")
+    assert (done.returncode, done.stderr.startswith("visitor: There is no dead letter at 0:999999.")) == (1, True)
