@@ -19,8 +19,7 @@ from aiokafka.errors import KafkaError
 from edge import keys as edge_keys
 from edge.keys import WrongKeyFile
 from runtime import dead_letters_cli, health, ports
-from runtime.command import load_settings_and_configure_logs, retry_until_available, run
-from runtime.operator_database import WrongRevision
+from runtime.command import WrongRevision, load_settings_and_configure_logs, retry_until_available, run
 from runtime.settings import Settings, WrongSetting
 from runtime.settings import known as known_settings
 from runtime.settings import load as load_settings
@@ -170,7 +169,7 @@ def republish(
         list[str] | None,
         typer.Argument(
             help="The resources, for example optin. Without any, all entities. Name visit and checkin to republish the"
-            " events of the last 30 days.",
+            " events of the last 28 days.",
             show_default=False,
         ),
     ] = None,
@@ -195,6 +194,22 @@ def republish(
     except KeyboardInterrupt:
         typer.echo("Interrupted. Run the same command to resume.")
         raise typer.Exit(130) from None
+
+
+@app.command()
+def export(visitor_id: Annotated[UUID, typer.Argument(help="The id of the visitor.")]) -> None:
+    """Write all data that the database has about a visitor as JSON, for a request for access (GDPR, article 15).
+
+    Exits with status 1 if there is none."""
+    from runtime import export as runtime_export
+
+    settings = load_settings_and_configure_logs()
+    try:
+        exported = run(runtime_export.export(settings.database, visitor_id, retry_until_available))
+    except (WrongRevision, runtime_export.NoSuchVisitor) as error:
+        typer.echo(f"visitor: {error}", err=True)
+        raise typer.Exit(1) from None
+    sys.stdout.buffer.write(exported + b"\n")
 
 
 @app.command(name="health")

@@ -18,6 +18,10 @@ log = structlog.get_logger(__name__)
 Result = TypeVar("Result")
 
 
+class WrongRevision(Exception):
+    """The database's schema is not that of this release. The message says what to do."""
+
+
 def run(work: Coroutine[Any, Any, Result]) -> Result:
     return uvloop.run(work)
 

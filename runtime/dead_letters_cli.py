@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict, Unpack
 import typer
 from aiokafka.errors import KafkaError
 
-from runtime.command import load_settings_and_configure_logs, retry_until_available, run
-from runtime.operator_database import WrongRevision
+from runtime.command import WrongRevision, load_settings_and_configure_logs, retry_until_available, run
 from topics.dead_letters import Position
 from topics.envelope import Reason
 from topics.kafka import DeliveryError

@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from runtime.command import WrongRevision
 from storage import migrate
 from storage.database import DatabaseSettings, connect
 
@@ -16,10 +17,6 @@ class Retry(Protocol):
     """Repeats an attempt for as long as a server is unavailable."""
 
     def __call__(self, attempt: Callable[[], Awaitable[Result]]) -> Awaitable[Result]: ...
-
-
-class WrongRevision(Exception):
-    """The database's schema is not that of this release. The message says what to do."""
 
 
 @asynccontextmanager

@@ -21,7 +21,7 @@ DEAD_LETTER_MARKS = sa.Table(
     sa.Column("marked_at", sa.TIMESTAMP(timezone=True), nullable=False),
 )
 KEPT = timedelta(days=60)
-"""How long a mark is kept after its dead letter was written. Kafka deletes dead letters after 31 days."""
+"""How long a mark is kept after its dead letter was written. Kafka deletes dead letters after 29 days."""
 
 Action = Literal["replayed", "discarded"]
 

@@ -3,6 +3,8 @@ no personal data besides the ids of the entity and of its visitor."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -21,9 +23,12 @@ DELETIONS = sa.Table(
     sa.Column("change_type", sa.Text, nullable=False),
     sa.Column("value", sa.LargeBinary, nullable=False),
     sa.Column("deleted_at", sa.TIMESTAMP(timezone=True), nullable=False, index=True),
+    # When the worker inserted the tombstone into the outbox again.
+    sa.Column("repeated_at", sa.TIMESTAMP(timezone=True)),
+    sa.Index("deletions_unrepeated_idx", "deleted_at", postgresql_where="repeated_at is null"),
 )
 KEPT = timedelta(days=30)
-"""How long a deletion can be repeated."""
+"""How long `visitor republish` can repeat a deletion."""
 
 _COLUMNS = [DELETIONS.c[name] for name in Entry._fields]
 _INSERT = postgresql.insert(DELETIONS)
@@ -37,8 +42,26 @@ _AFTER = (
     .order_by(DELETIONS.c.key)
     .limit(sa.bindparam("limit", type_=sa.Integer))
 )
+_OF_VISITOR = (
+    sa.select(DELETIONS.c.topic, DELETIONS.c.key, DELETIONS.c.deleted_at)
+    .where(DELETIONS.c.partition_key == sa.bindparam("visitor"))
+    .order_by(DELETIONS.c.deleted_at)
+)
 _COUNT = sa.select(sa.func.count()).where(DELETIONS.c.topic == sa.bindparam("of_topic"))
 _EXPIRED = sa.select(*DELETIONS.primary_key).where(DELETIONS.c.deleted_at < sa.bindparam("before")).limit(1_000)
+_UNREPEATED = (
+    sa.select(*DELETIONS.primary_key)
+    .where(DELETIONS.c.repeated_at.is_(None), DELETIONS.c.deleted_at < sa.bindparam("before"))
+    .order_by(DELETIONS.c.deleted_at)
+    .limit(1_000)
+    .with_for_update(skip_locked=True)
+)
+_REPEAT = (
+    sa.update(DELETIONS)
+    .where(sa.tuple_(*DELETIONS.primary_key).in_(_UNREPEATED))
+    .values(repeated_at=sa.bindparam("now"))
+    .returning(*_COLUMNS)
+)
 _PRUNE = sa.delete(DELETIONS).where(sa.tuple_(*DELETIONS.primary_key).in_(_EXPIRED))
 
 
@@ -65,6 +88,17 @@ async def after(conn: AsyncConnection, topic: str, last_key: str, limit: int) ->
 
 async def count(conn: AsyncConnection, topic: str) -> int:
     return (await conn.execute(_COUNT, {"of_topic": topic})).scalar_one()
+
+
+async def take_unrepeated(conn: AsyncConnection, now: datetime, age: timedelta) -> list[Entry]:
+    """The changes of up to 1,000 deletions that are older than `age`, once for each deletion."""
+    rows = await conn.execute(_REPEAT, {"before": now - age, "now": now})
+    return [Entry(*row) for row in rows]
+
+
+async def of_visitor(conn: AsyncConnection, visitor: UUID) -> Sequence[Any]:
+    """The rows about a visitor's entities, oldest first."""
+    return (await conn.execute(_OF_VISITOR, {"visitor": str(visitor)})).all()
 
 
 async def prune(conn: AsyncConnection, now: datetime) -> int:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -133,6 +134,14 @@ _REDACT = (
 _REOPEN = sa.delete(INBOX).where(
     *(column == sa.bindparam(f"of_{column.name}") for column in _KEY), INBOX.c.status >= 500
 )
+_OF_VISITOR = (
+    sa.select(INBOX)
+    .where(
+        (INBOX.c.visitor_id == sa.bindparam("visitor", type_=sa.Uuid))
+        | INBOX.c.visitor_ids.contains(postgresql.array([sa.bindparam("visitor", type_=sa.Uuid)]))
+    )
+    .order_by(INBOX.c.received_at)
+)
 PRUNE_LIMIT = 5_000
 
 
@@ -220,6 +229,11 @@ async def reopen(conn: AsyncConnection, keys: Sequence[RequestKey]) -> None:
     sent again. Such a request changed nothing. Other answers stay."""
     if keys:
         await conn.execute(_REOPEN, [{f"of_{name}": value for name, value in key._asdict().items()} for key in keys])
+
+
+async def of_visitor(conn: AsyncConnection, visitor: UUID) -> Sequence[Any]:
+    """The rows whose answers may hold data of a visitor, oldest first."""
+    return (await conn.execute(_OF_VISITOR, {"visitor": visitor})).all()
 
 
 async def prune(conn: AsyncConnection, since: datetime, before: datetime) -> datetime | None:

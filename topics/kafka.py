@@ -65,7 +65,11 @@ class KafkaSettings(BaseModel):
     replication: int = Field(3, ge=1, description="Replicas of a topic that `visitor topics` creates.")
     min_insync: int = Field(2, ge=1, description="min.insync.replicas of a topic that `visitor topics` creates.")
     retention_days: float = Field(
-        7.0, gt=0, le=3650, description="Retention of requests and results, in topics that `visitor topics` creates."
+        7.0,
+        gt=0,
+        le=28,
+        description="Retention of requests and results, in topics that `visitor topics` creates; 28 at most, so that"
+        " personal data is gone 30 days after an erasure.",
     )
 
     def ssl_context(self) -> ssl.SSLContext | None:

@@ -35,8 +35,21 @@ RETENTION_CHECK = timedelta(minutes=10)
 """How late a broker may delete a segment: log.retention.check.interval.ms is 5 minutes, log.segment.delete.delay.ms is
 1 minute."""
 
-EVENT_RETENTION = timedelta(days=30)
+EVENT_RETENTION = timedelta(days=28)
 """How long the change topic of an event resource keeps a change. The change topics of entities are compacted."""
+
+DEAD_LETTER_RETENTION = timedelta(days=28)
+
+ERASURE_DEADLINE = timedelta(days=30)
+"""How long after an erasure a topic may contain data of the visitor (docs/erasure.md). `record_lifetime` of each
+topic that deletes by time is shorter."""
+
+COMPACTION_LAG = timedelta(days=1)
+"""max.compaction.lag.ms: how soon Kafka compacts a segment after it is closed. Without it, a segment waits until half
+of the log is new, which may be never."""
+
+TOMBSTONES_KEPT = timedelta(days=7)
+"""delete.retention.ms: how long Kafka keeps a tombstone after the first compaction, for consumers that were away."""
 
 
 def requests(family: str) -> str:
@@ -112,7 +125,7 @@ def specs(families: Iterable[str], change_topics: Iterable[ChangeTopic], kafka: 
         topic(QUERIES, timedelta(hours=1), **_BROKER_TIMESTAMPS),
         topic(REPLIES, timedelta(hours=1)),
         # A dead letter contains the whole message, plus headers with the reason.
-        topic(DEAD_LETTERS, timedelta(days=30), max_message_bytes=str(LARGEST_RECORD + 2**20)),
+        topic(DEAD_LETTERS, DEAD_LETTER_RETENTION, max_message_bytes=str(LARGEST_RECORD + 2**20)),
         *(spec for family in families for spec in topics_of(family)),
         *(
             topic(change_topic.name, EVENT_RETENTION, **(_COMPACTION if change_topic.compacted else {}))
@@ -126,4 +139,10 @@ def _milliseconds(duration: timedelta) -> str:
 
 
 _BROKER_TIMESTAMPS = {"message_timestamp_type": "LogAppendTime"}
-_COMPACTION = {"cleanup_policy": "compact", "retention_ms": "-1"}
+_COMPACTION = {
+    "cleanup_policy": "compact",
+    "retention_ms": "-1",
+    "max_compaction_lag_ms": _milliseconds(COMPACTION_LAG),
+    "min_cleanable_dirty_ratio": "0.1",
+    "delete_retention_ms": _milliseconds(TOMBSTONES_KEPT),
+}

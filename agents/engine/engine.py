@@ -13,6 +13,7 @@ from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.errors import ClusterAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from agents.engine import tombstones
 from agents.engine.batches import Work
 from agents.engine.breaker import Breaker, NearlyEverythingFails
 from agents.engine.decode import Decoder
@@ -40,6 +41,8 @@ log = structlog.get_logger(__name__)
 
 SHUTDOWN_LIMIT = 20.0
 """Seconds after which a stopping worker ends in any case."""
+PRUNE_INTERVAL = 60.0
+"""Seconds between two looks for expired answers and deletions, and for tombstones to repeat."""
 PRUNE_PAUSE = 0.1
 """Seconds between two deletions of expired answers, so that they leave time for requests. With `inbox.PRUNE_LIMIT`, a
 worker deletes answers several times as fast as it can write them."""
@@ -240,19 +243,20 @@ class Engine:
         )
 
     async def _prune(self) -> None:
-        """Delete expired answers and deletions."""
+        """Delete expired answers and deletions, and repeat tombstones."""
         keep = timedelta(days=self._settings.inbox_days)
         since = start = datetime.min.replace(tzinfo=UTC)
 
         async def prune() -> tuple[datetime | None, int]:
             now = datetime.now(UTC)
             async with self._background.begin() as conn:
-                return await inbox.prune(conn, since, now - keep), await deletions.prune(conn, now)
+                repeated = await tombstones.repeat(conn, now)
+                return await inbox.prune(conn, since, now - keep), repeated + await deletions.prune(conn, now)
 
         while True:
             last, deletion_count = await until_done("prune", self.readiness, prune)
             since = last or start
-            await asyncio.sleep(PRUNE_PAUSE if last or deletion_count else 60)
+            await asyncio.sleep(PRUNE_PAUSE if last or deletion_count else PRUNE_INTERVAL)
 
     async def _heartbeat(self) -> None:
         """Postpone, each second, a timer that runs in a thread and ends the process. If the event loop is blocked, the

@@ -1,6 +1,7 @@
 """Erasure: nothing about an erased visitor remains, and consumers get tombstones."""
 
 import asyncio
+import json
 import re
 from datetime import UTC, datetime
 from typing import Any
@@ -13,10 +14,11 @@ from agents.catalogue import CATALOGUE
 from agents.families.checkins import checkins
 from agents.families.visitors.visitor_table import VISITORS
 from storage import outbox
-from storage.table import METADATA
+from storage.table import METADATA, tables_with_column
 from storage.tx import Tx
 from tests.support import data, oracle
 from tests.support.answers import error_codes
+from tests.support.search import tables_with
 from tests.support.stack import Stack, eventually
 from tests.support.transaction import handler_tx
 from topics import names
@@ -88,23 +90,38 @@ async def _erase(client: httpx.AsyncClient, *analytics_ids: str) -> dict[str, An
     return erased
 
 
-async def _tables_with(stack: Stack, *texts: str) -> list[str]:
-    """Return `table: text` for each row that contains one of the texts in any column. Bytes are decoded. The table
-    `deletions` is left out: it keeps the ids of deleted entities for 30 days, so that tombstones can be repeated."""
-    tables = []
-    async with stack.engine.connect() as conn:
-        for table in (table for table in METADATA.sorted_tables if table.name != "deletions"):
-            for row in await conn.execute(sa.select(table)):
-                values = [v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in row]
-                row_text = " ".join(values)
-                tables += [f"{table.name}: {text}" for text in texts if text in row_text]
-    return tables
+async def test_an_export_has_everything_that_an_erasure_removes(stack: Stack, client: httpx.AsyncClient) -> None:
+    visitor = await _visitor_with_records(client)
+    visitor_id = visitor["visitorId"]
+    await eventually("all changes published", lambda: oracle.outbox_empty(stack))
+    holders = await tables_with(stack, visitor["marker"], visitor["email"], visitor_id)
+
+    done = await stack.command("export", visitor_id)
+    assert done.returncode == 0, done.stderr
+    exported = json.loads(done.stdout)
+    counts = {name: len(rows) for name, rows in exported["tables"].items()}
+    for table in tables_with_column("visitor_id"):
+        statement = f"select 1 from {table.name} where visitor_id = :visitor_id"
+        assert counts.get(table.name, 0) == len(await stack.rows(statement, visitor_id=UUID(visitor_id))) > 0, (
+            table.name
+        )
+    assert {holder.partition(":")[0] for holder in holders} <= counts.keys() | {"inbox"}
+    assert visitor["email"] in {row["email"] for row in exported["tables"]["visitors"]}
+    assert visitor["marker"] in str(exported["answers"])
+
+    await _erase(client, visitor["analyticsId"])
+    done = await stack.command("export", visitor_id)
+    left = json.loads(done.stdout)
+    assert (left["tables"], left["answers"]) == ({}, [])
+    assert left["deletedEntities"] != []
+    done = await stack.command("export", data.ABSENT_VISITOR_ID)
+    assert (done.returncode, done.stderr.startswith("visitor: There is no data about")) == (1, True)
 
 
 async def test_an_erasure_deletes_every_row_and_fails_when_repeated(stack: Stack, client: httpx.AsyncClient) -> None:
     visitor = await _visitor_with_records(client)
     personal = (visitor["visitorId"], visitor["marker"], visitor["email"], visitor["licensePlate"], visitor["barcode"])
-    assert {text.split(":")[0] for text in await _tables_with(stack, visitor["visitorId"])} >= {
+    assert {text.split(":")[0] for text in await tables_with(stack, visitor["visitorId"])} >= {
         table.name for table in METADATA.sorted_tables if "visitor_id" in table.c
     }  # fmt: skip
     assert await _erase(client, visitor["analyticsId"], "of nobody") == {
@@ -112,7 +129,7 @@ async def test_an_erasure_deletes_every_row_and_fails_when_repeated(stack: Stack
     }  # fmt: skip
 
     await eventually("all changes published", lambda: oracle.outbox_empty(stack))
-    assert await _tables_with(stack, *personal) == []
+    assert await tables_with(stack, *personal) == []
     deletions = " ".join([str(row) for row in await stack.rows("select * from deletions")])
     assert visitor["visitorId"] in deletions
     assert [text for text in (visitor["marker"], visitor["email"], visitor["licensePlate"]) if text in deletions] == []
@@ -169,7 +186,7 @@ async def test_concurrent_and_repeated_requests_do_not_restore_an_erased_visitor
     statuses = {answer.status_code for answer in answers if isinstance(answer, httpx.Response)}
     assert statuses <= {201, 404, 409}
     await eventually("all changes published", lambda: oracle.outbox_empty(stack))
-    assert await _tables_with(stack, visitor["visitorId"], visitor["email"]) == []
+    assert await tables_with(stack, visitor["visitorId"], visitor["email"]) == []
 
     repeated = await client.post("/visitors", json=body, headers=headers)
     assert (repeated.status_code, repeated.json()["errors"][0]["code"]) == (404, "visitor_erased")
@@ -204,9 +221,9 @@ async def test_a_visitor_that_is_created_and_erased_in_one_batch_leaves_nothing(
     inbox_rows = await stack.rows(statement, ids=[create_id, erase_id])
     assert len({row.xmin for row in inbox_rows}) == 1, "the requests were applied in more than one batch"
     assert sorted(row.status for row in inbox_rows) == [200, 404]
-    assert await _tables_with(stack, marker, partial["email"]) == []
+    assert await tables_with(stack, marker, partial["email"]) == []
     await eventually("all changes published", lambda: oracle.outbox_empty(stack))
-    assert await _tables_with(stack, visitor["visitorId"]) == []
+    assert await tables_with(stack, visitor["visitorId"]) == []
     changes = [record for record in await stack.read(names.changes("visitors", "visitor")) if record.value]
     assert [change for change in changes if marker in str(change)] == []
 

@@ -326,9 +326,10 @@ class Stack:
         finally:
             await admin_client.close()
 
-    async def read(self, topic: str) -> list[Record]:
-        """All records that a topic has now. Those of one partition are in the order of their offsets."""
-        async with _consumer_of(self.kafka, await self._partitions(topic)) as consumer:
+    async def read(self, *topics: str) -> list[Record]:
+        """All records that topics have now. Those of one partition are in the order of their offsets."""
+        partitions = [partition for topic in topics for partition in await self._partitions(topic)]
+        async with _consumer_of(self.kafka, partitions) as consumer:
             return [record async for record in _records_to_end(consumer)]
 
     async def _partitions(self, topic: str) -> list[TopicPartition]:

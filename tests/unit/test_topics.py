@@ -1,6 +1,6 @@
 """JSON, Avro, and the configuration of topics."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -10,8 +10,9 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from agents.answers import Answer
 from agents.catalogue import CATALOGUE
+from agents.engine import tombstones
 from agents.wire import Wire
-from topics import avro, json
+from topics import avro, json, names
 from topics.envelope import AVRO, JSON, InvalidMessage
 from topics.kafka import KafkaSettings, partition_of
 
@@ -100,3 +101,19 @@ def test_change_topics_are_compacted_except_those_of_events() -> None:
     assert by_time & change_topics == {"visitor.visits.changes.visit", "visitor.checkins.changes.checkin"}
     assert specs_by_name["visitor.visits.requests"].config["message.timestamp.type"] == "LogAppendTime"
     assert {spec.partitions for spec in specs} == {3}
+
+
+@pytest.mark.parametrize("retention_days", [7, 28])
+def test_every_topic_forgets_an_erased_visitor_before_the_deadline(retention_days: int) -> None:
+    def duration(config: dict[str, str], name: str) -> timedelta:
+        return timedelta(milliseconds=int(config[name]))
+
+    for spec in CATALOGUE.topics(KafkaSettings(retention_days=retention_days)):
+        segment = duration(spec.config, "segment.ms")
+        if spec.config["cleanup.policy"] == "delete":
+            lifetime = names.record_lifetime(duration(spec.config, "retention.ms"), segment)
+        else:
+            assert segment < tombstones.REPEAT_AFTER
+            lifetime = tombstones.REPEAT_AFTER + duration(spec.config, "max.compaction.lag.ms")
+            assert duration(spec.config, "delete.retention.ms") == timedelta(days=7)
+        assert lifetime < names.ERASURE_DEADLINE, spec.name
