@@ -5,6 +5,8 @@ Needs Docker with Compose. `make compose-test` runs these tests. `make test` doe
 import asyncio
 import json
 import os
+import secrets
+import ssl
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -24,7 +26,7 @@ from tests.support.stack import eventually
 ROOT = Path(__file__).parents[2]
 PROJECT = "visitor-test"
 IMAGE = "visitor-service:0.1.0"
-LONG_RUNNING = {"worker": 2, "edge": 1, "postgres": 1, "kafka": 1}
+LONG_RUNNING = {"worker": 2, "edge": 1, "postgres": 1, "kafka": 1, "proxy": 1}
 RECOVERY_SECONDS = 120
 """The time limit for a killed container to be healthy again."""
 
@@ -37,11 +39,17 @@ class Compose:
 
     home: Path
     port: int = field(default_factory=free_port)
+    password: str = field(default_factory=lambda: secrets.token_hex(24))
 
     def __call__(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run a `docker compose` command. Fails if the command fails."""
         command = ["docker", "compose", "--project-name", PROJECT, *arguments]
-        environment = {**os.environ, "VISITOR_HTTP_PORT": str(self.port), "KEYS_FILE": str(self.keys)}
+        environment = {
+            **os.environ,
+            "POSTGRES_PASSWORD": self.password,
+            "HTTPS_PORT": str(self.port),
+            "KEYS_FILE": str(self.keys),
+        }
         process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert process.returncode == 0, f"{' '.join(command)}:\n{process.stderr[-5000:]}"
         return process
@@ -52,7 +60,7 @@ class Compose:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"https://localhost:{self.port}"
 
     def containers(self, service: str) -> list[dict[str, Any]]:
         """The output of `docker inspect` for each container of a service."""
@@ -109,7 +117,10 @@ def running(compose: Compose, key: str) -> Compose:
 @pytest_asyncio.fixture(loop_scope="session")
 async def client(running: Compose, key: str) -> AsyncIterator[httpx.AsyncClient]:
     headers = {"authorization": f"Bearer {key}"}
-    async with httpx.AsyncClient(base_url=running.url, headers=headers, timeout=30) as http_client:
+    authority = running.home / "ca.crt"
+    running("cp", "proxy:/data/caddy/pki/authorities/local/root.crt", str(authority))
+    context = ssl.create_default_context(cafile=str(authority))
+    async with httpx.AsyncClient(base_url=running.url, headers=headers, timeout=30, verify=context) as http_client:
         yield http_client
 
 

@@ -34,17 +34,47 @@ def test_the_image_is_built_on_an_exact_version() -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_variable_is_a_setting_with_a_valid_value(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable, value in SERVICES[name]["environment"].items():
+    for variable, value in SERVICES[name].get("environment", {}).items():
         if variable.startswith(settings.PREFIX):
-            monkeypatch.setenv(variable, re.sub(r"\$\{\w+:-(\w+)\}", r"\1", value))
+            monkeypatch.setenv(variable, re.sub(r"\$\{\w+:\?[^}]+\}", "secret", value))
     loaded = settings.load()
-    assert loaded.kafka.min_insync <= loaded.kafka.replication or name in ("kafka", "postgres")
+    assert loaded.kafka.min_insync <= loaded.kafka.replication or name in ("kafka", "postgres", "proxy")
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES.keys() - ONE_SHOT))
 def test_long_running_services_have_a_health_check_and_restart(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
     assert SERVICES[name]["restart"] == "unless-stopped"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_container_is_hardened_and_limited(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory", "pids"}
+
+
+def test_only_the_images_of_others_have_capabilities() -> None:
+    assert {name for name, service in SERVICES.items() if "cap_add" in service} == {"postgres", "proxy"}
+
+
+def test_no_password_has_a_default() -> None:
+    used = re.findall(r"\$\{(\w+)(:?[-?])", (ROOT / "docker-compose.yml").read_text())
+    assert {(name, kind) for name, kind in used if "PASSWORD" in name} == {("POSTGRES_PASSWORD", ":?")}
+
+
+def test_callers_reach_the_edge_through_the_tls_proxy_only() -> None:
+    assert [name for name, service in SERVICES.items() if "ports" in service] == ["proxy"]
+    assert SERVICES["proxy"]["networks"] == ["front"]
+    assert COMPOSE["networks"]["back"]["internal"] is True
+    assert {name for name, service in SERVICES.items() if "front" in service["networks"]} == {"edge", "proxy"}
+    caddyfile = (ROOT / COMPOSE["configs"]["Caddyfile"]["file"]).read_text()
+    assert "https://localhost:8443 {" in caddyfile
+    assert "reverse_proxy edge:8080" in caddyfile
+    (port,) = SERVICES["proxy"]["ports"]
+    assert port.endswith(":8443")
 
 
 def test_workers_start_after_their_dependencies() -> None:
