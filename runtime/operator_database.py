@@ -20,11 +20,9 @@ class Retry(Protocol):
 
 
 @asynccontextmanager
-async def connected(
-    settings: DatabaseSettings, retry: Retry, *, sequential_scans: bool = True
-) -> AsyncIterator[AsyncEngine]:
+async def connected(settings: DatabaseSettings, retry: Retry) -> AsyncIterator[AsyncEngine]:
     """A pool of one connection to a database whose schema is that of this release. Raises WrongRevision."""
-    database = connect(settings, connections=1, sequential_scans=sequential_scans)
+    database = connect(settings, connections=1)
     try:
         if reason := migrate.mismatch(await retry(lambda: migrate.current(database))):
             raise WrongRevision(reason)

@@ -41,7 +41,7 @@ async def run(settings: Settings, selected: Sequence[Table[Any]], rate: int, *, 
     wire = Wire(CATALOGUE)
     console = Console(soft_wrap=True)
     try:
-        async with connected(settings.database, retry, sequential_scans=False) as database:
+        async with connected(settings.database, retry) as database:
             schemas = SchemaLookup(wire, database, registry)
             await retry(schemas.store)
             await retry(schemas.register)

@@ -81,8 +81,7 @@ class Engine:
         # One more for parked requests.
         self._writes = connect(database, connections=database.connections + 1)
         self._reads = connect(database, connections=database.query_connections, read_only=True)
-        # The statistics of the outbox are mostly taken while it is nearly empty.
-        self._background = connect(database, connections=2, sequential_scans=False)
+        self._background = connect(database, connections=2)
         self._producer = Producer(kafka)
         self._reply_producer = ReplyProducer(kafka)
         wire = Wire(catalogue)
