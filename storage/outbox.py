@@ -240,3 +240,8 @@ async def claim(conn: AsyncConnection, topic: str, owner: UUID) -> list[Entry]:
     transaction in which `acquire` has locked the topic."""
     rows = sorted(await conn.execute(_CLAIM, {"of_topic": topic, "of_owner": owner}), key=itemgetter(0))
     return [Entry(*row[1:]) for row in rows]
+
+
+def is_full(claimed: Sequence[Entry]) -> bool:
+    """True if a claim has reached a limit, so that the topic may have more changes."""
+    return len(claimed) >= CLAIM_LIMIT or sum(len(entry.value or b"") for entry in claimed) >= CLAIM_BYTES

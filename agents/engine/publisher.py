@@ -30,6 +30,10 @@ POLL_SECONDS = 1.0
 """How often a worker looks for changes that another worker committed and did not publish. Its own changes wake its
 publishers at once."""
 
+PAUSE_SECONDS = 0.1
+"""The pause between two Kafka transactions of a topic that has few changes. Changes of several requests then share a
+transaction, which costs as much as a request itself. After a longer silence, a change is published at once."""
+
 STOP_SECONDS = 3.0
 """How long a worker that stops waits for changes that are being sent."""
 
@@ -76,15 +80,16 @@ class Publisher:
         while True:
             await wakeup.wait()
             wakeup.clear()
-            while (
-                state := await until_done(f"{topic} publisher", self._readiness, publish)
-            ) is not Ownership.NO_CHANGES:
-                if state is Ownership.OTHER_OWNER:
-                    await asyncio.sleep(outbox.LEASE_SECONDS)
+            pause: float | None = 0
+            while pause is not None:
+                await asyncio.sleep(pause)
+                pause = await until_done(f"{topic} publisher", self._readiness, publish)
+            await asyncio.sleep(PAUSE_SECONDS)
 
-    async def _publish_oldest(self, topic: str) -> Ownership:
-        """Publish the oldest changes if this publisher owns the topic. If the worker stops meanwhile, finish first:
-        otherwise the next owner would send them again."""
+    async def _publish_oldest(self, topic: str) -> float | None:
+        """Publish the oldest changes if this publisher owns the topic. Returns the pause before the next attempt in
+        seconds, or None if no change is left. A worker that stops finishes the attempt: otherwise the next owner would
+        send the changes again."""
         attempt = asyncio.ensure_future(self._attempt_in_turn(topic))
         try:
             return await asyncio.shield(attempt)
@@ -92,32 +97,35 @@ class Publisher:
             await asyncio.gather(asyncio.wait_for(attempt, STOP_SECONDS), return_exceptions=True)
             raise
 
-    async def _attempt_in_turn(self, topic: str) -> Ownership:
+    async def _attempt_in_turn(self, topic: str) -> float | None:
         """Topics that fail take turns, because an attempt may keep a database connection until its timeout. So they do
         not delay the others."""
         async with self._retrying if topic in self._failing else nullcontext():
             try:
-                state = await self._attempt(topic)
+                pause = await self._attempt(topic)
             except BaseException:
                 self._failing.add(topic)
                 raise
         self._failing.discard(topic)
-        return state
+        return pause
 
-    async def _attempt(self, topic: str) -> Ownership:
+    async def _attempt(self, topic: str) -> float | None:
         """Raises DeliveryError and what `is_transient` accepts."""
         producer = self._producers[topic]
         async with self._engine.connect() as conn, conn.begin():
             state = await outbox.acquire(conn, topic, self._owner)
-            if state in (Ownership.NO_CHANGES, Ownership.OTHER_OWNER):
-                return state
+            if state is Ownership.NO_CHANGES:
+                return None
+            if state is Ownership.OTHER_OWNER:
+                return outbox.LEASE_SECONDS
             if state is Ownership.NEW_OWNER or not producer.usable:
                 await producer.take_over()
             entries = await outbox.claim(conn, topic, self._owner)
             if entries:
                 await producer.send([_message(entry) for entry in entries])
         CHANGES.labels(topic).inc(len(entries))
-        return state
+        # Changes that were committed after the claim have set the wakeup, or are noticed by the next poll.
+        return 0 if outbox.is_full(entries) else None
 
 
 def _message(entry: outbox.Entry) -> Outgoing:
