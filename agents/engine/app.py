@@ -95,6 +95,10 @@ class FaustSource:
     def __init__(self, app: Any) -> None:
         self._app = app
 
+    @property
+    def is_delivering(self) -> bool:
+        return bool(self._app.consumer.is_delivering)
+
     def acknowledge(self, event: Event) -> None:
         """Acknowledge an event and all earlier ones, unless the partition was revoked since it arrived. Faust commits
         the highest acknowledged offset, see `faust_patches`."""

@@ -9,6 +9,7 @@ and the others go on; a task of its own retries parked requests.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -24,25 +25,32 @@ log = structlog.get_logger(__name__)
 BATCH_LIMIT = 500
 PARKED_SECONDS = 0.5
 """Seconds between two attempts to apply parked events."""
+OVERLAP_SECONDS = 0.02
+"""While a batch runs, the next one collects events for up to so many seconds, even if a task is free: two small batches
+cost more than a large one. A batch that takes longer waits for the database, and the other task can use the time."""
 SHARED_SECONDS = 1.0
 """A lane whose last batch took longer is taken by itself, so that it does not delay the others."""
 
 
 class Feed:
-    """Counts the events that arrive in all lanes. Faust takes one or two turns of the event loop to deliver an event.
-    If a batch started at its first event, it would be small, and its work would delay the delivery of the next events.
-    So a batch waits until no event arrives for `TURNS` turns."""
+    """Counts the events that arrive in all lanes. A source delivers the events of one fetch one by one, and its work
+    competes with that of a batch. If a batch started at the first event, it would be small, and it would delay the
+    delivery of the next events. So a batch waits while the source delivers events, each within `TURNS` turns of the
+    event loop."""
 
     TURNS = 8
 
-    def __init__(self) -> None:
+    def __init__(self, source: Source) -> None:
         self.count = 0
+        self._source = source
 
     async def has_more(self) -> bool:
-        """True if another event arrives within TURNS turns of the event loop, which take a fraction of a
-        millisecond."""
+        """True as soon as another event arrives. False if the source has delivered all that it has fetched, or if no
+        event arrives for TURNS turns of the event loop, which take a fraction of a millisecond."""
         before = self.count
         for _ in range(self.TURNS):
+            if not self._source.is_delivering:
+                return False
             await asyncio.sleep(0)
             if self.count != before:
                 return True
@@ -112,11 +120,13 @@ class Batches:
         self._source = source
         self._readiness = readiness
         self._shared = shared
-        self._feed = Feed()
+        self._feed = Feed(source)
         self._lanes: dict[TopicPartition, Lane] = {}
         """Those that were taken last are at the end."""
         self._ended_batches = 0
         self._collecting = asyncio.Lock()
+        self._running = 0
+        self._batch_has_ended = asyncio.Event()
         self._lane_is_ready = asyncio.Event()
         self._closed = False
         self._supervisor = Supervisor(failed)
@@ -175,8 +185,11 @@ class Batches:
         while True:
             async with self._collecting:
                 batch = await self._collect()
+                self._running += 1
             error, seconds = await self._process(batch)
             self._ended_batches += 1
+            self._running -= 1
+            self._batch_has_ended.set()
             for lane in batch.lanes:
                 lane.alone = error is not None or seconds > SHARED_SECONDS
                 if error is None:
@@ -187,9 +200,7 @@ class Batches:
 
     async def _collect(self) -> Batch:
         """Wait for events, and take those that wait or are just arriving, up to the limit."""
-        while not any(lane.is_ready for lane in self._lanes.values()):
-            self._lane_is_ready.clear()
-            await self._lane_is_ready.wait()
+        await self._wait_for_events()
         batch = Batch(parked=False, locks_are_held=any(lane.parked for lane in self._lanes.values()))
         while lanes := self._lanes_for(batch):
             for lane in lanes:
@@ -202,6 +213,20 @@ class Batches:
             if not await self._feed.has_more():
                 break
         return batch
+
+    async def _wait_for_events(self) -> None:
+        """Return when a batch can take events."""
+        has_waited = not self._shared
+        while True:
+            while not any(lane.is_ready for lane in self._lanes.values()):
+                self._lane_is_ready.clear()
+                await self._lane_is_ready.wait()
+            if has_waited or not self._running:
+                return
+            has_waited = True
+            self._batch_has_ended.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._batch_has_ended.wait(), OVERLAP_SECONDS)
 
     def _lanes_for(self, batch: Batch) -> Sequence[Lane]:
         """The lanes whose waiting events may join the batch."""

@@ -4,7 +4,8 @@
 | --- | --- |
 | `_execute_noticed` | a task of Faust's that is cancelled by mistake ends unnoticed, for example the one that commits |
 | `_Fetcher` | Faust's task that hands messages over suppresses its cancellation and ends unnoticed |
-| `_ConsumerThread` | Faust has no setting for `isolation_level` and `consumer_timeout_ms` |
+| `_ConsumerThread` | Faust has no setting for `isolation_level`, `consumer_timeout_ms` and the thread's event loop |
+| `_Consumer._wait_next_records` | Faust does not tell whether it is handing over the records of a fetch |
 | `_Consumer.wait_first` | Faust creates four tasks for each message, which takes half of its time |
 | `_Consumer.verify_all_partitions_active` | Faust reads a position that aiokafka may not have; the worker ends |
 | `_Consumer._to_message` | Faust drops all messages whose offsets begin again below those that were read |
@@ -20,6 +21,7 @@ from typing import Any
 
 import faust
 import structlog
+import uvloop
 from faust.transport.consumer import Fetcher
 from faust.transport.drivers import aiokafka
 from faust.types import TP
@@ -97,6 +99,16 @@ class _ConsumerThread(aiokafka.AIOKafkaConsumerThread):
 
 
 class _Consumer(aiokafka.Consumer):
+    is_delivering = False
+    """True while the records of a fetch are being handed over."""
+
+    async def _wait_next_records(self, timeout: float) -> Any:
+        """Faust calls this when it has handed over all records of the last fetch."""
+        self.is_delivering = False
+        records, partitions = await super()._wait_next_records(timeout)
+        self.is_delivering = bool(records)
+        return records, partitions
+
     async def wait_first(self, *coros: Any, timeout: Any = None) -> Any:
         """Hand a message over. Faust creates four tasks for each message, so that it can stop when a rebalance begins.
         They take half of Faust's time. Our agents never wait, so nothing can begin during a hand-over."""
@@ -110,7 +122,8 @@ class _Consumer(aiokafka.Consumer):
         return None
 
     def _new_consumer_thread(self) -> Any:
-        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+        # Faust would create an event loop of asyncio's own kind, which takes longer for each fetch.
+        return _ConsumerThread(self, loop=self.loop, thread_loop=uvloop.new_event_loop(), beacon=self.beacon)
 
     async def verify_all_partitions_active(self) -> None:
         """Do nothing; `Engine._watch` watches progress. Faust would read a position that aiokafka does not know yet,

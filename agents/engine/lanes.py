@@ -45,6 +45,10 @@ class Event(Protocol):
 class Source(Protocol):
     """The consumer that the events come from."""
 
+    @property
+    def is_delivering(self) -> bool:
+        """True while events that were fetched are being delivered."""
+
     def acknowledge(self, event: Event) -> None:
         """Acknowledge an event and all earlier ones of its partition."""
 

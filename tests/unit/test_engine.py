@@ -29,6 +29,8 @@ class _Event:
 
 
 class _Source:
+    is_delivering = False
+
     def __init__(self) -> None:
         self.acknowledged: list[tuple[int, int]] = []
         self.calls: list[tuple[str, TopicPartition]] = []
@@ -148,9 +150,25 @@ async def test_no_two_batches_have_events_of_the_same_partition(under_test: _Bat
     for offset in (1, 2):
         under_test.put(offset)
     under_test.put(0, partition=1)
+
+    async def two_batches() -> bool:
+        return len(under_test.batches) == 2
+
+    await eventually("two batches", two_batches)
     under_test.gate.set()
     await _wait_until_acknowledged(under_test, (0, 2), (1, 0))
-    assert sorted(under_test.batches) == [[(0, 0)], [(0, 1), (0, 2)], [(1, 0)]]
+    assert under_test.batches == [[(0, 0)], [(1, 0)], [(0, 1), (0, 2)]]
+
+
+async def test_the_events_that_arrive_during_a_short_batch_share_the_next_one(under_test: _BatchesUnderTest) -> None:
+    under_test.put(0)
+    await under_test.started.wait()
+    under_test.put(0, partition=1)
+    await asyncio.sleep(0)
+    under_test.put(0, partition=2)
+    under_test.gate.set()
+    await _wait_until_acknowledged(under_test, (0, 0), (1, 0), (2, 0))
+    assert under_test.batches == [[(0, 0)], [(1, 0), (2, 0)]]
 
 
 async def test_the_partition_of_a_full_lane_is_paused_until_the_lane_is_half_empty(
