@@ -23,6 +23,9 @@ from runtime.command import WrongRevision, load_settings_and_configure_logs, ret
 from runtime.settings import Settings, WrongSetting
 from runtime.settings import known as known_settings
 from runtime.settings import load as load_settings
+from storage.connecting import ConnectionFailed
+from topics import acls as acl_table
+from topics.connection_errors import ConnectionRefused
 
 app = typer.Typer(
     help="The service that owns the data about the visitors of a group of shopping centers. It applies requests from"
@@ -59,7 +62,10 @@ def main() -> None:
     """The entry point. A wrong setting or a port in use prints what to correct and exits with status 2."""
     try:
         app()
-    except (WrongSetting, WrongKeyFile, ports.PortTaken) as error:
+    except ConnectionRefused as error:
+        sys.stderr.write(f"visitor: {error.message}\n")
+        sys.exit(2)
+    except (WrongSetting, WrongKeyFile, ports.PortTaken, ConnectionFailed) as error:
         sys.stderr.write(f"visitor: {error}\n")
         sys.exit(2)
 
@@ -138,8 +144,9 @@ def topics(
 
     Exits with status 1 if a topic differs."""
     from agents.catalogue import CATALOGUE
-    from topics import admin
+    from topics import admin, patches
 
+    patches.apply()
     settings = load_settings_and_configure_logs()
     specs = CATALOGUE.topics(settings.kafka)
     report = run(retry_until_available(lambda: admin.ensure(settings.kafka, specs, alter=alter)))
@@ -194,6 +201,40 @@ def republish(
     except KeyboardInterrupt:
         typer.echo("Interrupted. Run the same command to resume.")
         raise typer.Exit(130) from None
+
+
+@app.command()
+def acls(
+    roles: Annotated[
+        list[acl_table.Role] | None, typer.Argument(help="The roles. Without any, all.", show_default=False)
+    ] = None,
+    principal: Annotated[
+        str | None, typer.Option(help="The principal of one role. By default, User:visitor-<role>.", show_default=False)
+    ] = None,
+    family: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The families of a gateway or a CRM, for example visits. By default, all.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Print the least Kafka ACLs that each role needs, as commands of Kafka's tools. Changes nothing."""
+    from agents.catalogue import CATALOGUE
+
+    settings = load_settings_and_configure_logs()
+    selected = roles or list(acl_table.Role)
+    if principal is not None and len(selected) > 1:
+        raise typer.BadParameter("A principal has one role: name the role.", param_hint="--principal")
+    if unknown := set(family or ()) - CATALOGUE.families.keys():
+        raise typer.BadParameter(f"The families are: {', '.join(sorted(CATALOGUE.families))}.", param_hint=min(unknown))
+    for role in selected:
+        limited = role in (acl_table.Role.gateway, acl_table.Role.crm)
+        families = sorted((limited and family) or CATALOGUE.families)
+        user = principal or f"User:visitor-{role}"
+        group = settings.worker.group if role is acl_table.Role.worker else user.removeprefix("User:")
+        typer.echo(f"# {role}")
+        for acl in acl_table.of_role(role, families, group):
+            typer.echo(acl.command(user, settings.kafka.bootstrap))
 
 
 @app.command()
@@ -267,6 +308,8 @@ def consume_command(
         run(consume.follow(settings.kafka, settings.schema_registry, topic, from_beginning=from_beginning))
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
+    except ConnectionRefused:
+        raise
     except KafkaError as error:
         raise WrongSetting(f"VISITOR_KAFKA_BOOTSTRAP: {settings.kafka.bootstrap} does not answer ({error})") from error
 

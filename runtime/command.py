@@ -11,6 +11,8 @@ from aiokafka.errors import KafkaError
 from agents.engine.retry import is_retryable
 from runtime import logs, settings
 from runtime.settings import Settings
+from storage.connecting import ConnectionFailed
+from topics.connection_errors import ConnectionRefused
 from topics.supervision import interruptions_raised
 
 log = structlog.get_logger(__name__)
@@ -33,11 +35,14 @@ def load_settings_and_configure_logs() -> Settings:
 
 
 async def retry_until_available(attempt: Callable[[], Awaitable[Result]]) -> Result:
-    """Retry every second while the server is not available: it may be starting."""
+    """Retry every second while the server is not available: it may be starting. Raises ConnectionFailed and
+    ConnectionRefused, which name a wrong setting."""
     while True:
         try:
             with interruptions_raised():
                 return await attempt()
+        except (ConnectionFailed, ConnectionRefused):
+            raise  # Retrying does not correct a setting.
         except Exception as error:
             if not (is_retryable(error) or isinstance(error, KafkaError)):
                 raise

@@ -9,6 +9,7 @@ import typer
 from aiokafka.errors import KafkaError
 
 from runtime.command import WrongRevision, load_settings_and_configure_logs, retry_until_available, run
+from topics.connection_errors import ConnectionRefused
 from topics.dead_letters import Position
 from topics.envelope import Reason
 from topics.kafka import DeliveryError
@@ -159,6 +160,8 @@ def _errors_explained() -> Iterator[None]:
     except WrongRevision as error:
         typer.echo(f"visitor: {error}", err=True)
         raise typer.Exit(1) from None
+    except ConnectionRefused:
+        raise
     except (KafkaError, DeliveryError) as error:
         typer.echo(f"visitor: Kafka: {error}. Run the same command again.", err=True)
         raise typer.Exit(1) from None

@@ -59,6 +59,11 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
+    def _tls_files_are_usable(self) -> Self:
+        self.kafka.ssl_context()
+        return self
+
+    @model_validator(mode="after")
     def _inbox_outlives_requests(self) -> Self:
         """A request that is redelivered after its answer was deleted would be applied twice."""
         lifetime = names.request_lifetime(self.kafka) / timedelta(days=1)

@@ -5,10 +5,11 @@ from datetime import timedelta
 import asyncpg
 import sqlalchemy as sa
 from pydantic import BaseModel, Field, SecretStr
-from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from storage import connecting
 
 STATEMENT_TIMEOUT = 15
 """Seconds for one statement. A running batch must end within Kafka's rebalance timeout of 60 seconds."""
@@ -34,7 +35,7 @@ while it waits for the broker. It is short enough to release the locks of a froz
 class DatabaseSettings(BaseModel):
     url: SecretStr = Field(
         SecretStr("postgresql+asyncpg://visitor@localhost:5432/visitor"),
-        description="SQLAlchemy URL with the asyncpg driver; TLS by ?ssl=require.",
+        description="URL of PostgreSQL, with libpq's parameters for TLS, such as `?sslmode=verify-full`.",
     )
     connections: int = Field(2, ge=1, description="Connections of a worker for requests.")
     query_connections: int = Field(4, ge=1, description="Connections of a worker for reads.")
@@ -60,15 +61,17 @@ def connect(settings: DatabaseSettings, *, connections: int, read_only: bool = F
         "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_TIMEOUT * 1000),
         "default_transaction_read_only": "on" if read_only else "off",
     } | ({} if read_only else _PLANNED_ONCE)
+    url, arguments = connecting.arguments(settings.url.get_secret_value())
     engine = create_async_engine(
-        make_url(settings.url.get_secret_value()),
+        url,
         # All statements of a read see the same snapshot of the database.
         isolation_level="REPEATABLE READ" if read_only else "READ COMMITTED",
         pool_size=connections,
         max_overflow=0,
         pool_timeout=3600,
         hide_parameters=True,
-        connect_args={
+        connect_args=arguments
+        | {
             "server_settings": server_settings,
             "timeout": 5,
             "command_timeout": limit + 5,

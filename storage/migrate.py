@@ -17,6 +17,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, NullPool
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from storage import connecting
 from storage.database import DatabaseSettings
 from storage.table import METADATA
 
@@ -60,7 +61,8 @@ async def upgrade(settings: DatabaseSettings) -> tuple[str | None, str | None]:
     If another process migrates at the same time, this one waits for it and then has nothing to do. There is no timeout,
     because a migration may take long.
     """
-    engine = create_async_engine(settings.url.get_secret_value(), poolclass=NullPool)
+    url, arguments = connecting.arguments(settings.url.get_secret_value())
+    engine = create_async_engine(url, connect_args=arguments, poolclass=NullPool)
     try:
         async with engine.begin() as conn:
             await conn.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))

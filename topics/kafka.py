@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import structlog
@@ -46,6 +47,10 @@ def _milliseconds(seconds: float) -> int:
     return int(seconds * 1000)
 
 
+class WrongTlsFile(ValueError):
+    """The message names the setting."""
+
+
 class KafkaSettings(BaseModel):
     """How to reach Kafka; names and values as in Kafka's own client settings."""
 
@@ -61,6 +66,7 @@ class KafkaSettings(BaseModel):
     ssl_cafile: str | None = Field(None, description="File with the CA certificates to trust; by default the system's.")
     ssl_certfile: str | None = Field(None, description="File with the client's certificate, for mutual TLS.")
     ssl_keyfile: str | None = Field(None, description="File with the client's private key, for mutual TLS.")
+    ssl_key_password: SecretStr | None = Field(None, description="Password of the private key, if it is encrypted.")
     partitions: int = Field(6, ge=1, description="Partitions of a topic that `visitor topics` creates.")
     replication: int = Field(3, ge=1, description="Replicas of a topic that `visitor topics` creates.")
     min_insync: int = Field(2, ge=1, description="min.insync.replicas of a topic that `visitor topics` creates.")
@@ -73,12 +79,26 @@ class KafkaSettings(BaseModel):
     )
 
     def ssl_context(self) -> ssl.SSLContext | None:
+        """None without TLS. Raises WrongTlsFile."""
         if "SSL" not in self.security_protocol.split("_"):
             return None
-        context: ssl.SSLContext = create_ssl_context(
-            cafile=self.ssl_cafile, certfile=self.ssl_certfile, keyfile=self.ssl_keyfile
-        )
+        for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
+            _require_readable(f"VISITOR_KAFKA_{name.upper()}", getattr(self, name))
+        try:
+            context: ssl.SSLContext = create_ssl_context(cafile=self.ssl_cafile)
+        except ssl.SSLError as error:
+            raise WrongTlsFile(f"VISITOR_KAFKA_SSL_CAFILE: {self.ssl_cafile} has no PEM certificates") from error
+        if self.ssl_certfile:
+            self._load_client_certificate(context)
         return context
+
+    def _load_client_certificate(self, context: ssl.SSLContext) -> None:
+        # Without a password, OpenSSL would ask for it on the terminal.
+        password = self.ssl_key_password.get_secret_value() if self.ssl_key_password else ""
+        try:
+            context.load_cert_chain(self.ssl_certfile or "", self.ssl_keyfile, password)
+        except ssl.SSLError as error:
+            raise WrongTlsFile(_key_fault(error, self.ssl_keyfile or self.ssl_certfile or "")) from error
 
     def client(self) -> dict[str, Any]:
         """The arguments that every aiokafka client takes."""
@@ -95,6 +115,23 @@ class KafkaSettings(BaseModel):
                 "sasl_plain_password": self.sasl_password.get_secret_value() if self.sasl_password else None,
             }
         return arguments
+
+
+def _require_readable(setting: str, file: str | None) -> None:
+    if file is None:
+        return
+    try:
+        Path(file).read_bytes()
+    except OSError as error:
+        raise WrongTlsFile(f"{setting}: {file} cannot be read: {error.strerror}") from error
+
+
+def _key_fault(error: ssl.SSLError, keyfile: str) -> str:
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return f"VISITOR_KAFKA_SSL_KEYFILE: {keyfile} is not the key of the certificate in VISITOR_KAFKA_SSL_CERTFILE"
+    if b"ENCRYPTED" in Path(keyfile).read_bytes():
+        return f"VISITOR_KAFKA_SSL_KEY_PASSWORD: it does not decrypt {keyfile}"
+    return f"VISITOR_KAFKA_SSL_CERTFILE, VISITOR_KAFKA_SSL_KEYFILE: no certificate with a key in PEM ({error.reason})"
 
 
 class Outgoing(NamedTuple):

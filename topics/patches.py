@@ -15,13 +15,17 @@
 - **Batches that expand without a limit.** aiokafka 0.14.0 decompresses a batch as a whole, whatever it expands to. With
   the patch, a batch that exceeds `topics.decompression.LIMIT` is skipped, and one record with an `UnreadBatch` as its
   value is delivered at its last offset.
+- **Reasons of failed connections.** aiokafka 0.14.0 logs why it cannot connect, and raises "Unable to bootstrap". With
+  the patch, it raises the reason and the setting to correct, and does not log the reason as well.
 
 `tests/unit/test_patches.py` fails once aiokafka no longer needs them.
 """
 
 import asyncio
+import logging
 import sys
 from collections.abc import Iterator
+from contextvars import ContextVar
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -29,12 +33,14 @@ from typing import Any
 from aiokafka import ConsumerRecord, client
 from aiokafka.admin import client as admin_client
 from aiokafka.consumer import fetcher
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record import default_records
 from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
 
 from topics import decompression
+from topics.connection_errors import explained
 from topics.decompression import NotDecompressed, UnreadBatch
 
 SHORT_FETCH_MS = 100
@@ -67,6 +73,9 @@ def apply() -> None:
     fetcher.Fetcher._get_actions_per_node = _fetch_shortly_if_partitions_wait
     for module in (client, admin_client):
         module.MetadataRequest = partial(MetadataRequest, allow_auto_topic_creation=False)
+    client.create_conn = _create_conn
+    client.log.addFilter(_is_new)
+    client.AIOKafkaClient.bootstrap = _bootstrap
     # The classes in C and those in Python, which `_LenientBatch` uses.
     for module in (sys.modules[DefaultRecordBatch.__module__], default_records):
         for codec in (decompression.gzip, decompression.snappy, decompression.lz4, decompression.zstd):
@@ -167,3 +176,35 @@ async def _close_fetcher(consumer_fetcher: Any) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
     for waiter in consumer_fetcher._fetch_waiters:
         consumer_fetcher._notify(waiter)
+
+
+_create_conn_of_aiokafka, _bootstrap_of_aiokafka = client.create_conn, client.AIOKafkaClient.bootstrap
+_failure: ContextVar[Exception | None] = ContextVar("failure", default=None)
+"""Why the last connection of this task failed, if a setting may be the cause."""
+
+
+async def _create_conn(host: str, port: int, **options: Any) -> Any:
+    try:
+        return await _create_conn_of_aiokafka(host, port, **options)
+    except (OSError, KafkaError, TimeoutError) as error:
+        failure = explained(error, f"{host}:{port}", options.get("security_protocol", "PLAINTEXT"))
+        _failure.set(failure)
+        if failure is None:
+            raise
+        raise failure from error
+
+
+async def _bootstrap(self: client.AIOKafkaClient) -> None:
+    _failure.set(None)
+    try:
+        await _bootstrap_of_aiokafka(self)
+    except KafkaConnectionError as error:
+        failure = _failure.get()
+        if failure is None:
+            raise
+        raise failure from error
+
+
+def _is_new(record: logging.LogRecord) -> bool:
+    """False for what aiokafka logs about a connection whose failure `_bootstrap` raises."""
+    return _failure.get() is None or not str(record.msg).startswith("Unable connect to")

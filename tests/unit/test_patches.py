@@ -52,6 +52,12 @@ def _batch(base_offset: int, *, compressed: bool, misnamed: tuple[int, ...]) -> 
     return with_checksum(batch)
 
 
+def test_aiokafka_still_logs_why_a_connection_fails_and_raises_something_else() -> None:
+    source = inspect.getsource(patches._bootstrap_of_aiokafka)
+    assert "log.error('Unable connect to" in source
+    assert 'raise KafkaConnectionError(f"Unable to bootstrap from' in source
+
+
 @pytest.mark.parametrize("compressed", [False, True])
 def test_records_with_a_header_name_that_is_not_utf8_are_delivered(compressed: bool) -> None:
     patches.apply()

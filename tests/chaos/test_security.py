@@ -1,0 +1,383 @@
+"""TLS, SASL and ACLs, on a broker and a database that require them. Each role has exactly the ACLs that `visitor acls`
+prints."""
+
+import argparse
+import asyncio
+import shlex
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+import pytest_asyncio
+import sqlalchemy as sa
+from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
+
+from runtime.dev import servers as embedded
+from runtime.dev.servers.processes import free_port, kept_port
+from tests.support import data
+from tests.support.certificates import HOST, YESTERDAY, Authority, Certificate
+from tests.support.postgres_tls import tls_in_front_of
+from tests.support.servers import DOWNLOADS, Servers
+from tests.support.stack import Stack, bare_stack_on, eventually
+from topics import names
+from topics.acls import Role
+
+PASSWORD = "a password with = and &"
+KEY_PASSWORD = "of the key"
+PROTOCOLS = "SCRAM:SASL_SSL,MTLS:SSL,EXPIRED:SSL,PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"
+JAAS = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+
+
+@dataclass(frozen=True)
+class Broker:
+    """`plain` is the address of the administrator, the others are those of the listeners. The last one has an expired
+    certificate."""
+
+    plain: str
+    scram: str
+    mtls: str
+    expired: str
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("security")
+
+
+@pytest.fixture(scope="module")
+def authority(folder: Path) -> Authority:
+    return Authority(folder, "trusted")
+
+
+@pytest.fixture(scope="module")
+def stranger(folder: Path) -> Authority:
+    """A CA that the servers do not trust."""
+    return Authority(folder, "stranger")
+
+
+@pytest.fixture(scope="module")
+def broker(folder: Path, authority: Authority) -> Iterator[Broker]:
+    server, expired = authority.issue("broker"), authority.issue("expired", expires=YESTERDAY)
+    (folder / "kafka").mkdir()
+    controller = kept_port(folder / "kafka" / "controller-port")
+    plain, *ports = (free_port() for _ in range(4))
+    listeners = [f"{name}://{HOST}:{port}" for name, port in zip(("SCRAM", "MTLS", "EXPIRED"), ports, strict=True)] + [
+        f"PLAINTEXT://127.0.0.1:{plain}"
+    ]
+    settings = {
+        "listeners": ",".join([*listeners, f"CONTROLLER://127.0.0.1:{controller}"]),
+        "advertised.listeners": ",".join(listeners),
+        "listener.security.protocol.map": PROTOCOLS,
+        "listener.name.scram.sasl.enabled.mechanisms": "SCRAM-SHA-512",
+        "listener.name.scram.scram-sha-512.sasl.jaas.config": JAAS,
+        "listener.name.mtls.ssl.client.auth": "required",
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(server.both),
+        "listener.name.expired.ssl.keystore.type": "PEM",
+        "listener.name.expired.ssl.keystore.location": str(expired.both),
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": str(authority.file),
+        "ssl.principal.mapping.rules": "RULE:^CN=(.*?),OU=.*$/$1/",
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:ANONYMOUS",
+    }
+    kafka = embedded.Kafka(folder, DOWNLOADS, embedded.Processes(folder), port=plain, settings=settings)
+    kafka.start()
+    try:
+        yield Broker(kafka.bootstrap, *(f"{HOST}:{port}" for port in ports))
+    finally:
+        kafka.stop()
+
+
+@pytest.fixture(scope="module")
+def postgres(folder: Path) -> Iterator[embedded.Postgres]:
+    server = embedded.Postgres(folder, embedded.Processes(folder / "postgres-processes"), durable=False)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def database_url(postgres: embedded.Postgres, authority: Authority) -> AsyncIterator[str]:
+    """The URL of PostgreSQL with TLS, as people write it for libpq, without parameters."""
+    async with tls_in_front_of(postgres.port, authority.issue("database")) as port:
+        yield _url(postgres, port)
+
+
+def _url(postgres: embedded.Postgres, port: int) -> str:
+    url = sa.make_url(postgres.url).set(drivername="postgresql", host=HOST, port=port)
+    return url.render_as_string(hide_password=False)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def stack(broker: Broker, postgres: embedded.Postgres, folder: Path) -> AsyncIterator[Stack]:
+    """An installation without processes, tables and topics."""
+    async with bare_stack_on(Servers(broker.plain, postgres.url), folder) as stack:
+        yield stack
+
+
+def _scram(broker: Broker, authority: Authority, role: Role, **settings: str) -> dict[str, str]:
+    """The settings of a role that logs in with a password."""
+    return {
+        "VISITOR_KAFKA_BOOTSTRAP": broker.scram,
+        "VISITOR_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "VISITOR_KAFKA_SASL_USERNAME": f"visitor-{role}",
+        "VISITOR_KAFKA_SASL_PASSWORD": PASSWORD,
+        "VISITOR_KAFKA_SSL_CAFILE": str(authority.file),
+        **settings,
+    }
+
+
+def _mtls(broker: Broker, authority: Authority, certificate: Certificate, **settings: str) -> dict[str, str]:
+    """The settings of a role with a certificate and an encrypted key."""
+    return {
+        "VISITOR_KAFKA_BOOTSTRAP": broker.mtls,
+        "VISITOR_KAFKA_SECURITY_PROTOCOL": "SSL",
+        "VISITOR_KAFKA_SSL_CAFILE": str(authority.file),
+        "VISITOR_KAFKA_SSL_CERTFILE": str(certificate.cert),
+        "VISITOR_KAFKA_SSL_KEYFILE": str(certificate.key),
+        "VISITOR_KAFKA_SSL_KEY_PASSWORD": KEY_PASSWORD,
+        **settings,
+    }
+
+
+def _client(broker: Broker, authority: Authority, role: Role, **settings: object) -> dict[str, object]:
+    """The same, for a stock client."""
+    return {
+        "bootstrap.servers": broker.scram,
+        "security.protocol": "SASL_SSL",
+        "sasl.mechanism": "SCRAM-SHA-512",
+        "sasl.username": f"visitor-{role}",
+        "sasl.password": PASSWORD,
+        "ssl.ca.location": str(authority.file),
+        **settings,
+    }
+
+
+_PARSER = argparse.ArgumentParser()
+_PARSER.add_argument("--bootstrap-server", required=True)
+_PARSER.add_argument("--add", action="store_true", required=True)
+_PARSER.add_argument("--allow-principal", required=True)
+_PARSER.add_argument("--operation", action="append", required=True)
+_PARSER.add_argument("--resource-pattern-type", default="literal")
+for _resource in ("topic", "group", "transactional-id"):
+    _PARSER.add_argument(f"--{_resource}")
+_RESOURCES = {
+    "topic": ResourceType.TOPIC, "group": ResourceType.GROUP, "transactional_id": ResourceType.TRANSACTIONAL_ID,
+}  # fmt: skip
+_OPERATIONS = {
+    "Create": AclOperation.CREATE, "Describe": AclOperation.DESCRIBE, "Read": AclOperation.READ,
+    "DescribeConfigs": AclOperation.DESCRIBE_CONFIGS, "Write": AclOperation.WRITE,
+}  # fmt: skip
+
+
+def _bindings(command: str) -> Iterator[AclBinding]:
+    """What a `kafka-acls` command adds."""
+    program, *arguments = shlex.split(command)
+    assert program == "kafka-acls"
+    options = vars(_PARSER.parse_args(arguments))
+    ((resource, name),) = [(resource, options[resource]) for resource in _RESOURCES if options[resource]]
+    pattern = ResourcePatternType[options["resource_pattern_type"].upper()]
+    for operation in options["operation"]:
+        yield AclBinding(
+            _RESOURCES[resource], name, pattern, options["allow_principal"], "*", _OPERATIONS[operation],
+            AclPermissionType.ALLOW,
+        )  # fmt: skip
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def secured(stack: Stack, broker: Broker, authority: Authority) -> Stack:
+    """The installation with users, with exactly the ACLs that `visitor acls` prints, and with topics and tables. The
+    operator has created the topics."""
+    admin = AdminClient({"bootstrap.servers": broker.plain})
+    scram = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
+    users = [UserScramCredentialUpsertion(f"visitor-{role}", scram, PASSWORD.encode()) for role in Role]
+    printed = await stack.command("acls", "worker", "edge", "crm", "operator")
+    gateway = await stack.command("acls", "gateway", "--family", "visits", "--principal", "User:visitor-gateway")
+    lines = (printed.stdout + gateway.stdout).splitlines()
+    bindings = [binding for line in lines if not line.startswith("#") for binding in _bindings(line)]
+    futures = [*admin.alter_user_scram_credentials(users).values(), *admin.create_acls(bindings).values()]
+    for future in futures:
+        await asyncio.to_thread(future.result, 20)
+    topics = await stack.command("topics", **_scram(broker, authority, Role.operator))
+    assert topics.returncode == 0, topics.stderr
+    assert topics.stdout.count("created ") > 20
+    return stack
+
+
+async def test_every_role_works_with_exactly_its_acls(
+    secured: Stack, broker: Broker, authority: Authority, database_url: str
+) -> None:
+    """The worker has a certificate with an encrypted key, the others have passwords. All verify the servers."""
+    url = f"{database_url}?sslmode=verify-full&sslrootcert={authority.file}"
+    migrated = await secured.command("migrate", VISITOR_DATABASE_URL=url)
+    assert migrated.returncode == 0, migrated.stderr
+    certificate = authority.issue("visitor-worker", password=KEY_PASSWORD)
+    worker = secured.worker(**_mtls(broker, authority, certificate, VISITOR_DATABASE_URL=url))
+    edge, edge_url = secured.edge(**_scram(broker, authority, Role.edge))
+    await eventually("a ready worker", worker.ready)
+    await eventually("a ready edge", edge.ready)
+    async with httpx.AsyncClient(base_url=edge_url, timeout=30) as client:
+        parker = await data.visitor_with_vehicle(client)
+
+    request_id, group = str(uuid4()), {"auto.offset.reset": "earliest"}
+    producer = Producer(_client(broker, authority, Role.gateway))
+    headers = [("ce_id", request_id.encode()), ("ce_type", b"visitor.visits.create"), ("ce_source", b"gateway/a")]
+    body = f'{{"licensePlate": "{parker["licensePlate"]}", "pcCode": "{parker["pcCode"]}"}}'
+    value = f'{{"path": {{"visitType": "entry"}}, "body": {body}}}'
+    producer.produce(names.requests("visits"), value.encode(), headers=headers)
+    assert await asyncio.to_thread(producer.flush, 20) == 0
+    consumed = [
+        (Role.gateway, names.results("visits"), request_id),
+        (Role.crm, names.changes("visitors", "visitor"), f"visitor:{parker['visitorId']}:1"),
+    ]
+    for role, topic, expected in consumed:
+        options = _client(broker, authority, role, **{"group.id": f"visitor-{role}.test"}, **group)
+        assert expected in await asyncio.to_thread(_ids_up_to, options, topic, expected)
+    assert "uthorization" not in (worker.log.read_text() + edge.log.read_text()).replace("ClusterAuthorization", "")
+
+
+def _ids_up_to(options: dict[str, object], topic: str, expected: str) -> list[str]:
+    """The ids of the events on a topic, up to one."""
+    consumer = Consumer(options)
+    consumer.subscribe([topic])
+    ids: list[str] = []
+    try:
+        while expected not in ids:
+            message = consumer.poll(30)
+            assert message is not None, f"no {expected} on {topic}: {ids}"
+            assert message.error() is None, message.error()
+            ids.append(dict(message.headers() or [])["ce_id"].decode())
+    finally:
+        consumer.close()
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("role", "topic"),
+    [
+        (Role.edge, names.results("visits")),
+        (Role.gateway, names.requests("visitors")),
+        (Role.gateway, names.results("visits")),
+        (Role.crm, names.changes("visitors", "visitor")),
+        (Role.worker, names.requests("visits")),
+        (Role.operator, names.requests("visits")),
+    ],
+)
+async def test_a_role_cannot_write_other_topics(
+    secured: Stack, broker: Broker, authority: Authority, role: Role, topic: str
+) -> None:
+    errors = []
+    producer = Producer(_client(broker, authority, role))
+    producer.produce(topic, b"{}", on_delivery=lambda error, _: errors.append(error.name()))
+    await asyncio.to_thread(producer.flush, 20)
+    assert errors == ["TOPIC_AUTHORIZATION_FAILED"]
+
+
+async def test_a_crm_cannot_read_requests(secured: Stack, broker: Broker, authority: Authority) -> None:
+    consumer = Consumer(_client(broker, authority, Role.crm, **{"group.id": "visitor-crm.test"}))
+    try:
+        consumer.subscribe([names.requests("visits")])
+        message = await asyncio.to_thread(consumer.poll, 20)
+        assert message is not None
+        with pytest.raises(KafkaException, match="TOPIC_AUTHORIZATION_FAILED"):
+            raise KafkaException(message.error())
+    finally:
+        consumer.close()
+
+
+def _one_line(text: str) -> str:
+    (line,) = text.splitlines()
+    return line
+
+
+async def test_wrong_settings_of_kafka_give_one_line_that_names_them(
+    secured: Stack, broker: Broker, authority: Authority, stranger: Authority
+) -> None:
+    own = authority.issue("visitor-operator", password=KEY_PASSWORD)
+    foreign = stranger.issue("visitor-operator", password=KEY_PASSWORD)
+    expired = authority.issue("visitor-operator-expired", expires=YESTERDAY, password=KEY_PASSWORD)
+    with_password = _scram(broker, authority, Role.operator)
+    with_certificate = _mtls(broker, authority, own)
+    cases: list[tuple[dict[str, str], Sequence[str]]] = [
+        (with_password | {"VISITOR_KAFKA_SASL_PASSWORD": "wrong"}, ["VISITOR_KAFKA_SASL_PASSWORD"]),
+        (with_password | {"VISITOR_KAFKA_SASL_MECHANISM": "PLAIN"}, ["VISITOR_KAFKA_SASL_MECHANISM"]),
+        (with_password | {"VISITOR_KAFKA_SSL_CAFILE": str(stranger.file)}, ["VISITOR_KAFKA_SSL_CAFILE", broker.scram]),
+        (with_password | {"VISITOR_KAFKA_SSL_CAFILE": "/nowhere"}, ["VISITOR_KAFKA_SSL_CAFILE", "/nowhere"]),
+        (with_password | {"VISITOR_KAFKA_SSL_CAFILE": str(own.key)}, ["VISITOR_KAFKA_SSL_CAFILE", "PEM"]),
+        (
+            with_password | {"VISITOR_KAFKA_BOOTSTRAP": broker.scram.replace(HOST, "127.0.0.1")},
+            ["VISITOR_KAFKA_BOOTSTRAP", "another host name"],
+        ),
+        (
+            with_certificate | {"VISITOR_KAFKA_BOOTSTRAP": broker.expired},
+            ["VISITOR_KAFKA_BOOTSTRAP", broker.expired, "has expired"],
+        ),
+        (with_certificate | {"VISITOR_KAFKA_SSL_KEY_PASSWORD": "wrong"}, ["VISITOR_KAFKA_SSL_KEY_PASSWORD"]),
+        (with_certificate | {"VISITOR_KAFKA_SSL_KEYFILE": str(foreign.key)}, ["VISITOR_KAFKA_SSL_KEYFILE"]),
+        (_mtls(broker, authority, foreign), ["VISITOR_KAFKA_SSL_CERTFILE"]),
+        (_mtls(broker, authority, expired), ["VISITOR_KAFKA_SSL_CERTFILE"]),
+        (with_password | {"VISITOR_KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}, ["VISITOR_KAFKA_SECURITY_PROTOCOL"]),
+    ]
+    for settings, texts in cases:
+        # Unlike other commands, this one does not wait for a broker that only may be starting.
+        done = await secured.command("consume", names.requests("visits"), **settings)
+        assert done.returncode == 2, (texts, done.stderr)
+        assert all(text in _one_line(done.stderr) for text in texts), done.stderr
+
+
+async def test_a_worker_with_a_wrong_password_says_so_and_waits(
+    secured: Stack, broker: Broker, authority: Authority
+) -> None:
+    worker = secured.worker(**_scram(broker, authority, Role.worker, VISITOR_KAFKA_SASL_PASSWORD="wrong"))
+
+    async def says_so() -> bool:
+        return "VISITOR_KAFKA_SASL_PASSWORD" in worker.log.read_text()
+
+    await eventually("a log line that names the setting", says_so)
+    assert not await worker.ready()
+    worker.kill()
+
+
+async def test_wrong_settings_of_postgresql_give_one_line_that_names_the_url(
+    stack: Stack, postgres: embedded.Postgres, database_url: str, authority: Authority, stranger: Authority
+) -> None:
+    verified = f"?sslmode=verify-full&sslrootcert={authority.file}"
+    for accepted in (database_url + verified, f"{database_url}?sslmode=require", f"{postgres.url}?ssl=prefer"):
+        done = await stack.command("migrate", VISITOR_DATABASE_URL=accepted)
+        assert done.returncode == 0, done.stderr
+    wrong_password = sa.make_url(database_url).set(password="wrong").render_as_string(hide_password=False)
+    cases = [
+        (wrong_password + verified, "password authentication failed"),
+        (f"{database_url}?sslmode=verify-full&sslrootcert={stranger.file}", "(sslrootcert)"),
+        (f"{database_url}?sslmode=verify-full&sslrootcert=/nowhere", "/nowhere"),
+        (f"{database_url}?sslmode=nonsense", "sslmode"),
+        (database_url.replace(HOST, "127.0.0.1") + verified, "another host name"),
+        (postgres.url + verified, "offers no TLS"),
+    ]
+    for wrong, text in cases:
+        await _migrate_fails(stack, wrong, text)
+    async with tls_in_front_of(postgres.port, authority.issue("database-expired", expires=YESTERDAY)) as port:
+        await _migrate_fails(stack, _url(postgres, port) + verified, "has expired")
+
+
+async def _migrate_fails(stack: Stack, url: str, text: str) -> None:
+    done = await stack.command("migrate", VISITOR_DATABASE_URL=url)
+    assert done.returncode == 2, done.stderr
+    line = _one_line(done.stderr)
+    assert "VISITOR_DATABASE_URL" in line
+    assert text in line
