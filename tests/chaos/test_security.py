@@ -13,6 +13,7 @@ import httpx
 import pytest
 import pytest_asyncio
 import sqlalchemy as sa
+from aiokafka.errors import KafkaError
 from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import (
     AclBinding,
@@ -25,15 +26,21 @@ from confluent_kafka.admin import (
     ScramMechanism,
     UserScramCredentialUpsertion,
 )
+from pydantic import SecretStr
 
+from runtime import settings
 from runtime.dev import servers as embedded
 from runtime.dev.servers.processes import free_port, kept_port
+from runtime.settings import WrongSetting
+from storage import database
+from storage.connecting import ConnectionFailed
+from storage.database import DatabaseSettings
 from tests.support import data
 from tests.support.certificates import HOST, YESTERDAY, Authority, Certificate
 from tests.support.postgres_tls import tls_in_front_of
 from tests.support.servers import DOWNLOADS, Servers
 from tests.support.stack import Stack, bare_stack_on, eventually
-from topics import names
+from topics import kafka, names
 from topics.acls import Role
 
 PASSWORD = "a password with = and &"
@@ -78,7 +85,7 @@ def broker(folder: Path, authority: Authority) -> Iterator[Broker]:
     listeners = [f"{name}://{HOST}:{port}" for name, port in zip(("SCRAM", "MTLS", "EXPIRED"), ports, strict=True)] + [
         f"PLAINTEXT://127.0.0.1:{plain}"
     ]
-    settings = {
+    properties = {
         "listeners": ",".join([*listeners, f"CONTROLLER://127.0.0.1:{controller}"]),
         "advertised.listeners": ",".join(listeners),
         "listener.security.protocol.map": PROTOCOLS,
@@ -95,12 +102,12 @@ def broker(folder: Path, authority: Authority) -> Iterator[Broker]:
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": "User:ANONYMOUS",
     }
-    kafka = embedded.Kafka(folder, DOWNLOADS, embedded.Processes(folder), port=plain, settings=settings)
-    kafka.start()
+    running = embedded.Kafka(folder, DOWNLOADS, embedded.Processes(folder), port=plain, settings=properties)
+    running.start()
     try:
-        yield Broker(kafka.bootstrap, *(f"{HOST}:{port}" for port in ports))
+        yield Broker(running.bootstrap, *(f"{HOST}:{port}" for port in ports))
     finally:
-        kafka.stop()
+        running.stop()
 
 
 @pytest.fixture(scope="module")
@@ -305,8 +312,20 @@ def _one_line(text: str) -> str:
     return line
 
 
+async def _kafka_failure(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> str:
+    """Why a process with these settings cannot connect."""
+    with monkeypatch.context() as environment:
+        for name, value in variables.items():
+            environment.setenv(name, value)
+        try:
+            await kafka.connect(settings.load().kafka)
+        except (WrongSetting, KafkaError) as error:
+            return str(error)
+    raise AssertionError(f"connected with {variables}")
+
+
 async def test_wrong_settings_of_kafka_give_one_line_that_names_them(
-    secured: Stack, broker: Broker, authority: Authority, stranger: Authority
+    secured: Stack, broker: Broker, authority: Authority, stranger: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = authority.issue("visitor-operator", password=KEY_PASSWORD)
     foreign = stranger.issue("visitor-operator", password=KEY_PASSWORD)
@@ -333,11 +352,11 @@ async def test_wrong_settings_of_kafka_give_one_line_that_names_them(
         (_mtls(broker, authority, expired), ["VISITOR_KAFKA_SSL_CERTFILE"]),
         (with_password | {"VISITOR_KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}, ["VISITOR_KAFKA_SECURITY_PROTOCOL"]),
     ]
-    for settings, texts in cases:
-        # Unlike other commands, this one does not wait for a broker that only may be starting.
-        done = await secured.command("consume", names.requests("visits"), **settings)
-        assert done.returncode == 2, (texts, done.stderr)
-        assert all(text in _one_line(done.stderr) for text in texts), done.stderr
+    for variables, texts in cases:
+        line = _one_line(await _kafka_failure(monkeypatch, variables))
+        assert all(text in line for text in texts), line
+    done = await secured.command("topics", **cases[0][0])
+    assert (done.returncode, "VISITOR_KAFKA_SASL_PASSWORD" in _one_line(done.stderr)) == (2, True), done.stderr
 
 
 async def test_a_worker_with_a_wrong_password_says_so_and_waits(
@@ -353,31 +372,36 @@ async def test_a_worker_with_a_wrong_password_says_so_and_waits(
     worker.kill()
 
 
+async def _connect(url: str) -> None:
+    engine = database.connect(DatabaseSettings(url=SecretStr(url)), connections=1)
+    try:
+        async with engine.connect() as conn:
+            await conn.execute(sa.text("select 1"))
+    finally:
+        await engine.dispose()
+
+
 async def test_wrong_settings_of_postgresql_give_one_line_that_names_the_url(
     stack: Stack, postgres: embedded.Postgres, database_url: str, authority: Authority, stranger: Authority
 ) -> None:
     verified = f"?sslmode=verify-full&sslrootcert={authority.file}"
     for accepted in (database_url + verified, f"{database_url}?sslmode=require", f"{postgres.url}?ssl=prefer"):
-        done = await stack.command("migrate", VISITOR_DATABASE_URL=accepted)
-        assert done.returncode == 0, done.stderr
+        await _connect(accepted)
     wrong_password = sa.make_url(database_url).set(password="wrong").render_as_string(hide_password=False)
-    cases = [
-        (wrong_password + verified, "password authentication failed"),
-        (f"{database_url}?sslmode=verify-full&sslrootcert={stranger.file}", "(sslrootcert)"),
-        (f"{database_url}?sslmode=verify-full&sslrootcert=/nowhere", "/nowhere"),
-        (f"{database_url}?sslmode=nonsense", "sslmode"),
-        (database_url.replace(HOST, "127.0.0.1") + verified, "another host name"),
-        (postgres.url + verified, "offers no TLS"),
-    ]
-    for wrong, text in cases:
-        await _migrate_fails(stack, wrong, text)
     async with tls_in_front_of(postgres.port, authority.issue("database-expired", expires=YESTERDAY)) as port:
-        await _migrate_fails(stack, _url(postgres, port) + verified, "has expired")
-
-
-async def _migrate_fails(stack: Stack, url: str, text: str) -> None:
-    done = await stack.command("migrate", VISITOR_DATABASE_URL=url)
-    assert done.returncode == 2, done.stderr
-    line = _one_line(done.stderr)
-    assert "VISITOR_DATABASE_URL" in line
-    assert text in line
+        cases = [
+            (wrong_password + verified, "password authentication failed"),
+            (f"{database_url}?sslmode=verify-full&sslrootcert={stranger.file}", "(sslrootcert)"),
+            (f"{database_url}?sslmode=verify-full&sslrootcert=/nowhere", "/nowhere"),
+            (f"{database_url}?sslmode=nonsense", "sslmode"),
+            (database_url.replace(HOST, "127.0.0.1") + verified, "another host name"),
+            (postgres.url + verified, "offers no TLS"),
+            (_url(postgres, port) + verified, "has expired"),
+        ]
+        for url, text in cases:
+            with pytest.raises(ConnectionFailed) as failure:
+                await _connect(url)
+            assert "VISITOR_DATABASE_URL" in _one_line(str(failure.value))
+            assert text in str(failure.value)
+    done = await stack.command("migrate", VISITOR_DATABASE_URL=cases[0][0])
+    assert (done.returncode, cases[0][1] in _one_line(done.stderr)) == (2, True), done.stderr
