@@ -77,9 +77,12 @@ def _down_revision(revision: str) -> str:
 
 
 LONG_AGO = datetime(2001, 2, 3, tzinfo=UTC)
+_VISITOR_COLUMNS = (
+    "visitor_id, first_name, first_name_key, last_name, last_name_key, email, email_key, barcode, country_code,"
+    " account_type, origin_type, origin, creation_date, update_date, revision"
+)
 _VISITOR = (
-    "insert into visitors (visitor_id, first_name, first_name_key, last_name, last_name_key, email, email_key, barcode,"
-    " country_code, account_type, origin_type, origin, creation_date, update_date, revision) values"
+    f"insert into visitors ({_VISITOR_COLUMNS}) values"
     " (:visitor_id, :name, :key, :name, :key, :email, :email_key, :barcode, 'FR', :account_type, 'api', 'a', :moment,"
     " :moment, 7)"
 )
@@ -258,3 +261,31 @@ def test_a_worker_says_what_to_do_about_a_schema_that_it_cannot_use(schema: Sche
 @pytest.mark.parametrize("schema", [Schema(migrate.newest()), Schema("9999", oldest_revision=migrate.newest())])
 def test_a_worker_uses_the_schema_of_its_release_and_of_later_ones_that_allow_it(schema: Schema) -> None:
     assert migrate.mismatch(schema) is None
+
+
+async def test_an_entry_finds_room_for_its_dates_in_full_tables(conn: AsyncConnection) -> None:
+    """PostgreSQL need not touch the indexes if the new version of a row stays in the page of the old one."""
+    await _upgrade(conn, "head")
+    await conn.exec_driver_sql(
+        f"insert into visitors ({_VISITOR_COLUMNS}) select gen_random_uuid(), 'F', 'f', 'L', 'l', n || '@example.com',"
+        " n || '@example.com', gen_random_uuid()::text, 'FR', 'full', 'api', 'test', now(), now(), 1"
+        " from generate_series(1, 2000) as n"
+    )
+    await conn.exec_driver_sql(
+        "insert into vehicles (visitor_id, license_plate, plate_key, creation_date, update_date, revision)"
+        " select visitor_id, 'A-1', 'A1', now(), now(), 1 from visitors"
+    )
+    for table, date in (("visitors", "last_visit_date"), ("vehicles", "last_parking_session")):
+        first_of_page = "(ctid::text::point)[1] = 1"
+        old_pages = await _pages(conn, f"select visitor_id, ctid from {table} where {first_of_page}")
+        new_pages = await _pages(
+            conn, f"update {table} set {date} = now() where {first_of_page} returning visitor_id, ctid"
+        )
+        assert len(old_pages) > 10
+        assert new_pages == old_pages
+
+
+async def _pages(conn: AsyncConnection, statement: str) -> dict[UUID, str]:
+    """The page of each row that the statement returns."""
+    rows = await conn.exec_driver_sql(f"with rows as ({statement}) select visitor_id, (ctid::text::point)[0] from rows")
+    return {row[0]: row[1] for row in rows}
