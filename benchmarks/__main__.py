@@ -1,100 +1,92 @@
-"""Compares the service with its peers on the same work in one run: `make bench`, `make bench ARGS=--quick`."""
+"""Compares the service with its peers on the same work in one run: `make bench`.
+
+docs/performance.md explains the rows of the table."""
 
 import asyncio
-import os
-import platform
-import statistics
-import sys
+import json
+import logging
+import signal
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from importlib.metadata import version
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-import psutil
+import typer
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks import http, messages
-from runtime.dev.servers import Kafka, Postgres, Processes
+from benchmarks import backlog, growth, http, messages, results, sink
+from benchmarks.installation import Installation, installed
+from benchmarks.results import Result, Row
 
-ROUNDS, QUICK_ROUNDS = 5, 3
-HOME = Path(__file__).parents[1] / ".visitor"
+ROUNDS, QUICK_ROUNDS = 3, 1
+_GROWTH_HOME = Path(".visitor/bench")
 
 
-@asynccontextmanager
-async def servers() -> AsyncIterator[tuple[Kafka, Postgres]]:
-    """Embedded Kafka and PostgreSQL servers for this run."""
+@dataclass(frozen=True)
+class Group:
+    """Rows that are measured together, because they share processes or measurements."""
+
+    rows: Sequence[Row]
+    run: Callable[[Installation, Sequence[Row], int], AsyncIterator[Result]]
+
+
+GROUPS = (
+    Group(http.ROWS, http.run),
+    Group(messages.ROWS, messages.run),
+    Group(messages.LOAD_ROWS, messages.run_loads),
+    Group(backlog.ROWS, backlog.run),
+)
+
+
+def main(
+    only: Annotated[str, typer.Option(help="Comma-separated beginnings of the names of the rows to measure.")] = "",
+    quick: Annotated[bool, typer.Option(help="One round instead of three.")] = False,
+    output: Annotated[Path | None, typer.Option("--json", help="File for the results and the machine.")] = None,
+    growth_rows: Annotated[bool, typer.Option("--growth", help="Measure the rows with many visitors instead.")] = False,
+    visitors: Annotated[
+        int, typer.Option(help="With --growth: how many; each with a vehicle and 5 visits.")
+    ] = 10_000_000,
+) -> None:
+    prefixes = tuple(prefix.strip() for prefix in only.split(","))
+    names = growth.ROWS if growth_rows else [row for group in GROUPS for row in group.rows]
+    rows = [row for row in names if row.name.startswith(prefixes)]
+    if not rows:
+        raise typer.BadParameter(f"No row begins with {only}. The rows are: {', '.join(row.name for row in names)}")
+    if messages.SINK in rows:
+        sink.require_tools()
+    rounds = QUICK_ROUNDS if quick else ROUNDS
+    # While topics are created, aiokafka logs an error for each request that it repeats.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ends the servers as Ctrl-C does.
+    measured = growth.run(_GROWTH_HOME, visitors, rows, rounds) if growth_rows else _groups(rows, rounds)
+    asyncio.run(_report(measured, rounds, output))
+
+
+async def _groups(rows: Sequence[Row], rounds: int) -> AsyncIterator[Result]:
     with tempfile.TemporaryDirectory() as home:
-        processes = Processes(Path(home))
-        kafka = Kafka(Path(home), HOME / "downloads", processes)
-        postgres = Postgres(Path(home), processes)
-        try:
-            postgres.start()
-            kafka.start()
-            yield kafka, postgres
-        finally:
-            kafka.stop()
-            postgres.stop()
+        async with installed(Path(home)) as installation:
+            await installation.populate()
+            for group in GROUPS:
+                if selected := [row for row in group.rows if row in rows]:
+                    async for result in group.run(installation, selected, rounds):
+                        yield result
 
 
-async def main(quick: bool) -> None:
-    console = Console()
-    console.print(_machine())
-    async with (
-        servers() as (kafka, postgres),
-        messages.prepared(kafka.bootstrap, postgres.url, quick=quick) as bench,
-    ):
-        full, empty, ratio = await _alternate(bench.full_path, bench.empty_agent, QUICK_ROUNDS if quick else ROUNDS)
-        single = await bench.one_per_transaction()
-        table = Table("work", "per second", "ratio", "expected", title="Messages")
-        table.add_row("visits, full path", f"{full:,.0f}", "", "")
-        table.add_row("empty Faust agent", f"{empty:,.0f}", f"{ratio:.2f} of it", "≥ 0.5")
-        table.add_row("one message per transaction", f"{single:,.0f}", f"{full / single:.1f} times it", "≥ 8")
-        console.print(table)
-
-        table = Table(
-            "connections", "edge per second", "p50 ms", "peer per second", "p50 ms", "ratio", title="HTTP visits"
-        )
-        async with http.served(kafka.bootstrap, postgres.url) as (edge, peer):
-            for connections in (32, 128):
-                edge_figures = await http.load(edge, bench.people, connections, quick=quick)
-                peer_figures = await http.load(peer, bench.people, connections, quick=quick)
-                ratio = f"{edge_figures.per_second / peer_figures.per_second:.2f}"
-                table.add_row(
-                    str(connections), f"{edge_figures.per_second:,.0f}", f"{edge_figures.p50:.0f}",
-                    f"{peer_figures.per_second:,.0f}", f"{peer_figures.p50:.0f}", ratio,
-                )  # fmt: skip
-        console.print(table)
-
-
-async def _alternate(
-    service: Callable[[], Awaitable[float]], peer: Callable[[], Awaitable[float]], rounds: int
-) -> tuple[float, float, float]:
-    """Run both in alternating order, because the speed of a machine drifts. Returns the median of each and the median
-    of the ratios of the rounds."""
-    pairs = []
-    for number in range(rounds):
-        order = (peer, service) if number % 2 else (service, peer)
-        rates = {measure: await measure() for measure in order}
-        pairs.append((rates[service], rates[peer]))
-    return (
-        statistics.median(service_rate for service_rate, _ in pairs),
-        statistics.median(peer_rate for _, peer_rate in pairs),
-        statistics.median(service_rate / peer_rate for service_rate, peer_rate in pairs),
-    )
-
-
-def _machine() -> str:
-    memory = psutil.virtual_memory().total / 2**30
-    libraries = ", ".join(
-        f"{name} {version(name)}" for name in ("faust-streaming", "aiokafka", "sqlalchemy", "asyncpg")
-    )
-    return (
-        f"{os.cpu_count()} cores, {memory:.0f} GiB, {platform.machine()}, Python {platform.python_version()};"
-        f" {libraries}; all servers and clients on the same machine"
-    )
+async def _report(measured: AsyncIterator[Result], rounds: int, output: Path | None) -> None:
+    """Print and write each result as soon as it is measured, and print the table at the end."""
+    console = Console(width=200)
+    machine = results.machine()
+    finished: list[Result] = []
+    async for result in measured:
+        finished.append(result)
+        console.print(f"{result.row.name}: {result.median:.3g} (target {result.row.target})")
+        if output is not None:
+            report = {"machine": machine, "rounds": rounds, "results": [result.as_json() for result in finished]}
+            output.write_text(json.dumps(report, indent=2))
+    console.print(results.table(finished))
+    console.print(json.dumps(machine))
 
 
 if __name__ == "__main__":
-    asyncio.run(main("--quick" in sys.argv[1:]))
+    typer.run(main)

@@ -15,7 +15,7 @@ from agents.engine import app as faust_app
 from topics.kafka import KafkaSettings
 
 
-async def main(bootstrap: str) -> None:
+async def main() -> None:
     count, received, started_at = int(os.environ["BENCH_COUNT"]), 0, 0.0
     finished = asyncio.Event()
 
@@ -28,7 +28,8 @@ async def main(bootstrap: str) -> None:
             finished.set()
 
     topic = os.environ["BENCH_TOPIC"]
-    app = faust_app.create(KafkaSettings(bootstrap=bootstrap), f"group-{topic}", 10.0, [topic], receive)
+    kafka = KafkaSettings(bootstrap=os.environ["VISITOR_KAFKA_BOOTSTRAP"])
+    app = faust_app.create(kafka, f"group-{topic}", 10.0, [topic], receive)
     app.transport, app.monitor = Transport(app.conf.broker_consumer, app), faust.Monitor()
     await app.start()
     await finished.wait()
@@ -38,4 +39,4 @@ async def main(bootstrap: str) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1]))
+    uvloop.run(main())

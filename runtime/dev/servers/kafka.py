@@ -3,7 +3,7 @@
 import signal
 import stat
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,7 +14,9 @@ from runtime.dev.servers.processes import Processes, ServerFailed, kept_port, wa
 from runtime.ports import ensure_free
 
 _NAME = "kafka"
-_HEAP = "512m"
+SHORT_LIVED = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""Options of Java. C1 only: a process that lives for minutes spends more time in the C2 compiler than it gains from
+it."""
 _START_SECONDS = 60.0
 
 ONE_BROKER = {
@@ -53,7 +55,7 @@ log.segment.bytes=67108864
 
 class Kafka:
     """A broker whose data is in `home`. Several homes may share the `downloads` folder, which contains Kafka's jars.
-    `settings` are further settings of the broker."""
+    `settings` are further settings of the broker, `java_options` those of its Java."""
 
     def __init__(
         self,
@@ -63,11 +65,13 @@ class Kafka:
         *,
         port: int | None = None,
         settings: Mapping[str, str] | None = None,
+        java_options: Sequence[str] = SHORT_LIVED,
     ) -> None:
         self._home = home.resolve() / "kafka"
         self._home.mkdir(parents=True, exist_ok=True)
         self._downloads = downloads.resolve()
         self._processes = processes
+        self._java_options = java_options
         self._settings = ONE_BROKER | IMPATIENT | dict(settings or {})
         self.port = port or kept_port(self._home / "port")
 
@@ -87,7 +91,9 @@ class Kafka:
         properties = self._write_properties()
         self._format(jars, properties)
         log = self._home / "kafka.log"
-        self._processes.spawn(_NAME, [*_java(jars, _HEAP), "kafka.Kafka", str(properties)], log=log, cwd=self._home)
+        self._processes.spawn(
+            _NAME, [*_java(jars, self._java_options), "kafka.Kafka", str(properties)], log=log, cwd=self._home
+        )
         wait_until_it_answers(_NAME, self._processes, self.port, _START_SECONDS, log)
 
     def stop(self) -> None:
@@ -107,13 +113,12 @@ class Kafka:
         if self.has_data:
             return
         tool = ["kafka.tools.StorageTool", "format", "-t", uuid4().hex[:22], "-c", str(properties)]
-        process = subprocess.run([*_java(jars, "128m"), *tool], capture_output=True, text=True, check=False)
+        process = subprocess.run([*_java(jars, SHORT_LIVED), *tool], capture_output=True, text=True, check=False)
         if process.returncode:
             raise ServerFailed(f"Kafka's storage could not be formatted: {process.stdout}{process.stderr}")
 
 
-def _java(jars: Path, heap: str) -> list[str]:
+def _java(jars: Path, options: Sequence[str]) -> list[str]:
     if not JAVA.stat().st_mode & stat.S_IXUSR:
         JAVA.chmod(JAVA.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
-    # C1 only: a process that lives for minutes spends more time in the C2 compiler than it gains from it.
-    return [str(JAVA), f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{jars}/*"]
+    return [str(JAVA), *options, "-cp", f"{jars}/*"]
