@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ GROUPS = (
     Group(http.ROWS, http.run),
     Group(messages.ROWS, messages.run),
     Group(messages.LOAD_ROWS, messages.run_loads),
+    Group(messages.SINK_ROWS, messages.run_sink),
     Group(backlog.ROWS, backlog.run),
 )
 
@@ -69,8 +71,11 @@ async def _groups(rows: Sequence[Row], rounds: int) -> AsyncIterator[Result]:
             await installation.populate()
             for group in GROUPS:
                 if selected := [row for row in group.rows if row in rows]:
-                    async for result in group.run(installation, selected, rounds):
-                        yield result
+                    try:
+                        async for result in group.run(installation, selected, rounds):
+                            yield result
+                    except RuntimeError as error:  # a program of a peer failed
+                        print(f"Not measured: {', '.join(row.name for row in selected)}: {error}", file=sys.stderr)
 
 
 async def _report(measured: AsyncIterator[Result], rounds: int, output: Path | None) -> None:
