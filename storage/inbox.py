@@ -85,7 +85,7 @@ _ERASED = Errors(
 _KEY = tuple(INBOX.c[name] for name in RequestKey._fields)
 _LOOKED_UP = unnest_rows(**{column.name: column.type for column in _KEY})
 _FIND = sa.select(INBOX).where(*(column == sa.bindparam(column.name) for column in _KEY))
-_OF_VISITOR = (
+_ACCESSES = (
     sa.select(INBOX.c.received_at, INBOX.c.source, INBOX.c.operation, INBOX.c.status)
     .where(
         (INBOX.c.visitor_id == sa.bindparam("visitor_id"))
@@ -183,7 +183,7 @@ class Access(NamedTuple):
 async def accesses(conn: AsyncConnection, visitor_id: UUID) -> Sequence[Access]:
     """The writes whose answers may hold data of the visitor, oldest first. Reads are not in the inbox, answers are
     deleted after some days, and those about an erased visitor name it no more."""
-    rows = await conn.execute(_OF_VISITOR, {"visitor_id": visitor_id, "visitors": [visitor_id]})
+    rows = await conn.execute(_ACCESSES, {"visitor_id": visitor_id, "visitors": [visitor_id]})
     return [Access(*row) for row in rows]
 
 
