@@ -117,14 +117,14 @@ class Sink:
 
     @asynccontextmanager
     async def _connect(self, topic: str) -> AsyncIterator[None]:
-        """Kafka Connect with the connector. It reads the schemas from an edge."""
+        """Kafka Connect with the connector. It reads the schemas from an edge, which asks a worker for them."""
         database = make_url(self._installation.url)
         url = f"jdbc:postgresql://{database.host}:{database.port}/{database.database}"
         connector = _CONNECTOR.format(topic=topic, url=url, user=database.username, password=database.password)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "connector.properties")
             file.write_text(connector)
-            async with self._installation.edge() as edge:
+            async with self._installation.ready_worker(), self._installation.edge() as edge:
                 environment = {
                     "KAFKA_BOOTSTRAP": self._installation.kafka.bootstrap, "REGISTRY_URL": f"{edge}/registry",
                     "CONNECT_OFFSETS": str(file.with_name("offsets")), "CONNECT_PORT": str(free_port()),
