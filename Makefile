@@ -10,8 +10,8 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 run: $(VENV)/requirements-embedded ## Run everything on this machine, with sample data and simulated gateways
 	@$(BIN)/visitor dev $(ARGS)
 
-test: check ## Run all checks and tests; the tests run in two processes
-	$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
+test: check ## Run all checks and tests; the tests run in three processes
+	$(BIN)/python -m pytest --numprocesses 3 $(ARGS)
 
 check: $(VENV)/requirements-dev
 	$(BIN)/ruff check .

@@ -18,19 +18,16 @@ from topics import patches
 patches.apply()
 
 OWN_SERVERS = ("tests/chaos/", "tests/contract/test_fuzz.py")
-BALANCE = ("tests/chaos/test_stall.py", "tests/chaos/test_kill.py")
-"""Modules that run in the first process nevertheless, so that both processes take about the same time."""
 
 
 class SideBySide(LoadScopeScheduling):
-    """The two processes of `make test`: one for the tests that share an installation, one for the tests that start
-    their own servers. The latter mostly wait for restarts."""
+    """The processes of `make test`: the first runs all tests that share an installation, the others one module after
+    the other of those that start their own servers. These mostly wait for restarts, so that there may be more processes
+    than cores."""
 
     # Marks would be shorter, but pytest-xdist 3.8 loses them under pytest 9.2.
     def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith(BALANCE):
-            return "shared"
-        return "own" if nodeid.startswith(OWN_SERVERS) else "shared"
+        return nodeid.partition("::")[0] if nodeid.startswith(OWN_SERVERS) else "shared"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SideBySide:
@@ -50,7 +47,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     choice = choose()
     config.stash[_CHOICE] = choice
     config.stash[_REASON] = choice.reason
-    if hasattr(config, "workeroutput"):  # This is one of the two processes. The main process prints the reason.
+    if hasattr(config, "workeroutput"):  # This is one of the processes. The main process prints the reason.
         config.workeroutput["servers"] = choice.reason
 
 
