@@ -95,6 +95,8 @@ async def apply(conn: AsyncConnection, requests: Sequence[ValidRequest], attempt
     runs = list(_runs(fresh))
     attempt.savepoints = attempt.savepoints or len(runs) > SAVEPOINT_RUNS
     for start in range(0, len(runs), SAVEPOINT_RUNS):
+        if (attempt.answered or attempt.blocked_in_a_row) and not attempt.has_time():
+            break  # A savepoint takes two round trips.
         await _apply_together(conn, runs[start : start + SAVEPOINT_RUNS], attempt)
     for first, again in repeated:
         if first.answer is not None:

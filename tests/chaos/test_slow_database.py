@@ -10,8 +10,8 @@ from tests.support.stack import Stack, eventually
 from topics import names
 
 TOPIC = names.requests("centers")
-PARTITIONS = 48
-REQUESTS = 40
+PARTITIONS = 36
+REQUESTS = 25
 """Requests of each partition."""
 STALL_SECONDS = 10
 """Much less than it takes until each partition had its turn."""

@@ -91,7 +91,7 @@ async def test_topics_that_are_missing_or_forbidden_delay_no_others_and_are_name
     await own_stack.result("visitors.create", await own_stack.send("visitors.create", visitor, partition=0))
     challenge = await own_stack.send("challenges.create", {"body": data.challenge(center["pcCode"])}, partition=0)
 
-    assert max([await _seconds_to_publish(own_stack, number) for number in range(20)]) < SECONDS
+    assert max([await _seconds_to_publish(own_stack, number) for number in range(8)]) < SECONDS
 
     async def named() -> bool:
         return {
