@@ -19,6 +19,7 @@ TOOLS = {
     "node": "Node.js 20 or newer (node)",
     "npm": "npm 10 or newer (npm)",
     "go": "Go 1.26 or newer (go)",
+    "pgbouncer": "PgBouncer (pgbouncer)",
     "chromium": "Chromium (chromium)",
     "chromedriver": "ChromeDriver (chromedriver; Debian's package is chromium-driver)",
 }

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from agents.catalogue import Catalogue
-from agents.engine.engine import Engine
+from agents.engine.engine import Engine, explain
 from agents.families.visitors.event_token import TokenKey
 from runtime.health import LOOPBACK
 from runtime.settings import Settings, WorkerSettings
@@ -60,7 +60,7 @@ async def run(settings: Settings, catalogue: Catalogue) -> int:
         status = 0
         log.info("stopped")
     except Exception as error:
-        log.critical("worker_ended", error=type(error).__name__, exc_info=error)
+        log.critical("worker_ended", error=type(error).__name__, reason=explain(error), exc_info=error)
     finally:
         supervisor.let_end()
         server.exit.set()

@@ -1,6 +1,9 @@
 """Connections to PostgreSQL, and which of its errors are transient."""
 
+from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
+from typing import Any
 
 import asyncpg
 import sqlalchemy as sa
@@ -39,6 +42,9 @@ class DatabaseSettings(BaseModel):
     )
     connections: int = Field(2, ge=1, description="Connections of a worker for requests.")
     query_connections: int = Field(4, ge=1, description="Connections of a worker for reads.")
+    transaction_pooling: bool = Field(
+        False, description="Set it to true behind a pooler in transaction mode, for example PgBouncer."
+    )
 
 
 _PLANNED_ONCE = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "enable_sort": "off"}
@@ -52,9 +58,7 @@ def connect(settings: DatabaseSettings, *, connections: int, read_only: bool = F
     have many combinations of filters, so that PostgreSQL plans them by their values."""
     limit = READ_TIMEOUT if read_only else STATEMENT_TIMEOUT
     lock_timeout = timedelta(seconds=READ_TIMEOUT) if read_only else LOCK_TIMEOUT
-    server_settings = {
-        "application_name": "visitor",
-        "timezone": "UTC",
+    parameters = {
         "jit": "off",
         "statement_timeout": str(limit * 1000),
         "lock_timeout": milliseconds(lock_timeout),
@@ -64,22 +68,61 @@ def connect(settings: DatabaseSettings, *, connections: int, read_only: bool = F
     url, arguments = connecting.arguments(settings.url.get_secret_value())
     engine = create_async_engine(
         url,
+        execution_options={_TRANSACTION_POOLING: settings.transaction_pooling},
         # All statements of a read see the same snapshot of the database.
         isolation_level="REPEATABLE READ" if read_only else "READ COMMITTED",
         pool_size=connections,
         max_overflow=0,
         pool_timeout=3600,
         hide_parameters=True,
-        connect_args=arguments
-        | {
-            "server_settings": server_settings,
+        connect_args={
+            **arguments,
+            **driver_options(settings, {} if settings.transaction_pooling else parameters),
             "timeout": 5,
             "command_timeout": limit + 5,
-            "prepared_statement_cache_size": 500,
         },
     )
+    if settings.transaction_pooling:
+        sa.event.listen(engine.sync_engine, "begin", partial(_set_for_transaction, parameters))
     sa.event.listen(engine.sync_engine, "handle_error", _discard_unusable_connection)
+    sa.event.listen(engine.sync_engine, "handle_error", _explain_pooling)
     return engine
+
+
+_TRANSACTION_POOLING = "transaction_pooling"
+
+
+class WrongPooling(Exception):
+    """A pooler in transaction mode is in front of the database, and the setting does not say so."""
+
+
+def driver_options(settings: DatabaseSettings, parameters: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments of a connection of asyncpg, whose session has these parameters of PostgreSQL.
+
+    A pooler in transaction mode gives each transaction another session. So a statement is prepared without a name and
+    used at once, and parameters are set in each transaction, except those that PgBouncer sets in each session."""
+    options: dict[str, Any] = {"server_settings": {"application_name": "visitor", "timezone": "UTC", **parameters}}
+    if not settings.transaction_pooling:
+        return options | {"prepared_statement_cache_size": 500}
+    # `str` returns the empty name.
+    return options | {
+        "statement_cache_size": 0,
+        "prepared_statement_cache_size": 0,
+        "prepared_statement_name_func": str,
+    }
+
+
+def single_statements(engine: AsyncEngine) -> AsyncEngine:
+    """An engine that executes each statement in a transaction of its own, without BEGIN and COMMIT. A pooler in
+    transaction mode could execute it in another session than the one that has prepared it, so BEGIN stays there."""
+    if engine.get_execution_options().get(_TRANSACTION_POOLING):
+        return engine
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def _set_for_transaction(parameters: Mapping[str, str], conn: sa.Connection) -> None:
+    values = {name.removeprefix("default_"): value for name, value in parameters.items()}
+    conn.execute(sa.select(*(sa.func.set_config(name, value, True) for name, value in values.items())))
 
 
 def milliseconds(duration: timedelta) -> str:
@@ -107,6 +150,17 @@ _TRANSIENT = (
 _OUTDATED_CACHE = (asyncpg.InvalidCachedStatementError, asyncpg.OutdatedSchemaCacheError)
 """The errors of a connection whose cached statements and types are older than a change of the schema. They are not in
 `_TRANSIENT`: the first has SQLSTATE 0A000 (feature not supported), which otherwise is permanent."""
+
+
+_STATEMENTS_OF_OTHERS = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
+
+
+def _explain_pooling(context: sa.engine.ExceptionContext) -> None:
+    """Raises WrongPooling if a pooler refuses the parameters of a connection, or has mixed up prepared statements."""
+    cause = _driver_error(context.sqlalchemy_exception or context.original_exception)
+    refused = isinstance(cause, asyncpg.ProtocolViolationError) and "startup parameter" in str(cause)
+    if refused or isinstance(cause, _STATEMENTS_OF_OTHERS):
+        raise WrongPooling(f"{cause}. Set VISITOR_DATABASE_TRANSACTION_POOLING=true for PgBouncer.") from cause
 
 
 class Repeat(Exception):

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, NullPool
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from storage import connecting
-from storage.database import DatabaseSettings
+from storage.database import DatabaseSettings, driver_options
 from storage.table import METADATA
 
 _LOCK = 7_161_001
@@ -62,7 +62,7 @@ async def upgrade(settings: DatabaseSettings) -> tuple[str | None, str | None]:
     because a migration may take long.
     """
     url, arguments = connecting.arguments(settings.url.get_secret_value())
-    engine = create_async_engine(url, connect_args=arguments, poolclass=NullPool)
+    engine = create_async_engine(url, connect_args=arguments | driver_options(settings, {}), poolclass=NullPool)
     try:
         async with engine.begin() as conn:
             await conn.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))

@@ -29,7 +29,7 @@ from agents.engine.telemetry import LAG, Readiness
 from agents.operation import Catalogue
 from agents.wire import Wire
 from storage import deletions, inbox, migrate
-from storage.database import DatabaseSettings, connect
+from storage.database import DatabaseSettings, WrongPooling, connect
 from storage.tx import Resources
 from topics import admin, names
 from topics.kafka import DeliveryError, FencedProducer, KafkaSettings, Producer, close_consumer, missing_topics
@@ -54,8 +54,13 @@ class Stalled(Exception):
     """Messages wait, no fault is known, and no partition has moved."""
 
 
-_EXPLAINED = (NearlyEverythingFails, Stalled, TaskEnded, ConsumerFailed)
+_EXPLAINED = (NearlyEverythingFails, Stalled, TaskEnded, ConsumerFailed, WrongPooling)
 """Failures whose message says what happened and contains no personal data."""
+
+
+def explain(error: BaseException) -> str:
+    """The message of an error that has ended the engine, if it contains no personal data."""
+    return str(error) if isinstance(error, _EXPLAINED) else "an unexpected error"
 
 
 class Engine:
@@ -116,8 +121,7 @@ class Engine:
 
     def fail(self, task: str, error: BaseException) -> None:
         """Stop the engine because a task has ended."""
-        reason = str(error) if isinstance(error, _EXPLAINED) else "an unexpected error"
-        log.critical("worker_failed", task=task, error=type(error).__name__, reason=reason, exc_info=error)
+        log.critical("worker_failed", task=task, error=type(error).__name__, reason=explain(error), exc_info=error)
         self.failure = self.failure or error
         self._stopping.set()
 

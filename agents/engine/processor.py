@@ -19,7 +19,7 @@ from agents.engine.retry import is_retryable
 from agents.engine.telemetry import BATCH_SIZE, DEAD_LETTERS, EXPIRED_READS, REQUESTS
 from agents.wire import Wire
 from schemas.faults import BUG, Fault, Unavailable
-from storage.database import BLOCKED_LOCK_TIMEOUT, LOCK_TIMEOUT, is_too_slow
+from storage.database import BLOCKED_LOCK_TIMEOUT, LOCK_TIMEOUT, is_too_slow, single_statements
 from storage.tx import Resources, Tx
 
 log = structlog.get_logger(__name__)
@@ -49,7 +49,7 @@ class BatchProcessor:
         self._outbound = outbound
         self._writes = writes
         self._reads = reads
-        self._single_reads = reads.execution_options(isolation_level="AUTOCOMMIT")
+        self._single_reads = single_statements(reads)
         self._resources = resources
         self._changed = changed
         self._breaker = breaker

@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from agents.engine.retry import until_done
 from agents.engine.telemetry import CHANGES, Readiness
 from storage import outbox
+from storage.database import single_statements
 from storage.outbox import Ownership
 from topics.envelope import change_headers
 from topics.kafka import FencedProducer, Outgoing
@@ -70,9 +71,8 @@ class Publisher:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _topics_with_changes(self) -> Iterable[str]:
-        async with self._engine.connect() as conn:
-            # One round trip, without BEGIN and ROLLBACK.
-            await conn.execution_options(isolation_level="AUTOCOMMIT")
+        # One round trip, without BEGIN and ROLLBACK.
+        async with single_statements(self._engine).connect() as conn:
             return await outbox.topics_with_changes(conn, list(self._wakeups))
 
     async def _publish_topic(self, topic: str) -> None:
