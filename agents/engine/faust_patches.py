@@ -4,7 +4,7 @@
 | --- | --- |
 | `_execute_noticed` | a task of Faust's that is cancelled by mistake ends unnoticed, for example the one that commits |
 | `_Fetcher` | Faust's task that hands messages over suppresses its cancellation and ends unnoticed |
-| `_ConsumerThread` | Faust has no setting for `isolation_level`, `consumer_timeout_ms` and the thread's event loop |
+| `_ConsumerThread` | Faust has no setting for `isolation_level` and `consumer_timeout_ms` |
 | `_Consumer._wait_next_records` | Faust does not tell whether it is handing over the records of a fetch |
 | `_Consumer.wait_first` | Faust creates four tasks for each message, which takes half of its time |
 | `_Consumer.verify_all_partitions_active` | Faust reads a position that aiokafka may not have; the worker ends |
@@ -21,7 +21,6 @@ from typing import Any
 
 import faust
 import structlog
-import uvloop
 from faust.transport.consumer import Fetcher
 from faust.transport.drivers import aiokafka
 from faust.types import TP
@@ -122,8 +121,7 @@ class _Consumer(aiokafka.Consumer):
         return None
 
     def _new_consumer_thread(self) -> Any:
-        # Faust would create an event loop of asyncio's own kind, which takes longer for each fetch.
-        return _ConsumerThread(self, loop=self.loop, thread_loop=uvloop.new_event_loop(), beacon=self.beacon)
+        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def verify_all_partitions_active(self) -> None:
         """Do nothing; `Engine._watch` watches progress. Faust would read a position that aiokafka does not know yet,
