@@ -10,9 +10,9 @@ from tests.support.stack import Stack, eventually
 from topics import names
 
 TOPIC = names.requests("centers")
-PARTITIONS = 36
-REQUESTS = 25
-"""Requests of each partition."""
+PARTITIONS = 24
+REQUESTS = 60
+"""Requests of each partition. They take more than two turns, because about 20 are applied in a turn of two seconds."""
 STALL_SECONDS = 10
 """Much less than it takes until each partition had its turn."""
 
