@@ -18,7 +18,12 @@ BOOTSTRAP = os.environ["KAFKA_BOOTSTRAP"]
 plate, center, visit_date = sys.argv[1], sys.argv[2], int(sys.argv[3])
 request_id = str(uuid4())
 registry = SchemaRegistryClient(
-    {"url": os.environ["REGISTRY_URL"], "basic.auth.user.info": f"any:{os.environ['REGISTRY_KEY']}"}
+    {
+        "url": os.environ["REGISTRY_URL"],
+        "basic.auth.user.info": f"any:{os.environ['REGISTRY_KEY']}",
+        # Without it, the client waits for ever. With it, the client repeats the call.
+        "timeout": 10,
+    }
 )
 schema = registry.get_latest_version(f"{REQUESTS}-visitor.VisitsCreateRequest").schema
 serialize = AvroSerializer(

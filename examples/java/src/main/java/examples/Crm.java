@@ -28,6 +28,8 @@ public final class Crm {
     private static final String DATABASE = System.getenv().getOrDefault("DATABASE", "crm.db");
     private static final String GROUP = System.getenv().getOrDefault("GROUP", "crm-java");
     private static final String TOPIC = "visitor.optins.changes.optin";
+    /** How long the end may take if a server does not answer. The changes that were not committed arrive again. */
+    private static final Duration STOP_LIMIT = Duration.ofSeconds(20);
 
     private static final String CREATE = """
             create table if not exists optins (
@@ -93,7 +95,7 @@ public final class Crm {
         Runtime.getRuntime().addShutdownHook(new Thread(() -> {
             consumer.wakeup();
             try {
-                mainThread.join(); // the main thread leaves the group
+                mainThread.join(STOP_LIMIT.toMillis()); // the main thread leaves the group
             } catch (InterruptedException interrupted) {
                 Thread.currentThread().interrupt();
             }
