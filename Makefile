@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header $(ARGS)
 
-.PHONY: run test check interop compose-test fuzz bench lock release clean
+.PHONY: run test check interop compose-test fuzz bench chaos lock release clean
 
 run: $(VENV)/requirements-embedded ## Run everything on this machine, with sample data and simulated gateways
 	@$(BIN)/visitor dev $(ARGS)
@@ -30,6 +30,9 @@ fuzz: $(VENV)/requirements-dev ## Send calls generated from the OpenAPI document
 
 bench: $(VENV)/requirements-dev ## Compare the service with its peers, as ratios
 	$(BIN)/python -m benchmarks $(ARGS)
+
+chaos: $(VENV)/requirements-dev ## Run the service under faults for an hour, and check its guarantees
+	$(BIN)/python -m chaos $(ARGS)
 
 lock: $(VENV)/requirements-embedded ## Lock the requirements; to raise versions: make lock ARGS=--upgrade
 	$(COMPILE) --output-file requirements.txt pyproject.toml

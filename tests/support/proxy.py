@@ -10,13 +10,14 @@ class Proxy:
 
     - `delay`: how many seconds later the server gets what a client sends. It does not limit the throughput.
     - `cut`: close all connections, as a firewall does that restarts. New connections work.
+    - `target`: where new connections lead to; a failover changes it.
     - `hold` and `release`: forward nothing in between, as if the network were gone.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self.delay = 0.0
         self.port = 0
-        self._target = (host, port)
+        self.target = (host, port)
         self._writers: set[asyncio.StreamWriter] = set()
         self._released = asyncio.Event()
         self._released.set()
@@ -45,7 +46,7 @@ class Proxy:
         self._writers.add(writer)
         try:
             with suppress(OSError):
-                server_reader, server_writer = await asyncio.open_connection(*self._target)
+                server_reader, server_writer = await asyncio.open_connection(*self.target)
                 self._writers.add(server_writer)
                 try:
                     await asyncio.gather(

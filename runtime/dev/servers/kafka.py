@@ -55,7 +55,8 @@ log.segment.bytes=67108864
 
 class Kafka:
     """A broker whose data is in `home`. Several homes may share the `downloads` folder, which contains Kafka's jars.
-    `settings` are further settings of the broker, `java_options` those of its Java."""
+    `settings` are further settings of the broker, `java_options` those of its Java.
+    Brokers of one cluster have the same `cluster_id`."""
 
     def __init__(
         self,
@@ -66,12 +67,14 @@ class Kafka:
         port: int | None = None,
         settings: Mapping[str, str] | None = None,
         java_options: Sequence[str] = SHORT_LIVED,
+        cluster_id: str | None = None,
     ) -> None:
         self._home = home.resolve() / "kafka"
         self._home.mkdir(parents=True, exist_ok=True)
         self._downloads = downloads.resolve()
         self._processes = processes
         self._java_options = java_options
+        self._cluster_id = cluster_id or uuid4().hex[:22]
         self._settings = ONE_BROKER | IMPATIENT | dict(settings or {})
         self.port = port or kept_port(self._home / "port")
 
@@ -112,7 +115,7 @@ class Kafka:
     def _format(self, jars: Path, properties: Path) -> None:
         if self.has_data:
             return
-        tool = ["kafka.tools.StorageTool", "format", "-t", uuid4().hex[:22], "-c", str(properties)]
+        tool = ["kafka.tools.StorageTool", "format", "-t", self._cluster_id, "-c", str(properties)]
         process = subprocess.run([*_java(jars, SHORT_LIVED), *tool], capture_output=True, text=True, check=False)
         if process.returncode:
             raise ServerFailed(f"Kafka's storage could not be formatted: {process.stdout}{process.stderr}")

