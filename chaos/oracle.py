@@ -23,7 +23,7 @@ SOURCE = "gateway/chaos"
 CLIENT: dict[str, str | int] = {"reconnect.backoff.max.ms": 1_000, "log_level": 2}
 """Settings of all Kafka clients of a run. librdkafka would log each lost connection."""
 RECOVERY_SECONDS = 30.0
-"""How soon after its end the effects of a fault are over (issue 19 D)."""
+"""How soon after its end the effects of a fault are over."""
 WORKER_MEMORY = 256 * 2**20
 EDGE_MEMORY = 256 * 2**20
 FETCH_SECONDS = 2.0
