@@ -136,5 +136,6 @@ def test_the_image_copies_all_packages_and_installs_locked_requirements() -> Non
     assert "--require-hashes" in DOCKERFILE
     assert 'ENTRYPOINT ["visitor"]' in DOCKERFILE
     assert re.search(r"^USER visitor$", DOCKERFILE, re.MULTILINE)
-    packages = {folder.parent.name for folder in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks", "chaos", "interop"}
+    tools = {"tests", "benchmarks", "chaos", "interop"}
+    packages = {folder.parent.name for folder in ROOT.glob("*/__init__.py")} - tools
     assert packages <= {path for paths in sources for path in paths}
