@@ -79,7 +79,7 @@ async def _groups(rows: Sequence[Row], rounds: int) -> AsyncIterator[Result]:
 
 
 async def _report(measured: AsyncIterator[Result], rounds: int, output: Path | None) -> None:
-    """Print and write each result as soon as it is measured, and print the table at the end."""
+    """Print each result and write it to the file when it is measured. Print the table at the end."""
     console = Console(width=200)
     machine = results.machine()
     finished: list[Result] = []

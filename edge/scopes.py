@@ -31,11 +31,11 @@ def expand(scopes: Iterable[str], families: Collection[str]) -> frozenset[str]:
     """The scopes, with those of all families instead of `*:read` and `*:write`. Raises ValueError for an unknown
     scope."""
     by_wildcard = {f"*:{action}": {f"{family}:{action}" for family in families} for action in _ACTIONS}
-    known = set(OWN.values()).union(*by_wildcard.values())
+    single_scopes = set(OWN.values()).union(*by_wildcard.values())
     expanded: set[str] = set()
     for scope in scopes:
-        if scope not in known and scope not in by_wildcard:
-            raise ValueError(f"{scope} is not a scope. The scopes are {', '.join(sorted(WILDCARDS | known))}.")
+        if scope not in single_scopes and scope not in by_wildcard:
+            raise ValueError(f"{scope} is not a scope. The scopes are {', '.join(sorted(WILDCARDS | single_scopes))}.")
         expanded |= by_wildcard.get(scope, {scope})
     return frozenset(expanded)
 

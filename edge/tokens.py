@@ -134,9 +134,9 @@ class Issuer:
 def _granted(claim: Any, families: Collection[str]) -> list[str]:
     """The scopes of a claim: a list, or a text with blanks between the scopes. Tokens also have scopes for other
     services, such as `openid`."""
-    granted = claim.split() if isinstance(claim, str) else claim if isinstance(claim, list) else []
-    known = scopes.every(families) | scopes.WILDCARDS
-    return [scope for scope in granted if scope in known]
+    claimed = claim.split() if isinstance(claim, str) else claim if isinstance(claim, list) else []
+    own_scopes = scopes.every(families) | scopes.WILDCARDS
+    return [scope for scope in claimed if scope in own_scopes]
 
 
 def _discovery_url(issuer: str) -> str:

@@ -93,7 +93,7 @@ class RequestHeaders(NamedTuple):
     if_match: tuple[int, ...] | None = None
     """The revisions of which the row must have one. None if it may have any."""
     expires: datetime | None = None
-    """When nobody waits for the answer to a read any more. A worker drops the read then. Writes do not expire."""
+    """The deadline of a read. A worker drops the read after it. Writes do not expire."""
 
     def encode(self) -> Headers:
         """The headers of the request message."""

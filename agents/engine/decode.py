@@ -97,7 +97,7 @@ class ValidRequest:
         return Cause(self.headers.request_id, caller_of(self.headers.source), arrived)
 
     def has_expired(self) -> bool:
-        """True if nobody waits for the answer any more."""
+        """True if the deadline of the read has passed, so that its caller has stopped waiting."""
         return self.headers.expires is not None and self.headers.expires < datetime.now(UTC)
 
     def target(self) -> Target | None:

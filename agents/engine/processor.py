@@ -181,8 +181,8 @@ class BatchProcessor:
             incoming.result = self._wire.write_result(operation, content_type, incoming.answer)
 
     async def _answer(self, incoming: ValidRequest) -> bool:
-        """Answer a read in a transaction of its own, which a single statement also is. Returns False if nobody waits
-        for the answer any more when a connection is free. Raises only transient errors."""
+        """Answer a read in a transaction of its own, which a single statement also is. Returns False if the read
+        has expired by the time a connection is free. Raises only transient errors."""
         operation, request = incoming.operation, incoming.request
         assert operation.handler is not None
         try:

@@ -15,9 +15,7 @@ BATCH_SECONDS = Histogram(
 LOST_REPLIES = Counter(
     "visitor_replies_undelivered_total", "Replies that could not be sent to the topic that their request names."
 )
-EXPIRED_READS = Counter(
-    "visitor_reads_expired_total", "Reads that were dropped because nobody waited for their answers any more."
-)
+EXPIRED_READS = Counter("visitor_reads_expired_total", "Reads that were dropped because their deadline had passed.")
 FLOODS = Counter(
     "visitor_floods_total", "Pauses of a partition because of unreadable messages.", ["topic", "partition"]
 )

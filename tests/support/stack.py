@@ -307,11 +307,11 @@ class Stack:
         async with self._admin() as admin_client:
             await admin_client.create_partitions({topic: NewPartitions(count) for topic in topics})
 
-        async def known() -> bool:
+        async def have_new_count() -> bool:
             await self.producer.client.force_metadata_update()
             return all([len(await self.producer.partitions_for(topic)) == count for topic in topics])
 
-        await eventually("the new partitions", known)
+        await eventually("the new partitions", have_new_count)
 
     async def delete_topics(self, *topics: str) -> None:
         async with self._admin() as admin_client:
