@@ -300,6 +300,7 @@ _CHANGE_HEADERS: Document = {
     "ce_source": {"type": "string", "enum": [SOURCE]},
     "ce_time": _text("When the change was published."),
     "content-type": {"type": "string", "enum": [AVRO]},
+    "traceparent": _text("As in the request that caused the change."),
 }
 _DEAD_LETTER_HEADERS: Document = {
     "error-code": _text("The reason as a word; docs/dead-letters.md lists all."),

@@ -30,7 +30,7 @@ DELETIONS = sa.Table(
 KEPT = timedelta(days=30)
 """How long `visitor republish` can repeat a deletion."""
 
-_COLUMNS = [DELETIONS.c[name] for name in Entry._fields]
+_COLUMNS = [DELETIONS.c[name] for name in Entry._fields if name in DELETIONS.c]
 _INSERT = postgresql.insert(DELETIONS)
 _RECORD = _INSERT.on_conflict_do_update(
     index_elements=list(DELETIONS.primary_key),
@@ -71,7 +71,7 @@ async def record(conn: AsyncConnection, changes: Sequence[Entry], now: datetime)
     if not tombstones:
         return
     deletions = [
-        change._asdict() | {"deleted_at": now}
+        {column.name: getattr(change, column.name) for column in _COLUMNS} | {"deleted_at": now}
         for change in changes
         if change.value is not None
         and change.change_type.endswith(".deleted")

@@ -31,6 +31,8 @@ OUTBOX = sa.Table(
     sa.Column("change_type", sa.Text, nullable=False),
     sa.Column("value", sa.LargeBinary),
     sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
+    sa.Column("traceparent", sa.Text),
+    sa.Column("requested_at", sa.TIMESTAMP(timezone=True)),
 )
 PUBLISHERS = sa.Table(
     "publishers",
@@ -66,7 +68,9 @@ class Ownership(StrEnum):
 
 
 class Entry(NamedTuple):
-    """One message of a change topic, ready to send; a value of None is a tombstone."""
+    """One message of a change topic, ready to send; a value of None is a tombstone. `traceparent` is the trace of the
+    request that caused the change, `requested_at` the time at which Kafka stored that request; None if there was no
+    request."""
 
     topic: str
     key: str
@@ -74,6 +78,8 @@ class Entry(NamedTuple):
     change_id: str
     change_type: str
     value: bytes | None
+    traceparent: str | None = None
+    requested_at: datetime | None = None
 
 
 _COLUMNS = Entry._fields

@@ -137,9 +137,9 @@ class RequestHeaders(NamedTuple):
         return self.request_id, f"{self.operation}.result", source
 
 
-def change_headers(change_id: str, resource: str, action: str) -> Headers:
+def change_headers(change_id: str, resource: str, action: str, traceparent: str | None) -> Headers:
     """The headers of a message on a change topic."""
-    return _common_headers(change_id, f"{resource}.{action}", SOURCE, AVRO, None)
+    return _common_headers(change_id, f"{resource}.{action}", SOURCE, AVRO, traceparent)
 
 
 def _common_headers(event_id: str, event_type: str, source: str, content_type: str, traceparent: str | None) -> Headers:

@@ -264,7 +264,14 @@ def _applied(incoming: ValidRequest, tx: Tx, value: Any, wire: Wire) -> _Applied
     changes = [
         entry
         for change in tx.changes
-        for entry in change_entries(wire, change, occurred_at=tx.now, caused_by=tx.cause.request_id)
+        for entry in change_entries(
+            wire,
+            change,
+            occurred_at=tx.now,
+            caused_by=tx.cause.request_id,
+            traceparent=incoming.headers.traceparent,
+            requested_at=tx.cause.arrived,
+        )
     ]
     # The request that deletes a visitor is not one of the visitor's own.
     visitors = {c.visitor_id for c in tx.changes if c.visitor_id is not None and c.action != "deleted"}

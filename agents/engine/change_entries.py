@@ -11,7 +11,13 @@ from topics import names
 
 
 def change_entries(
-    wire: Wire, change: EntityChange, *, occurred_at: datetime, caused_by: str
+    wire: Wire,
+    change: EntityChange,
+    *,
+    occurred_at: datetime,
+    caused_by: str,
+    traceparent: str | None = None,
+    requested_at: datetime | None = None,
 ) -> Iterator[outbox.Entry]:
     """The change. After the deletion of an entity, a tombstone follows, because its topic is compacted. Raises Invalid
     if the entity is larger than a message may be."""
@@ -22,6 +28,8 @@ def change_entries(
         change_id=f"{change.resource}:{change.id}:{change.revision}",
         change_type=f"{change.resource}.{change.action}",
         value=wire.write_change(change, occurred_at=occurred_at, caused_by=caused_by),
+        traceparent=traceparent,
+        requested_at=requested_at,
     )
     if len(entry.value or b"") > names.REPLY_LIMIT:
         raise Invalid("too_large", f"With this, the {change.resource} would be too large; shorten its texts.")

@@ -134,6 +134,6 @@ def _message(entry: outbox.Entry) -> Outgoing:
         entry.topic,
         entry.value,
         entry.key.encode(),
-        change_headers(entry.change_id, resource, action),
+        change_headers(entry.change_id, resource, action, entry.traceparent),
         partition_key=entry.partition_key.encode(),
     )

@@ -153,19 +153,21 @@ async def test_bodies_compressed_by_aiohttp_are_accepted(stack: Stack) -> None:
 
 
 async def _sent_traceparents(stack: Stack, client: httpx.AsyncClient, *values: bytes) -> list[str | None]:
-    """The `traceparent` of a call's request and result messages."""
+    """The `traceparent` of a call's request, result and change messages."""
     center = data.center()
     headers = [(b"traceparent", value) for value in values]
     answer = await client.post("/centers", json=center, headers=[*headers, (b"Idempotency-Key", center["pcCode"])])
     assert answer.status_code == 201, answer.text
-    topics = (names.requests("centers"), names.results("centers"))
-    records = [await stack.await_record(topic, lambda record: record.id.endswith(center["pcCode"])) for topic in topics]
+    topics = (names.requests("centers"), names.results("centers"), names.changes("centers", "center"))
+    records = [await stack.await_record(topic, lambda record: center["pcCode"] in record.id) for topic in topics]
     return [record.headers.get("traceparent") for record in records]
 
 
-async def test_a_traceparent_is_copied_to_the_request_and_the_result(stack: Stack, client: httpx.AsyncClient) -> None:
-    assert await _sent_traceparents(stack, client, TRACE.encode()) == [TRACE, TRACE]
-    assert await _sent_traceparents(stack, client, TRACE.encode(), TRACE.encode()) == [TRACE, TRACE]
+async def test_a_traceparent_is_copied_to_the_request_the_result_and_the_change(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    assert await _sent_traceparents(stack, client, TRACE.encode()) == [TRACE] * 3
+    assert await _sent_traceparents(stack, client, TRACE.encode(), TRACE.encode()) == [TRACE] * 3
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,7 @@ async def test_a_traceparent_is_copied_to_the_request_and_the_result(stack: Stac
     ids=["long", "empty", "upper-case", "not-ascii", "two-that-differ"],
 )
 async def test_an_invalid_traceparent_is_ignored(stack: Stack, client: httpx.AsyncClient, values: list[bytes]) -> None:
-    assert await _sent_traceparents(stack, client, *values) == [None, None]
+    assert await _sent_traceparents(stack, client, *values) == [None] * 3
 
 
 _HEADER_NAMES = (

@@ -109,7 +109,7 @@ def test_only_the_request_that_writes_one_record_has_if_match() -> None:
 
 def test_a_change_has_the_documented_headers_and_the_avro_schema_of_its_resource() -> None:
     message = MESSAGES["optin.change"]
-    headers = dict(change_headers("7", "optin", "republished"))
+    headers = dict(change_headers("7", "optin", "republished", "00-1-2-00"))
     assert headers.keys() == message["headers"]["properties"].keys()
     for name in ("ce_type", "ce_source", "content-type"):
         assert headers[name].decode() in message["headers"]["properties"][name]["enum"]
