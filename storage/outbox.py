@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from storage.statements import any_of
+from storage.statements import any_of, unnest_rows
 from storage.table import METADATA
 
 OUTBOX = sa.Table(
@@ -53,6 +53,8 @@ LEASE_SECONDS = 0.3
 other all the time, and a takeover costs more than the change. No worker waits longer for an owner that is idle or
 dead. A suspended owner keeps the lock until PostgreSQL ends its transaction, for up to 45 s
 (`storage.database.IDLE_IN_TRANSACTION_TIMEOUT`)."""
+WAITING_LIMIT = 1_000
+"""How many changes of a topic `waiting` counts."""
 OWNER_EXPIRES = timedelta(days=1)
 """After so long without a claim, the owner takes over again: Kafka forgets an unused transactional id after 7 days
 (transactional.id.expiration.ms)."""
@@ -80,6 +82,18 @@ class Entry(NamedTuple):
     value: bytes | None
     traceparent: str | None = None
     requested_at: datetime | None = None
+
+
+class Waiting(NamedTuple):
+    """What waits for the publisher of a topic. `changes` counts at most `WAITING_LIMIT` of them. `oldest_seconds` is
+    the age of the oldest one, None if there is none. `owner` is the publisher that published last, `published_seconds`
+    ago; None if the topic never had one."""
+
+    topic: str
+    changes: int
+    oldest_seconds: float | None
+    owner: UUID | None
+    published_seconds: float | None
 
 
 _COLUMNS = Entry._fields
@@ -197,6 +211,34 @@ def _has_changes(topic: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
     return oldest.correlate_except(OUTBOX).scalar_subquery().is_not(None)
 
 
+def _waiting() -> Any:
+    """One row per topic. The limit, the order and `_after_id` make PostgreSQL read a part of the index only."""
+    topics = unnest_rows(topic=sa.Text())
+    oldest = (
+        sa.select(OUTBOX.c.created_at)
+        .where(OUTBOX.c.topic == topics.c.topic, OUTBOX.c.id > _after_id(topics.c.topic))
+        .order_by(OUTBOX.c.id)
+        .limit(WAITING_LIMIT)
+        .correlate(topics)
+        .subquery("oldest")
+    )
+    waiting = sa.select(sa.func.count().label("changes"), sa.func.min(oldest.c.created_at).label("since")).lateral(
+        "waiting"
+    )
+    publishers = topics.join(waiting, sa.true()).outerjoin(PUBLISHERS, PUBLISHERS.c.topic == topics.c.topic)
+    return sa.select(
+        topics.c.topic,
+        waiting.c.changes,
+        _age(waiting.c.since),
+        PUBLISHERS.c.owner,
+        _age(PUBLISHERS.c.renewed_at),
+    ).select_from(publishers)
+
+
+def _age(time: sa.ColumnElement[datetime]) -> sa.ColumnElement[float]:
+    return sa.cast(sa.extract("epoch", sa.func.clock_timestamp() - time), sa.Double)
+
+
 _COUNT = sa.select(sa.func.count()).select_from(
     sa.select(OUTBOX.c.id)
     .where(OUTBOX.c.topic == sa.bindparam("of_topic"))
@@ -207,6 +249,9 @@ _INSERT = insertion(created_at="created_at")
 _CLAIM = _claim()
 _ACQUIRE = _acquire()
 _TOPICS_WITH_CHANGES = _topics_with_changes()
+_WAITING = _waiting()
+_IDS = sa.cast(sa.func.pg_get_serial_sequence(OUTBOX.name, OUTBOX.c.id.name), postgresql.REGCLASS)
+_LAST_ID = sa.select(sa.func.pg_sequence_last_value(_IDS))
 _DELETE_UNPUBLISHED = sa.delete(OUTBOX).where(
     any_of(OUTBOX.c.partition_key, "keys"), OUTBOX.c.value.is_not(None), OUTBOX.c.change_type.not_like("%.deleted")
 )
@@ -230,6 +275,16 @@ async def topics_with_changes(conn: AsyncConnection, topics: Sequence[str]) -> S
 async def count(conn: AsyncConnection, topic: str, *, limit: int) -> int:
     """How many changes of a topic wait, at most `limit`."""
     return (await conn.execute(_COUNT, {"of_topic": topic, "limit": limit})).scalar_one()
+
+
+async def waiting(conn: AsyncConnection, topics: Sequence[str]) -> list[Waiting]:
+    """What waits, by topic, in the order of `topics`."""
+    return [Waiting(*row) for row in await conn.execute(_WAITING, {"topic": list(topics)})]
+
+
+async def last_id(conn: AsyncConnection) -> int:
+    """The last id of a change: how many changes this database ever had, plus those that were rolled back."""
+    return int(await conn.scalar(_LAST_ID) or 0)
 
 
 async def acquire(conn: AsyncConnection, topic: str, owner: UUID) -> Ownership:

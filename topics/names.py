@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
+from urllib.parse import quote
 
 from topics.kafka import KafkaSettings
 
@@ -62,6 +63,12 @@ def results(family: str) -> str:
 
 def changes(family: str, resource: str) -> str:
     return f"visitor.{family}.changes.{resource}"
+
+
+def consumer_group(worker_group: str, consumer: str) -> str:
+    """The consumer group of one of the two consumers of a worker, `requests` or `queries`. `worker_group` is
+    VISITOR_WORKER_GROUP. Faust keeps files by this name, so it is quoted."""
+    return quote(f"{worker_group}.{consumer}", safe="")
 
 
 class ChangeTopic(NamedTuple):

@@ -11,10 +11,11 @@ The behaviour of Faust 0.15.3 that shapes this module, from its source:
   the interval is 30 days.
 """
 
+import os
+import socket
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import quote
 
 import faust
 import structlog
@@ -44,7 +45,8 @@ def create(
     must neither raise nor take long."""
     faust_patches.apply()
     app = faust.App(
-        quote(group, safe=""),
+        group,
+        broker_client_id=f"visitor-worker-{socket.gethostname()}-{os.getpid()}",
         broker=[URL(f"kafka://{server}") for server in kafka.bootstrap.split(",")],
         broker_credentials=_credentials(kafka),
         broker_max_poll_interval=_DAYS,

@@ -235,7 +235,7 @@ class Engine:
         return GroupConsumer(
             name,
             kafka=self._kafka,
-            group=f"{self._settings.group}.{name}",
+            group=names.consumer_group(self._settings.group, name),
             session=self._settings.session_seconds,
             topics=topics,
             work=work,

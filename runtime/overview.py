@@ -1,0 +1,348 @@
+"""The state of a running installation as plain data, read from Kafka and PostgreSQL only, so that it is known when no
+process of the service runs. `visitor status`, `visitor doctor` and the console of the edge show it.
+
+Nothing here is personal data: keys, values and texts of errors are left out.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from aiokafka import TopicPartition
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from agents.catalogue import CATALOGUE
+from runtime.settings import Settings
+from storage import inbox, migrate, outbox, statistics
+from storage.database import connect
+from storage.statistics import LockWait
+from topics import dead_letters, names
+from topics.kafka import KafkaSettings
+from topics.observer import Group, Observer
+from topics.supervision import interruptions_raised
+
+LIMIT_SECONDS = 5.0
+"""How long one server may take to answer."""
+NEWEST_DEAD_LETTERS = 10
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """A server that does not answer, or cannot be used. `reason` is one line."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class PartitionLag:
+    """The messages of a partition that its consumer group has not committed. Workers commit once per second, so a
+    small number is normal under load. `seconds` is the age of the oldest of them; None if it could not be read in
+    time, 0 if there is none."""
+
+    topic: str
+    partition: int
+    messages: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class GroupLag:
+    """A consumer group of the workers: `<VISITOR_WORKER_GROUP>.requests` or `.queries`. `state` is Kafka's, for example
+    Stable, PreparingRebalance, Empty (no worker runs) or Dead (none ever ran). `partitions` has all partitions of its
+    topics."""
+
+    name: str
+    state: str
+    partitions: tuple[PartitionLag, ...]
+
+    @property
+    def messages(self) -> int:
+        return sum(partition.messages for partition in self.partitions)
+
+    @property
+    def seconds(self) -> float:
+        """The age of the oldest message, as far as it is known."""
+        return max((partition.seconds or 0.0 for partition in self.partitions), default=0.0)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker process that is a member of a consumer group. `client_id` contains its host name and process id, `host`
+    is its address as the broker sees it. `partitions` are those of both groups, by topic."""
+
+    client_id: str
+    host: str
+    partitions: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A dead letter without its content and without the text of its reason. `id` is that of `visitor dead-letters`,
+    `topic` that of the original message."""
+
+    id: str
+    written_at: datetime
+    reason: str
+    topic: str
+    operation: str | None
+    source: str | None
+
+
+@dataclass(frozen=True)
+class KafkaOverview:
+    """`ends` has the sum of the end offsets of each topic, for rates. On change topics, transaction markers count, too.
+    `missing_topics` do not exist, or may not be described. `dead_letters` are the newest, the newest first."""
+
+    groups: tuple[GroupLag, ...]
+    workers: tuple[Worker, ...]
+    ends: Mapping[str, int]
+    missing_topics: tuple[str, ...]
+    dead_letters: tuple[DeadLetter, ...]
+
+
+@dataclass(frozen=True)
+class ChangeTopic:
+    """What waits in the outbox for a change topic: `waiting` changes, counted up to `storage.outbox.WAITING_LIMIT`, the
+    oldest of which was committed `oldest_seconds` ago (None if none waits). `owner` is the publisher, in any worker,
+    that published last, `published_seconds` ago; None if no change was ever published."""
+
+    topic: str
+    waiting: int
+    oldest_seconds: float | None
+    owner: str | None
+    published_seconds: float | None
+
+
+@dataclass(frozen=True)
+class DatabaseOverview:
+    """`revision` is that of the schema. `inbox_rows` is PostgreSQL's estimate. `last_change_id` grows with each
+    committed change of any resource, for rates."""
+
+    revision: str
+    inbox_rows: int
+    outbox_rows: int
+    """Exact while no topic has more than `storage.outbox.WAITING_LIMIT`, else PostgreSQL's estimate."""
+    last_change_id: int
+    change_topics: tuple[ChangeTopic, ...]
+    lock_waits: tuple[LockWait, ...]
+
+    @property
+    def oldest_change_seconds(self) -> float:
+        """The age of the oldest change in the outbox, 0 if it is empty."""
+        return max((topic.oldest_seconds or 0.0 for topic in self.change_topics), default=0.0)
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The state at one moment, by the clock of this machine."""
+
+    read_at: datetime
+    kafka: KafkaOverview | Unavailable
+    database: DatabaseOverview | Unavailable
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Per second: the new messages of each topic, and the committed changes of all resources."""
+
+    topics: Mapping[str, float]
+    changes: float
+
+
+def rates(before: Overview, after: Overview) -> Rates:
+    """The rates between two overviews. Topics without both values are left out."""
+    seconds = (after.read_at - before.read_at).total_seconds()
+    if seconds <= 0:
+        return Rates({}, 0.0)
+    topics: Mapping[str, float] = {}
+    if isinstance(before.kafka, KafkaOverview) and isinstance(after.kafka, KafkaOverview):
+        # Offsets begin again if a topic is created again.
+        topics = {
+            topic: max(0, end - before.kafka.ends[topic]) / seconds
+            for topic, end in after.kafka.ends.items()
+            if topic in before.kafka.ends
+        }
+    changes = 0.0
+    if isinstance(before.database, DatabaseOverview) and isinstance(after.database, DatabaseOverview):
+        changes = max(0, after.database.last_change_id - before.database.last_change_id) / seconds
+    return Rates(topics, changes)
+
+
+class Source:
+    """Reads overviews of one installation. It keeps its connections: two to each broker, one to the database."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._kafka = _KafkaSource(settings.kafka, settings.worker.group)
+        self._database = _DatabaseSource(connect(settings.database, connections=1, read_only=True))
+
+    async def read(self) -> Overview:
+        """Never raises because a server is unavailable. Takes some milliseconds, and at most `LIMIT_SECONDS`."""
+        kafka, database = await asyncio.gather(
+            _or_unavailable(self._kafka.read, self._kafka.disconnect),
+            _or_unavailable(self._database.read, self._database.disconnect),
+        )
+        return Overview(datetime.now(UTC), kafka, database)
+
+    async def close(self) -> None:
+        await asyncio.gather(self._kafka.disconnect(), self._database.disconnect())
+
+
+@asynccontextmanager
+async def source(settings: Settings) -> AsyncIterator[Source]:
+    """A source of overviews. The process must have called `topics.patches.apply`."""
+    opened = Source(settings)
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+async def _or_unavailable(
+    read: Callable[[], Awaitable[T]], disconnect: Callable[[], Awaitable[None]]
+) -> T | Unavailable:
+    """The next read connects anew after a failure, because the connection may be the cause."""
+    try:
+        with interruptions_raised():
+            async with asyncio.timeout(LIMIT_SECONDS):
+                return await read()
+    except TimeoutError:
+        reason = f"no answer within {LIMIT_SECONDS:.0f} s"
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+    with suppress(Exception):
+        await disconnect()
+    return Unavailable(reason)
+
+
+class _KafkaSource:
+    def __init__(self, settings: KafkaSettings, worker_group: str) -> None:
+        self._settings = settings
+        self._topics = [spec.name for spec in CATALOGUE.topics(settings)]
+        self._groups = {
+            names.consumer_group(worker_group, "requests"): [names.requests(family) for family in CATALOGUE.families],
+            names.consumer_group(worker_group, "queries"): [names.QUERIES],
+        }
+        self._observer: Observer | None = None
+        self._dead_letters: tuple[Mapping[TopicPartition, int], tuple[DeadLetter, ...]] = ({}, ())
+        """The newest dead letters, and the end offsets when they were read."""
+
+    async def disconnect(self) -> None:
+        observer, self._observer = self._observer, None
+        if observer is not None:
+            await observer.stop()
+
+    async def read(self) -> KafkaOverview:
+        """Raises KafkaError and OSError."""
+        if self._observer is None:
+            self._observer = Observer(self._settings)
+            await self._observer.start()
+        observer = self._observer
+        partitions = await observer.partitions(self._topics)
+        groups, beginnings, ends = await asyncio.gather(
+            asyncio.gather(*map(observer.group, self._groups)),
+            observer.beginnings(partitions),
+            observer.ends(partitions),
+        )
+        starts = {
+            partition: max(group.committed.get(partition, 0), beginnings[partition])
+            for group in groups
+            for partition in partitions
+            if partition.topic in self._groups[group.name]
+        }
+        timestamps = await observer.timestamps({each: start for each, start in starts.items() if start < ends[each]})
+        lags = [_lag(partition, ends[partition] - start, timestamps) for partition, start in starts.items()]
+        topic_ends: dict[str, int] = defaultdict(int)
+        for partition, end in ends.items():
+            topic_ends[partition.topic] += end
+        return KafkaOverview(
+            groups=tuple(
+                GroupLag(group.name, group.state, tuple(lag for lag in lags if lag.topic in self._groups[group.name]))
+                for group in groups
+            ),
+            workers=_workers(groups),
+            ends=dict(topic_ends),
+            missing_topics=tuple(topic for topic in self._topics if topic not in topic_ends),
+            dead_letters=await self._newest_dead_letters(observer, ends),
+        )
+
+    async def _newest_dead_letters(
+        self, observer: Observer, ends: Mapping[TopicPartition, int]
+    ) -> tuple[DeadLetter, ...]:
+        """Reads them only if there are new ones."""
+        own_ends = {partition: end for partition, end in ends.items() if partition.topic == names.DEAD_LETTERS}
+        if own_ends != self._dead_letters[0]:
+            records = await observer.newest(list(own_ends), NEWEST_DEAD_LETTERS)
+            letters = [dead_letters.read(record) for record in records[: -NEWEST_DEAD_LETTERS - 1 : -1]]
+            self._dead_letters = (own_ends, tuple(map(_without_content, letters)))
+        return self._dead_letters[1]
+
+
+class _DatabaseSource:
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._topics = [topic.name for topic in CATALOGUE.change_topics]
+        self._usable: migrate.Schema | None = None
+
+    async def disconnect(self) -> None:
+        await self._engine.dispose()
+
+    async def read(self) -> DatabaseOverview | Unavailable:
+        """Raises the exceptions of SQLAlchemy and asyncpg, and ConnectionFailed."""
+        schema = await migrate.current(self._engine)
+        if schema != self._usable:
+            if reason := migrate.mismatch(schema):
+                return Unavailable(reason)
+            self._usable = schema
+        async with self._engine.connect() as conn:
+            waiting = await outbox.waiting(conn, self._topics)
+            outbox_rows = sum(topic.changes for topic in waiting)
+            if any(topic.changes >= outbox.WAITING_LIMIT for topic in waiting):
+                outbox_rows = max(outbox_rows, await statistics.rows(conn, outbox.OUTBOX.name))
+            return DatabaseOverview(
+                revision=schema.revision or "",
+                inbox_rows=await statistics.rows(conn, inbox.INBOX.name),
+                outbox_rows=outbox_rows,
+                last_change_id=await outbox.last_id(conn),
+                change_topics=tuple(map(_change_topic, waiting)),
+                lock_waits=tuple(await statistics.lock_waits(conn)),
+            )
+
+
+def _lag(partition: TopicPartition, messages: int, timestamps: Mapping[TopicPartition, int]) -> PartitionLag:
+    seconds: float | None = 0.0
+    if messages > 0:
+        timestamp = timestamps.get(partition)
+        now = datetime.now(UTC).timestamp()
+        seconds = None if timestamp is None else max(0.0, now - timestamp / 1000)
+    return PartitionLag(partition.topic, partition.partition, max(0, messages), seconds)
+
+
+def _workers(groups: Iterable[Group]) -> tuple[Worker, ...]:
+    """The members of all groups, those with the same client id and host as one worker."""
+    partitions: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for group in groups:
+        for member in group.members:
+            of_worker = partitions[member.client_id, member.host]
+            for topic, number in member.partitions:
+                of_worker[topic].append(number)
+    return tuple(
+        Worker(client_id, host, {topic: tuple(sorted(numbers)) for topic, numbers in sorted(by_topic.items())})
+        for (client_id, host), by_topic in sorted(partitions.items())
+    )
+
+
+def _without_content(letter: dead_letters.DeadLetter) -> DeadLetter:
+    return DeadLetter(
+        str(letter.position), letter.written_at, letter.reason, letter.topic, letter.operation, letter.source
+    )
+
+
+def _change_topic(waiting: outbox.Waiting) -> ChangeTopic:
+    owner = None if waiting.owner is None else str(waiting.owner)
+    return ChangeTopic(waiting.topic, waiting.changes, waiting.oldest_seconds, owner, waiting.published_seconds)

@@ -1,0 +1,55 @@
+"""What PostgreSQL knows about its tables and sessions."""
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+_ROWS = sa.text(
+    """
+    select coalesce(greatest(stat.n_live_tup, class.reltuples), 0)::bigint
+    from pg_class as class left join pg_stat_all_tables as stat on stat.relid = class.oid
+    where class.oid = to_regclass(:table)
+    """
+)
+"""n_live_tup follows each transaction, but is empty after a crash of the server; reltuples is from the last vacuum."""
+
+_LOCK_WAITS = sa.text(
+    """
+    select waiting.pid, blocking.pid as blocked_by,
+        coalesce(extract(epoch from clock_timestamp() - lock.waitstart), 0)::float8 as seconds,
+        coalesce(blocking.application_name, '') as application, coalesce(blocking.state, '') as state
+    from pg_stat_activity as waiting
+        cross join lateral unnest(pg_blocking_pids(waiting.pid)) as blocker(pid)
+        join pg_stat_activity as blocking on blocking.pid = blocker.pid
+        left join lateral (
+            select min(waitstart) as waitstart from pg_locks where pid = waiting.pid and not granted
+        ) as lock on true
+    where waiting.datname = current_database() and waiting.wait_event_type = 'Lock'
+    order by seconds desc
+    limit 20
+    """
+)
+
+
+@dataclass(frozen=True)
+class LockWait:
+    """A session that waits for a lock. The other fields are about the session that holds it, or that waits in front of
+    it. They are empty without the rights of pg_read_all_stats if it is a session of another user."""
+
+    pid: int
+    blocked_by: int
+    seconds: float
+    application: str
+    state: str
+    """Of pg_stat_activity, for example active, or idle in transaction."""
+
+
+async def rows(conn: AsyncConnection, table: str) -> int:
+    """How many rows a table has: an estimate that costs nothing."""
+    return int(await conn.scalar(_ROWS, {"table": table}) or 0)
+
+
+async def lock_waits(conn: AsyncConnection) -> list[LockWait]:
+    """Who waits for whom in this database, the longest wait first, at most 20."""
+    return [LockWait(*row) for row in await conn.execute(_LOCK_WAITS)]

@@ -1,0 +1,166 @@
+"""The overview of an installation, which `visitor status`, `visitor doctor` and the console show."""
+
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import httpx
+import pytest_asyncio
+import sqlalchemy as sa
+from pydantic import SecretStr
+
+from runtime import overview
+from runtime.overview import DatabaseOverview, KafkaOverview, Overview, Source, Unavailable
+from runtime.settings import Settings
+from storage import migrate
+from storage.database import DatabaseSettings
+from tests.support import data
+from tests.support.stack import PARTITIONS, Stack, eventually
+from topics import names
+from topics.kafka import KafkaSettings
+
+
+def _settings(stack: Stack) -> Settings:
+    return Settings(kafka=stack.kafka, database=stack.database)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def source(stack: Stack) -> AsyncIterator[Source]:
+    async with overview.source(_settings(stack)) as opened:
+        yield opened
+
+
+def _kafka(read: Overview) -> KafkaOverview:
+    assert isinstance(read.kafka, KafkaOverview), read.kafka
+    return read.kafka
+
+
+def _database(read: Overview) -> DatabaseOverview:
+    assert isinstance(read.database, DatabaseOverview), read.database
+    return read.database
+
+
+async def test_the_worker_is_shown_once_with_all_its_partitions(source: Source) -> None:
+    (worker,) = _kafka(await source.read()).workers
+    assert worker.client_id.startswith("visitor-worker-")
+    assert worker.partitions[names.QUERIES] == tuple(range(PARTITIONS))
+    assert worker.partitions[names.requests("visits")] == tuple(range(PARTITIONS))
+
+
+async def test_groups_have_a_state_and_the_lag_of_every_partition(source: Source) -> None:
+    requests, queries = _kafka(await source.read()).groups
+    assert (requests.name, requests.state) == ("visitor-worker.requests", "Stable")
+    assert (queries.name, queries.state) == ("visitor-worker.queries", "Stable")
+    assert [lag.partition for lag in queries.partitions] == list(range(PARTITIONS))
+
+    async def has_no_lag() -> bool:
+        return all(group.messages == 0 and group.seconds == 0 for group in _kafka(await source.read()).groups)
+
+    await eventually("no lag", has_no_lag)
+
+
+async def test_a_request_and_its_change_are_rates(stack: Stack, source: Source, client: httpx.AsyncClient) -> None:
+    before = await source.read()
+    await data.visitor_with_vehicle(client)
+    after = await source.read()
+    rates = overview.rates(before, after)
+    assert rates.topics[names.requests("visitors")] > 0
+    assert rates.topics[names.results("visitors")] > 0
+    assert rates.changes > 0
+    assert _kafka(after).missing_topics == ()
+
+
+async def test_waiting_requests_have_an_age_and_so_have_locks(
+    stack: Stack, source: Source, client: httpx.AsyncClient
+) -> None:
+    parker = await data.visitor_with_vehicle(client)
+    async with stack.engine.connect() as conn, conn.begin():
+        await conn.execute(sa.text("lock table visits"))
+        await stack.send(
+            "visits.create",
+            {
+                "path": {"visitType": "entry"},
+                "body": {"licensePlate": parker["licensePlate"], "pcCode": parker["pcCode"]},
+            },
+        )
+
+        async def waits() -> Overview | None:
+            read = await source.read()
+            lag, waits = _kafka(read).groups[0], _database(read).lock_waits
+            return read if lag.seconds > 1 and lag.messages >= 1 and waits else None
+
+        read = await eventually("a request that waits", waits)
+        assert _database(read).lock_waits[0].state == "idle in transaction"
+        (lag,) = [lag for lag in _kafka(read).groups[0].partitions if lag.messages]
+        assert (lag.topic, lag.messages) == (names.requests("visits"), 1)
+
+
+async def test_the_newest_dead_letter_is_shown_without_its_content(stack: Stack, source: Source) -> None:
+    request_source = f"gateway/{uuid4()}"
+    await stack.raw(
+        names.requests("visits"),
+        b"{Zora",
+        [("ce_id", b"a"), ("ce_type", b"visitor.visits.create"), ("ce_source", request_source.encode())],
+    )
+
+    async def is_shown() -> overview.DeadLetter | None:
+        newest = _kafka(await source.read()).dead_letters[:1]
+        return newest[0] if newest and newest[0].source == request_source else None
+
+    letter = await eventually("the dead letter", is_shown)
+    assert (letter.operation, letter.topic) == ("visits.create", names.requests("visits"))
+    assert "Zora" not in str(letter)
+
+
+async def test_changes_in_the_outbox_are_counted_with_the_age_of_the_oldest(stack: Stack, source: Source) -> None:
+    topic = names.changes("visits", "visit")
+    async with stack.engine.connect() as conn, conn.begin() as transaction:
+        before = _database(await source.read())
+        assert before.revision == migrate.newest()
+        # Nobody publishes while this session has the publisher's lock.
+        await conn.execute(sa.text("select pg_advisory_lock(hashtextextended(:topic, 0))"), {"topic": topic})
+        try:
+            async with stack.engine.begin() as other:
+                await other.execute(
+                    sa.text(
+                        "insert into outbox (topic, key, partition_key, change_id, change_type, created_at)"
+                        " select :topic, 'test', 'test', 'test', 'visit.deleted', now() - interval '1 minute'"
+                        " from generate_series(1, 3)"
+                    ),
+                    {"topic": topic},
+                )
+            read = _database(await source.read())
+        finally:
+            async with stack.engine.begin() as other:
+                await other.execute(sa.text("delete from outbox where change_id = 'test'"))
+            await conn.execute(sa.text("select pg_advisory_unlock_all()"))
+            await transaction.rollback()
+    (waiting,) = [each for each in read.change_topics if each.topic == topic]
+    assert waiting.waiting == 3
+    assert 60 < (waiting.oldest_seconds or 0) < 120
+    assert read.outbox_rows >= 3
+    assert read.last_change_id >= before.last_change_id + 3
+
+
+async def test_servers_that_do_not_answer_are_unavailable() -> None:
+    settings = Settings(
+        kafka=KafkaSettings(bootstrap="127.0.0.1:1"),
+        database=DatabaseSettings(url=SecretStr("postgresql://nobody@127.0.0.1:1/none")),
+    )
+    async with overview.source(settings) as source:
+        read = await source.read()
+    assert isinstance(read.kafka, Unavailable)
+    assert isinstance(read.database, Unavailable)
+    assert "ConnectionRefusedError" in read.database.reason
+
+
+async def test_a_database_of_another_revision_says_what_to_do(stack: Stack, source: Source) -> None:
+    async with stack.engine.begin() as conn:
+        revision = await conn.scalar(sa.text("select version_num from alembic_version"))
+        await conn.execute(sa.text("update alembic_version set version_num = '0001'"))
+    try:
+        read = await source.read()
+    finally:
+        async with stack.engine.begin() as conn:
+            await conn.execute(sa.text("update alembic_version set version_num = :revision"), {"revision": revision})
+    assert isinstance(read.database, Unavailable)
+    assert "visitor migrate" in read.database.reason

@@ -1,0 +1,148 @@
+"""Reads the state of topics and consumer groups, without joining a group."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
+from aiokafka.errors import for_code
+
+from topics.kafka import KafkaSettings, close_consumer, missing_topics
+
+FETCH_BYTES = 64 * 1024
+"""Bytes per partition and fetch. A larger batch is delivered nevertheless, alone (Kafka's documentation,
+max.partition.fetch.bytes)."""
+READ_SECONDS = 2.0
+"""Limit for reading records. What is not read within it is left out."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A consumer of a group. `client_id` is the one it has chosen, `host` its address as the broker sees it."""
+
+    client_id: str
+    host: str
+    partitions: tuple[TopicPartition, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A consumer group. `state` is Kafka's, for example Stable, PreparingRebalance, Empty or Dead (there is no such
+    group). `committed` has the next offset to read, of the partitions for which the group has committed one."""
+
+    name: str
+    state: str
+    members: tuple[Member, ...]
+    committed: Mapping[TopicPartition, int]
+
+
+class Observer:
+    """Call `start` first and `stop` last. If a method raises, `stop` this observer and use another one. The methods
+    raise KafkaError, and have no timeout of their own."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        arguments = settings.client()
+        self._admin = AIOKafkaAdminClient(**arguments)
+        self._offsets = AIOKafkaConsumer(**arguments, enable_auto_commit=False)
+        # Another client, because an assignment limits the topics of which a client refreshes the metadata.
+        self._reader = AIOKafkaConsumer(
+            **arguments,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_partition_fetch_bytes=FETCH_BYTES,
+        )
+        self._reading = asyncio.Lock()
+
+    async def start(self) -> None:
+        await self._admin.start()
+        await self._offsets.start()
+        await self._reader.start()
+
+    async def stop(self) -> None:
+        await asyncio.gather(
+            self._admin.close(),
+            close_consumer(self._offsets),
+            close_consumer(self._reader),
+            return_exceptions=True,
+        )
+
+    async def group(self, name: str) -> Group:
+        ((described, *_),) = [response.groups for response in await self._admin.describe_consumer_groups([name])]
+        code, _, state, _, _, members, *_ = described
+        if code:
+            raise for_code(code)(f"the consumer group {name} cannot be described")
+        committed = await self._admin.list_consumer_group_offsets(name)
+        return Group(
+            name,
+            state,
+            tuple(_member(*member) for member in members),
+            {partition: offset.offset for partition, offset in committed.items() if offset.offset >= 0},
+        )
+
+    async def partitions(self, topics: Sequence[str]) -> list[TopicPartition]:
+        """The partitions of those topics that exist and that the user may describe."""
+        cluster = self._offsets._client.cluster
+        unknown = [topic for topic in topics if cluster.partitions_for_topic(topic) is None]
+        if unknown:
+            await missing_topics(self._offsets._client, unknown)
+        return [
+            TopicPartition(topic, number)
+            for topic in topics
+            for number in sorted(cluster.partitions_for_topic(topic) or ())
+        ]
+
+    async def ends(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """The offset of the next record of each partition."""
+        offsets: dict[TopicPartition, int] = await self._offsets.end_offsets(partitions)
+        return offsets
+
+    async def beginnings(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """The offset of the oldest record of each partition."""
+        offsets: dict[TopicPartition, int] = await self._offsets.beginning_offsets(partitions)
+        return offsets
+
+    async def timestamps(self, offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """The timestamp, in milliseconds, of the first record of each partition from this offset on."""
+        records = await self._read(offsets, dict.fromkeys(offsets, 1))
+        return {partition: read[0].timestamp for partition, read in records.items()}
+
+    async def newest(self, partitions: Iterable[TopicPartition], count: int) -> list[Any]:
+        """The newest records of some partitions, at most `count` of each, oldest first. Reads the last `count` offsets
+        only, some of which may be transaction markers."""
+        beginnings, ends = await asyncio.gather(*(each(list(partitions)) for each in (self.beginnings, self.ends)))
+        offsets = {each: max(beginnings[each], end - count) for each, end in ends.items() if end > beginnings[each]}
+        records = await self._read(offsets, {each: ends[each] - offset for each, offset in offsets.items()})
+        newest = (record for read in records.values() for record in read)
+        return sorted(newest, key=lambda record: (record.timestamp, record.partition, record.offset))
+
+    async def _read(
+        self, offsets: Mapping[TopicPartition, int], counts: Mapping[TopicPartition, int]
+    ) -> dict[TopicPartition, list[Any]]:
+        """Records from these offsets on, up to `counts` of each partition."""
+        records: dict[TopicPartition, list[Any]] = defaultdict(list)
+        if not offsets:
+            return records
+        async with self._reading:
+            self._reader.assign(list(offsets))
+            try:
+                for partition, offset in offsets.items():
+                    self._reader.seek(partition, offset)
+                async with asyncio.timeout(READ_SECONDS):
+                    while unread := [each for each in offsets if len(records[each]) < counts[each]]:
+                        record = await self._reader.getone(*unread)
+                        records[TopicPartition(record.topic, record.partition)].append(record)
+            except TimeoutError:
+                pass
+            finally:
+                self._reader.unsubscribe()
+        return {partition: read for partition, read in records.items() if read}
+
+
+def _member(_id: str, client_id: str, host: str, _metadata: bytes, assignment: bytes) -> Member:
+    # Without an assignment, the group is rebalancing.
+    partitions = ConsumerProtocolMemberAssignment.decode(assignment).partitions() if assignment else []
+    return Member(client_id, host.removeprefix("/"), tuple(sorted(partitions)))
