@@ -5,7 +5,7 @@ import pytest
 from tests.support import containers
 from tests.support.servers import choose
 
-UNKNOWN = "apache/kafka:0.0.0"
+UNKNOWN = "apache/kafka:no-such-tag"
 
 
 def test_with_an_unknown_tag_the_tests_use_embedded_servers_and_name_the_image(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,7 +133,7 @@ async def _create_visitor(client: httpx.AsyncClient, pc_code: str) -> str:
             answer = await client.post("/visitors", json=body, headers={"idempotency-key": key})
         except httpx.HTTPError:
             return None
-        return None if answer.status_code in (503, 504) else answer
+        return None if answer.status_code in (502, 503, 504) else answer
 
     answer = await eventually("an answer", attempt, RECOVERY_SECONDS)
     assert answer.status_code == 201, answer.text
