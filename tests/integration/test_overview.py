@@ -9,10 +9,11 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from runtime import overview
-from runtime.overview import DatabaseOverview, KafkaOverview, Overview, Source, Unavailable
+from runtime.overview import DatabaseOverview, KafkaOverview, Overview, PartitionLag, Source, Unavailable
 from runtime.settings import Settings
 from storage import migrate
 from storage.database import DatabaseSettings
+from storage.statistics import LockWait
 from tests.support import data
 from tests.support.stack import PARTITIONS, Stack, eventually
 from topics import names
@@ -69,29 +70,28 @@ async def test_a_request_and_its_change_are_rates(stack: Stack, source: Source, 
     assert _kafka(after).missing_topics == ()
 
 
-async def test_waiting_requests_have_an_age_and_so_have_locks(
+async def test_waiting_requests_have_an_age_and_the_session_that_blocks_them_is_shown(
     stack: Stack, source: Source, client: httpx.AsyncClient
 ) -> None:
     parker = await data.visitor_with_vehicle(client)
+    body = {"licensePlate": parker["licensePlate"], "pcCode": parker["pcCode"]}
     async with stack.engine.connect() as conn, conn.begin():
+        blocker = await conn.scalar(sa.text("select pg_backend_pid()"))
         await conn.execute(sa.text("lock table visits"))
-        await stack.send(
-            "visits.create",
-            {
-                "path": {"visitType": "entry"},
-                "body": {"licensePlate": parker["licensePlate"], "pcCode": parker["pcCode"]},
-            },
-        )
+        await stack.send("visits.create", {"path": {"visitType": "entry"}, "body": body})
 
-        async def waits() -> Overview | None:
-            read = await source.read()
-            lag, waits = _kafka(read).groups[0], _database(read).lock_waits
-            return read if lag.seconds > 1 and lag.messages >= 1 and waits else None
+        async def has_age() -> list[PartitionLag]:
+            lags = _kafka(await source.read()).groups[0].partitions
+            return [lag for lag in lags if lag.topic == names.requests("visits") and (lag.seconds or 0) > 1]
 
-        read = await eventually("a request that waits", waits)
-        assert _database(read).lock_waits[0].state == "idle in transaction"
-        (lag,) = [lag for lag in _kafka(read).groups[0].partitions if lag.messages]
-        assert (lag.topic, lag.messages) == (names.requests("visits"), 1)
+        async def has_wait() -> LockWait | None:
+            waits = _database(await source.read()).lock_waits
+            return next((wait for wait in waits if wait.blocked_by == blocker), None)
+
+        (lag,) = await eventually("a request that waits", has_age)
+        assert lag.messages == 1
+        wait = await eventually("a session that waits", has_wait)
+        assert wait.state == "idle in transaction"
 
 
 async def test_the_newest_dead_letter_is_shown_without_its_content(stack: Stack, source: Source) -> None:
