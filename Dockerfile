@@ -5,6 +5,7 @@ COPY requirements.txt ./
 RUN pip install --no-cache-dir --require-hashes --requirement requirements.txt
 
 COPY pyproject.toml README.md ./
+COPY telemetry telemetry
 COPY schemas schemas
 COPY topics topics
 COPY storage storage

@@ -25,6 +25,8 @@ from edge.routing import Resource, Routes
 from edge.schema_directory import SchemaDirectory
 from edge.settings import HttpSettings
 from schemas.faults import Forbidden, MethodNotAllowed, NotFound
+from telemetry import event_loop
+from telemetry.metrics import READY
 from topics.kafka import KafkaSettings
 from topics.supervision import Supervisor
 
@@ -88,6 +90,8 @@ class Edge:
     async def running(self, _: object) -> AsyncIterator[None]:
         """While the server runs: read replies, and the keys of callers when they change."""
         self._router.start()
+        READY.set_function(lambda: self._router.ready)
+        self._supervisor.start("event loop delay", event_loop.measure_delay())
         self._supervisor.start("keys", self._authentication.keys.watch())
         if self._authentication.issuer is not None:
             self._supervisor.start("issuer", self._authentication.issuer.watch())

@@ -8,7 +8,6 @@ from urllib.parse import quote, unquote
 from uuid import UUID, uuid4
 
 import structlog
-from prometheus_client import Counter, Histogram
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -34,15 +33,13 @@ from schemas.faults import (
     Unavailable,
 )
 from schemas.replies import envelope
+from telemetry.metrics import HTTP_CALLS, HTTP_DURATION
 from topics import audit, json, names
 from topics.envelope import JSON, RequestHeaders
 from topics.kafka import Outgoing
 from topics.traceparent import read_traceparent
 
 log = structlog.get_logger(__name__)
-
-CALLS = Counter("visitor_http_calls_total", "HTTP calls, by operation and status.", ["operation", "status"])
-SECONDS = Histogram("visitor_http_seconds", "Seconds from an HTTP call to its answer.", ["operation"])
 
 PATIENCE_SECONDS = 0.1
 """After a wait of this length, the edge checks whether the caller is still there."""
@@ -223,13 +220,13 @@ class Calls:
 
 def _measured(name: str, endpoint: Endpoint) -> Endpoint:
     """An endpoint whose calls are counted, measured, and logged if they fail."""
-    seconds = SECONDS.labels(name)
+    seconds = HTTP_DURATION.labels(name)
 
     async def answer(request: Request) -> Response:
         started_at = time.perf_counter()
         response = await endpoint(request)
         seconds.observe(time.perf_counter() - started_at)
-        CALLS.labels(name, response.status_code).inc()
+        HTTP_CALLS.labels(name, response.status_code).inc()
         if response.status_code >= 500:
             call_id = request.scope[http_headers.CALL_ID]
             log.warning("call_failed", operation=name, status=response.status_code, call_id=call_id)

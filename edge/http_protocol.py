@@ -6,18 +6,15 @@ import time
 
 import httptools
 import structlog
-from prometheus_client import Counter
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from edge import headers as http_headers
 from schemas.faults import Fault, HeadersTooLarge, Invalid, RequestTimeout, TargetTooLong, Unavailable
+from telemetry.metrics import HTTP_REFUSED_CONNECTIONS, HTTP_TIMEOUTS
 from topics import json
 from topics.envelope import JSON
 
 log = structlog.get_logger(__name__)
-
-REFUSED_CONNECTIONS = Counter("visitor_http_connections_refused_total", "Connections beyond VISITOR_HTTP_CONNECTIONS.")
-TIMEOUTS = Counter("visitor_http_timeouts_total", "Connections that were closed because the client was too slow.")
 
 HEADERS_SECONDS = 10.0
 """The time limit for the headers of a request, and for the first byte of a new connection."""
@@ -54,7 +51,7 @@ class _RefusedConnections:
         self._logged_at = -LOG_SECONDS
 
     def note(self, limit: int) -> None:
-        REFUSED_CONNECTIONS.inc()
+        HTTP_REFUSED_CONNECTIONS.inc()
         self._count += 1
         now = time.monotonic()
         if now - self._logged_at >= LOG_SECONDS:
@@ -105,10 +102,10 @@ class HttpProtocol(HttpToolsProtocol):
             # The edge does not read now: the client is not to blame.
             self._receive_deadline = now + HEADERS_SECONDS
         if self._write_deadline is not None and now >= self._write_deadline:
-            TIMEOUTS.inc()
+            HTTP_TIMEOUTS.inc()
             self.transport.abort()
         elif self._receive_deadline is not None and now >= self._receive_deadline and not self._is_refused:
-            TIMEOUTS.inc()
+            HTTP_TIMEOUTS.inc()
             self._end_slow_request()
         else:
             self._timer = self.loop.call_later(WATCH_SECONDS, self._watch)

@@ -10,6 +10,7 @@ from agents.catalogue import Catalogue
 from edge.app import Edge
 from edge.http_protocol import HttpProtocol
 from runtime.settings import Settings
+from telemetry.metrics import EDGE
 from topics import patches
 
 log = structlog.get_logger(__name__)
@@ -53,7 +54,7 @@ def run(settings: Settings, catalogue: Catalogue) -> int:
     server = uvicorn.Server(config)
     if settings.http.metrics_port:
         # In a thread of its own, so that the metrics can be read while the event loop is busy.
-        start_http_server(settings.http.metrics_port, settings.http.metrics_host)
+        start_http_server(settings.http.metrics_port, settings.http.metrics_host, EDGE)
     try:
         server.run()
     except KeyboardInterrupt:

@@ -22,6 +22,7 @@ from agents.families.visitors.event_token import TokenKey
 from runtime.health import LOOPBACK
 from runtime.settings import Settings, WorkerSettings
 from storage.tx import Resources
+from telemetry.metrics import WORKER
 from topics import patches
 from topics.supervision import Supervisor
 
@@ -109,7 +110,7 @@ def _server(engine: Engine, port: int) -> "_Server":
         return JSONResponse({"status": "ready"})
 
     async def metrics(_: Request) -> Response:
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(WORKER), media_type=CONTENT_TYPE_LATEST)
 
     routes = [Route("/health/live", live), Route("/health/ready", ready), Route("/metrics", metrics)]
     config = uvicorn.Config(

@@ -1,5 +1,6 @@
 """Connections to PostgreSQL, and which of its errors are transient."""
 
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
@@ -11,8 +12,10 @@ from pydantic import BaseModel, Field, SecretStr
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
 
 from storage import connecting
+from telemetry.metrics import POOL_WAIT
 
 STATEMENT_TIMEOUT = 15
 """Seconds for one statement. A running batch must end within Kafka's rebalance timeout of 60 seconds."""
@@ -53,9 +56,21 @@ longer than the write. The plan stays in use while a table grows from nothing to
 index, in its order, even if the statistics say that the table is nearly empty."""
 
 
-def connect(settings: DatabaseSettings, *, connections: int, read_only: bool = False) -> AsyncEngine:
+class _MeasuredPool(AsyncAdaptedQueuePool):
+    """Observes how long tasks wait for a connection. The name for logs is the label of the metric."""
+
+    def connect(self) -> PoolProxiedConnection:
+        started_at = time.perf_counter()
+        connection = super().connect()
+        POOL_WAIT.labels(self.logging_name).observe(time.perf_counter() - started_at)
+        return connection
+
+
+def connect(
+    settings: DatabaseSettings, *, connections: int, read_only: bool = False, pool: str = "commands"
+) -> AsyncEngine:
     """Make a pool of connections. It opens a connection when one is needed. The lists that `read_only` connections read
-    have many combinations of filters, so that PostgreSQL plans them by their values."""
+    have many combinations of filters, so that PostgreSQL plans them by their values. `pool` is its name in metrics."""
     limit = READ_TIMEOUT if read_only else STATEMENT_TIMEOUT
     lock_timeout = timedelta(seconds=READ_TIMEOUT) if read_only else LOCK_TIMEOUT
     parameters = {
@@ -71,6 +86,8 @@ def connect(settings: DatabaseSettings, *, connections: int, read_only: bool = F
         execution_options={_TRANSACTION_POOLING: settings.transaction_pooling},
         # All statements of a read see the same snapshot of the database.
         isolation_level="REPEATABLE READ" if read_only else "READ COMMITTED",
+        poolclass=_MeasuredPool,
+        pool_logging_name=pool,
         pool_size=connections,
         max_overflow=0,
         pool_timeout=3600,

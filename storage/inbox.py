@@ -131,6 +131,7 @@ _REDACT = (
     )
     .values(status=404, body=_ERASED.encode(), visitor_id=None, visitor_ids=None)
 )
+_AGE = sa.select(sa.func.clock_timestamp() - sa.func.min(INBOX.c.received_at))
 _REOPEN = sa.delete(INBOX).where(
     *(column == sa.bindparam(f"of_{column.name}") for column in _KEY), INBOX.c.status >= 500
 )
@@ -163,6 +164,12 @@ def _prune() -> Any:
 
 
 _PRUNE = _prune()
+
+
+async def oldest_seconds(conn: AsyncConnection) -> float | None:
+    """The age of the oldest answer; None if there is none. It reads the first entry of an index."""
+    age: timedelta | None = await conn.scalar(_AGE)
+    return None if age is None else age.total_seconds()
 
 
 async def find(conn: AsyncConnection, key: RequestKey) -> Entry | None:

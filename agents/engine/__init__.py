@@ -9,5 +9,6 @@
 - `apply`: one transaction for a batch, with inbox and outbox.
 - `publisher`: from the outbox to the change topics.
 - `floods`: detects partitions in which most messages are unreadable.
-- `retry`, `breaker`, `progress`, `telemetry`, `settings`: what the others share.
+- `lag`, `measurements`: metrics that are measured at a period.
+- `retry`, `breaker`, `progress`, `readiness`, `settings`: what the others share.
 """

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 import structlog
 
 from agents.engine.lanes import Delivery, Event, Lane, OrderKey, Source, TopicPartition
+from agents.engine.readiness import Readiness
 from agents.engine.retry import is_retryable, note_failure, pause_after
-from agents.engine.telemetry import BATCH_SECONDS, FLOODS, Readiness
 from storage.database import is_too_slow
+from telemetry.metrics import BATCH_DURATION, FLOODS
 from topics.supervision import Failed, Supervisor, interruptions_raised
 
 log = structlog.get_logger(__name__)
@@ -141,6 +142,8 @@ class Batches:
         lane = self._lanes.get(topic_partition)
         if lane is None:
             lane = self._lanes[topic_partition] = Lane(topic_partition, self._source)
+            # Prometheus does not notice the first increment of a counter that did not exist before.
+            FLOODS.labels(*topic_partition)
         self._feed.count += 1
         lane.put(event)
         self._lane_is_ready.set()
@@ -164,6 +167,11 @@ class Batches:
     def has_work(self, topic_partition: TopicPartition) -> bool:
         """True if events of the partition wait here or are being processed."""
         return topic_partition in self._lanes and self._lanes[topic_partition].has_work
+
+    def oldest(self, topic_partition: TopicPartition) -> float | None:
+        """When Kafka stored the first event of the partition that is not concluded; None if it has none here."""
+        lane = self._lanes.get(topic_partition)
+        return None if lane is None else lane.oldest
 
     def position(self, topic_partition: TopicPartition) -> Hashable:
         """A value that changes as long as the events of the partition move on. It is None if it has no events here.
@@ -255,7 +263,7 @@ class Batches:
         return None, time.monotonic() - started_at
 
     def _succeeded(self, lane: Lane) -> None:
-        BATCH_SECONDS.labels(lane.topic_partition[0]).observe(time.monotonic() - lane.since)
+        BATCH_DURATION.labels(lane.topic_partition[0]).observe(time.monotonic() - lane.since)
         if lane.attempts:
             lane.attempts = lane.slow_attempts = 0
             self._readiness.ready(lane.name)

@@ -13,24 +13,27 @@ from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.errors import ClusterAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from agents.engine import tombstones
+from agents.engine import measurements, tombstones
 from agents.engine.batches import Work
 from agents.engine.breaker import Breaker, NearlyEverythingFails
 from agents.engine.decode import Decoder
 from agents.engine.group_consumer import ConsumerFailed, GroupConsumer
+from agents.engine.lag import Lag, LagReport
 from agents.engine.outbound import Outbound
 from agents.engine.processor import BatchProcessor
 from agents.engine.progress import Progress
 from agents.engine.publisher import Publisher
+from agents.engine.readiness import Readiness
 from agents.engine.retry import until_done
 from agents.engine.schema_lookup import SchemaLookup
 from agents.engine.settings import EngineSettings
-from agents.engine.telemetry import LAG, Readiness
 from agents.operation import Catalogue
 from agents.wire import Wire
 from storage import deletions, inbox, migrate
 from storage.database import DatabaseSettings, WrongPooling, connect
 from storage.tx import Resources
+from telemetry import event_loop
+from telemetry.metrics import READY
 from topics import admin, names
 from topics.kafka import DeliveryError, FencedProducer, KafkaSettings, Producer, close_consumer, missing_topics
 from topics.replies import ReplyProducer
@@ -78,15 +81,16 @@ class Engine:
     ) -> None:
         self.readiness = Readiness()
         self.readiness.not_ready("start", "starting")
+        READY.set_function(lambda: not self.readiness.reasons)
         self._kafka = kafka
         self._settings = settings
         self._catalogue = catalogue
         self._families = sorted(catalogue.families)
         self._database = database
         # One more for parked requests.
-        self._writes = connect(database, connections=database.connections + 1)
-        self._reads = connect(database, connections=database.query_connections, read_only=True)
-        self._background = connect(database, connections=2)
+        self._writes = connect(database, connections=database.connections + 1, pool="writes")
+        self._reads = connect(database, connections=database.query_connections, read_only=True, pool="reads")
+        self._background = connect(database, connections=2, pool="background")
         self._producer = Producer(kafka)
         self._reply_producer = ReplyProducer(kafka)
         wire = Wire(catalogue)
@@ -107,6 +111,7 @@ class Engine:
         self._stopping = asyncio.Event()
         self._supervisor = Supervisor(self.fail)
         self._consumers: list[GroupConsumer] = []
+        self._lag = LagReport()
         self._observing: AIOKafkaConsumer | None = None
 
     def _change_producers(self) -> dict[str, FencedProducer]:
@@ -129,6 +134,7 @@ class Engine:
         """Raises NearlyEverythingFails, Stalled, TaskEnded, ConsumerFailed, or any other exception for a bug."""
         heart = Supervisor(self.fail)
         heart.start("heartbeat", self._heartbeat())
+        heart.start("event loop delay", event_loop.measure_delay())
         try:
             if await self._unless_stopped(self._wait_for_needs()):
                 await self._serve()
@@ -221,6 +227,8 @@ class Engine:
         self._supervisor.start("publisher", self._publisher.run())
         self._supervisor.start("prune", self._prune())
         self._supervisor.start("watch", self._watch())
+        topics = [topic for topic, _ in self._catalogue.change_topics]
+        self._supervisor.start("measurements", measurements.run(self._background, topics))
         for consumer in self._consumers:
             consumer.start()
         self.readiness.ready("start")
@@ -307,7 +315,7 @@ class Engine:
             for partition, next_offset in consumer.positions().items()
         }
         if not assigned:
-            LAG.set(0)
+            self._lag.update({})
             return {}
         async with asyncio.timeout(WATCH_SECONDS):
             observer = await self._observer()
@@ -317,13 +325,14 @@ class Engine:
         for partition, (consumer, next_offset) in assigned.items():
             # Ignore offsets whose records Kafka has deleted.
             position = max(next_offset, starts[partition])
-            if consumer.waits(tuple(partition), position, ends[partition]):
-                lags[partition] = ends[partition] - position
-        LAG.set(sum(lags.values()))
+            waits = consumer.waits(tuple(partition), position, ends[partition])
+            messages = ends[partition] - position if waits else 0
+            lags[tuple(partition)] = Lag(messages, position, consumer.oldest(tuple(partition)))
+        self._lag.update(lags)
         return {
             f"{partition.topic}:{partition.partition}": consumer.progress(tuple(partition), next_offset)
             for partition, (consumer, next_offset) in assigned.items()
-            if partition in lags and not consumer.pauses(tuple(partition))
+            if lags[tuple(partition)].messages and not consumer.pauses(tuple(partition))
         }
 
     async def _missing_topics(self) -> list[str]:

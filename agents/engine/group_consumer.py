@@ -14,7 +14,7 @@ from faust.exceptions import ConsumerNotStarted
 from agents.engine import app as faust_app
 from agents.engine.batches import Batches, Work
 from agents.engine.lanes import Event, TopicPartition
-from agents.engine.telemetry import Readiness
+from agents.engine.readiness import Readiness
 from topics.kafka import KafkaSettings
 from topics.supervision import Failed, Supervisor, TaskEnded, interruptions_raised
 
@@ -117,6 +117,11 @@ class GroupConsumer:
             return True
         fetched = faust_app.fetched(self._app, topic_partition)
         return fetched is None or fetched < end
+
+    def oldest(self, topic_partition: TopicPartition) -> float | None:
+        """When Kafka stored the first message of the partition that is not acknowledged, in seconds since 1970; None if
+        no such message is fetched."""
+        return self._batches.oldest(topic_partition)
 
     def progress(self, topic_partition: TopicPartition, next_offset: int) -> Hashable:
         """A value that changes as long as the partition moves on, or other partitions have their turn before it."""

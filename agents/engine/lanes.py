@@ -174,6 +174,12 @@ class Lane:
     def has_work(self) -> bool:
         return bool(self._not_concluded)
 
+    @property
+    def oldest(self) -> float | None:
+        """When Kafka stored the first event that is not concluded, in seconds since 1970."""
+        delivery = next(iter(self._not_concluded), None)
+        return None if delivery is None else float(delivery.record.timestamp)
+
     def take(self, limit: int) -> Sequence[Delivery]:
         """Remove the oldest waiting events, at most `limit`, for a batch."""
         taken = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]

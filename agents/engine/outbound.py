@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import structlog
 
 from agents.engine.decode import Decoded, InvalidRecord, RefusedRequest, ValidRequest
-from agents.engine.telemetry import LOST_REPLIES
+from telemetry.metrics import UNDELIVERED_REPLIES
 from topics import dead_letters, names
 from topics.envelope import Headers, Reason
 from topics.kafka import Outgoing, Producer
@@ -72,7 +72,7 @@ class Outbound:
         replies = [(incoming, reply) for incoming in readable if (reply := _foreign_reply(incoming)) is not None]
         delivered = await self._reply_producer.send([reply for _, reply in replies])
         undelivered = [incoming for (incoming, _), success in zip(replies, delivered, strict=True) if not success]
-        LOST_REPLIES.inc(len(undelivered))
+        UNDELIVERED_REPLIES.inc(len(undelivered))
         reads = [self._result(incoming, counts) for incoming in undelivered if incoming.operation.is_query]
         if reads:
             await self._producer.send(reads)

@@ -1,8 +1,10 @@
 """How a batch is processed: its writes are applied in one transaction, each of its reads is answered by itself."""
 
 import asyncio
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Mapping, Sequence
+from typing import get_args
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -16,11 +18,12 @@ from agents.engine.decode import Decoded, Decoder, InvalidRecord, RefusedRequest
 from agents.engine.lanes import Delivery, OrderKey
 from agents.engine.outbound import Outbound, Readable, reason_of
 from agents.engine.retry import is_retryable
-from agents.engine.telemetry import BATCH_SIZE, DEAD_LETTERS, EXPIRED_READS, REQUESTS
 from agents.wire import Wire
 from schemas.faults import BUG, Fault, Unavailable
 from storage.database import BLOCKED_LOCK_TIMEOUT, LOCK_TIMEOUT, is_too_slow, single_statements
 from storage.tx import Resources, Tx
+from telemetry.metrics import BATCH_REQUESTS, DEAD_LETTERS, EXPIRED_READS, REQUESTS, RESULT_LATENCY
+from topics.envelope import Reason
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +56,9 @@ class BatchProcessor:
         self._resources = resources
         self._changed = changed
         self._breaker = breaker
+        # Prometheus does not notice the first increment of a counter that did not exist before.
+        for reason in get_args(Reason):
+            DEAD_LETTERS.labels(reason)
 
     async def write(self, batch: Batch) -> None:
         """Apply the requests of a batch in one transaction, publish the results and conclude the deliveries. Requests
@@ -65,7 +71,7 @@ class BatchProcessor:
         except apply.NeedsSavepoints as failed:
             locks_are_held = locks_are_held or failed.waited_for_lock
             done, changed = await self._commit(batch, decoded, locks_are_held, savepoints=True)
-        BATCH_SIZE.observe(len(done))
+        BATCH_REQUESTS.observe(len(done))
         try:
             await self._publish([decoded[delivery] for delivery in done])
         finally:
@@ -231,14 +237,22 @@ def _sort(
 def _count(decoded: Sequence[Decoded]) -> None:
     """Metrics and logs of records that are done."""
     statuses: Counter[tuple[str, int]] = Counter()
+    latencies: defaultdict[str, list[float]] = defaultdict(list)
+    now = time.time()
     for incoming in decoded:
         reason = reason_of(incoming)
         if reason is not None:
             _log_dead_letter(incoming, reason[0])
         if not isinstance(incoming, InvalidRecord) and incoming.answer is not None:
             statuses[incoming.operation.name, incoming.answer.status] += 1
+            # The broker's clock may be ahead of ours.
+            latencies[incoming.record.topic].append(max(0.0, now - incoming.record.timestamp))
     for labels, count in statuses.items():
         REQUESTS.labels(*labels).inc(count)
+    for topic, seconds in latencies.items():
+        histogram = RESULT_LATENCY.labels(topic)
+        for each in seconds:
+            histogram.observe(each)
 
 
 def _log_dead_letter(incoming: Decoded, code: str) -> None:

@@ -11,6 +11,7 @@ records.
 """
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -18,11 +19,12 @@ from uuid import uuid4
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from agents.engine.readiness import Readiness
 from agents.engine.retry import until_done
-from agents.engine.telemetry import CHANGES, Readiness
 from storage import outbox
 from storage.database import single_statements
 from storage.outbox import Ownership
+from telemetry.metrics import CHANGE_LATENCY, CHANGES, PUBLISHER
 from topics.envelope import change_headers
 from topics.kafka import FencedProducer, Outgoing
 from topics.supervision import run_together
@@ -51,6 +53,8 @@ class Publisher:
         self._failing: set[str] = set()
         """The topics whose last attempt failed."""
         self._retrying = asyncio.Semaphore(1)
+        for topic in producers:
+            PUBLISHER.labels(topic).state("idle")
 
     def wake(self, topics: Iterable[str]) -> None:
         """Publish the changes of these topics now."""
@@ -105,6 +109,7 @@ class Publisher:
                 pause = await self._attempt(topic)
             except BaseException:
                 self._failing.add(topic)
+                PUBLISHER.labels(topic).state("failing")
                 raise
         self._failing.discard(topic)
         return pause
@@ -114,6 +119,7 @@ class Publisher:
         producer = self._producers[topic]
         async with self._engine.connect() as conn, conn.begin():
             state = await outbox.acquire(conn, topic, self._owner)
+            PUBLISHER.labels(topic).state(_STATES[state])
             if state is Ownership.NO_CHANGES:
                 return None
             if state is Ownership.OTHER_OWNER:
@@ -123,9 +129,27 @@ class Publisher:
             entries = await outbox.claim(conn, topic, self._owner)
             if entries:
                 await producer.send([_message(entry) for entry in entries])
-        CHANGES.labels(topic).inc(len(entries))
+        _count(topic, entries)
         # Changes that were committed after the claim have set the wakeup, or are noticed by the next poll.
         return 0 if outbox.is_full(entries) else None
+
+
+_STATES = {
+    Ownership.NO_CHANGES: "idle",
+    Ownership.OTHER_OWNER: "standby",
+    Ownership.SAME_OWNER: "publishing",
+    Ownership.NEW_OWNER: "publishing",
+}
+
+
+def _count(topic: str, entries: Iterable[outbox.Entry]) -> None:
+    """Metrics of changes that Kafka has."""
+    now, latency, count = time.time(), CHANGE_LATENCY.labels(topic), 0
+    for entry in entries:
+        count += 1
+        if entry.requested_at is not None:
+            latency.observe(max(0.0, now - entry.requested_at.timestamp()))
+    CHANGES.labels(topic).inc(count)
 
 
 def _message(entry: outbox.Entry) -> Outgoing:

@@ -7,8 +7,9 @@ from typing import TypeVar
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
-from agents.engine.telemetry import RETRIES, Readiness
+from agents.engine.readiness import Readiness
 from storage.database import is_transient
+from telemetry.metrics import RETRIES
 from topics.kafka import DeliveryError
 from topics.schema_registry import RegistryUnavailable
 from topics.supervision import Interrupted, interruptions_raised

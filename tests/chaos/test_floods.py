@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest_asyncio
 
-from tests.support import bombs, data
+from tests.support import bombs, data, metrics
 from tests.support.memory import MemoryPeak
 from tests.support.stack import PARTITIONS, Process, Stack, eventually
 from topics import names
@@ -69,9 +69,8 @@ async def test_a_flood_of_unreadable_messages_pauses_only_its_own_partition(own_
     assert sum(sum(flood["reasons"].values()) for flood in floods) > FLOOD - 200
     dead_letters = await own_stack.read(names.DEAD_LETTERS)
     assert len([letter for letter in dead_letters if letter.headers["error-topic"] == TOPIC]) == FLOOD
-    async with httpx.AsyncClient() as client:
-        metrics = (await client.get(worker.health_url.replace("health/ready", "metrics"))).text
-    assert f'visitor_floods_total{{partition="0",topic="{TOPIC}"}} {len(floods)}.0' in metrics
+    scraped = await metrics.scrape(worker)
+    assert scraped.value("visitor_floods_total", topic=TOPIC, partition="0") == len(floods)
 
 
 async def _send_batch(stack: Stack, topic: str, partition: int, encoded: bytes) -> int:

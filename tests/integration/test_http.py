@@ -474,12 +474,11 @@ async def test_an_idle_connection_stays_open_longer_than_a_client_pool_keeps_it(
 
 
 async def test_metrics_have_a_port_of_their_own_and_the_docs_can_be_switched_off(stack: Stack) -> None:
-    metrics_port = free_port()
-    edge, url = stack.edge(VISITOR_HTTP_METRICS_PORT=str(metrics_port), VISITOR_HTTP_DOCS="false")
+    edge, url = stack.edge(VISITOR_HTTP_DOCS="false")
     await eventually("a ready edge", edge.ready)
     async with httpx.AsyncClient(base_url=url, timeout=30) as client:
         assert (await client.get("/centers")).status_code == 200
-        assert "visitor_http_calls_total" in (await client.get(f"http://127.0.0.1:{metrics_port}/metrics")).text
+        assert "visitor_http_calls_total" in (await client.get(edge.metrics_url)).text
         for path in ("/metrics", "/", "/docs", "/redoc", "/openapi.json", "/asyncapi", "/asyncapi.json"):
             assert (await client.get(path)).status_code == 404, path
     edge.kill()

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from agents.catalogue import CATALOGUE
-from tests.support import data, misnamed
+from tests.support import data, metrics, misnamed
 from tests.support.stack import WIRE, Stack, decode, eventually, plain
 from topics import names
 from topics.envelope import AVRO, CORRELATION, JSON, Headers, ReplyTo, RequestHeaders
@@ -435,8 +435,7 @@ async def test_messages_of_an_aborted_kafka_transaction_are_skipped_and_leave_no
     assert len(visits) == 1
 
     async def no_lag() -> bool:
-        metrics = (await client.get(worker.health_url.replace("/health/ready", "/metrics"))).text
-        return "visitor_lag_messages 0.0" in metrics
+        return (await metrics.scrape(worker)).value("visitor_lag_messages") == 0
 
     await eventually("no lag", no_lag)
 

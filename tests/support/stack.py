@@ -63,6 +63,7 @@ class Process:
     child: "subprocess.Popen[bytes]"
     log: Path
     health_url: str
+    metrics_url: str = ""
 
     def kill(self) -> None:
         self.child.send_signal(signal.SIGKILL)
@@ -157,7 +158,7 @@ class Stack:
             **settings,
         }
 
-    def spawn(self, name: str, argv: Sequence[str], health_url: str, **settings: str) -> Process:
+    def spawn(self, name: str, argv: Sequence[str], health_url: str, metrics_url: str = "", **settings: str) -> Process:
         """Start a Python process with these arguments."""
         log = self.home / f"{name}-{len(self.processes)}.log"
         with log.open("wb") as output:
@@ -165,7 +166,7 @@ class Stack:
                 [sys.executable, *argv], stdout=output, stderr=output, env=self.environment(**settings),
                 start_new_session=True,
             )  # fmt: skip
-        process = Process(name, child, log, health_url)
+        process = Process(name, child, log, health_url, metrics_url)
         self.processes.append(process)
         return process
 
@@ -173,18 +174,20 @@ class Stack:
         """Start a worker. It may not be ready yet."""
         port = free_port()
         settings = {"VISITOR_WORKER_HEALTH_PORT": str(port), **settings}
+        url = f"http://127.0.0.1:{port}"
         return self.spawn(
-            "worker", ["-m", module, "worker", *arguments], f"http://127.0.0.1:{port}/health/ready", **settings
+            "worker", ["-m", module, "worker", *arguments], f"{url}/health/ready", f"{url}/metrics", **settings
         )
 
     def edge(self, module: str = "runtime.cli", arguments: Sequence[str] = (), **settings: str) -> tuple[Process, str]:
         """Start an edge and return it with its URL. It may not be ready yet."""
-        port = free_port()
-        settings = {"VISITOR_HTTP_METRICS_PORT": "0", **settings}
+        port, metrics_port = free_port(), free_port()
+        settings = {"VISITOR_HTTP_METRICS_PORT": str(metrics_port), **settings}
         url = f"http://127.0.0.1:{port}"
         process = self.spawn(
-            "edge", ["-m", module, "edge", *arguments], f"{url}/health", VISITOR_HTTP_PORT=str(port), **settings
-        )
+            "edge", ["-m", module, "edge", *arguments], f"{url}/health", f"http://127.0.0.1:{metrics_port}/metrics",
+            VISITOR_HTTP_PORT=str(port), **settings,
+        )  # fmt: skip
         return process, url
 
     async def command(self, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":

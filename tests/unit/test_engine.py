@@ -13,8 +13,8 @@ from agents.engine.batches import BATCH_LIMIT, Batch, Batches
 from agents.engine.breaker import LEAST, Breaker, NearlyEverythingFails
 from agents.engine.floods import FLOOD, LONGEST_PAUSE, WINDOW, FloodDetector
 from agents.engine.lanes import BLOCKED_LIMIT, EVENT_BYTES, LANE_LIMIT, Event, TopicPartition
+from agents.engine.readiness import Readiness
 from agents.engine.retry import until_done
-from agents.engine.telemetry import Readiness
 from tests.support.stack import eventually
 from topics.kafka import DeliveryError
 from topics.supervision import TaskEnded

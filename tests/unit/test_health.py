@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 
-from agents.engine.telemetry import Readiness
+from agents.engine.readiness import Readiness
 from runtime.worker_process import _server
 
 
