@@ -90,7 +90,7 @@ def worker() -> None:
     from runtime import worker_process
 
     settings = load_settings_and_configure_logs()
-    ports.ensure_free(health.LOOPBACK, settings.worker.health_port, "VISITOR_WORKER_HEALTH_PORT")
+    ports.ensure_free(settings.worker.health_host, settings.worker.health_port, "VISITOR_WORKER_HEALTH_PORT")
     sys.exit(run(worker_process.run(settings, CATALOGUE)))
 
 
@@ -268,13 +268,17 @@ def health_command(
 
 def _health_url(settings: Settings, role: Role, live: bool) -> str:
     if role is Role.worker:
-        return f"http://{health.LOOPBACK}:{settings.worker.health_port}/health/{'live' if live else 'ready'}"
-    host = settings.http.host
+        authority = _local_authority(settings.worker.health_host, settings.worker.health_port)
+        return f"http://{authority}/health/{'live' if live else 'ready'}"
+    authority = _local_authority(settings.http.host, settings.http.port)
+    return f"http://{authority}/health{'/live' if live else ''}"
+
+
+def _local_authority(host: str, port: int) -> str:
+    """How a client on this machine reaches a server that listens on `host`."""
     if host in ("0.0.0.0", "::"):
         host = health.LOOPBACK
-    elif ":" in host:
-        host = f"[{host}]"
-    return f"http://{host}:{settings.http.port}/health{'/live' if live else ''}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @app.command()

@@ -22,9 +22,8 @@ PREFIX = "VISITOR_"
 
 
 class WorkerSettings(EngineSettings):
-    health_port: int = Field(
-        8081, ge=0, le=65535, description="Loopback port for health and metrics; 0 switches it off."
-    )
+    health_host: str = Field("127.0.0.1", description="Address to serve health and metrics on.")
+    health_port: int = Field(8081, ge=0, le=65535, description="Port for health and metrics; 0 switches it off.")
     event_token_secret: SecretStr | None = Field(
         None,
         min_length=32,

@@ -19,7 +19,6 @@ from starlette.routing import Route
 from agents.catalogue import Catalogue
 from agents.engine.engine import Engine, explain
 from agents.families.visitors.event_token import TokenKey
-from runtime.health import LOOPBACK
 from runtime.settings import Settings, WorkerSettings
 from storage.tx import Resources
 from telemetry.metrics import WORKER
@@ -51,7 +50,7 @@ async def run(settings: Settings, catalogue: Catalogue) -> int:
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, engine.stop)
-    server = _server(engine, settings.worker.health_port)
+    server = _server(engine, settings.worker.health_host, settings.worker.health_port)
     supervisor = Supervisor(engine.fail)
     if settings.worker.health_port:
         supervisor.start("health server", _serve(server))
@@ -94,7 +93,7 @@ async def _serve(server: uvicorn.Server) -> None:
         raise RuntimeError("the health server did not start") from error
 
 
-def _server(engine: Engine, port: int) -> "_Server":
+def _server(engine: Engine, host: str, port: int) -> "_Server":
     """The health server. `/health/live` answers 200 while the event loop runs and the engine has not failed.
     `/health/ready` lists the reasons why the worker is not ready."""
 
@@ -114,7 +113,7 @@ def _server(engine: Engine, port: int) -> "_Server":
 
     routes = [Route("/health/live", live), Route("/health/ready", ready), Route("/metrics", metrics)]
     config = uvicorn.Config(
-        Starlette(routes=routes), LOOPBACK, port, log_config=None, access_log=False, lifespan="off", date_header=False
+        Starlette(routes=routes), host, port, log_config=None, access_log=False, lifespan="off", date_header=False
     )
     return _Server(config)
 

@@ -40,7 +40,7 @@ async def bare(kafka_and_postgres: KafkaAndPostgres, tmp_path_factory: pytest.Te
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def installed(bare: Stack) -> Stack:
     """A worker and an edge that were started before the migrations and the topics."""
-    worker = bare.worker()
+    worker = bare.worker(VISITOR_WORKER_HEALTH_HOST="0.0.0.0")
     edge, bare.url = bare.edge()
 
     async def logs(process: Process, text: str) -> bool:
@@ -130,9 +130,19 @@ async def test_the_exit_status_of_health_is_0_if_the_process_is_healthy_and_1_if
     settings = {"VISITOR_WORKER_HEALTH_PORT": health_port, "VISITOR_HTTP_PORT": str(httpx.URL(installed.url).port)}
     for arguments in (("worker",), ("worker", "--live"), ("edge",), ("edge", "--live")):
         assert (await installed.command("health", *arguments, **settings)).returncode == 0
+    settings["VISITOR_WORKER_HEALTH_HOST"] = "0.0.0.0"
+    assert (await installed.command("health", "worker", **settings)).returncode == 0
     unreachable = await installed.command("health", "worker", VISITOR_WORKER_HEALTH_PORT="1")
     assert unreachable.returncode == 1
     assert "does not answer" in unreachable.stdout
+
+
+async def test_a_worker_serves_health_and_metrics_on_the_address_of_the_settings(installed: Stack) -> None:
+    worker = next(process for process in installed.processes if process.name == "worker")
+    async with httpx.AsyncClient() as client:
+        for url in (worker.health_url, worker.metrics_url):
+            other_address = httpx.URL(url).copy_with(host="127.0.0.2")
+            assert (await client.get(other_address)).status_code == 200
 
 
 @pytest.mark.parametrize(
