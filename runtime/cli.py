@@ -32,15 +32,26 @@ app = typer.Typer(
     " Kafka and HTTP to PostgreSQL, and publishes results and changes.",
     epilog="Settings are environment variables. `visitor settings` lists them.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(dead_letters_cli.app, name="dead-letters")
+
+
+class Readers(StrEnum):
+    """The groups of `visitor --help`."""
+
+    DEVELOPERS = "Developers"
+    PROCESSES = "Operators: processes"
+    SETUP = "Operators: set up and upgrade"
+    DIAGNOSIS = "Operators: watch and repair"
+    PRIVACY = "Data protection"
 
 
 class Role(StrEnum):
     worker = "worker"
     edge = "edge"
+
+
+app.add_typer(dead_letters_cli.app, name="dead-letters", rich_help_panel=Readers.DIAGNOSIS)
 
 
 def _print_version(is_set: bool) -> None:
@@ -70,7 +81,7 @@ def main() -> None:
         sys.exit(2)
 
 
-@app.command()
+@app.command(rich_help_panel=Readers.DEVELOPERS)
 def dev(
     reset: Annotated[bool, typer.Option("--reset", help="Delete all data of earlier runs first.")] = False,
     simulation: Annotated[bool, typer.Option(help="Simulate parking gateways that send visits.")] = True,
@@ -81,7 +92,7 @@ def dev(
     sys.exit(development.run(load_settings(), reset=reset, simulation=simulation))
 
 
-@app.command()
+@app.command(rich_help_panel=Readers.PROCESSES)
 def worker() -> None:
     """Run a worker, which consumes requests from Kafka, applies them to PostgreSQL, and publishes results and changes.
 
@@ -94,7 +105,7 @@ def worker() -> None:
     sys.exit(run(worker_process.run(settings, CATALOGUE)))
 
 
-@app.command()
+@app.command(rich_help_panel=Readers.PROCESSES)
 def edge() -> None:
     """Run an HTTP edge, which sends calls as request messages and answers with their replies. /docs describes the API.
 
@@ -113,7 +124,7 @@ def edge() -> None:
     sys.exit(edge_process.run(settings, CATALOGUE))
 
 
-@app.command()
+@app.command(rich_help_panel=Readers.SETUP)
 def migrate() -> None:
     """Migrate the database schema to this version. Several processes may run this at the same time."""
     from storage import migrate as storage_migrate
@@ -134,7 +145,7 @@ def migrate() -> None:
         typer.echo(f"The database is at revision {after}; it was at {before}.")
 
 
-@app.command()
+@app.command(rich_help_panel=Readers.SETUP)
 def topics(
     alter: Annotated[
         bool, typer.Option("--alter", help="Change the configuration of existing topics to the required one.")
@@ -170,7 +181,34 @@ def topics(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=Readers.DIAGNOSIS)
+def status(
+    once: Annotated[
+        bool, typer.Option("--once", help="Print the status once. The default if the output is no terminal.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the status once, as a JSON document.")] = False,
+) -> None:
+    """Show what the installation does: rates, lag, latencies, workers, the outbox and the newest dead letters.
+
+    Reads Kafka and PostgreSQL only, and works while no worker runs. Exits with status 1 if a server is unavailable."""
+    from rich.console import Console
+
+    from runtime import status as runtime_status
+    from topics import patches
+
+    patches.apply()
+    settings = load_settings_and_configure_logs()
+    console = Console(highlight=False)
+    if once or as_json or not console.is_terminal:
+        is_available = run(runtime_status.print_once(settings, console, as_json=as_json))
+        raise typer.Exit(0 if is_available else 1)
+    try:
+        run(runtime_status.show(settings, console))
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+
+
+@app.command(rich_help_panel=Readers.DIAGNOSIS)
 def republish(
     resources: Annotated[
         list[str] | None,
@@ -203,7 +241,7 @@ def republish(
         raise typer.Exit(130) from None
 
 
-@app.command()
+@app.command(rich_help_panel=Readers.SETUP)
 def acls(
     roles: Annotated[
         list[acl_table.Role] | None, typer.Argument(help="The roles. Without any, all.", show_default=False)
@@ -231,13 +269,14 @@ def acls(
         limited = role in (acl_table.Role.gateway, acl_table.Role.crm)
         families = sorted((limited and family) or CATALOGUE.families)
         user = principal or f"User:visitor-{role}"
-        group = settings.worker.group if role is acl_table.Role.worker else user.removeprefix("User:")
+        of_workers = role in (acl_table.Role.worker, acl_table.Role.operator)
+        group = settings.worker.group if of_workers else user.removeprefix("User:")
         typer.echo(f"# {role}")
         for acl in acl_table.of_role(role, families, group):
             typer.echo(acl.command(user, settings.kafka.bootstrap))
 
 
-@app.command()
+@app.command(rich_help_panel=Readers.PRIVACY)
 def export(visitor_id: Annotated[UUID, typer.Argument(help="The id of the visitor.")]) -> None:
     """Write all data that the database has about a visitor as JSON, for a request for access (GDPR, article 15).
 
@@ -253,7 +292,7 @@ def export(visitor_id: Annotated[UUID, typer.Argument(help="The id of the visito
     sys.stdout.buffer.write(exported + b"\n")
 
 
-@app.command(name="health")
+@app.command(name="health", rich_help_panel=Readers.PROCESSES)
 def health_command(
     role: Annotated[Role, typer.Argument(help="The process to check.")] = Role.worker,
     live: Annotated[
@@ -281,7 +320,7 @@ def _local_authority(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-@app.command()
+@app.command(rich_help_panel=Readers.DEVELOPERS)
 def schemas(
     folder: Annotated[Path, typer.Argument(help="The folder to write to. It is created if it is missing.")],
 ) -> None:
@@ -299,7 +338,7 @@ def schemas(
     typer.echo(f"Wrote the schemas to {folder}.")
 
 
-@app.command(name="consume")
+@app.command(name="consume", rich_help_panel=Readers.DEVELOPERS)
 def consume_command(
     topic: Annotated[str, typer.Argument(help="The topic, for example visitor.visits.changes.visit.")],
     from_beginning: Annotated[bool, typer.Option("--from-beginning", help="Start at the oldest message.")] = False,
@@ -318,7 +357,7 @@ def consume_command(
         raise WrongSetting(f"VISITOR_KAFKA_BOOTSTRAP: {settings.kafka.bootstrap} does not answer ({error})") from error
 
 
-@app.command()
+@app.command(rich_help_panel=Readers.SETUP)
 def key(
     name: Annotated[str, typer.Argument(help="The name of the caller, for example parking-paris.")],
     scope: Annotated[
@@ -356,14 +395,13 @@ def _toml(value: Any) -> str:
     return value.isoformat() if isinstance(value, datetime) else json.dumps(value)
 
 
-@app.command()
+@app.command(rich_help_panel=Readers.PRIVACY)
 def audit(
     visitor: Annotated[UUID, typer.Option(help="The visitorId.", show_default=False)],
 ) -> None:
-    """Print the writes that changed data of a visitor, one JSON line each, oldest first: the time, the caller, the
-    operation and the status. They are known as long as the inbox keeps answers, and until the visitor is erased.
+    """Print the writes that changed data of a visitor: time, caller, operation and status, as JSON lines.
 
-    Reads are in the audit log only, see VISITOR_LOG_AUDIT."""
+    The oldest is the first. They are known as long as the inbox keeps answers, and until the visitor is erased. Reads are in the audit log only, see VISITOR_LOG_AUDIT."""
     from storage import database, inbox
 
     async def read() -> Sequence[inbox.Access]:
@@ -380,7 +418,7 @@ def audit(
         typer.echo(json.dumps(line | {"operation": access.operation, "status": access.status}))
 
 
-@app.command(name="settings")
+@app.command(name="settings", rich_help_panel=Readers.SETUP)
 def settings_command() -> None:
     """List all settings with their defaults and meanings."""
     for name, setting in known_settings().items():

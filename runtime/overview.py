@@ -8,14 +8,17 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from aiokafka import TopicPartition
+from pydantic.alias_generators import to_camel
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from agents.catalogue import CATALOGUE
+from runtime import latencies
+from runtime.latencies import Latency, Offsets
 from runtime.settings import Settings
 from storage import inbox, migrate, outbox, statistics
 from storage.database import connect
@@ -97,11 +100,14 @@ class DeadLetter:
 @dataclass(frozen=True)
 class KafkaOverview:
     """`ends` has the sum of the end offsets of each topic, for rates. On change topics, transaction markers count, too.
-    `missing_topics` do not exist, or may not be described. `dead_letters` are the newest, the newest first."""
+    `latencies` has those of the requests that were answered since the last read of the same source, by the topic of the
+    requests. `missing_topics` do not exist, or may not be described. `dead_letters` are the newest, the newest
+    first."""
 
     groups: tuple[GroupLag, ...]
     workers: tuple[Worker, ...]
     ends: Mapping[str, int]
+    latencies: Mapping[str, Latency]
     missing_topics: tuple[str, ...]
     dead_letters: tuple[DeadLetter, ...]
 
@@ -174,6 +180,23 @@ def rates(before: Overview, after: Overview) -> Rates:
     return Rates(topics, changes)
 
 
+def as_document(overview: Overview, per_second: Rates) -> dict[str, Any]:
+    """Everything as JSON values with camelCase names. A server that is unavailable is `{"unavailable": <reason>}`."""
+    return {**_document(overview), "rates": _document(per_second)}
+
+
+def _document(value: Any) -> Any:
+    if isinstance(value, Unavailable):
+        return {"unavailable": value.reason}
+    if is_dataclass(value):
+        return {to_camel(each.name): _document(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _document(each) for key, each in value.items()}
+    if isinstance(value, tuple):
+        return [_document(each) for each in value]
+    return value
+
+
 class Source:
     """Reads overviews of one installation. It keeps its connections: two to each broker, one to the database."""
 
@@ -228,7 +251,11 @@ class _KafkaSource:
             names.consumer_group(worker_group, "requests"): [names.requests(family) for family in CATALOGUE.families],
             names.consumer_group(worker_group, "queries"): [names.QUERIES],
         }
+        self._results = {names.requests(family): names.results(family) for family in CATALOGUE.families}
+        self._results[names.QUERIES] = names.REPLIES
         self._observer: Observer | None = None
+        self._offsets: Offsets | None = None
+        """Those of the last read."""
         self._dead_letters: tuple[Mapping[TopicPartition, int], tuple[DeadLetter, ...]] = ({}, ())
         """The newest dead letters, and the end offsets when they were read."""
 
@@ -255,8 +282,9 @@ class _KafkaSource:
             for partition in partitions
             if partition.topic in self._groups[group.name]
         }
-        timestamps = await observer.timestamps({each: start for each, start in starts.items() if start < ends[each]})
-        lags = [_lag(partition, ends[partition] - start, timestamps) for partition, start in starts.items()]
+        waiting = {partition: start for partition, start in starts.items() if start < ends[partition]}
+        oldest = await observer.oldest(waiting, ends)
+        lags = [_lag(partition, ends[partition] - start, oldest) for partition, start in starts.items()]
         topic_ends: dict[str, int] = defaultdict(int)
         for partition, end in ends.items():
             topic_ends[partition.topic] += end
@@ -267,17 +295,29 @@ class _KafkaSource:
             ),
             workers=_workers(groups),
             ends=dict(topic_ends),
+            latencies=await self._latencies(observer, Offsets(ends, starts)),
             missing_topics=tuple(topic for topic in self._topics if topic not in topic_ends),
-            dead_letters=await self._newest_dead_letters(observer, ends),
+            dead_letters=await self._newest_dead_letters(observer, beginnings, ends),
         )
 
+    async def _latencies(self, observer: Observer, offsets: Offsets) -> dict[str, Latency]:
+        before, self._offsets = self._offsets, offsets
+        if before is None:
+            return {}
+        measured = {
+            requests: await latencies.measure(observer, before, offsets, requests, results)
+            for requests, results in self._results.items()
+        }
+        return {requests: latency for requests, latency in measured.items() if latency is not None}
+
     async def _newest_dead_letters(
-        self, observer: Observer, ends: Mapping[TopicPartition, int]
+        self, observer: Observer, beginnings: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
     ) -> tuple[DeadLetter, ...]:
         """Reads them only if there are new ones."""
         own_ends = {partition: end for partition, end in ends.items() if partition.topic == names.DEAD_LETTERS}
         if own_ends != self._dead_letters[0]:
-            records = await observer.newest(list(own_ends), NEWEST_DEAD_LETTERS)
+            offsets = {each: max(beginnings[each], end - NEWEST_DEAD_LETTERS) for each, end in own_ends.items()}
+            records = await observer.records(offsets, own_ends, NEWEST_DEAD_LETTERS)
             letters = [dead_letters.read(record) for record in records[: -NEWEST_DEAD_LETTERS - 1 : -1]]
             self._dead_letters = (own_ends, tuple(map(_without_content, letters)))
         return self._dead_letters[1]
@@ -314,13 +354,13 @@ class _DatabaseSource:
             )
 
 
-def _lag(partition: TopicPartition, messages: int, timestamps: Mapping[TopicPartition, int]) -> PartitionLag:
-    seconds: float | None = 0.0
-    if messages > 0:
-        timestamp = timestamps.get(partition)
-        now = datetime.now(UTC).timestamp()
-        seconds = None if timestamp is None else max(0.0, now - timestamp / 1000)
-    return PartitionLag(partition.topic, partition.partition, max(0, messages), seconds)
+def _lag(partition: TopicPartition, offsets: int, oldest: Mapping[TopicPartition, Any | None]) -> PartitionLag:
+    """`oldest` has the oldest record that waits, None if there are transaction markers only."""
+    if offsets <= 0 or oldest.get(partition, ...) is None:
+        return PartitionLag(partition.topic, partition.partition, 0, 0.0)
+    record = oldest.get(partition)
+    seconds = None if record is None else max(0.0, datetime.now(UTC).timestamp() - record.timestamp / 1000)
+    return PartitionLag(partition.topic, partition.partition, offsets, seconds)
 
 
 def _workers(groups: Iterable[Group]) -> tuple[Worker, ...]:

@@ -40,7 +40,8 @@ class Acl:
 
 def of_role(role: Role, families: Sequence[str], group: str) -> list[Acl]:
     """`families`: of a gateway, those that it sends requests of; of a CRM, those whose changes it reads; of the other
-    roles, all. `group`: of a worker, VISITOR_WORKER_GROUP; of a gateway and a CRM, the prefix of their groups."""
+    roles, all. `group`: of a worker and an operator, VISITOR_WORKER_GROUP; of a gateway and a CRM, the prefix of their
+    groups."""
     match role:
         case Role.worker:
             return list(_of_worker(families, group))
@@ -52,7 +53,8 @@ def of_role(role: Role, families: Sequence[str], group: str) -> list[Acl]:
             changes = [Acl("topic", names.changes(family, ""), ["Read"], prefixed=True) for family in families]
             return [*changes, Acl("group", group, ["Read"], prefixed=True)]
         case Role.operator:
-            return [Acl("topic", "visitor.", ["Create", "Describe", "DescribeConfigs", "Read"], prefixed=True)]
+            topics = Acl("topic", "visitor.", ["Create", "Describe", "DescribeConfigs", "Read"], prefixed=True)
+            return [topics, Acl("group", f"{group}.", ["Describe"], prefixed=True)]
 
 
 def _of_worker(families: Sequence[str], group: str) -> Iterator[Acl]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from topics.kafka import KafkaSettings, close_consumer, missing_topics
 FETCH_BYTES = 64 * 1024
 """Bytes per partition and fetch. A larger batch is delivered nevertheless, alone (Kafka's documentation,
 max.partition.fetch.bytes)."""
+POLL_MILLISECONDS = 100
 READ_SECONDS = 2.0
 """Limit for reading records. What is not read within it is left out."""
 
@@ -105,41 +106,52 @@ class Observer:
         offsets: dict[TopicPartition, int] = await self._offsets.beginning_offsets(partitions)
         return offsets
 
-    async def timestamps(self, offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
-        """The timestamp, in milliseconds, of the first record of each partition from this offset on."""
-        records = await self._read(offsets, dict.fromkeys(offsets, 1))
-        return {partition: read[0].timestamp for partition, read in records.items()}
+    async def oldest(
+        self, offsets: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
+    ) -> dict[TopicPartition, Any | None]:
+        """The first record of each partition from these offsets on, None if there is none before `ends`: transaction
+        markers take offsets, too. A partition that cannot be read within `READ_SECONDS` is left out."""
+        records, read = await self._read(offsets, ends, 1)
+        return {partition: next(iter(records[partition]), None) for partition in read}
 
-    async def newest(self, partitions: Iterable[TopicPartition], count: int) -> list[Any]:
-        """The newest records of some partitions, at most `count` of each, oldest first. Reads the last `count` offsets
-        only, some of which may be transaction markers."""
-        beginnings, ends = await asyncio.gather(*(each(list(partitions)) for each in (self.beginnings, self.ends)))
-        offsets = {each: max(beginnings[each], end - count) for each, end in ends.items() if end > beginnings[each]}
-        records = await self._read(offsets, {each: ends[each] - offset for each, offset in offsets.items()})
-        newest = (record for read in records.values() for record in read)
-        return sorted(newest, key=lambda record: (record.timestamp, record.partition, record.offset))
+    async def records(
+        self, offsets: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int], count: int
+    ) -> list[Any]:
+        """The first `count` records of each partition from these offsets on and before `ends`, oldest first. Those that
+        cannot be read within `READ_SECONDS` are left out."""
+        by_partition, _ = await self._read(offsets, ends, count)
+        records = (record for of_partition in by_partition.values() for record in of_partition)
+        return sorted(records, key=lambda record: (record.timestamp, record.partition, record.offset))
 
     async def _read(
-        self, offsets: Mapping[TopicPartition, int], counts: Mapping[TopicPartition, int]
-    ) -> dict[TopicPartition, list[Any]]:
-        """Records from these offsets on, up to `counts` of each partition."""
+        self, offsets: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int], count: int
+    ) -> tuple[dict[TopicPartition, list[Any]], set[TopicPartition]]:
+        """The records, and the partitions that were read completely."""
         records: dict[TopicPartition, list[Any]] = defaultdict(list)
-        if not offsets:
-            return records
+        unread = set(offsets)
         async with self._reading:
             self._reader.assign(list(offsets))
+            for partition, offset in offsets.items():
+                self._reader.seek(partition, offset)
             try:
-                for partition, offset in offsets.items():
-                    self._reader.seek(partition, offset)
                 async with asyncio.timeout(READ_SECONDS):
-                    while unread := [each for each in offsets if len(records[each]) < counts[each]]:
-                        record = await self._reader.getone(*unread)
-                        records[TopicPartition(record.topic, record.partition)].append(record)
+                    while unread:
+                        polled = await self._reader.getmany(
+                            *unread, timeout_ms=POLL_MILLISECONDS, max_records=count * len(unread)
+                        )
+                        for partition, batch in polled.items():
+                            before_end = [record for record in batch if record.offset < ends[partition]]
+                            records[partition].extend(before_end[: count - len(records[partition])])
+                        unread = {
+                            each
+                            for each in unread
+                            if len(records[each]) < count and await self._reader.position(each) < ends[each]
+                        }
             except TimeoutError:
                 pass
             finally:
                 self._reader.unsubscribe()
-        return {partition: read for partition, read in records.items() if read}
+        return records, offsets.keys() - unread
 
 
 def _member(_id: str, client_id: str, host: str, _metadata: bytes, assignment: bytes) -> Member:

@@ -18,10 +18,11 @@ from aiokafka.errors import KafkaError
 from fasteners import InterProcessLock
 from pydantic import SecretStr
 from rich.console import Console
+from rich.live import Live
 from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixed
 
 from agents.catalogue import CATALOGUE
-from runtime import logs, ports
+from runtime import logs, overview, ports, status
 from runtime.dev import sample
 from runtime.dev.servers import Kafka, Postgres, Processes, ServerFailed, fetch_kafka
 from runtime.health import LOOPBACK
@@ -166,7 +167,8 @@ class _Dev:
         await self._wait_until_ready()
         people = await self._create_and_find_sample()
         self._greet(kafka, people, time.monotonic() - started_at)
-        await self._run_tasks(kafka_settings, people if simulation else [])
+        installation = self._settings.model_copy(update={"kafka": kafka_settings, "database": database_settings})
+        await self._run_tasks(installation, people if simulation else [])
 
     def _warn_of_missing_data(self, postgres: Postgres, kafka: Kafka) -> None:
         if postgres.has_data == kafka.has_data:
@@ -244,14 +246,16 @@ class _Dev:
             soft_wrap=True,
         )
 
-    async def _run_tasks(self, kafka: KafkaSettings, people: list[sample.SamplePerson]) -> None:
-        """Watch the processes, print counts and simulate gateways until cancelled. Raises ServerFailed, TaskEnded."""
+    async def _run_tasks(self, installation: Settings, people: list[sample.SamplePerson]) -> None:
+        """Watch the processes, show what happens and simulate gateways until cancelled. Raises ServerFailed,
+        TaskEnded."""
+        kafka = installation.kafka
         producer = Producer(kafka)
-        tasks = {
-            "children": self._watch_children(),
-            "counts": self._print_counts(kafka, producer),
-            "changes": self._count_changes(kafka),
-        }
+        tasks = {"children": self._watch_children()}
+        if status.fits(self._console):
+            tasks["status"] = self._show_status(installation)
+        else:
+            tasks |= {"counts": self._print_counts(kafka, producer), "changes": self._count_changes(kafka)}
         if people:
             tasks["simulation"] = sample.simulate(producer, people, self._settings.dev.visits_per_second)
         try:
@@ -264,6 +268,11 @@ class _Dev:
         while True:
             self._check_children()
             await asyncio.sleep(CHILD_CHECK_SECONDS)
+
+    async def _show_status(self, installation: Settings) -> None:
+        async with overview.source(installation) as source:
+            with Live(console=self._console, auto_refresh=False) as live:
+                await status.follow(source, live)
 
     async def _print_counts(self, kafka: KafkaSettings, producer: Producer) -> None:
         """Print the number of messages. On a terminal, each count overwrites the one before."""
