@@ -401,7 +401,8 @@ def audit(
 ) -> None:
     """Print the writes that changed data of a visitor: time, caller, operation and status, as JSON lines.
 
-    The oldest is the first. They are known as long as the inbox keeps answers, and until the visitor is erased. Reads are in the audit log only, see VISITOR_LOG_AUDIT."""
+    The oldest is the first. They are known as long as the inbox keeps answers, and until the visitor is erased. Reads
+    are in the audit log only, see VISITOR_LOG_AUDIT."""
     from storage import database, inbox
 
     async def read() -> Sequence[inbox.Access]:
