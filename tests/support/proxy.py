@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+_CLOSE_SECONDS = 5.0
+
 
 class Proxy:
     """Forwards each connection to `host` and `port`.
@@ -19,6 +21,7 @@ class Proxy:
         self.port = 0
         self.target = (host, port)
         self._writers: set[asyncio.StreamWriter] = set()
+        self._connections: set[asyncio.Task[None]] = set()
         self._released = asyncio.Event()
         self._released.set()
 
@@ -30,7 +33,10 @@ class Proxy:
             yield self
         finally:
             server.close()
+            self.release()
             self.cut()
+            if self._connections:
+                await asyncio.wait(self._connections, timeout=_CLOSE_SECONDS)
 
     def hold(self) -> None:
         self._released.clear()
@@ -43,6 +49,10 @@ class Proxy:
             writer.transport.abort()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
         self._writers.add(writer)
         try:
             with suppress(OSError):

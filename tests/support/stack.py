@@ -190,8 +190,11 @@ class Stack:
         )  # fmt: skip
         return process, url
 
-    async def command(self, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
-        """Run a `visitor` command until it ends, with the topic settings of this installation."""
+    async def command(
+        self, *arguments: str, seconds: float = 60, **settings: str
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a `visitor` command until it ends, with the topic settings of this installation. Raises
+        subprocess.TimeoutExpired after `seconds`."""
         topic_settings = {
             "VISITOR_KAFKA_PARTITIONS": str(PARTITIONS),
             "VISITOR_KAFKA_REPLICATION": "1",
@@ -199,7 +202,7 @@ class Stack:
         }
         return await asyncio.to_thread(
             subprocess.run, [sys.executable, "-m", "runtime.cli", *arguments],
-            capture_output=True, text=True, check=False, timeout=60,
+            capture_output=True, text=True, check=False, timeout=seconds,
             env=self.environment(**(topic_settings | settings)),
         )  # fmt: skip
 
