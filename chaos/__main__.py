@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 from rich.console import Console
 from rich.table import Table
 
 from chaos import cluster as clusters
 from chaos import faults, oracle, traffic
-from tests.support.stack import eventually
 
 SETTLE_SECONDS = 120.0
 PROBE_SECONDS = 120.0
@@ -32,31 +32,32 @@ class Report:
     seed: int
     started: float = field(default_factory=time.monotonic)
     faults: Counter[str] = field(default_factory=Counter)
-    worst_recovery: float = 0.0
-    worst_round: str = ""
+    recoveries: list[float] = field(default_factory=list)
+    """The seconds that each round needed."""
+    own_exits: Counter[str] = field(default_factory=Counter)
 
     @property
     def minute(self) -> float:
         return (time.monotonic() - self.started) / 60
 
 
-async def run(home: Path, seed: int, minutes: float, brokers: int, report: Report, console: Console) -> None:
+async def run(home: Path, options: argparse.Namespace, report: Report, console: Console) -> None:
     """Raises oracle.Violation, alone or in a group."""
-    async with clusters.running(home, brokers) as cluster:
+    async with clusters.running(home, options.brokers, options.worker) as cluster:
         console.print(f"Everything is ready after {report.minute:.1f} minutes.")
-        report.started = time.monotonic()
         http = traffic.Http(cluster.edge_urls)
         watcher = oracle.Oracle(cluster.bootstrap, cluster.edge_urls)
-        load = traffic.Traffic(watcher, http, seed)
+        load = traffic.Traffic(watcher, http, report.seed)
         try:
             await load.populate()
+            report.started = time.monotonic()
             async with asyncio.TaskGroup() as background:
                 follower = background.create_task(watcher.follow())
                 supervisor = background.create_task(cluster.supervise())
                 load.connect()
                 sender = background.create_task(load.send())
                 callers = [background.create_task(load.call(number)) for number in range(traffic.CALLERS)]
-                await _inject(cluster, load, seed, minutes, report, console)
+                await _inject(cluster, load, options.minutes, report, console)
                 load.stopping = True
                 await asyncio.gather(sender, *callers)
                 await _settle(cluster, watcher)
@@ -69,28 +70,30 @@ async def run(home: Path, seed: int, minutes: float, brokers: int, report: Repor
                 await connection.close()
         finally:
             await http.close()
+            report.own_exits = cluster.own_exits
             _print(console, report, cluster, load)
 
 
 async def _inject(
-    cluster: clusters.Cluster, load: traffic.Traffic, seed: int, minutes: float, report: Report, console: Console
+    cluster: clusters.Cluster, load: traffic.Traffic, minutes: float, report: Report, console: Console
 ) -> None:
     """Rounds of faults. After each, wait for the recovery."""
-    # Rounds draw the same faults for a seed, however many attempts the probes need.
-    rng, probes = random.Random(f"{seed} faults"), random.Random(f"{seed} probes")
+    # The number of attempts that the probes need must not change what the rounds draw.
+    rng, probes = random.Random(f"{report.seed} faults"), random.Random(f"{report.seed} probes")
+
+    def log(fault: faults.Fault, seconds: float) -> None:
+        report.faults[fault.kind] += 1
+        console.print(f"{report.minute:6.2f} min  {fault.kind}, ended after {seconds:.1f} s", highlight=False)
+
     await _probe(load, probes)
     while report.minute < minutes:
-        drawn = faults.draw(rng)
-        runs = [(item, faults.Run(cluster, load, random.Random(rng.getrandbits(64)))) for item in drawn]
-        name = " + ".join(item.kind for item in drawn)
-        console.print(f"{report.minute:6.2f} min  {name}", highlight=False)
-        await asyncio.gather(*(item.inject(each) for item, each in runs))
-        report.faults.update(item.kind for item in drawn)
+        await faults.Round(cluster, load, random.Random(rng.getrandbits(64)), log).inject()
         seconds = await _probe(load, probes)
-        if seconds > report.worst_recovery:
-            report.worst_recovery, report.worst_round = seconds, name
+        report.recoveries.append(seconds)
+        number = len(report.recoveries)
+        console.print(f"{report.minute:6.2f} min  round {number}: recovery in {seconds:.1f} s", highlight=False)
         if seconds > oracle.RECOVERY_SECONDS:
-            raise oracle.Violation(f"recovery within {oracle.RECOVERY_SECONDS:.0f} s", f"{seconds:.1f} s after {name}")
+            raise oracle.Violation(f"recovery within {oracle.RECOVERY_SECONDS:.0f} s", f"{seconds:.1f} s")
         _check_memory(cluster)
 
 
@@ -115,18 +118,28 @@ def _check_memory(cluster: clusters.Cluster) -> None:
 
 
 async def _settle(cluster: clusters.Cluster, watcher: oracle.Oracle) -> None:
-    """Wait until every message has its result and every change is published and read."""
+    """Wait until every message has its result and every change is published and read. Raises Violation."""
     connection = await cluster.postgres.connect()
-
-    async def settled() -> bool:
-        if watcher.unanswered() or await connection.fetchval("select count(*) from outbox"):
-            return False
-        return await watcher.caught_up()
-
+    pending = ""
     try:
-        await eventually("results and changes of all requests", settled, SETTLE_SECONDS)
+        async with asyncio.timeout(SETTLE_SECONDS):
+            while pending := await _pending(connection, watcher):
+                pass
+    except TimeoutError:
+        raise oracle.Violation(f"all work is done {SETTLE_SECONDS:.0f} s after the last message", pending) from None
     finally:
         await connection.close()
+
+
+async def _pending(connection: asyncpg.Connection, watcher: oracle.Oracle) -> str:
+    """What is not done yet; empty if there is nothing."""
+    if unanswered := watcher.unanswered():
+        await asyncio.sleep(1)
+        return f"{len(unanswered)} messages without result, the first: {unanswered[0]}"
+    if waiting := await connection.fetchval("select count(*) from outbox"):
+        await asyncio.sleep(1)
+        return f"{waiting} changes in the outbox"
+    return await watcher.unread()
 
 
 def _print(console: Console, report: Report, cluster: clusters.Cluster, load: traffic.Traffic) -> None:
@@ -139,7 +152,8 @@ def _print(console: Console, report: Report, cluster: clusters.Cluster, load: tr
     table.add_row("changes read", f"{load.oracle.changes:,}")
     table.add_row("HTTP calls, attempts", f"{load.http.calls:,}, {load.http.attempts:,}")
     table.add_row("erasures", str(load.erasures))
-    table.add_row("worst recovery", f"{report.worst_recovery:.1f} s, after {report.worst_round}")
+    table.add_row("rounds of faults", str(len(report.recoveries)))
+    table.add_row("worst recovery", f"{max(report.recoveries, default=0):.1f} s")
     for name, peak in sorted(cluster.peak_memory.items()):
         table.add_row(f"peak memory of {name}", f"{peak / 2**20:.0f} MiB")
     for name, count in sorted(cluster.own_exits.items()):
@@ -165,15 +179,16 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60.0, help="how long to inject faults; 60 by default")
     parser.add_argument("--seed", type=int, help="draws faults and traffic; random by default")
     parser.add_argument("--brokers", type=int, default=3, help="number of Kafka brokers; 3 by default")
-    arguments = parser.parse_args()
-    seed = secrets.randbelow(10**6) if arguments.seed is None else arguments.seed
+    parser.add_argument("--worker", default="runtime.cli", help="module of the workers, for example a sabotaged one")
+    options = parser.parse_args()
+    seed = secrets.randbelow(10**6) if options.seed is None else options.seed
     console = Console(soft_wrap=True)
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it logs each lost connection
     home = Path(tempfile.mkdtemp(prefix=f"visitor-chaos-{seed}-"))
     console.print(f"Seed {seed}. The logs of all processes are in {home}.")
     report = Report(seed)
     try:
-        asyncio.run(_interruptible(run(home, seed, arguments.minutes, arguments.brokers, report, console)))
+        asyncio.run(_interruptible(run(home, options, report, console)))
     except asyncio.CancelledError:
         console.print(f"Ended by SIGTERM. Logs in {home}")
         return 130
@@ -184,8 +199,11 @@ def main() -> int:
             console.print(f"VIOLATED: {violation}", style="bold red", highlight=False, markup=False)
         console.print(f"Seed {seed}, minute {report.minute:.1f}, logs in {home}")
         return 1
-    shutil.rmtree(home, ignore_errors=True)
     console.print("All guarantees hold.")
+    if report.own_exits:
+        console.print(f"Processes ended by themselves; their logs are in {home}")
+    else:
+        shutil.rmtree(home, ignore_errors=True)
     return 0
 
 

@@ -1,11 +1,13 @@
-"""Brokers, PostgreSQL, workers and edges for a chaos run, with a TCP proxy between each process and each server."""
+"""Brokers, PostgreSQL, workers and edges for a chaos run, with a TCP proxy between any two of them."""
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import TimeoutExpired
 from typing import Literal
 from uuid import uuid4
 
@@ -13,6 +15,8 @@ import httpx
 import psutil
 from sqlalchemy.engine import make_url
 
+from chaos.clocks import Clock, remove_leftovers
+from chaos.disks import Disk
 from chaos.replication import ReplicatedPostgres
 from runtime.dev.servers import Kafka, Processes
 from runtime.dev.servers.processes import free_port
@@ -29,7 +33,16 @@ OPERATOR = "operator"
 CLIENTS = (*WORKERS, EXTRA_WORKER, *EDGES, OPERATOR)
 POSTGRES = "postgres"
 STANDBY = "standby"
+REPLICATION = "replication"
+"""The brokers as clients of each other. Their links are by the broker that is connected to."""
+CONTROLLER = "controller"
+"""The same for the controllers, which elect one of them."""
 START_SECONDS = 90.0
+STOP_SECONDS = 60.0
+"""How long a process has to end after SIGTERM until it is killed, as a service manager does."""
+NEXT_RELEASE = "tests.support.next_release"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -54,6 +67,12 @@ class Cluster:
     standby: ReplicatedPostgres
     server_processes: dict[str, Processes]
     links: dict[tuple[str, str], Proxy]
+    disks: dict[str, Disk]
+    """By server."""
+    clocks: dict[str, Clock]
+    """By worker and edge."""
+    worker_modules: dict[str, str]
+    """By worker, the program with which it starts next time."""
     members: dict[str, Member] = field(default_factory=dict)
     standbys: int = 0
     own_exits: Counter[str] = field(default_factory=Counter)
@@ -92,10 +111,14 @@ class Cluster:
     def start(self, name: str) -> Member:
         """Start a worker or an edge. It may not be ready yet."""
         bootstrap = ",".join(f"127.0.0.1:{self.links[name, broker].port}" for broker in self.brokers)
+        remove_leftovers()
+        settings = {"VISITOR_KAFKA_BOOTSTRAP": bootstrap, **self.clocks[name].environment}
         if name in EDGES:
-            process, url = self.stack.edge(VISITOR_KAFKA_BOOTSTRAP=bootstrap)
+            process, url = self.stack.edge(**settings)
         else:
-            process = self.stack.worker(VISITOR_KAFKA_BOOTSTRAP=bootstrap, VISITOR_DATABASE_URL=self.database_url(name))
+            process = self.stack.worker(
+                self.worker_modules[name], VISITOR_DATABASE_URL=self.database_url(name), **settings
+            )
             url = process.health_url
         self.members[name] = Member(name, process, url)
         return self.members[name]
@@ -106,6 +129,17 @@ class Cluster:
         member = self.members[name]
         member.expected_to_end = True
         yield member
+
+    async def stop(self, name: str) -> None:
+        """Send a worker or an edge SIGTERM, and wait until it has ended."""
+        with self.ending(name) as member:
+            if member.process.child.poll() is not None:
+                return
+            try:
+                await asyncio.to_thread(member.process.terminate, STOP_SECONDS)
+            except TimeoutExpired:
+                self.own_exits[f"{name.partition('-')[0]}, killed {STOP_SECONDS:.0f} s after SIGTERM"] += 1
+                await asyncio.to_thread(member.process.kill)
 
     def pid(self, name: str) -> int:
         """The process id of a worker, an edge or a server."""
@@ -130,9 +164,18 @@ class Cluster:
             return [process, *process.children(recursive=True)]
         return []
 
+    async def start_if_ended(self, name: str) -> None:
+        """Start a broker or PostgreSQL again if a fault made it end."""
+        kind = "kafka" if name in self.brokers else "postgres"
+        if not self.server_processes[name].alive(kind):
+            await asyncio.to_thread(self._server(name).start)
+
+    def _server(self, name: str) -> Kafka | ReplicatedPostgres:
+        return self.standby if name == STANDBY else self.brokers.get(name, self.postgres)
+
     async def restart_server(self, name: str, ending: Literal["stop", "kill"], seconds_down: float) -> None:
         """Stop or kill a broker or PostgreSQL, and start it again with its data."""
-        server = self.standby if name == STANDBY else self.brokers.get(name, self.postgres)
+        server = self._server(name)
         await asyncio.to_thread(server.stop if ending == "stop" else server.kill)
         await asyncio.sleep(seconds_down)
         await asyncio.to_thread(server.start)
@@ -141,19 +184,22 @@ class Cluster:
         """Kill the primary, promote the standby, lead the proxies to it, and give it a new standby."""
         await asyncio.to_thread(self.postgres.kill)
         await self.standby.promote()
-        for client in CLIENTS:
+        for client in (*CLIENTS, STANDBY):
             self.links[client, POSTGRES].target = ("127.0.0.1", self.standby.port)
+        self.disks[POSTGRES].unmount()
         self.postgres = self.standby
         self.server_processes[POSTGRES] = self.server_processes.pop(STANDBY)
+        self.disks[POSTGRES] = self.disks.pop(STANDBY)
         await self.add_standby()
 
     async def add_standby(self) -> None:
         """Give the primary a standby, which each commit waits for."""
         self.standbys += 1
         home = self.logs / f"{STANDBY}-{self.standbys}"
+        self.disks[STANDBY] = _mount_postgres_disk(home)
         self.server_processes[STANDBY] = Processes(home)
         self.standby = ReplicatedPostgres(home, self.server_processes[STANDBY], durable=False)
-        await asyncio.to_thread(self.standby.copy, self.postgres)
+        await asyncio.to_thread(self.standby.copy, self.postgres, self.links[STANDBY, POSTGRES].port)
         await asyncio.to_thread(self.standby.start)
         await self.postgres.replicate_synchronously()
 
@@ -166,6 +212,7 @@ class Cluster:
                 status = member.process.child.poll()
                 if status is not None:
                     self.own_exits[f"{member.name.partition('-')[0]}, status {status}"] += 1
+                    log.warning("%s ended with status %d: %s", member.name, status, member.process.log)
                     self.start(member.name)
                     continue
                 with suppress(psutil.NoSuchProcess):
@@ -183,13 +230,21 @@ class Cluster:
 
 
 @asynccontextmanager
-async def running(home: Path, brokers: int) -> AsyncIterator[Cluster]:
-    """Start everything, and stop it at the end. The logs of all processes are in `home`."""
+async def running(home: Path, brokers: int, worker_module: str) -> AsyncIterator[Cluster]:
+    """Start everything, and stop it at the end. The logs of all processes are in `home`. `worker_module` is the program
+    of the workers."""
     async with AsyncExitStack() as exits:
+        exits.callback(remove_leftovers)
+        disks: dict[str, Disk] = {}
+        exits.callback(_unmount, disks)
         server_processes = {name: Processes(home / name) for name in (*_names(brokers), POSTGRES)}
+        disks[POSTGRES] = _mount_postgres_disk(home / POSTGRES)
+        for name in _names(brokers):
+            disks[name] = Disk(home / name / "kafka" / "data")
+            disks[name].mount()
         postgres = ReplicatedPostgres(home / POSTGRES, server_processes[POSTGRES], durable=False)
         links, kafkas = await _linked_brokers(home, brokers, server_processes, exits)
-        for client in CLIENTS:
+        for client in (*CLIENTS, STANDBY):
             links[client, POSTGRES] = await exits.enter_async_context(Proxy("127.0.0.1", postgres.port).listening())
         exits.callback(_kill_servers, server_processes)
         started: list[Kafka | ReplicatedPostgres] = [postgres, *kafkas.values()]
@@ -197,7 +252,9 @@ async def running(home: Path, brokers: int) -> AsyncIterator[Cluster]:
 
         servers = Servers(",".join(kafka.bootstrap for kafka in kafkas.values()), postgres.url)
         stack = await exits.enter_async_context(bare_stack_on(servers, home))
-        cluster = Cluster(stack, kafkas, postgres, postgres, server_processes, links)
+        modules = dict.fromkeys((*WORKERS, EXTRA_WORKER), worker_module)
+        clocks = {name: Clock(home / "clocks" / name) for name in (*WORKERS, EXTRA_WORKER, *EDGES)}
+        cluster = Cluster(stack, kafkas, postgres, postgres, server_processes, links, disks, clocks, modules)
         for command in ("migrate", "topics"):
             await eventually(f"visitor {command}", lambda command=command: cluster.succeeds(command), START_SECONDS)  # type: ignore[misc]
         await cluster.add_standby()
@@ -206,6 +263,20 @@ async def running(home: Path, brokers: int) -> AsyncIterator[Cluster]:
         for name in (*WORKERS, *EDGES):
             await eventually(f"{name} ready", lambda name=name: cluster.ready(name), START_SECONDS)  # type: ignore[misc]
         yield cluster
+
+
+def _mount_postgres_disk(home: Path) -> Disk:
+    """A disk for the data of PostgreSQL. Its log stays outside, for those who read it after the run."""
+    folder = home / "postgres"
+    disk = Disk(folder)
+    disk.mount()
+    (folder / "postgres.log").symlink_to(home / "postgres.log")
+    return disk
+
+
+def _unmount(disks: Mapping[str, Disk]) -> None:
+    for disk in disks.values():
+        disk.unmount()
 
 
 def _names(brokers: int) -> list[str]:
@@ -219,26 +290,26 @@ async def _linked_brokers(
     links: dict[tuple[str, str], Proxy] = {}
     kafkas = {}
     cluster_id = uuid4().hex[:22]
-    controllers = [free_port() for _ in range(count)]
-    voters = ",".join(f"{number}@127.0.0.1:{port}" for number, port in enumerate(controllers, 1))
+    clients = (CONTROLLER, REPLICATION, *CLIENTS)
+    ports = {(client, name): free_port() for client in clients for name in _names(count)}
+    for link, port in ports.items():
+        links[link] = await exits.enter_async_context(Proxy("127.0.0.1", port).listening())
+    voters = ",".join(
+        f"{number}@127.0.0.1:{links[CONTROLLER, name].port}" for number, name in enumerate(_names(count), 1)
+    )
     for number, name in enumerate(_names(count), 1):
         port = free_port()
-        listeners = [f"PLAINTEXT://127.0.0.1:{port}", f"CONTROLLER://127.0.0.1:{controllers[number - 1]}"]
-        advertised = [f"PLAINTEXT://127.0.0.1:{port}"]
-        for client in CLIENTS:
-            client_port = free_port()
-            link = await exits.enter_async_context(Proxy("127.0.0.1", client_port).listening())
-            links[client, name] = link
-            listeners.append(f"{_listener(client)}://127.0.0.1:{client_port}")
-            advertised.append(f"{_listener(client)}://127.0.0.1:{link.port}")
-        protocols = ["PLAINTEXT", "CONTROLLER", *map(_listener, CLIENTS)]
+        own = [f"PLAINTEXT://127.0.0.1:{port}"]
+        listeners = [*own, *(f"{_listener(client)}://127.0.0.1:{ports[client, name]}" for client in clients)]
+        advertised = [*own, *(f"{_listener(client)}://127.0.0.1:{links[client, name].port}" for client in clients)]
+        protocols = ["PLAINTEXT", *map(_listener, clients)]
         settings = {
             "node.id": str(number),
             "controller.quorum.voters": voters,
             "listeners": ",".join(listeners),
             "advertised.listeners": ",".join(advertised),
             "listener.security.protocol.map": ",".join(f"{protocol}:PLAINTEXT" for protocol in protocols),
-            "inter.broker.listener.name": "PLAINTEXT",
+            "inter.broker.listener.name": _listener(REPLICATION),
             "offsets.topic.replication.factor": str(count),
             "transaction.state.log.replication.factor": str(count),
             "transaction.state.log.min.isr": str(min(count, 2)),

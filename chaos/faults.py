@@ -1,15 +1,29 @@
 """The faults of a chaos run: one declaration each."""
 
 import asyncio
+import math
 import random
+import resource
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from subprocess import TimeoutExpired
 
+import psutil
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
 
-from chaos.cluster import EDGES, EXTRA_WORKER, OPERATOR, POSTGRES, STANDBY, START_SECONDS, WORKERS, Cluster
+from chaos.cluster import (
+    EDGES,
+    EXTRA_WORKER,
+    NEXT_RELEASE,
+    OPERATOR,
+    POSTGRES,
+    STANDBY,
+    WORKERS,
+    Cluster,
+)
 from chaos.oracle import CLIENT, Violation
 from chaos.traffic import OVERLOAD, Traffic
 from tests.support.proxy import Proxy
@@ -17,33 +31,64 @@ from tests.support.stack import eventually
 
 REQUEST_GROUP = "visitor-worker.requests"
 MAX_PARTITIONS = 12
+ADMIN_SECONDS = 240.0
+"""How long the commands of an operator may take while the faults of a round go on."""
 RESET_BY = 2_000
 """How many offsets a partition is reset by at most, so that the time of recovery does not grow with the run."""
 GROWING = ("visitor.visits.requests", "visitor.optins.requests", "visitor.queries", "visitor.replies")
 """Topics that get more partitions. Those of the changes do not, see docs/consume-changes.md."""
 
 
+LANES = {
+    "workers": 1, "edges": 1, "clocks": 1, "brokers": 1, "postgres": 1, "network": 3, "topics": 1, "load": 1,
+}  # fmt: skip
+"""How many faults of each group happen at the same time. Never two of one broker, so that acknowledged messages keep a
+replica."""
+PAUSES = {
+    "workers": 4.0,
+    "edges": 2.0,
+    "clocks": 2.0,
+    "brokers": 4.0,
+    "postgres": 3.0,
+    "network": 1.0,
+    "topics": 15.0,
+    "load": 20.0,
+}
+"""The mean number of seconds between two faults of a lane."""
+SHORT_ROUND, LONG_ROUND = 15.0, 90.0
+"""The seconds in which the faults of a round begin."""
+LONG_ROUNDS = 0.2
+"""The share of long rounds."""
+
+
 @dataclass(frozen=True)
 class Run:
-    """What a fault acts on. `rng` is its own."""
+    """What a fault acts on. `rng` belongs to the lane, whose number in its group is `lane`. `ends` is when the round
+    ends, by time.monotonic."""
 
     cluster: Cluster
     traffic: Traffic
     rng: random.Random
+    lane: int
+    ends: float
 
     def broker(self) -> str:
         return self.rng.choice(list(self.cluster.brokers))
 
     def link(self) -> Proxy:
-        """A proxy between a process and a server that it uses."""
-        client = self.rng.choice([*WORKERS, *EDGES])
-        servers = [*self.cluster.brokers, *([POSTGRES] if client in WORKERS else [])]
-        return self.cluster.links[client, self.rng.choice(servers)]
+        """A proxy between two parts that no other lane uses."""
+        links = sorted(self.cluster.links)
+        return self.cluster.links[self.rng.choice(links[self.lane :: LANES["network"]])]
+
+    def long(self) -> float:
+        """A number of seconds up to the end of the round, at least 5; short ones are more frequent."""
+        longest = max(self.ends - time.monotonic(), 5.0)
+        return math.exp(self.rng.uniform(0, math.log(longest)))
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`inject` returns when the fault has ended. Faults of one group never happen at the same time."""
+    """`inject` returns when the fault has ended."""
 
     kind: str
     group: str
@@ -61,13 +106,41 @@ def fault(kind: str, group: str, weight: int = 4) -> Callable[[Callable[[Run], A
     return declare
 
 
-def draw(rng: random.Random) -> list[Fault]:
-    """One to three faults of different groups."""
-    drawn: dict[str, Fault] = {}
-    for _ in range(rng.randint(1, 3)):
-        chosen = rng.choices(FAULTS, [item.weight for item in FAULTS])[0]
-        drawn.setdefault(chosen.group, chosen)
-    return list(drawn.values())
+def draw(group: str, rng: random.Random) -> Fault:
+    choices = [item for item in FAULTS if item.group == group]
+    return rng.choices(choices, [item.weight for item in choices])[0]
+
+
+class Round:
+    """Faults in all lanes, side by side. A seed draws the same faults for a lane each time; how many of them happen
+    depends on the machine."""
+
+    def __init__(
+        self, cluster: Cluster, traffic: Traffic, rng: random.Random, log: Callable[[Fault, float], None]
+    ) -> None:
+        self._log = log
+        ends = time.monotonic() + (LONG_ROUND if rng.random() < LONG_ROUNDS else SHORT_ROUND)
+        self._lanes = [
+            (group, Run(cluster, traffic, random.Random(rng.getrandbits(64)), lane, ends))
+            for group, count in LANES.items() for lane in range(count)
+        ]  # fmt: skip
+
+    async def inject(self) -> None:
+        """Return when all faults have ended."""
+        async with asyncio.TaskGroup() as lanes:
+            for group, run in self._lanes:
+                lanes.create_task(self._inject_in_lane(group, run))
+
+    async def _inject_in_lane(self, group: str, run: Run) -> None:
+        while True:
+            pause = run.rng.expovariate(1 / PAUSES[group])
+            if time.monotonic() + pause > run.ends:
+                return
+            await asyncio.sleep(pause)
+            chosen = draw(group, run.rng)
+            started = time.monotonic()
+            await chosen.inject(run)
+            self._log(chosen, time.monotonic() - started)
 
 
 @fault("kill -9 of a worker", "workers")
@@ -135,12 +208,12 @@ async def kill_standby(run: Run) -> None:
     await run.cluster.restart_server(STANDBY, "kill", run.rng.uniform(0, 3))
 
 
-@fault("connections cut", "connections", weight=6)
+@fault("connections cut", "network", weight=4)
 async def cut_connections(run: Run) -> None:
     run.link().cut()
 
 
-@fault("connections slowed", "connections", weight=6)
+@fault("connections slowed", "network")
 async def slow_connections(run: Run) -> None:
     link = run.link()
     link.delay = run.rng.uniform(0.01, 0.2)
@@ -148,7 +221,7 @@ async def slow_connections(run: Run) -> None:
     link.delay = 0.0
 
 
-@fault("network partition", "connections", weight=6)
+@fault("connections that transmit nothing", "network")
 async def hold_connections(run: Run) -> None:
     link = run.link()
     link.hold()
@@ -156,13 +229,63 @@ async def hold_connections(run: Run) -> None:
     link.release()
 
 
+@fault("disk of a broker full", "brokers", weight=2)
+async def fill_disk_of_broker(run: Run) -> None:
+    """Kafka stops when it cannot write its log."""
+    name = run.broker()
+    await _fill_disk(run, name)
+    await run.cluster.restart_server(name, "kill", 0)
+
+
+@fault("disk of PostgreSQL full", "postgres")
+async def fill_disk_of_postgres(run: Run) -> None:
+    await _fill_disk(run, POSTGRES)
+    await run.cluster.start_if_ended(POSTGRES)
+
+
+@fault("no file descriptors for a worker", "workers")
+async def exhaust_files_of_worker(run: Run) -> None:
+    await _exhaust_files(run, run.rng.choice(WORKERS))
+
+
+@fault("no file descriptors for an edge", "edges")
+async def exhaust_files_of_edge(run: Run) -> None:
+    await _exhaust_files(run, run.rng.choice(EDGES))
+
+
+@fault("no file descriptors for a broker", "brokers", weight=2)
+async def exhaust_files_of_broker(run: Run) -> None:
+    name = run.broker()
+    await _exhaust_files(run, name)
+    await run.cluster.start_if_ended(name)
+
+
+@fault("clock of a worker or an edge steps", "clocks")
+async def step_clock(run: Run) -> None:
+    """By up to an hour, and back."""
+    clock = run.cluster.clocks[run.rng.choice([*WORKERS, *EDGES])]
+    clock.step(run.rng.uniform(-3600, 3600))
+    await asyncio.sleep(run.rng.uniform(2, 10))
+    clock.step(0)
+
+
+@fault("rolling upgrade to the next release, or back", "workers", weight=1)
+async def upgrade(run: Run) -> None:
+    modules = run.cluster.worker_modules
+    # The third worker keeps the release of this run.
+    module = modules[EXTRA_WORKER] if modules[WORKERS[0]] == NEXT_RELEASE else NEXT_RELEASE
+    for name in WORKERS:
+        await run.cluster.stop(name)
+        modules[name] = module
+        run.cluster.start(name)
+        await asyncio.sleep(run.rng.uniform(3, 6))
+
+
 @fault("third worker comes and goes", "workers", weight=2)
 async def rebalance(run: Run) -> None:
-    member = run.cluster.start(EXTRA_WORKER)
-    with run.cluster.ending(EXTRA_WORKER):
-        await asyncio.sleep(run.rng.uniform(3, 12))
-        if member.process.child.poll() is None:
-            await asyncio.to_thread(member.process.terminate, 60)
+    run.cluster.start(EXTRA_WORKER)
+    await asyncio.sleep(run.rng.uniform(3, 12))
+    await run.cluster.stop(EXTRA_WORKER)
     del run.cluster.members[EXTRA_WORKER]
 
 
@@ -171,12 +294,16 @@ async def add_partitions(run: Run) -> None:
     admin = AdminClient({"bootstrap.servers": run.cluster.bootstrap, **CLIENT})
     topic = run.rng.choice(GROWING)
 
-    def grow() -> None:
-        count = len(admin.list_topics(topic, timeout=60).topics[topic].partitions)
-        if count < MAX_PARTITIONS:
-            admin.create_partitions([NewPartitions(topic, count + 1)], operation_timeout=60)[topic].result(60)
+    def grow() -> bool:
+        try:
+            count = len(admin.list_topics(topic, timeout=20).topics[topic].partitions)
+            if count < MAX_PARTITIONS:
+                admin.create_partitions([NewPartitions(topic, count + 1)], operation_timeout=20)[topic].result(20)
+        except KafkaException:
+            return False
+        return True
 
-    await asyncio.to_thread(grow)
+    await eventually("a new partition", lambda: asyncio.to_thread(grow), ADMIN_SECONDS)
 
 
 @fault("offsets reset", "workers", weight=1)
@@ -190,10 +317,10 @@ async def reset_offsets(run: Run) -> None:
         run.cluster.start(name)
 
 
-@fault("overload, ten times the messages", "traffic", weight=3)
+@fault("overload, ten times the messages", "load")
 async def overload(run: Run) -> None:
     run.traffic.rate_factor = OVERLOAD
-    await asyncio.sleep(run.rng.uniform(5, 20))
+    await asyncio.sleep(run.long())
     run.traffic.rate_factor = 1
 
 
@@ -202,10 +329,10 @@ async def republish(run: Run) -> None:
     resource = run.rng.choice(["visitor", "optin", "vehicle"])
     try:
         done = await run.cluster.stack.command(
-            "republish", resource, VISITOR_DATABASE_URL=run.cluster.database_url(OPERATOR)
+            "republish", resource, seconds=ADMIN_SECONDS, VISITOR_DATABASE_URL=run.cluster.database_url(OPERATOR)
         )
     except TimeoutExpired:
-        raise Violation("visitor republish survives outages", f"{resource}: no end after a minute") from None
+        raise Violation("visitor republish survives outages", f"{resource}: no end after {ADMIN_SECONDS} s") from None
     if done.returncode:
         raise Violation("visitor republish survives outages", done.stdout + done.stderr)
 
@@ -220,9 +347,29 @@ async def _kill_and_start(run: Run, name: str) -> None:
 async def _freeze(run: Run, name: str) -> None:
     run.cluster.suspend(name)
     try:
-        await asyncio.sleep(min(30.0, run.rng.expovariate(1 / 8) + 1))
+        await asyncio.sleep(run.long())
     finally:
         run.cluster.resume(name)
+
+
+async def _fill_disk(run: Run, name: str) -> None:
+    disk = run.cluster.disks[name]
+    disk.fill()
+    await asyncio.sleep(run.rng.uniform(2, 12))
+    disk.free()
+
+
+async def _exhaust_files(run: Run, name: str) -> None:
+    """Let a process open no file, and cut its connections: half of those that it has open are too many."""
+    with suppress(psutil.NoSuchProcess):  # it may end meanwhile
+        process = psutil.Process(run.cluster.pid(name))
+        soft, hard = process.rlimit(resource.RLIMIT_NOFILE)
+        process.rlimit(resource.RLIMIT_NOFILE, (process.num_fds() // 2, hard))
+        for ends, link in run.cluster.links.items():
+            if name in ends:
+                link.cut()
+        await asyncio.sleep(run.rng.uniform(2, 12))
+        process.rlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def _reset_offsets(bootstrap: str) -> None:
@@ -232,7 +379,7 @@ async def _reset_offsets(bootstrap: str) -> None:
         """False while the group has members: brokers notice a killed one after its session timeout."""
         return await asyncio.to_thread(_try_reset, admin)
 
-    await eventually("reset offsets", reset, START_SECONDS)
+    await eventually("reset offsets", reset, ADMIN_SECONDS)
 
 
 def _try_reset(admin: AdminClient) -> bool:

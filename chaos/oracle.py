@@ -146,16 +146,18 @@ class Oracle:
             async with self._new_result:
                 self._new_result.notify_all()
 
-    async def caught_up(self) -> bool:
-        """True if everything was read that the topics had FETCH_SECONDS ago."""
+    async def unread(self) -> str:
+        """The first partition of which not everything was read that it had FETCH_SECONDS ago; empty if there is
+        none."""
         assert self._consumer is not None
         await asyncio.sleep(FETCH_SECONDS)
-        for (topic, number), read_end in self._read_ends.items():
+        for topic, number in self._positions:
             # The end that the last fetch has told. To ask for each would wait for the fetches in progress.
             _, end = self._consumer.get_watermark_offsets(TopicPartition(topic, number), cached=True)
-            if read_end < end:
-                return False
-        return self._read_ends.keys() == self._positions.keys()
+            read_end = self._read_ends.get((topic, number))
+            if read_end is None or read_end < end:
+                return f"{topic}-{number} is read up to {read_end} of {end}"
+        return ""
 
     async def has_result(self, request_id: str) -> None:
         """Wait until a message has a result."""

@@ -14,11 +14,13 @@ from confluent_kafka import KafkaError, Message, Producer
 
 from chaos.oracle import CLIENT, SOURCE, Oracle, Request, Violation
 
-MESSAGES_PER_SECOND = 20.0
+MESSAGES_PER_SECOND = 8.0
 OVERLOAD = 10
 CALLERS = 4
 VISITORS_PER_CALLER = 4
-OTHER_VISITORS = 12
+OTHER_VISITORS = 40
+"""Enough that most messages of an overload are about different visitors: those of one visitor wait for each other."""
+SERVICES = 8
 DUPLICATES = 0.05
 """The share of messages that are sent a second time, with the same id."""
 GIVE_UP_SECONDS = 180.0
@@ -45,7 +47,7 @@ class Visitor:
 @dataclass(frozen=True)
 class Center:
     pc_code: str
-    service_id: int
+    service_ids: list[int]
     challenge_id: int
 
 
@@ -125,22 +127,33 @@ class Traffic:
         await self.http.create(
             rng, "/centers", {"pcCode": pc_code, "label": "Chaos", "country": "FR", "isWestfield": True}
         )
-        service = await self.http.create(
-            rng, "/services",
-            {"pcCode": pc_code, "name": "Cloakroom", "category": "comfort", "useRate": "free",
-             "daysOfUse": [1, 2, 3, 4, 5, 6, 7], "colorCode": "#FFFFFF"},
-        )  # fmt: skip
+        services = [
+            await self.http.create(
+                rng, "/services",
+                {"pcCode": pc_code, "name": f"Cloakroom {number}", "category": "comfort", "useRate": "free",
+                 "daysOfUse": [1, 2, 3, 4, 5, 6, 7], "colorCode": "#FFFFFF"},
+            )
+            for number in range(SERVICES)
+        ]  # fmt: skip
         challenge = await self.http.create(
             rng, "/challenges",
             {"pcCode": pc_code, "genericName": "Steps", "type": "step_counter", "startDate": "2001-01-01T00:00:00Z",
              "endDate": "2101-01-01T00:00:00Z", "winnerNumber": 3, "status": "active", "displayName": [],
              "description": [], "rewardDetail": []},
         )  # fmt: skip
-        self.center = Center(pc_code, service["serviceId"], challenge["challengeId"])
-        for _ in range(OTHER_VISITORS):
-            self.visitors.append(await self._new_visitor(rng))
+        self.center = Center(pc_code, [service["serviceId"] for service in services], challenge["challengeId"])
+        self.visitors = await self._new_visitors(rng, OTHER_VISITORS)
         for caller in range(CALLERS):
-            self.owned[caller] = [await self._new_visitor(rng) for _ in range(VISITORS_PER_CALLER)]
+            self.owned[caller] = await self._new_visitors(rng, VISITORS_PER_CALLER)
+
+    async def _new_visitors(self, rng: random.Random, count: int) -> list[Visitor]:
+        limit = asyncio.Semaphore(8)
+
+        async def create(own: random.Random) -> Visitor:
+            async with limit:
+                return await self._new_visitor(own)
+
+        return await asyncio.gather(*(create(random.Random(rng.getrandbits(64))) for _ in range(count)))
 
     async def _new_visitor(self, rng: random.Random) -> Visitor:
         assert self.center is not None
@@ -207,7 +220,7 @@ class Traffic:
             body = {**rng.choice(names), "pcCode": self.center.pc_code}
             return {"path": {"visitType": rng.choice(["entry", "exit"])}, "body": body}
         if request.operation == "checkins.create":
-            return {"path": path, "body": self._checkin()}
+            return {"path": path, "body": self._checkin(rng)}
         if request.operation == "optins.create":
             return {"path": path, "body": _optin(rng)}
         if request.operation == "visitors.update":
@@ -215,9 +228,9 @@ class Traffic:
         request.amount = rng.randrange(1, 5_000)
         return {"path": {**path, "visitorChallengeId": visitor.participant}, "body": {"points": request.amount}}
 
-    def _checkin(self) -> dict[str, Any]:
+    def _checkin(self, rng: random.Random) -> dict[str, Any]:
         assert self.center is not None
-        return {"pcCode": self.center.pc_code, "serviceId": self.center.service_id, "origin": "partner"}
+        return {"pcCode": self.center.pc_code, "serviceId": rng.choice(self.center.service_ids), "origin": "partner"}
 
     def produce(
         self, request: Request, parts: dict[str, Any], *, key: str, repeated: bool = False, partition: int = -1
@@ -294,7 +307,7 @@ class Traffic:
     async def _checkin_and_read(self, rng: random.Random, visitor: Visitor) -> None:
         path = f"/visitors/{visitor.id}/checkins"
         request = Request(new_id(rng), "checkins.create", visitor.id)
-        created = _expect(await self._write(rng, request, "POST", path, self._checkin()), 201)
+        created = _expect(await self._write(rng, request, "POST", path, self._checkin(rng)), 201)
         read = await self.http.call("GET", f"{path}/{created.json()['data']['checkinId']}")
         if read.status_code != 200:
             raise Violation(

@@ -137,9 +137,13 @@ async def test_one_effect_for_each_request_is_accepted(oracle: Oracle) -> None:
     assert oracle.unanswered() == []
 
 
-def test_a_seed_draws_the_same_faults_of_different_groups() -> None:
+@pytest.mark.parametrize("group", faults.LANES)
+def test_a_seed_draws_the_same_faults_of_a_group(group: str) -> None:
     first, second = random.Random(1), random.Random(1)
-    rounds = [faults.draw(first) for _ in range(300)]
-    assert rounds == [faults.draw(second) for _ in range(300)]
-    assert [drawn for drawn in rounds if len({item.group for item in drawn}) != len(drawn)] == []
-    assert {item.kind for drawn in rounds for item in drawn} == {item.kind for item in faults.FAULTS}
+    drawn = [faults.draw(group, first) for _ in range(300)]
+    assert drawn == [faults.draw(group, second) for _ in range(300)]
+    assert {item.kind for item in drawn} == {item.kind for item in faults.FAULTS if item.group == group}
+
+
+def test_each_fault_has_a_lane() -> None:
+    assert {item.group for item in faults.FAULTS} == faults.LANES.keys() == faults.PAUSES.keys()
