@@ -20,6 +20,8 @@ TOOLS = {
     "npm": "npm 10 or newer (npm)",
     "go": "Go 1.26 or newer (go)",
     "pgbouncer": "PgBouncer (pgbouncer)",
+    "prometheus": "Prometheus (prometheus; Debian: apt-get install prometheus)",
+    "promtool": "promtool (promtool; it comes with Prometheus)",
     "chromium": "Chromium (chromium)",
     "chromedriver": "ChromeDriver (chromedriver; Debian's package is chromium-driver)",
 }

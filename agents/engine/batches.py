@@ -18,7 +18,7 @@ from agents.engine.lanes import Delivery, Event, Lane, OrderKey, Source, TopicPa
 from agents.engine.readiness import Readiness
 from agents.engine.retry import is_retryable, note_failure, pause_after
 from storage.database import is_too_slow
-from telemetry.metrics import BATCH_DURATION, FLOODS
+from telemetry.metrics import BATCH_DURATION, FLOODS, RETRIES
 from topics.supervision import Failed, Supervisor, interruptions_raised
 
 log = structlog.get_logger(__name__)
@@ -144,6 +144,7 @@ class Batches:
             lane = self._lanes[topic_partition] = Lane(topic_partition, self._source)
             # Prometheus does not notice the first increment of a counter that did not exist before.
             FLOODS.labels(*topic_partition)
+            RETRIES.labels(lane.name)
         self._feed.count += 1
         lane.put(event)
         self._lane_is_ready.set()

@@ -24,7 +24,7 @@ from agents.engine.retry import until_done
 from storage import outbox
 from storage.database import single_statements
 from storage.outbox import Ownership
-from telemetry.metrics import CHANGE_LATENCY, CHANGES, PUBLISHER
+from telemetry.metrics import CHANGE_LATENCY, CHANGES, PUBLISHER, RETRIES
 from topics.envelope import change_headers
 from topics.kafka import FencedProducer, Outgoing
 from topics.supervision import run_together
@@ -55,6 +55,7 @@ class Publisher:
         self._retrying = asyncio.Semaphore(1)
         for topic in producers:
             PUBLISHER.labels(topic).state("idle")
+            RETRIES.labels(f"{topic} publisher")
 
     def wake(self, topics: Iterable[str]) -> None:
         """Publish the changes of these topics now."""

@@ -19,10 +19,10 @@ import pytest_asyncio
 from markdown_it import MarkdownIt
 
 from runtime.dev import sample
+from tests.support.pages import ROOT, anchors
 from tests.support.stack import Stack, eventually
 from topics import names
 
-ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 PAGES = [
     ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("*.md")),
@@ -181,9 +181,4 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
         file = (page.parent / target).resolve() if target else page
         assert file.exists(), f"{page.name} links to {target}"
         if anchor:
-            assert anchor[1:] in _anchors(file), f"{page.name} links to {target}{anchor}"
-
-
-def _anchors(page: Path) -> set[str]:
-    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor[1:] in anchors(file), f"{page.name} links to {target}{anchor}"

@@ -2,7 +2,7 @@
 
 import httpx
 
-from tests.support import data
+from tests.support import data, queries
 from tests.support.metrics import Scrape, scrape
 from tests.support.stack import PARTITIONS, Process, Stack, eventually
 from topics import names
@@ -115,3 +115,21 @@ async def test_the_sizes_of_inbox_and_outbox_are_measured(stack: Stack, client: 
     scraped = await scrape(worker)
     assert scraped.value("visitor_outbox_rows", topic=CHANGES) == 0
     assert scraped.value("visitor_outbox_oldest_seconds", topic=CHANGES) == 0
+
+
+async def test_alerts_and_dashboards_use_only_metrics_and_labels_that_are_exported(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    assert (await client.post("/centers", json=data.center())).status_code == 201
+    worker, edge = _processes(stack)
+
+    async def changed_and_measured() -> bool:
+        scraped = await scrape(worker)
+        names = ("visitor_change_latency_seconds_count", "visitor_lag_seconds", "visitor_inbox_oldest_seconds")
+        return all(any(sample.name == name for sample in scraped.samples) for name in names)
+
+    await eventually("a change, and measurements", changed_and_measured)
+    exported: dict[str, set[str]] = {}
+    for sample in [*(await scrape(worker)).samples, *(await scrape(edge)).samples]:
+        exported.setdefault(sample.name, set()).update(sample.labels)
+    assert {query.place: each for query in queries.all_queries() if (each := query.unknown(exported))} == {}
