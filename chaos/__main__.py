@@ -85,10 +85,10 @@ async def _inject(
         report.faults[fault.kind] += 1
         console.print(f"{report.minute:6.2f} min  {fault.kind}, ended after {seconds:.1f} s", highlight=False)
 
-    await _probe(load, probes)
+    await _probe(cluster, load, probes)
     while report.minute < minutes:
         await faults.Round(cluster, load, random.Random(rng.getrandbits(64)), log).inject()
-        seconds = await _probe(load, probes)
+        seconds = await _probe(cluster, load, probes)
         report.recoveries.append(seconds)
         number = len(report.recoveries)
         console.print(f"{report.minute:6.2f} min  round {number}: recovery in {seconds:.1f} s", highlight=False)
@@ -97,9 +97,10 @@ async def _inject(
         _check_memory(cluster)
 
 
-async def _probe(load: traffic.Traffic, rng: random.Random) -> float:
+async def _probe(cluster: clusters.Cluster, load: traffic.Traffic, rng: random.Random) -> float:
     """The seconds until all partitions and edges work."""
     started = time.monotonic()
+    keeper = asyncio.create_task(cluster.keep_servers_running())
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             await load.probe(rng)
@@ -107,6 +108,8 @@ async def _probe(load: traffic.Traffic, rng: random.Random) -> float:
         raise oracle.Violation(
             f"recovery within {oracle.RECOVERY_SECONDS:.0f} s", f"none after {PROBE_SECONDS:.0f} s"
         ) from None
+    finally:
+        keeper.cancel()
     return time.monotonic() - started
 
 

@@ -164,6 +164,13 @@ class Cluster:
             return [process, *process.children(recursive=True)]
         return []
 
+    async def keep_servers_running(self) -> None:
+        """Start the servers that end after the faults of a round. Not for use while faults stop servers."""
+        while True:
+            for name in (*self.brokers, POSTGRES, STANDBY):
+                await self.start_if_ended(name)
+            await asyncio.sleep(1)
+
     async def start_if_ended(self, name: str) -> None:
         """Start a broker or PostgreSQL again if a fault made it end."""
         kind = "kafka" if name in self.brokers else "postgres"
