@@ -22,6 +22,7 @@ TOOLS = {
     "pgbouncer": "PgBouncer (pgbouncer)",
     "prometheus": "Prometheus (prometheus; Debian: apt-get install prometheus)",
     "promtool": "promtool (promtool; it comes with Prometheus)",
+    "kubectl": "kubectl (kubectl; Debian's package is kubernetes-client)",
     "chromium": "Chromium (chromium)",
     "chromedriver": "ChromeDriver (chromedriver; Debian's package is chromium-driver)",
 }
