@@ -84,8 +84,11 @@ def create(
 
 def _agent(app: Any, topic: str, receive: Callable[[Event], None]) -> None:
     async def hand_over(stream: Any) -> None:
-        async for event in stream.noack().events():
-            receive(event)
+        # The channel below the stream has all events of a hand-over at once. The stream takes a turn of the event loop
+        # for each.
+        async for event in stream.channel:
+            if event.message.generation_id == app.consumer_generation_id:
+                receive(event)
 
     channel = app.topic(topic, key_serializer="raw", value_serializer="raw", value_type=bytes)
     app.agent(channel, name=topic)(hand_over)
@@ -116,8 +119,8 @@ class FaustSource:
 
 
 def fetched(app: Any, topic_partition: TopicPartition) -> int | None:
-    """The next offset that aiokafka fetches of a partition; None if it has none. We do not call
-    `position()`: it may wait, and two such calls block Faust's thread."""
+    """The next offset that aiokafka fetches of a partition; None if it has none. We do not call `position()`, which may
+    wait."""
     client = app.consumer._thread._consumer
     subscription = client and client._subscription.subscription
     state = subscription and subscription.assignment and subscription.assignment.state_value(TP(*topic_partition))
@@ -126,13 +129,10 @@ def fetched(app: Any, topic_partition: TopicPartition) -> int | None:
 
 def ended_parts(app: Any) -> list[str]:
     """The background parts of a running app's consumer that have ended. Neither Faust nor aiokafka reports them."""
-    thread = app.consumer._thread
-    client = thread._consumer
+    client = app.consumer._thread._consumer
     if client is None or client._coordinator is None:
         return []
     ended = [f"aiokafka's {name}" for name in ended_tasks(client)]
-    if not thread._thread.is_alive():
-        ended.append("the consumer thread")
     coordinator = client._coordinator
     heartbeat = coordinator._heartbeat_task
     if heartbeat is not None and heartbeat.done() and not coordinator._rejoin_needed_fut.done():

@@ -4,7 +4,8 @@
 | --- | --- |
 | `_execute_noticed` | a task of Faust's that is cancelled by mistake ends unnoticed, for example the one that commits |
 | `_Fetcher` | Faust's task that hands messages over suppresses its cancellation and ends unnoticed |
-| `_ConsumerThread` | Faust has no setting for `isolation_level` and `consumer_timeout_ms` |
+| `_ClientService` | Faust reads in a thread of its own, and handing a fetch over between threads takes long |
+| `_ClientService._create_worker_consumer` | Faust has no setting for `isolation_level` and `consumer_timeout_ms` |
 | `_Consumer._wait_next_records` | Faust does not tell whether it is handing over the records of a fetch |
 | `_Consumer.wait_first` | Faust creates four tasks for each message, which takes half of its time |
 | `_Consumer.verify_all_partitions_active` | Faust reads a position that aiokafka may not have; the worker ends |
@@ -16,7 +17,7 @@
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import faust
@@ -25,6 +26,7 @@ from faust.transport.consumer import Fetcher
 from faust.transport.drivers import aiokafka
 from faust.types import TP
 from mode import Service
+from mode.utils.futures import maybe_async
 
 from topics.patches import require_versions
 from topics.supervision import TaskEnded
@@ -33,6 +35,9 @@ log = structlog.get_logger(__name__)
 
 PATCHED = {"faust-streaming": "0.15.3", "mode-streaming": "0.7.1"}
 """The version of each library that the patches were written for."""
+
+HANDED_OVER_AT_ONCE = 50
+"""How many messages are put into the agents' queues before the agents run."""
 
 
 def apply() -> None:
@@ -86,7 +91,30 @@ class _Fetcher(Fetcher):
             self.set_shutdown()
 
 
-class _ConsumerThread(aiokafka.AIOKafkaConsumerThread):
+class _ClientService(aiokafka.AIOKafkaConsumerThread):
+    """Runs aiokafka's consumer in the event loop of the worker, where Faust runs it in a thread with a second loop."""
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, thread_loop=consumer.loop, **options)
+
+    async def call_thread(self, fun: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        return await maybe_async(fun(*args, **options))
+
+    async def on_stop(self) -> None:
+        await self.on_thread_stop()
+        self.set_shutdown()
+
+    # A service that is no thread.
+    maybe_start, start, stop = Service.maybe_start, Service.start, Service.stop
+    crash = Service.crash  # type: ignore[assignment]
+    _stopped_set, set_shutdown = Service._stopped_set, Service.set_shutdown
+    _stop_children, _stop_futures = Service._stop_children, Service._stop_futures
+    _stop_exit_stacks = Service._stop_exit_stacks
+
+    @Service.task
+    async def _thread_keepalive(self) -> None:
+        """Do nothing; no thread needs to be kept awake."""
+
     def _create_worker_consumer(self, transport: Any) -> Any:
         """Set two options that Faust does not offer."""
         consumer = super()._create_worker_consumer(transport)
@@ -100,6 +128,7 @@ class _ConsumerThread(aiokafka.AIOKafkaConsumerThread):
 class _Consumer(aiokafka.Consumer):
     is_delivering = False
     """True while the records of a fetch are being handed over."""
+    _handed_over = 0
 
     async def _wait_next_records(self, timeout: float) -> Any:
         """Faust calls this when it has handed over all records of the last fetch."""
@@ -116,12 +145,14 @@ class _Consumer(aiokafka.Consumer):
         hand_over, suspended = coros
         suspended.close()
         await hand_over
-        # Let the agent run once. Otherwise its queue fills up, and each message costs more.
-        await asyncio.sleep(0)
+        self._handed_over += 1
+        if self._handed_over % HANDED_OVER_AT_ONCE == 0:
+            # Let the agents run. Otherwise their queues fill up, and each message costs more.
+            await asyncio.sleep(0)
         return None
 
     def _new_consumer_thread(self) -> Any:
-        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+        return _ClientService(self, loop=self.loop, beacon=self.beacon)
 
     async def verify_all_partitions_active(self) -> None:
         """Do nothing; `Engine._watch` watches progress. Faust would read a position that aiokafka does not know yet,

@@ -20,7 +20,6 @@ NEEDED = {
     # Faust's
     "Consumer._commit_handler": "Consumer._commit_handler",
     "_Fetcher._fetcher": "_Fetcher._fetcher",
-    "ServiceThread._serve": "Faust has crashed",
     # aiokafka's
     "Fetcher._fetch_requests_routine": "fetcher",
     "GroupCoordinator._coordination_routine": "coordination",

@@ -23,6 +23,7 @@ from faust.transport.consumer import Fetcher
 from faust.transport.drivers import aiokafka
 from faust.types import TP
 from mode import Service
+from mode.threads import ServiceThread
 
 from agents.engine import faust_patches
 from tests.support import bombs
@@ -167,6 +168,10 @@ async def test_faust_still_makes_four_tasks_to_hand_a_message_over(monkeypatch: 
     monkeypatch.setattr(asyncio, "ensure_future", counted)
     await Service().wait_first(asyncio.sleep(0), asyncio.Event().wait())
     assert len(made) == 4
+
+
+def test_faust_still_reads_in_a_thread() -> None:
+    assert issubclass(aiokafka.AIOKafkaConsumerThread, ServiceThread)
 
 
 async def test_faust_still_reads_a_position_that_aiokafka_may_not_have() -> None:
