@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -430,8 +431,10 @@ async def _close(client: AIOKafkaProducer) -> None:
         await abort(client)
 
 
+@lru_cache(maxsize=10_000)
 def partition_of(key: bytes, partitions: int) -> int:
-    """The partition that Kafka's default partitioner selects for a key."""
+    """The partition that Kafka's default partitioner selects for a key. Cached, because murmur2 is in Python; visitors
+    who enter soon leave."""
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
