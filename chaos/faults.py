@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from subprocess import TimeoutExpired
+from typing import NamedTuple
 
 import psutil
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
@@ -39,22 +40,25 @@ GROWING = ("visitor.visits.requests", "visitor.optins.requests", "visitor.querie
 """Topics that get more partitions. Those of the changes do not, see docs/consume-changes.md."""
 
 
-LANES = {
-    "workers": 1, "edges": 1, "clocks": 1, "brokers": 1, "postgres": 1, "network": 3, "topics": 1, "load": 1,
-}  # fmt: skip
-"""How many faults of each group happen at the same time. Never two of one broker, so that acknowledged messages keep a
-replica."""
-PAUSES = {
-    "workers": 4.0,
-    "edges": 2.0,
-    "clocks": 2.0,
-    "brokers": 4.0,
-    "postgres": 3.0,
-    "network": 1.0,
-    "topics": 15.0,
-    "load": 20.0,
+class Group(NamedTuple):
+    """Faults of which at most `lanes` happen at the same time. `pause` is the mean number of seconds between two faults
+    of a lane."""
+
+    lanes: int
+    pause: float
+
+
+GROUPS = {
+    "workers": Group(lanes=1, pause=4),
+    "edges": Group(lanes=1, pause=2),
+    "clocks": Group(lanes=1, pause=2),
+    # Never two: acknowledged messages keep a replica.
+    "brokers": Group(lanes=1, pause=4),
+    "postgres": Group(lanes=1, pause=3),
+    "network": Group(lanes=3, pause=1),
+    "topics": Group(lanes=1, pause=15),
+    "load": Group(lanes=1, pause=20),
 }
-"""The mean number of seconds between two faults of a lane."""
 SHORT_ROUND, LONG_ROUND = 15.0, 90.0
 """The seconds in which the faults of a round begin."""
 LONG_ROUNDS = 0.2
@@ -78,7 +82,7 @@ class Run:
     def link(self) -> Proxy:
         """A proxy between two parts that no other lane uses."""
         links = sorted(self.cluster.links)
-        return self.cluster.links[self.rng.choice(links[self.lane :: LANES["network"]])]
+        return self.cluster.links[self.rng.choice(links[self.lane :: GROUPS["network"].lanes])]
 
     def long(self) -> float:
         """A number of seconds up to the end of the round, at least 5; short ones are more frequent."""
@@ -111,36 +115,30 @@ def draw(group: str, rng: random.Random) -> Fault:
     return rng.choices(choices, [item.weight for item in choices])[0]
 
 
-class Round:
-    """Faults in all lanes, side by side. A seed draws the same faults for a lane each time; how many of them happen
-    depends on the machine."""
+async def inject_round(
+    cluster: Cluster, traffic: Traffic, rng: random.Random, log: Callable[[Fault, float], None]
+) -> None:
+    """Inject faults in all lanes, side by side, and return when they have ended. `log` gets each with its seconds.
 
-    def __init__(
-        self, cluster: Cluster, traffic: Traffic, rng: random.Random, log: Callable[[Fault, float], None]
-    ) -> None:
-        self._log = log
-        ends = time.monotonic() + (LONG_ROUND if rng.random() < LONG_ROUNDS else SHORT_ROUND)
-        self._lanes = [
-            (group, Run(cluster, traffic, random.Random(rng.getrandbits(64)), lane, ends))
-            for group, count in LANES.items() for lane in range(count)
-        ]  # fmt: skip
+    A seed draws the same faults for a lane each time; how many of them happen depends on the machine."""
+    ends = time.monotonic() + (LONG_ROUND if rng.random() < LONG_ROUNDS else SHORT_ROUND)
+    async with asyncio.TaskGroup() as lanes:
+        for name, group in GROUPS.items():
+            for lane in range(group.lanes):
+                run = Run(cluster, traffic, random.Random(rng.getrandbits(64)), lane, ends)
+                lanes.create_task(_inject_in_lane(name, run, log))
 
-    async def inject(self) -> None:
-        """Return when all faults have ended."""
-        async with asyncio.TaskGroup() as lanes:
-            for group, run in self._lanes:
-                lanes.create_task(self._inject_in_lane(group, run))
 
-    async def _inject_in_lane(self, group: str, run: Run) -> None:
-        while True:
-            pause = run.rng.expovariate(1 / PAUSES[group])
-            if time.monotonic() + pause > run.ends:
-                return
-            await asyncio.sleep(pause)
-            chosen = draw(group, run.rng)
-            started = time.monotonic()
-            await chosen.inject(run)
-            self._log(chosen, time.monotonic() - started)
+async def _inject_in_lane(group: str, run: Run, log: Callable[[Fault, float], None]) -> None:
+    while True:
+        pause = run.rng.expovariate(1 / GROUPS[group].pause)
+        if time.monotonic() + pause > run.ends:
+            return
+        await asyncio.sleep(pause)
+        chosen = draw(group, run.rng)
+        started = time.monotonic()
+        await chosen.inject(run)
+        log(chosen, time.monotonic() - started)
 
 
 @fault("kill -9 of a worker", "workers")

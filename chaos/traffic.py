@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -18,7 +18,7 @@ MESSAGES_PER_SECOND = 8.0
 OVERLOAD = 10
 CALLERS = 4
 VISITORS_PER_CALLER = 4
-OTHER_VISITORS = 40
+OTHER_VISITORS = 60
 """Enough that most messages of an overload are about different visitors: those of one visitor wait for each other."""
 SERVICES = 8
 DUPLICATES = 0.05
@@ -259,21 +259,34 @@ class Traffic:
         for _ in range(1 + repeated):
             send()
 
-    async def probe(self, rng: random.Random) -> None:
-        """Return when each partition of the visits' requests has answered a new message, and each edge a new call."""
+    async def probe(self, rng: random.Random) -> dict[str, float]:
+        """Return when each partition of the visits' requests has answered a new message, and each edge a new call; with
+        the seconds that each of them took."""
+        started = time.monotonic()
         assert self._producer is not None
         # The producer asks itself, so that it knows partitions that were added a moment ago.
         metadata = await asyncio.to_thread(self._producer.list_topics, _PROBED, timeout=60)
         partitions = len(metadata.topics[_PROBED].partitions)
-        visitor = self.visitors[0]
-        probes = [Request(new_id(rng), "visits.create", visitor.id) for _ in range(partitions)]
-        for number, request in enumerate(probes):
+        # One visitor for each partition: requests about one visitor wait for each other.
+        visitors = [self.visitors[number % len(self.visitors)] for number in range(partitions)]
+        probes = [Request(new_id(rng), "visits.create", visitor.id) for visitor in visitors]
+        for number, (request, visitor) in enumerate(zip(probes, visitors, strict=True)):
             self.produce(request, self._parts(rng, request, visitor), key=visitor.id, partition=number)
-        edges = range(len(self.http.edge_urls()))
+        seconds = {}
+
+        async def timed(name: str, answer: Awaitable[Any]) -> None:
+            await answer
+            seconds[name] = time.monotonic() - started
+
+        path = f"/visitors/{visitors[0].id}"
         await asyncio.gather(
-            *(self.http.call("GET", f"/visitors/{visitor.id}", edge=edge) for edge in edges),
-            *(self.oracle.has_result(request.id) for request in probes),
+            *(
+                timed(f"edge {edge}", self.http.call("GET", path, edge=edge))
+                for edge in range(len(self.http.edge_urls()))
+            ),
+            *(timed(f"partition {number}", self.oracle.has_result(each.id)) for number, each in enumerate(probes)),
         )
+        return seconds
 
     # HTTP calls
 
