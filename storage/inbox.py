@@ -86,7 +86,7 @@ _KEY = tuple(INBOX.c[name] for name in RequestKey._fields)
 _LOOKED_UP = unnest_rows(**{column.name: column.type for column in _KEY})
 _FIND = sa.select(INBOX).where(*(column == sa.bindparam(column.name) for column in _KEY))
 _ACCESSES = (
-    sa.select(INBOX.c.received_at, INBOX.c.source, INBOX.c.operation, INBOX.c.status)
+    sa.select(INBOX.c.received_at, INBOX.c.source, INBOX.c.operation, INBOX.c.status, INBOX.c.request_id)
     .where(
         (INBOX.c.visitor_id == sa.bindparam("visitor_id"))
         | INBOX.c.visitor_ids.overlap(sa.bindparam("visitors", type_=ARRAY(sa.Uuid)))
@@ -143,7 +143,36 @@ _OF_VISITOR = (
     )
     .order_by(INBOX.c.received_at)
 )
+SENDERS_LIMIT = 10_000
+"""Senders among which `with_id` looks for a request."""
 PRUNE_LIMIT = 5_000
+
+
+def _with_id() -> Any:
+    """The entries with a request id, or with the idempotency key of an HTTP call: its request id is `<caller>/<key>`,
+    and its source ends with `/<caller>`.
+
+    The primary key begins with the topic and the source, so the statement jumps from each pair of these to the next
+    one, and looks up the id for each pair. It reads as many index entries as there are senders, however many requests
+    the inbox has."""
+    pair = sa.tuple_(INBOX.c.topic, INBOX.c.source)
+    in_order = sa.select(INBOX.c.topic, INBOX.c.source).order_by(INBOX.c.topic, INBOX.c.source).limit(1)
+    senders = in_order.subquery("first").select().cte("senders", recursive=True)
+    following = in_order.where(pair > sa.tuple_(senders.c.topic, senders.c.source)).lateral("following")
+    senders = senders.union_all(sa.select(following.c.topic, following.c.source).select_from(senders, following))
+    some = sa.select(senders).limit(SENDERS_LIMIT).subquery("some")
+    request_id = sa.bindparam("request_id", type_=sa.Text)
+    caller = sa.func.regexp_replace(some.c.source, "^[^/]*/", "")
+    entry = (
+        sa.select(INBOX)
+        .where(
+            INBOX.c.topic == some.c.topic,
+            INBOX.c.source == some.c.source,
+            INBOX.c.request_id == sa.any_(postgresql.array([request_id, caller + "/" + request_id])),
+        )
+        .lateral("entry")
+    )
+    return sa.select(entry).select_from(some, entry)
 
 
 def _prune() -> Any:
@@ -163,7 +192,7 @@ def _prune() -> Any:
     )
 
 
-_PRUNE = _prune()
+_PRUNE, _WITH_ID = _prune(), _with_id()
 
 
 async def oldest_seconds(conn: AsyncConnection) -> float | None:
@@ -178,6 +207,24 @@ async def find(conn: AsyncConnection, key: RequestKey) -> Entry | None:
     return None if row is None else Entry(*row[: len(Entry._fields) - 1])
 
 
+class Receipt(NamedTuple):
+    """An answered request, and when the service applied it."""
+
+    entry: Entry
+    received_at: datetime
+
+
+async def with_id(conn: AsyncConnection, request_id: str) -> list[Receipt]:
+    """The requests with this id, of all topics and sources. Of an HTTP call, the idempotency key is sufficient."""
+    rows = await conn.execute(_WITH_ID, {"request_id": request_id})
+    return [Receipt(_entry(row), row.received_at) for row in rows]
+
+
+def _entry(row: Any) -> Entry:
+    visitors = row.visitor_ids or ([] if row.visitor_id is None else [row.visitor_id])
+    return Entry(**{name: getattr(row, name) for name in _STORED}, visitors=visitors)
+
+
 class Access(NamedTuple):
     """A write that changed data of a visitor."""
 
@@ -185,6 +232,7 @@ class Access(NamedTuple):
     source: str
     operation: str
     status: int
+    request_id: str
 
 
 async def accesses(conn: AsyncConnection, visitor_id: UUID) -> Sequence[Access]:
