@@ -1,33 +1,138 @@
-"""Reads what a topic has now."""
+"""Reads what topics have now: a whole topic, a period of several topics, or one record."""
 
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from topics.kafka import KafkaSettings, close_consumer, ended_tasks
 
+FETCH_BYTES = 8 * 2**20
+"""Bytes of one fetch of a period. The consumer's default of 50 MB would be in memory at once."""
+
 
 async def records(settings: KafkaSettings, topic: str) -> AsyncIterator[Any]:
     """The records that a topic has now; those of one partition in order. Raises KafkaError."""
+    async with _consumer(settings, topic) as consumer:
+        ends = await consumer.end_offsets(list(consumer.assignment()))
+        async for record in _up_to(consumer, ends):
+            yield record
+
+
+@dataclass
+class Period:
+    """The records of topics between two times, at most `limit` of them. After `records` has ended, `is_complete` is
+    False if there are more."""
+
+    settings: KafkaSettings
+    since: datetime
+    until: datetime
+    limit: int
+    is_complete: bool = True
+
+    async def records(
+        self, topics: Iterable[str], partition_of: Callable[[int], int] | None = None
+    ) -> AsyncIterator[Any]:
+        """Those of one partition in order. A topic that does not exist has none. If `partition_of` is set, it says
+        which one of how many partitions of each topic to read. Raises KafkaError."""
+        count = 0
+        async with _consumer(self.settings, fetch_max_bytes=FETCH_BYTES) as consumer:
+            partitions = await _partitions(consumer, topics)
+            if partition_of is not None:
+                counts = Counter(each.topic for each in partitions)
+                partitions = {each for each in partitions if each.partition == partition_of(counts[each.topic])}
+            ends = await _seek_to_time(consumer, partitions, self.since)
+            async for record in _up_to(consumer, ends, until=_milliseconds(self.until)):
+                if count == self.limit:
+                    self.is_complete = False
+                    return
+                count += 1
+                yield record
+
+
+async def record_at(settings: KafkaSettings, topic: str, partition: int, offset: int) -> Any | None:
+    """The record at a position; None if the topic does not have it, or not any more. Raises KafkaError."""
+    position = TopicPartition(topic, partition)
+    async with _consumer(settings) as consumer:
+        if position not in await _partitions(consumer, [topic]):
+            return None
+        start, end = await consumer.beginning_offsets([position]), await consumer.end_offsets([position])
+        if not start[position] <= offset < end[position]:
+            return None
+        consumer.assign([position])
+        consumer.seek(position, offset)
+        async for record in _up_to(consumer, {position: offset + 1}):
+            return record
+    return None
+
+
+async def _seek_to_time(
+    consumer: AIOKafkaConsumer, partitions: Collection[TopicPartition], time: datetime
+) -> dict[TopicPartition, int]:
+    """Assign those partitions that have records of this time or later, each from the first such record. Returns the
+    ends of these partitions."""
+    if not partitions:
+        return {}
+    first = await consumer.offsets_for_times(dict.fromkeys(partitions, _milliseconds(time)))
+    starts = {each: start.offset for each, start in first.items() if start is not None}
+    ends: dict[TopicPartition, int] = await consumer.end_offsets(list(starts)) if starts else {}
+    consumer.assign(list(starts))
+    for each, offset in starts.items():
+        consumer.seek(each, offset)
+    return ends
+
+
+def _milliseconds(time: datetime) -> int:
+    return round(time.timestamp() * 1000)
+
+
+@asynccontextmanager
+async def _consumer(settings: KafkaSettings, *topics: str, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer without a group, to which all partitions of the topics are assigned."""
     consumer = AIOKafkaConsumer(
-        topic,
+        *topics,
         **settings.client(),
+        **options,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         isolation_level="read_committed",
     )
     try:
         await consumer.start()
-        ends = await consumer.end_offsets(list(consumer.assignment()))
-        while unfinished := [each for each, end in ends.items() if await consumer.position(each) < end]:
-            batches = await consumer.getmany(*unfinished, timeout_ms=500)
-            for partition, batch in batches.items():
-                for record in batch:
-                    if record.offset < ends[partition]:
-                        yield record
-            if ended := ended_tasks(consumer):
-                raise KafkaError(f"the consumer's background tasks have ended: {', '.join(ended)}")
+        yield consumer
     finally:
         await close_consumer(consumer)
+
+
+async def _partitions(consumer: AIOKafkaConsumer, topics: Iterable[str]) -> set[TopicPartition]:
+    """The partitions of those topics that exist."""
+    selected = list(topics)
+    await consumer._client.set_topics(selected)
+    return {
+        TopicPartition(topic, number) for topic in selected for number in consumer.partitions_for_topic(topic) or ()
+    }
+
+
+async def _up_to(
+    consumer: AIOKafkaConsumer, ends: Mapping[TopicPartition, int], until: int | None = None
+) -> AsyncIterator[Any]:
+    """The records of these partitions from the consumer's positions up to the offsets `ends`, and up to the time
+    `until` in milliseconds. Raises KafkaError."""
+    unfinished = {each for each, end in ends.items() if await consumer.position(each) < end}
+    while unfinished:
+        batches = await consumer.getmany(*unfinished, timeout_ms=500)
+        for partition, batch in batches.items():
+            for record in batch:
+                if until is not None and record.timestamp > until:
+                    unfinished.discard(partition)
+                    break
+                if record.offset < ends[partition]:
+                    yield record
+        unfinished -= {each for each in unfinished if await consumer.position(each) >= ends[each]}
+        if ended := ended_tasks(consumer):
+            raise KafkaError(f"the consumer's background tasks have ended: {', '.join(ended)}")
