@@ -5,7 +5,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from starlette.middleware.cors import CORSMiddleware
@@ -33,17 +33,34 @@ from topics.supervision import Supervisor
 log = structlog.get_logger(__name__)
 
 
+class Mounted(Protocol):
+    """An application that answers all calls of `path` and below it."""
+
+    path: str
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+    async def run(self) -> None:
+        """What it does in the background, until cancelled."""
+
+
 class Edge:
     """The HTTP application and its connection to Kafka. When the edge can no longer work, it sets `failure` to the
-    reason and calls `ended`."""
+    reason and calls `ended`. `mount` makes an application that is served beside the operations."""
 
     def __init__(
-        self, kafka: KafkaSettings, settings: HttpSettings, catalogue: Catalogue, ended: Callable[[], None]
+        self,
+        kafka: KafkaSettings,
+        settings: HttpSettings,
+        catalogue: Catalogue,
+        ended: Callable[[], None],
+        mount: Callable[[Authentication], Mounted] | None = None,
     ) -> None:
         self.failure: BaseException | None = None
         self._ended = ended
         self._router = ReplyRouter(kafka, settings.reply_partition, self._fail)
         self._authentication = Authentication(settings, catalogue.families)
+        self._mounted = None if mount is None else mount(self._authentication)
         self._supervisor = Supervisor(self._fail)
         self._routes = self._create_routes(catalogue, kafka, settings)
         self._lifespan = Router(lifespan=self.running)
@@ -71,6 +88,9 @@ class Edge:
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
             return
+        if self._mounted is not None and f"{scope['path']}/".startswith(f"{self._mounted.path}/"):
+            await self._mounted(scope, receive, send)
+            return
         response = await self._respond(Request(scope, receive))
         await response(scope, receive, send)
 
@@ -95,6 +115,8 @@ class Edge:
         self._supervisor.start("keys", self._authentication.keys.watch())
         if self._authentication.issuer is not None:
             self._supervisor.start("issuer", self._authentication.issuer.watch())
+        if self._mounted is not None:
+            self._supervisor.start("mounted application", self._mounted.run())
         try:
             yield
         finally:

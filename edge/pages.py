@@ -35,9 +35,11 @@ _POLICY = (
 class Page:
     """A file that never changes while the edge runs. Browsers ask whether it has changed before they use their copy."""
 
-    def __init__(self, content: bytes, media_type: str) -> None:
+    def __init__(self, content: bytes, media_type: str, policy: str = _POLICY) -> None:
+        """`policy` is the Content-Security-Policy."""
         self._content = content
         self._media_type = media_type
+        self._policy = policy
         self._compressed: bytes | None = None
         self._tag = conditional.tag_of_content(content)
 
@@ -45,7 +47,7 @@ class Page:
         fields = {
             "ETag": self._tag,
             "Cache-Control": "no-cache",
-            "Content-Security-Policy": _POLICY,
+            "Content-Security-Policy": self._policy,
             "Vary": "Accept-Encoding",
         }
         if conditional.is_cached(self._tag, request.headers.getlist("if-none-match")):

@@ -7,6 +7,8 @@ OWN: Mapping[str, str] = {
     "visitors.eventToken": "visitors:event-token",
 }
 """By operation, the scope that it needs instead of that of its family. `*:read` and `*:write` do not include it."""
+OPERATOR = "operator"
+"""The scope of operators, who may use the console. `*:read` and `*:write` do not include it."""
 FURTHER: Mapping[str, str] = {"visitors.details": "parking:read"}
 """By operation, a scope that it needs as well, because its reply has records of another family: here vehicles, and
 cards with the tokens of the payment provider."""
@@ -31,7 +33,7 @@ def expand(scopes: Iterable[str], families: Collection[str]) -> frozenset[str]:
     """The scopes, with those of all families instead of `*:read` and `*:write`. Raises ValueError for an unknown
     scope."""
     by_wildcard = {f"*:{action}": {f"{family}:{action}" for family in families} for action in _ACTIONS}
-    single_scopes = set(OWN.values()).union(*by_wildcard.values())
+    single_scopes = {OPERATOR, *OWN.values()}.union(*by_wildcard.values())
     expanded: set[str] = set()
     for scope in scopes:
         if scope not in single_scopes and scope not in by_wildcard:
@@ -41,4 +43,4 @@ def expand(scopes: Iterable[str], families: Collection[str]) -> frozenset[str]:
 
 
 def every(families: Collection[str]) -> frozenset[str]:
-    return expand((*WILDCARDS, *OWN.values()), families)
+    return expand((*WILDCARDS, *OWN.values(), OPERATOR), families)

@@ -15,6 +15,9 @@ class HttpSettings(BaseModel):
     metrics_host: str = Field("127.0.0.1", description="Address to serve the metrics on.")
     metrics_port: int = Field(8082, ge=0, le=65535, description="Port for the metrics; 0 switches them off.")
     docs: bool = Field(True, description="Whether to serve /docs, /redoc, /asyncapi and the documents that they show.")
+    console: bool = Field(
+        False, description="Whether to serve /console to operators; the edge then needs VISITOR_DATABASE_URL, too."
+    )
     keys: Path | None = Field(None, description="File with the hashes of API keys; `visitor key` prints its entries.")
     oidc_issuer: str | None = Field(None, description="URL of the OpenID Connect issuer whose tokens identify callers.")
     oidc_audience: str | None = Field(None, description="Audience that tokens must have: the name of this API there.")

@@ -1,7 +1,7 @@
 """Edges without Kafka."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ import pytest
 
 from agents.catalogue import CATALOGUE
 from edge import keys
-from edge.app import Edge
+from edge.app import Edge, Mounted
+from edge.authentication import Authentication
 from edge.reply_router import Reply, ReplyRouter
 from edge.settings import HttpSettings
 from topics.envelope import RequestHeaders
@@ -63,11 +64,14 @@ def entry(name: str, key: str, more: str = "") -> str:
 
 @asynccontextmanager
 async def running_edge(
-    monkeypatch: pytest.MonkeyPatch, router: type[ReplyRouter] = ImmediateReplyRouter, **settings: Any
+    monkeypatch: pytest.MonkeyPatch,
+    router: type[ReplyRouter] = ImmediateReplyRouter,
+    mount: Callable[[Authentication], Mounted] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an edge with these settings."""
     monkeypatch.setattr("edge.app.ReplyRouter", router)
-    edge = Edge(KafkaSettings(bootstrap="nowhere:1"), HttpSettings(**settings), CATALOGUE, lambda: None)
+    edge = Edge(KafkaSettings(bootstrap="nowhere:1"), HttpSettings(**settings), CATALOGUE, lambda: None, mount)
     transport = httpx.ASGITransport(edge.asgi)
     async with edge.running(None), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
