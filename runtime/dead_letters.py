@@ -1,5 +1,6 @@
 """`visitor dead-letters`: lists dead letters, sends them again, and marks what was done with them."""
 
+import heapq
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -103,6 +104,24 @@ class DeadLetters:
         letters = [letter async for letter, _ in self._matching(selection)]
         letters.sort(key=lambda letter: (letter.written_at, letter.position))
         return [MarkedLetter(letter, marks.get(_mark_key(letter))) for letter in letters]
+
+    async def newest(
+        self, selection: Filter, limit: int, *, include_marked: bool
+    ) -> tuple[list[MarkedLetter], Counter[str]]:
+        """The newest dead letters of a filter, newest first, at most `limit`, and the counts of all of them by reason.
+        Raises KafkaError."""
+        marks = await self._marks()
+        counts: Counter[str] = Counter()
+        newest: list[tuple[datetime, Position, MarkedLetter]] = []
+        async for letter, _ in self._matching(selection):
+            mark = marks.get(_mark_key(letter))
+            if mark is not None and not include_marked:
+                continue
+            counts[letter.reason] += 1
+            heapq.heappush(newest, (letter.written_at, letter.position, MarkedLetter(letter, mark)))
+            if len(newest) > limit:
+                heapq.heappop(newest)
+        return [marked for *_, marked in sorted(newest, reverse=True)], counts
 
     async def content(self, position: Position) -> dict[str, Any]:
         """A dead letter with its decoded content. Raises NoSuchDeadLetter, KafkaError."""

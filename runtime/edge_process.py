@@ -7,7 +7,8 @@ import uvicorn
 from prometheus_client import start_http_server
 
 from agents.catalogue import Catalogue
-from edge.app import Edge
+from edge.app import Edge, Mounted
+from edge.authentication import Authentication
 from edge.http_protocol import HttpProtocol
 from runtime.settings import Settings
 from telemetry.metrics import EDGE
@@ -30,8 +31,14 @@ def run(settings: Settings, catalogue: Catalogue) -> int:
     def stop() -> None:
         server.should_exit = True
 
+    def create_console(authentication: Authentication) -> Mounted:
+        from runtime.console.app import Console  # an edge without it needs no database driver
+
+        return Console(settings, authentication, is_stopping=lambda: server.should_exit)
+
     patches.apply()
-    edge = Edge(settings.kafka, settings.http, catalogue, ended=stop)
+    mount = create_console if settings.http.console else None
+    edge = Edge(settings.kafka, settings.http, catalogue, ended=stop, mount=mount)
     config = uvicorn.Config(
         edge.asgi,
         http=HttpProtocol,

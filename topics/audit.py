@@ -17,7 +17,7 @@ def is_enabled() -> bool:
 
 def write(*, caller: str | None, operation: str, visitors: Iterable[UUID], status: int, via: str) -> None:
     """`caller` is the ce_source: the API key, the subject of a token, or the sender of a message. `via` is `edge` for a
-    call that the edge refused, else the position of the message."""
+    call that the edge refused, `console` for what an operator looked at, else the position of the message."""
     line = {
         "time": datetime.now(UTC),
         "caller": caller,

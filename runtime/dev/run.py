@@ -236,6 +236,7 @@ class _Dev:
         self._console.print(
             f"\nReady after {seconds:.0f} s.\n"
             f"  HTTP     {self._url}/docs\n"
+            f"  Console  {self._url}/console\n"
             f"  Kafka    {kafka.bootstrap}\n"
             f"  Try      {command}\n"
             f"  Watch    VISITOR_KAFKA_BOOTSTRAP={kafka.bootstrap} {Path(sys.argv[0]).parent / 'visitor'}"
@@ -324,6 +325,7 @@ def _environment(postgres: Postgres, kafka: Kafka, examples: Path) -> Mapping[st
     return {
         "VISITOR_HTTP_EXAMPLES": str(examples),
         "VISITOR_HTTP_METRICS_PORT": "0",
+        "VISITOR_HTTP_CONSOLE": "true",
         "VISITOR_DATABASE_URL": postgres.url,
         "VISITOR_KAFKA_BOOTSTRAP": kafka.bootstrap,
         "VISITOR_LOG_FORMAT": "json",

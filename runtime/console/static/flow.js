@@ -1,0 +1,143 @@
+// What the installation does now: whether it is well, its numbers, and the flow of the data.
+
+import { announce, h, notice, s, setText } from "./dom.js";
+import { clock, compact, count, duration, plural, rate } from "./format.js";
+import { listen } from "./live.js";
+import { Picture } from "./picture.js";
+import { workerList } from "./workers.js";
+
+const LATE_SECONDS = 10;
+const OLD_CHANGE_SECONDS = 30;
+const RECENT_MILLISECONDS = 300_000;
+
+// The problems of a state, each as [level, message]. The runbook says what to do about each.
+export function verdicts(state) {
+  const { kafka, database } = state;
+  const found = [];
+  if (kafka.unavailable) found.push(["bad", `Kafka: ${kafka.unavailable}`]);
+  if (database.unavailable) found.push(["bad", `PostgreSQL: ${database.unavailable}`]);
+  if (!kafka.unavailable) {
+    if (kafka.missingTopics.length) found.push(["bad", `Missing topics: ${kafka.missingTopics.join(", ")}. Run \`visitor topics\`.`]);
+    if (!kafka.workers.length) found.push(["bad", "No worker runs: requests wait until one starts."]);
+    else for (const group of kafka.groups.filter((group) => group.state !== "Stable")) {
+      found.push(["warn", `The consumer group ${group.name} is ${group.state}: its partitions are being distributed.`]);
+    }
+    for (const { topic, lagSeconds } of [...kafka.families.map((family) => family.requests), kafka.queries]) {
+      if (lagSeconds > LATE_SECONDS) found.push(["warn", `${topic} is late by ${duration(lagSeconds)}.`]);
+    }
+  }
+  const isRecent = (letter) => Date.parse(state.time) - Date.parse(letter.writtenAt) < RECENT_MILLISECONDS;
+  if (kafka.deadLetters?.newest.some(isRecent)) {
+    found.push(["warn", "Dead letters were written in the last five minutes: messages that cannot be read, or met a bug."]);
+  }
+  if (database.oldestChangeSeconds > OLD_CHANGE_SECONDS) {
+    found.push(["warn", `The oldest change in the outbox has waited ${duration(database.oldestChangeSeconds)} for its publisher.`]);
+  }
+  if (database.lockWaits) found.push(["warn", `${plural(database.lockWaits, "transaction")} in PostgreSQL wait for a lock.`]);
+  return found;
+}
+
+function lead(state) {
+  const last = state.points[state.points.length - 1];
+  if (state.kafka.unavailable) return "";
+  const lag = last.lag ? `${plural(last.lag, "message")} waiting` : "nothing waiting";
+  return `${plural(state.kafka.workers.length, "worker")}, ${rate(last.requests)} requests, ${lag}. As of ${clock(state.time)} UTC.`;
+}
+
+function perSecond(value) {
+  return value < 10 ? value.toFixed(1) : compact(value);
+}
+
+class Tile {
+  constructor(name, label, unit, format) {
+    this.name = name;
+    this.format = format;
+    this.number = h("span", {}, "–");
+    this.line = s("path", { class: "line" });
+    this.area = s("path", { class: "area" });
+    this.element = h("div", { class: "card tile" },
+      h("dt", {}, label),
+      h("dd", {}, this.number, h("small", {}, unit)),
+      s("svg", { viewBox: "0 0 149 36", preserveAspectRatio: "none", "aria-hidden": "true" }, this.area, this.line));
+  }
+
+  update(points) {
+    const values = points.map((point) => point[this.name]);
+    const last = values[values.length - 1];
+    setText(this.number, last === null ? "–" : this.format(last));
+    const most = Math.max(1, ...values.map((value) => value ?? 0));
+    const start = 150 - values.length;
+    const path = values.map((value, i) => `${i ? "L" : "M"}${start + i} ${(34 - 28 * (value ?? 0) / most).toFixed(1)}`).join("");
+    this.line.setAttribute("d", path);
+    this.area.setAttribute("d", values.length ? `${path}L149 36L${start} 36Z` : "");
+  }
+}
+
+function familyRow({ name, requests, results, changes }) {
+  return h("tr", {},
+    h("th", { scope: "row" }, name),
+    h("td", { class: "number" }, rate(requests.perSecond)),
+    h("td", { class: "number" }, requests.lag ? `${count(requests.lag)} (${duration(requests.lagSeconds)})` : "0"),
+    h("td", { class: "number optional" }, rate(results.perSecond)),
+    h("td", { class: "number" }, rate(changes.atMostPerSecond)),
+    h("td", { class: "number optional" }, count(changes.waiting)));
+}
+
+export function flowView(content) {
+  const summary = h("p", { class: "lead" }, "Reading Kafka and PostgreSQL …");
+  const problems = h("ul", { class: "notices" });
+  const tiles = [
+    new Tile("requests", "Requests and reads", "per second", perSecond),
+    new Tile("changes", "Changes committed", "per second", perSecond),
+    new Tile("lag", "Lag of the workers", "waiting", compact),
+    new Tile("outbox", "In the outbox", "waiting", compact),
+  ];
+  const picture = new Picture();
+  const families = h("tbody", {});
+  const headings = [["Family", ""], ["Requests", "number"], ["Lag", "number"], ["Results", "number optional"],
+    ["Changes, at most", "number"], ["In the outbox", "number optional"]];
+  const familyTable = h("div", { class: "card flush" }, h("table", {},
+    h("caption", { class: "visually-hidden" }, "Families"),
+    h("thead", {}, h("tr", {}, headings.map(([text, style]) => h("th", { scope: "col", class: style }, text)))),
+    families));
+  const workers = h("div", {});
+  const newest = h("div", {});
+  content.append(
+    summary,
+    problems,
+    h("dl", { class: "tiles" }, tiles.map((tile) => tile.element)),
+    h("section", { "aria-labelledby": "picture-title" }, h("h2", { id: "picture-title" }, "From request to change"), picture.element),
+    h("section", {}, h("h2", {}, "Families"), h("p", { class: "lead" },
+      "Per second, over the last two seconds. Change topics also count the markers of transactions."), familyTable),
+    h("section", {}, h("h2", {}, "Workers"), workers),
+    h("section", {}, h("h2", {}, "Newest dead letters"), newest),
+  );
+
+  let announced = null;
+  const stop = listen((state) => {
+    setText(summary, lead(state));
+    const found = verdicts(state);
+    const text = JSON.stringify(found.map(([level, message]) => [level, message.replace(/[\d.,]+ ?(ms|s|min|h|days)?/g, "")]));
+    problems.replaceChildren(...(found.length ? found : [["ok", "Requests are applied as they arrive."]]).map(([level, message]) => notice(level, message)));
+    if (announced !== null && announced !== text) {
+      announce(found.map(([, message]) => message).join(" ") || "The problems are gone.");
+    }
+    announced = text;
+    for (const tile of tiles) tile.update(state.points);
+    picture.update(state);
+    if (state.kafka.unavailable) return;
+    families.replaceChildren(...state.kafka.families.map(familyRow));
+    workers.replaceChildren(workerList(state.kafka));
+    const letters = state.kafka.deadLetters.newest;
+    newest.replaceChildren(letters.length
+      ? h("ul", { class: "card stack" }, letters.slice(0, 5).map((letter) => h("li", {},
+        h("span", { class: "badge bad" }, letter.reason), " ",
+        h("a", { href: `#/dead-letters?id=${letter.id}` }, `Dead letter ${letter.id}`), " ",
+        h("span", { class: "muted" }, `of ${letter.topic || "an unknown topic"}, ${clock(letter.writtenAt)} UTC on ${letter.writtenAt.slice(0, 10)}`))))
+      : h("p", { class: "card empty" }, "There are no dead letters."));
+  });
+  return () => {
+    stop();
+    picture.close();
+  };
+}

@@ -1,0 +1,75 @@
+// The topics with their schemas, and the workers that read them.
+
+import { get } from "./api.js";
+import { ask, h, notices, prose, table } from "./dom.js";
+import { count, duration, rate } from "./format.js";
+import { listen } from "./live.js";
+import { workerList } from "./workers.js";
+
+async function showSchema({ id, name }) {
+  let text;
+  try {
+    text = JSON.stringify(await get(`schemas/${id}`), null, 2);
+  } catch (error) {
+    text = error.message;
+  }
+  await ask(name, [h("p", { class: "muted" }, `Schema ${id}`), h("pre", { tabindex: "0", role: "region", "aria-label": `Schema ${name}` }, text)],
+    [{ text: "Close", value: "", quiet: true }]);
+}
+
+function schemas(list) {
+  const buttons = list.map((schema) => h("li", {}, h("button", { type: "button", class: "link", click: () => showSchema(schema) }, schema.name)));
+  if (!list.length) return h("span", { class: "muted" }, "–");
+  return list.length < 3 ? h("ul", {}, buttons) : h("details", {}, h("summary", {}, `${list.length} schemas`), h("ul", {}, buttons));
+}
+
+export function topicsView(content) {
+  const workers = h("div", {}, h("p", { class: "card empty" }, "Reading …"));
+  const topics = h("div", {}, h("p", { class: "card empty" }, "Reading …"));
+  const cells = new Map();
+  let latest = null;
+
+  function show() {
+    if (!latest || latest.unavailable) return;
+    workers.replaceChildren(workerList(latest));
+    const rates = [...latest.families.flatMap((family) => [family.requests, family.results, ...family.changes.topics]), latest.queries, latest.replies, latest.deadLetters];
+    for (const topic of rates) {
+      const cell = cells.get(topic.topic);
+      if (!cell) continue;
+      cell.rate.textContent = topic.atMostPerSecond ? `≤ ${rate(topic.atMostPerSecond)}` : rate(topic.perSecond ?? 0);
+      if (topic.lag !== undefined) cell.lag.textContent = topic.lag ? `${count(topic.lag)} (${duration(topic.lagSeconds)})` : "0";
+    }
+  }
+
+  function row(topic) {
+    const cell = { rate: h("td", { class: "number", "data-label": "Messages" }, "–"), lag: h("td", { class: "number", "data-label": "Lag" }, "–") };
+    cells.set(topic.name, cell);
+    return h("tr", {},
+      h("th", { scope: "row", class: "full" }, h("code", {}, topic.name)),
+      h("td", { "data-label": "Role" }, topic.role),
+      h("td", { "data-label": "Keeps" }, topic.kept),
+      cell.rate, cell.lag,
+      h("td", { "data-label": "Schemas", class: "full" }, schemas(topic.schemas)));
+  }
+
+  async function read() {
+    try {
+      const { topics: list } = await get("topics");
+      const columns = [{ text: "Topic" }, { text: "Role" }, { text: "Keeps" }, { text: "Messages", number: true }, { text: "Lag", number: true }, { text: "Schemas" }];
+      topics.replaceChildren(table("Topics", columns, list.map(row)));
+      show();
+    } catch (error) {
+      topics.replaceChildren(notices([["bad", error.message]]));
+    }
+  }
+
+  content.append(
+    h("p", { class: "lead" }, prose("What each topic is for, how long it keeps a message, and the schemas of its values. `visitor topics` compares this with the cluster.")),
+    h("section", {}, h("h2", {}, "Workers"), workers),
+    h("section", {}, h("h2", {}, "Topics"), topics));
+  read();
+  return listen((state) => {
+    latest = state.kafka;
+    show();
+  });
+}

@@ -1,0 +1,151 @@
+"""The console's access control and its parts that need no server."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from agents.families.optins.optins import Optin
+from edge import keys
+from runtime.console.app import Console
+from runtime.console.letters import outline
+from runtime.console.timeline import consents_at
+from runtime.settings import Settings
+from tests.support.edges import bearer, running_edge
+
+_KEYS = """
+[[keys]]
+name = "operator"
+sha256 = "{operator}"
+scopes = ["operator"]
+
+[[keys]]
+name = "app"
+sha256 = "{app}"
+scopes = ["*:read", "*:write"]
+
+[[keys]]
+name = "local"
+sha256 = "{local}"
+scopes = ["operator"]
+countries = ["FR"]
+"""
+
+
+@asynccontextmanager
+async def _console(monkeypatch: pytest.MonkeyPatch, **http: Any) -> AsyncIterator[httpx.AsyncClient]:
+    settings = Settings(http=http)
+    mount = lambda authentication: Console(settings, authentication, lambda: False)  # noqa: E731
+    async with running_edge(monkeypatch, mount=mount, **http) as client:
+        yield client
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    file = tmp_path / "keys.toml"
+    file.write_text(_KEYS.format(**{name: keys.digest(name) for name in ("operator", "app", "local")}))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("credentials", "status", "code"),
+    [(None, 401, "unauthorized"), ("app", 403, "forbidden"), ("local", 403, "not_restricted"), ("operator", 200, None)],
+)
+async def test_the_console_needs_a_key_with_the_scope_operator(
+    monkeypatch: pytest.MonkeyPatch, key_file: Path, credentials: str | None, status: int, code: str | None
+) -> None:
+    async with _console(monkeypatch, keys=key_file) as client:
+        headers = {} if credentials is None else bearer(credentials)
+        response = await client.get("/console/api/session", headers=headers)
+        assert response.status_code == status
+        assert code is None or response.json()["errors"][0]["code"] == code
+        for method, path in (("POST", "dead-letters/replay"), ("GET", "events"), ("GET", "requests?id=a")):
+            if status != 200:
+                assert (await client.request(method, f"/console/api/{path}", headers=headers)).status_code == status
+
+
+async def test_an_operator_may_not_call_operations(monkeypatch: pytest.MonkeyPatch, key_file: Path) -> None:
+    async with _console(monkeypatch, keys=key_file) as client:
+        assert (await client.get("/centers", headers=bearer("operator"))).status_code == 403
+
+
+async def test_the_page_loads_nothing_from_other_hosts_and_needs_no_key(
+    monkeypatch: pytest.MonkeyPatch, key_file: Path
+) -> None:
+    async with _console(monkeypatch, keys=key_file) as client:
+        page = await client.get("/console")
+        assert page.status_code == 200
+        assert "default-src 'none'; script-src 'self'" in page.headers["content-security-policy"]
+        assert "unsafe" not in page.headers["content-security-policy"]
+        assert (await client.get("/console/static/main.js")).headers["content-type"].startswith("text/javascript")
+        assert (await client.get("/console/")).headers["location"] == "/console"
+        assert (await client.get("/console/api/nothing")).status_code == 404
+
+
+async def test_without_keys_other_web_pages_cannot_call_the_console(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with _console(monkeypatch) as client:
+        path = "/console/api/session"
+        assert (await client.get(path)).json() == {"caller": "local", "signedIn": False}
+        assert (await client.get(path, headers={"Sec-Fetch-Site": "cross-site"})).status_code == 403
+        assert (await client.get(path, headers={"Host": "attacker.example"})).status_code == 403
+        headers = {"Content-Type": "text/plain"}
+        form = await client.post("/console/api/dead-letters/replay", content="{}", headers=headers)
+        assert form.status_code == 415
+
+
+async def test_malformed_parameters_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with _console(monkeypatch) as client:
+        for path in (
+            "requests",
+            "requests?id=a&minutes=0",
+            "visitors/moreau",
+            "dead-letters?since=now",
+            "dead-letters/x",
+        ):
+            assert (await client.get(f"/console/api/{path}")).status_code == 400, path
+        for body in ({}, {"ids": []}, {"ids": ["x"]}, {"ids": ["0:1"], "all": True}):
+            assert (await client.post("/console/api/dead-letters/plan", json=body)).status_code == 400, body
+        large = await client.post("/console/api/dead-letters/plan", json={"ids": ["0:1" * 40_000]})
+        assert large.status_code == 413
+
+
+async def test_without_the_setting_there_is_no_console(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_edge(monkeypatch) as client:
+        assert (await client.get("/console")).status_code == 404
+
+
+def _day(number: int) -> datetime:
+    return datetime(2026, 11, number, tzinfo=UTC)
+
+
+def _optin(optin_id: int, created: int, *, given: int | None, ended: int | None) -> Optin:
+    return Optin.model_construct(
+        optin_id=optin_id,
+        optin_type="commercial",
+        optin_channel="email",
+        context_id=None,
+        optin_date=given and _day(given),
+        optout_date=ended and _day(ended),
+        creation_date=_day(created),
+    )
+
+
+def test_consents_are_those_of_the_time() -> None:
+    optins = [_optin(2, 5, given=None, ended=5), _optin(1, 1, given=1, ended=3), _optin(3, 7, given=7, ended=None)]
+    states = {day: [consent.state for consent in consents_at(optins, _day(day))] for day in (1, 2, 3, 5, 6, 7)}
+    assert states == {1: ["given"], 2: ["given"], 3: ["withdrawn"], 5: ["refused"], 6: ["refused"], 7: ["given"]}
+    assert consents_at(optins, datetime(2026, 10, 1, tzinfo=UTC)) == []
+    assert [consent.since for consent in consents_at(optins, _day(4))] == [_day(3)]
+
+
+def test_an_outline_has_the_fields_without_their_texts_and_numbers() -> None:
+    value = {"path": {"visitType": "entry"}, "body": {"age": 40, "tags": ["Zora"] * 9, "vip": True, "email": None}}
+    assert outline(value) == {
+        "path": {"visitType": "text"},
+        "body": {"age": "number", "tags": ["text", "text", "text", "…"], "vip": True, "email": None},
+    }
+    assert outline({"unreadable": "The value must be JSON.", "bytes": 1}) == "unreadable"
