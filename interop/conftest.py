@@ -10,7 +10,7 @@ import pytest
 
 from interop.programs import Builds, missing_tools
 
-pytest_plugins = ["tests.conftest"]
+pytest_plugins = ["tests.conftest", "interop.browser"]
 
 _BUILDS = pytest.StashKey[Builds]()
 
