@@ -111,12 +111,13 @@ class Installation:
             process.terminate()
             await asyncio.to_thread(process.wait, 60)
 
-    async def output_of(self, module: str, **environment: str) -> str:
+    async def output_of(self, module: str, *arguments: str, **environment: str) -> str:
         """Run a Python module to its end. Returns its standard output."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             module,
+            *arguments,
             env=os.environ | self._environment() | environment,
             stdout=asyncio.subprocess.PIPE,
         )

@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError
 from edge import keys as edge_keys
 from edge.keys import WrongKeyFile
 from runtime import dead_letters_cli, health, ports
+from runtime.bulk import Format, Importable
 from runtime.command import WrongRevision, load_settings_and_configure_logs, retry_until_available, run
 from runtime.settings import Settings, WrongSetting
 from runtime.settings import known as known_settings
@@ -43,6 +44,7 @@ class Readers(StrEnum):
     PROCESSES = "Operators: processes"
     SETUP = "Operators: set up and upgrade"
     DIAGNOSIS = "Operators: watch and repair"
+    BULK = "Operators: many records"
     PRIVACY = "Data protection"
 
 
@@ -276,17 +278,79 @@ def acls(
             typer.echo(acl.command(user, settings.kafka.bootstrap))
 
 
-@app.command(rich_help_panel=Readers.PRIVACY)
-def export(visitor_id: Annotated[UUID, typer.Argument(help="The id of the visitor.")]) -> None:
-    """Write all data that the database has about a visitor as JSON, for a request for access (GDPR, article 15).
+@app.command(name="import", rich_help_panel=Readers.BULK)
+def import_command(
+    resource: Annotated[Importable, typer.Argument(help="What the rows of the file are.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="CSV (.csv) or JSON lines (.jsonl, .ndjson).", exists=True, dir_okay=False)
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check the rows; needs no server.")] = False,
+) -> None:
+    """Create visitors, vehicles or optins from the rows of a file, by request messages. Repeat it to resume.
 
-    Exits with status 1 if there is none."""
-    from runtime import export as runtime_export
+    Prints a JSON line for each row that is refused, and exits with status 1 if there is any."""
+    from runtime.bulk import importing
+    from runtime.bulk.rows import UnusableFile
 
     settings = load_settings_and_configure_logs()
     try:
-        exported = run(runtime_export.export(settings.database, visitor_id, retry_until_available))
-    except (WrongRevision, runtime_export.NoSuchVisitor) as error:
+        if dry_run:
+            summary = importing.check(resource, file)
+        else:
+            summary = run(importing.run(settings.kafka, resource, file, retry_until_available))
+    except UnusableFile as error:
+        raise typer.BadParameter(str(error), param_hint="FILE") from None
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. Run the same command to resume.", err=True)
+        raise typer.Exit(130) from None
+    except ConnectionRefused:
+        raise
+    except KafkaError as error:
+        typer.echo(f"visitor: Kafka failed: {error}. Run the same command to resume.", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(summary.text(dry_run=dry_run), err=True)
+    raise typer.Exit(1 if summary.refused else 0)
+
+
+@app.command(rich_help_panel=Readers.BULK)
+def export(
+    resource: Annotated[str, typer.Argument(help="The table, for example visitors.", show_default=False)],
+    file_format: Annotated[Format, typer.Option("--format", help="JSON lines or CSV.")] = Format.jsonl,
+    output: Annotated[
+        Path | None, typer.Option(help="The file to write. By default, standard output.", show_default=False)
+    ] = None,
+) -> None:
+    """Write all rows of a resource, as of one moment, in the order of their keys. Needs the database only."""
+    from sqlalchemy.exc import DBAPIError
+
+    from runtime.bulk import exporting
+
+    table = exporting.TABLES.get(resource)
+    if table is None:
+        raise typer.BadParameter(f"The resources are: {', '.join(sorted(exporting.TABLES))}.", param_hint="RESOURCE")
+    settings = load_settings_and_configure_logs()
+    try:
+        rows = run(exporting.run(settings.database, table, file_format, output, retry_until_available))
+    except WrongRevision as error:
+        typer.echo(f"visitor: {error}", err=True)
+        raise typer.Exit(1) from None
+    except DBAPIError as error:
+        typer.echo(f"visitor: The export is incomplete: {error.orig}. Run it again.", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"Exported {rows:,} rows of {resource}.", err=True)
+
+
+@app.command(rich_help_panel=Readers.PRIVACY)
+def export_visitor(visitor_id: Annotated[UUID, typer.Argument(help="The id of the visitor.")]) -> None:
+    """Write all data that the database has about a visitor as JSON, for a request for access (GDPR, article 15).
+
+    Exits with status 1 if there is none."""
+    from runtime import export_visitor as runtime_export_visitor
+
+    settings = load_settings_and_configure_logs()
+    try:
+        exported = run(runtime_export_visitor.export(settings.database, visitor_id, retry_until_available))
+    except (WrongRevision, runtime_export_visitor.NoSuchVisitor) as error:
         typer.echo(f"visitor: {error}", err=True)
         raise typer.Exit(1) from None
     sys.stdout.buffer.write(exported + b"\n")

@@ -6,13 +6,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from agents.catalogue import CATALOGUE
 from agents.engine import republish
 from agents.engine.schema_lookup import SchemaLookup
 from agents.wire import Wire
+from runtime import progress
 from runtime.operator_database import Retry, connected
 from runtime.settings import Settings
 from storage.republications import Republication
@@ -45,18 +46,13 @@ async def run(settings: Settings, selected: Sequence[Table[Any]], rate: int, *, 
             schemas = SchemaLookup(wire, database, registry)
             await retry(schemas.store)
             await retry(schemas.register)
-            with _progress(console) as progress:
+            with progress.bar(console) as bar:
                 for table in selected:
-                    done = await _Republisher(database, wire, table, rate, retry).run(progress, restart=restart)
+                    done = await _Republisher(database, wire, table, rate, retry).run(bar, restart=restart)
                     console.print(f"{table.resource}: {done.published_rows} rows, {done.published_deletions} deletions")
     finally:
         if registry is not None:
             await registry.close()
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 class _Republisher:
@@ -70,18 +66,18 @@ class _Republisher:
         self._limit = min(PAGE, rate)
         self._retry = retry
 
-    async def run(self, progress: Progress, *, restart: bool) -> Republication:
+    async def run(self, bar: Progress, *, restart: bool) -> Republication:
         """Republish until nothing is left."""
         republication = await self._in_transaction(republish.begin, restart=restart)
         total = await self._in_transaction(republish.count)
-        task = progress.add_task(self._table.resource, total=total)
+        task = bar.add_task(self._table.resource, total=total)
         while republication.finished_at is None:
             started = time.monotonic()
             before = _published(republication)
             republication = await self._next_page()
-            progress.update(task, completed=_published(republication))
+            bar.update(task, completed=_published(republication))
             await self._keep_rate(_published(republication) - before, started)
-        progress.update(task, total=_published(republication))
+        bar.update(task, total=_published(republication))
         return republication
 
     async def _next_page(self) -> Republication:

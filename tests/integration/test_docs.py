@@ -59,8 +59,9 @@ async def people(stack: Stack) -> list[sample.SamplePerson]:
 
 @pytest.fixture(scope="session")
 def reader(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty folder in which a reader works, with `.venv/bin/visitor`."""
+    """A folder in which a reader works, with `.venv/bin/visitor` and the examples."""
     folder = tmp_path_factory.mktemp("reader")
+    (folder / "examples").symlink_to(EXAMPLES)
     program = folder / ".venv" / "bin" / "visitor"
     program.parent.mkdir(parents=True)
     program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m runtime.cli "$@"\n')

@@ -1,4 +1,4 @@
-"""`visitor export`: all data that the database has about one visitor."""
+"""`visitor export-visitor`: all data that the database has about one visitor."""
 
 from typing import Any
 from uuid import UUID

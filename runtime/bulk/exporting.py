@@ -1,0 +1,104 @@
+"""`visitor export`: writes the rows of a table to a file or to standard output."""
+
+import csv
+import io
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import sqlalchemy as sa
+from rich.console import Console
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from agents.catalogue import CATALOGUE
+from runtime import progress
+from runtime.bulk import Format
+from runtime.operator_database import Retry, connected
+from storage.database import DatabaseSettings
+from storage.table import Table
+from topics import json
+
+TABLES = {table.name: table for table in CATALOGUE.tables}
+"""The tables that can be exported, by their names."""
+
+_ROWS_PER_FETCH = 1_000
+_ROWS_TO_COUNT = 1_000_000
+"""A table with more rows is counted by the estimate of PostgreSQL's statistics."""
+
+Encode = Callable[[dict[str, Any]], bytes]
+
+
+async def run(
+    settings: DatabaseSettings, table: Table[Any], file_format: Format, output: Path | None, retry: Retry
+) -> int:
+    """Write the rows of one snapshot in the order of their keys, and return their number. Their fields are those of
+    the change topic. Raises WrongRevision, OSError."""
+    async with connected(settings, retry) as database, database.connect() as connection:
+        conn = await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        console = Console(stderr=True)
+        with _opened(output) as stream, progress.bar(console) as bar:
+            total = await _count(conn, table) if console.is_terminal else None
+            task = bar.add_task(f"exporting {table.name}", total=total)
+            encode, written = _encoder(file_format, table, stream), 0
+            statement = sa.select(table.sql).order_by(table.columns[table.key])
+            result = await conn.stream(statement, execution_options={"yield_per": _ROWS_PER_FETCH})
+            async for rows in result.partitions():
+                stream.write(b"".join(encode(table.to_row(row).model_dump()) for row in rows))
+                written += len(rows)
+                bar.update(task, completed=written)
+    return written
+
+
+async def _count(conn: AsyncConnection, table: Table[Any]) -> int:
+    estimate: int = await conn.scalar(
+        sa.text("select reltuples::bigint from pg_class where oid = cast(:name as regclass)"), {"name": table.name}
+    )
+    if estimate > _ROWS_TO_COUNT:
+        return estimate
+    return await conn.scalar(sa.select(sa.func.count()).select_from(table.sql)) or 0
+
+
+@contextmanager
+def _opened(output: Path | None) -> Iterator[BinaryIO]:
+    """The stream of the export. The file gets its name when it is complete."""
+    if output is None:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    unfinished = output.with_name(f"{output.name}.part")
+    try:
+        with unfinished.open("wb") as stream:
+            yield stream
+        unfinished.replace(output)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _encoder(file_format: Format, table: Table[Any], stream: BinaryIO) -> Encode:
+    if file_format is Format.jsonl:
+        return lambda fields: json.write(fields) + b"\n"
+    columns = [str(field.serialization_alias) for field in table.row.model_fields.values()]
+    stream.write(_csv_line(columns))
+    return partial(_csv_row, columns)
+
+
+def _csv_row(columns: Sequence[str], fields: dict[str, Any]) -> bytes:
+    return _csv_line([_cell(fields[name]) for name in columns])
+
+
+def _csv_line(cells: Sequence[str]) -> bytes:
+    line = io.StringIO()
+    csv.writer(line).writerow(cells)
+    return line.getvalue().encode()
+
+
+def _cell(value: Any) -> str:
+    """A value as text: as in JSON, but texts, times and ids without quotes, and null as an empty cell."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    return json.write(value).decode().strip('"')

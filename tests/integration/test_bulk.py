@@ -1,0 +1,134 @@
+"""`visitor import` applies the rows of a file once, and `visitor export` writes what it can read."""
+
+import csv
+import io
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support import data
+from tests.support.stack import Stack
+from topics import names
+
+Done = subprocess.CompletedProcess[str]
+
+
+def _write(file: Path, rows: list[dict[str, Any]]) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def _reports(done: Done) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+async def _export(stack: Stack, resource: str, *arguments: str) -> str:
+    done = await stack.command("export", resource, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+async def test_an_import_applies_valid_rows_and_reports_refused_ones(
+    stack: Stack, client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    pc_code = (await data.create(client, "/centers", data.center()))["pcCode"]
+    taken = await data.create(client, "/visitors", data.visitor(pc_code))
+    rows = [data.visitor(pc_code) for _ in range(3)]
+    refused = [
+        data.visitor(pc_code, email=taken["email"]),
+        data.visitor("FR-T-ABSENT"),
+        data.visitor(pc_code, gender=1),
+    ]
+    file = _write(tmp_path / "visitors.jsonl", [*rows[:2], *refused, rows[2]])
+
+    done = await stack.command("import", "visitors", str(file))
+    assert done.returncode == 1
+    assert "3 rows are applied, 3 are refused." in done.stderr
+    reports = {report["line"]: report for report in _reports(done)}
+    errors = {line: [(entry["code"], entry["field"]) for entry in report["errors"]] for line, report in reports.items()}
+    assert errors == {
+        3: [("email_taken", "email")],
+        4: [("center_not_found", "acquisitionPcCode")],
+        5: [("not_allowed", "gender")],
+    }
+    assert {line: report["status"] for line, report in reports.items()} == {3: 409, 4: 400, 5: 400}
+    assert [reports[line]["row"] for line in (3, 4, 5)] == refused
+    stored = await stack.rows("select email, origin_type from visitors where acquisition_pc_code = :code", code=pc_code)
+    assert {tuple(row) for row in stored if row.email != taken["email"]} == {(row["email"], "import") for row in rows}
+
+
+async def test_a_repeated_import_applies_nothing_twice(stack: Stack, client: httpx.AsyncClient, tmp_path: Path) -> None:
+    owner = await data.visitor_with_vehicle(client)
+    plates = [data.new_plate() for _ in range(20)]
+    lines = [f"{owner['visitorId']},{plate},true" for plate in plates]
+    file = tmp_path / "vehicles.csv"
+    file.write_text("\n".join(["visitorId,licensePlate,color", *lines, ""]))
+    for text in ("20 rows are applied, 0", "20 rows are applied (20 of them by an earlier run), 0"):
+        done = await stack.command("import", "vehicles", str(file))
+        assert (done.returncode, done.stdout) == (0, "")
+        assert text in done.stderr
+    stored = await stack.rows("select license_plate from vehicles where visitor_id = :id", id=owner["visitorId"])
+    assert sorted(row.license_plate for row in stored) == sorted([owner["licensePlate"], *plates])
+
+
+async def test_the_optins_of_a_visitor_are_applied_in_the_order_of_the_file(
+    stack: Stack, client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    owner = await data.visitor_with_vehicle(client)
+    optin = {"visitorId": owner["visitorId"], "optinType": "loyalty", "optinChannel": "email"}
+    states = [True, False, True, True, False]
+    file = _write(tmp_path / "optins.ndjson", [optin | {"isActive": state} for state in states])
+    done = await stack.command("import", "optins", str(file))
+    assert done.returncode == 0, done.stderr
+    stored = await stack.rows(
+        "select optin_date is not null as consents from optins where visitor_id = :id order by optin_id",
+        id=owner["visitorId"],
+    )
+    assert [row.consents for row in stored] == states
+
+
+async def test_an_empty_file_sends_nothing(stack: Stack, tmp_path: Path) -> None:
+    file = _write(tmp_path / "visitors.jsonl", [])
+    before = await stack.count(names.requests("visitors"))
+    done = await stack.command("import", "visitors", str(file))
+    assert (done.returncode, "0 rows are applied" in done.stderr) == (0, True)
+    assert await stack.count(names.requests("visitors")) == before
+
+
+async def test_an_export_has_all_rows_as_the_api_answers_them(stack: Stack, client: httpx.AsyncClient) -> None:
+    owner = await data.visitor_with_vehicle(client)
+    answer = (await client.get(f"/visitors/{owner['visitorId']}")).json()["data"]
+    exported = [json.loads(line) for line in (await _export(stack, "visitors")).splitlines()]
+    assert answer in exported
+    ids = [row["visitorId"] for row in exported]
+    assert ids == sorted(ids)
+    assert len(ids) == (await stack.rows("select count(*) from visitors"))[0][0]
+
+    table = csv.DictReader(io.StringIO(await _export(stack, "vehicles", "--format", "csv")))
+    row = next(row for row in table if row["licensePlate"] == owner["licensePlate"])
+    assert row["visitorId"] == owner["visitorId"]
+    assert (row["deletionDate"], row["vehicleId"]) == ("", str(owner["vehicleId"]))
+
+
+async def test_an_import_reads_what_an_export_writes(stack: Stack, client: httpx.AsyncClient, tmp_path: Path) -> None:
+    owner = await data.visitor_with_vehicle(client)
+    optin = {"optinType": "center", "optinChannel": "sms", "isActive": True}
+    await data.create(client, f"/visitors/{owner['visitorId']}/optins", optin)
+    for resource in ("visitors", "vehicles", "optins"):
+        file = tmp_path / f"{resource}.csv"
+        await _export(stack, resource, "--format", "csv", "--output", str(file))
+        rows = [line for line in file.read_text().splitlines() if owner["visitorId"] in line]
+        header = file.read_text().splitlines()[0]
+        file.write_text("\n".join([header, *rows]))
+        done = await stack.command("import", resource, str(file), "--dry-run")
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+        assert "1 rows are valid" in done.stderr
+
+
+async def test_an_export_names_the_resources(stack: Stack) -> None:
+    done = await stack.command("export", "visitor")
+    assert done.returncode == 2
+    assert "visitor_centers" in done.stderr

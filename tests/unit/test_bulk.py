@@ -1,0 +1,123 @@
+"""Rows of files become requests, and every error has its line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from runtime.bulk import Importable
+from runtime.bulk.requests import Creation
+from runtime.bulk.rows import Refusal, Row, UnusableFile, read
+from runtime.cli import app
+from tests.support import data
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "import"
+VISITOR_ID = "5f0c8a0e-6f3a-4a53-9e5e-0d7e2f0f3c11"
+
+
+def _rows(file: Path, content: str | bytes, resource: Importable = Importable.vehicles) -> list[Row | Refusal]:
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return list(read(file, Creation(resource).types))
+
+
+def _codes(refusal: Row | Refusal) -> list[str]:
+    assert isinstance(refusal, Refusal)
+    return [entry["code"] for entry in refusal.errors]
+
+
+def test_cells_become_the_json_values_of_their_fields_and_empty_cells_are_left_out(tmp_path: Path) -> None:
+    rows = _rows(
+        tmp_path / "v.csv",
+        f'visitorId,licensePlate,yearOfManufacture,color\r\n{VISITOR_ID},"AB ""1"", x",2020,\r\n',
+    )
+    assert rows == [Row(2, {"visitorId": VISITOR_ID, "licensePlate": 'AB "1", x', "yearOfManufacture": 2020})]
+
+
+def test_flags_and_lists_of_csv_are_read_as_spreadsheets_write_them(tmp_path: Path) -> None:
+    optins = '"[{""optinType"": ""loyalty"", ""optinChannel"": ""email"", ""isActive"": true}]"'
+    (row,) = _rows(tmp_path / "v.csv", f"\ufeffemailVerified,optins\nTRUE,{optins}\n", Importable.visitors)
+    assert isinstance(row, Row)
+    assert row.fields == {
+        "emailVerified": True,
+        "optins": [{"optinType": "loyalty", "optinChannel": "email", "isActive": True}],
+    }
+
+
+def test_semicolons_separate_cells_if_the_first_line_has_no_comma(tmp_path: Path) -> None:
+    rows = _rows(tmp_path / "v.csv", f"visitorId;licensePlate\n{VISITOR_ID};A,1\n")
+    assert rows == [Row(2, {"visitorId": VISITOR_ID, "licensePlate": "A,1"})]
+
+
+def test_a_row_of_several_lines_has_the_number_of_its_first_line(tmp_path: Path) -> None:
+    rows = _rows(tmp_path / "v.csv", 'licensePlate,name\nA1,"two\nlines"\n\nB2,one\nC3\n')
+    assert [row.line for row in rows] == [2, 5, 6]
+    assert _codes(rows[2]) == ["wrong_cell_count"]
+
+
+def test_a_row_that_is_not_utf8_or_not_csv_is_refused_alone(tmp_path: Path) -> None:
+    rows = _rows(tmp_path / "v.csv", b'licensePlate,name\nA1,M\xfcller\nB2,Muller\nC3,"x"y\n')
+    assert isinstance(rows[1], Row)
+    assert [_codes(rows[0]), _codes(rows[2])] == [["not_utf8"], ["not_csv"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "is empty"), ("licensePlate,colour\n", "colour"), ("color,licensePlate,color\n", "same name: color")],
+)
+def test_a_first_line_that_names_no_fields_refuses_the_file(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(UnusableFile, match=message):
+        _rows(tmp_path / "v.csv", content)
+
+
+def test_json_lines_may_have_empty_lines_and_nulls(tmp_path: Path) -> None:
+    rows = _rows(tmp_path / "v.jsonl", '\n{"licensePlate": "A1", "color": null}\nnot json\n[1]\n')
+    assert rows[0] == Row(2, {"licensePlate": "A1"})
+    assert [row.line for row in rows[1:]] == [3, 4]
+    assert [_codes(row) for row in rows[1:]] == [["not_json"], ["not_an_object"]]
+
+
+def _dry_run(file: Path, resource: str, rows: list[dict[str, Any]]) -> tuple[int, list[dict[str, Any]], str]:
+    """The exit status, the lines of standard output and standard error."""
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = CliRunner().invoke(app, ["import", resource, str(file), "--dry-run"])
+    return result.exit_code, [json.loads(line) for line in result.stdout.splitlines()], result.stderr
+
+
+def test_a_dry_run_reports_every_error_with_its_line(tmp_path: Path) -> None:
+    valid = data.visitor("FR-SC-TEST")
+    wrong = valid | {"email": "nobody", "gender": "x", "nickname": "Z"}
+    status, refused, summary = _dry_run(tmp_path / "v.jsonl", "visitors", [valid, wrong, valid])
+    assert status == 1
+    assert [(line["line"], line["status"], line["row"]) for line in refused] == [(2, 400, wrong)]
+    errors = {entry["field"]: entry["code"] for entry in refused[0]["errors"]}
+    assert errors == {"email": "wrong_format", "gender": "not_allowed", "nickname": "unknown_field"}
+    assert summary.strip() == "2 rows are valid, 1 are not. Nothing was applied."
+
+
+def test_fields_that_only_the_service_sets_are_ignored_and_a_missing_list_is_empty(tmp_path: Path) -> None:
+    exported = data.visitor("FR-SC-TEST") | {"visitorId": VISITOR_ID, "barcode": "b", "creationDate": "x"}
+    del exported["optins"]
+    status, refused, _ = _dry_run(tmp_path / "v.jsonl", "visitors", [exported])
+    assert (status, refused) == (0, [])
+
+
+def test_the_report_of_a_row_can_be_corrected_and_imported(tmp_path: Path) -> None:
+    _, refused, _ = _dry_run(tmp_path / "v.jsonl", "vehicles", [{"visitorId": VISITOR_ID, "licensePlate": "--"}])
+    corrected = refused[0]["row"] | {"licensePlate": "AB-1"}
+    assert _dry_run(tmp_path / "w.jsonl", "vehicles", [corrected])[:2] == (0, [])
+
+
+def test_a_file_with_another_suffix_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "v.xlsx"
+    file.write_bytes(b"PK")
+    result = CliRunner().invoke(app, ["import", "visitors", str(file), "--dry-run"])
+    assert result.exit_code == 2
+    assert ".jsonl" in result.stderr
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.iterdir()), ids=lambda file: str(file.name))
+def test_the_example_files_are_valid(file: Path) -> None:
+    result = CliRunner().invoke(app, ["import", file.stem, str(file), "--dry-run"])
+    assert (result.exit_code, result.stdout) == (0, "")
