@@ -25,7 +25,7 @@ from edge.routing import Resource, Routes
 from edge.schema_directory import SchemaDirectory
 from edge.settings import HttpSettings
 from schemas.faults import Forbidden, MethodNotAllowed, NotFound
-from telemetry import event_loop
+from telemetry import event_loop, traces
 from telemetry.metrics import READY
 from topics.kafka import KafkaSettings
 from topics.supervision import Supervisor
@@ -118,7 +118,9 @@ class Edge:
         if self._mounted is not None:
             self._supervisor.start("mounted application", self._mounted.run())
         try:
-            yield
+            # Here, since uvicorn ends the process with the signal that stopped the server.
+            with traces.exported("visitor-edge"):
+                yield
         finally:
             await self._supervisor.stop()
             await self._router.stop()

@@ -33,6 +33,7 @@ from schemas.faults import (
     Unavailable,
 )
 from schemas.replies import envelope
+from telemetry import traces
 from telemetry.metrics import HTTP_CALLS, HTTP_DURATION
 from topics import audit, json, names
 from topics.envelope import JSON, RequestHeaders
@@ -66,12 +67,12 @@ class Calls:
         async def answer(request: Request) -> Response:
             return await self._answer(operation, required, request)
 
-        return _measured(operation.name, answer)
+        return _measured(operation.name, f"{operation.method} {operation.path}", answer)
 
     @property
     def stored_answers(self) -> Endpoint:
         """The endpoint of STORED_ANSWERS, where the caller of an asynchronous write finds its answer."""
-        return _measured("answers.get", self._stored_answer)
+        return _measured("answers.get", f"GET {STORED_ANSWERS}", self._stored_answer)
 
     async def _stored_answer(self, request: Request) -> Response:
         fields: dict[str, str] = {}
@@ -218,18 +219,36 @@ class Calls:
         return Outgoing(topic, json.write(parts), record_key, headers.encode())
 
 
-def _measured(name: str, endpoint: Endpoint) -> Endpoint:
-    """An endpoint whose calls are counted, measured, and logged if they fail."""
+def _measured(name: str, route: str, endpoint: Endpoint) -> Endpoint:
+    """An endpoint whose calls are counted, measured, traced, and logged if they fail. `route` has method and path."""
     seconds = HTTP_DURATION.labels(name)
+    traced = _traced(route, endpoint)
 
     async def answer(request: Request) -> Response:
         started_at = time.perf_counter()
-        response = await endpoint(request)
+        response = await (traced(request) if traces.is_enabled() else endpoint(request))
         seconds.observe(time.perf_counter() - started_at)
         HTTP_CALLS.labels(name, response.status_code).inc()
         if response.status_code >= 500:
             call_id = request.scope[http_headers.CALL_ID]
             log.warning("call_failed", operation=name, status=response.status_code, call_id=call_id)
+        return response
+
+    return answer
+
+
+def _traced(route: str, endpoint: Endpoint) -> Endpoint:
+    """An endpoint with a span for each call, whose message continues the trace of that span."""
+    method, path = route.split()
+
+    async def answer(request: Request) -> Response:
+        attributes = {"http.request.method": method, "http.route": path}
+        with traces.server(route, attributes, _traceparent(request)) as span:
+            response = await endpoint(request)
+            if span is not None:
+                span.set_attribute("http.response.status_code", response.status_code)
+                if response.status_code >= 500:
+                    traces.fail(span, str(response.status_code))
         return response
 
     return answer
@@ -276,7 +295,7 @@ def _request_headers(operation: Operation, request: Request, identity: Identity,
         operation=operation.name,
         source=identity.source,
         content_type=JSON,
-        traceparent=_traceparent(request),
+        traceparent=traces.current_traceparent() or _traceparent(request),
     )
 
 

@@ -13,7 +13,7 @@ from structlog.typing import EventDict, Processor
 from runtime.settings import LogSettings, WrongSetting
 from topics import audit
 
-_NOISY_LIBRARIES = ("aiokafka", "alembic", "asyncio", "faust", "mode", "uvicorn")
+_NOISY_LIBRARIES = ("aiokafka", "alembic", "asyncio", "faust", "mode", "opentelemetry", "urllib3", "uvicorn")
 
 
 def configure(settings: LogSettings) -> None:

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from agents.engine.settings import EngineSettings
 from edge.settings import HttpSettings
 from storage.database import DatabaseSettings
+from telemetry import traces
 from topics import names
 from topics.kafka import KafkaSettings
 from topics.schema_registry import SchemaRegistrySettings
@@ -81,6 +82,8 @@ class WrongSetting(Exception):
 
 def load() -> Settings:
     """The settings of this process. Raises WrongSetting."""
+    if wrong := traces.wrong_setting():
+        raise WrongSetting(wrong)
     unknown = [name for name in os.environ if name.startswith(PREFIX) and name not in known()]
     if unknown:
         raise WrongSetting("\n".join(_unknown_message(name) for name in sorted(unknown)))

@@ -21,6 +21,7 @@ from agents.engine.engine import Engine, explain
 from agents.families.visitors.event_token import TokenKey
 from runtime.settings import Settings, WorkerSettings
 from storage.tx import Resources
+from telemetry import traces
 from telemetry.metrics import WORKER
 from topics import patches
 from topics.supervision import Supervisor
@@ -56,7 +57,8 @@ async def run(settings: Settings, catalogue: Catalogue) -> int:
         supervisor.start("health server", _serve(server))
     status = 1
     try:
-        await engine.run()
+        with traces.exported("visitor-worker"):
+            await engine.run()
         status = 0
         log.info("stopped")
     except Exception as error:

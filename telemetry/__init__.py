@@ -2,4 +2,5 @@
 
 - `metrics`: all metrics of both processes.
 - `event_loop`: measures how late the event loop is.
+- `traces`: spans of OpenTelemetry.
 """

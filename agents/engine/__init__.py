@@ -10,5 +10,6 @@
 - `publisher`: from the outbox to the change topics.
 - `floods`: detects partitions in which most messages are unreadable.
 - `lag`, `measurements`: metrics that are measured at a period.
+- `spans`: the traces of requests, batches and changes.
 - `retry`, `breaker`, `progress`, `readiness`, `settings`: what the others share.
 """

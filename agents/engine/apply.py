@@ -269,7 +269,7 @@ def _applied(incoming: ValidRequest, tx: Tx, value: Any, wire: Wire) -> _Applied
             change,
             occurred_at=tx.now,
             caused_by=tx.cause.request_id,
-            traceparent=incoming.headers.traceparent,
+            traceparent=incoming.traceparent,
             requested_at=tx.cause.arrived,
         )
     ]

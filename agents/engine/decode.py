@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 from uuid import UUID
 
+from opentelemetry.trace import Span
 from pydantic import ValidationError
 
 from agents import answers
@@ -19,6 +20,7 @@ from schemas.faults import Fault, Invalid, PreconditionFailed, TooLarge, from_va
 from storage.inbox import RequestKey
 from storage.table import Table
 from storage.tx import Caller, Cause, Target
+from telemetry import traces
 from topics import names
 from topics.codec import UnknownSchema
 from topics.decompression import UnreadBatch
@@ -61,6 +63,8 @@ class RefusedRequest:
     answer: Answer
     result: bytes | None = None
     bug: None = None
+    span: Span | None = None
+    """Not ended yet; None without tracing."""
 
 
 @dataclass(slots=True)
@@ -91,6 +95,13 @@ class ValidRequest:
     erased: Sequence[UUID] = ()
     """The visitors whom the request has erased."""
     bug: BaseException | None = None
+    span: Span | None = None
+    """Not ended yet; None without tracing."""
+
+    @property
+    def traceparent(self) -> str | None:
+        """The trace that the changes of the request continue."""
+        return self.headers.traceparent if self.span is None else traces.traceparent(self.span)
 
     def cause(self) -> Cause:
         arrived = datetime.fromtimestamp(self.record.timestamp, UTC)

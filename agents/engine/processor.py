@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from agents import answers
-from agents.engine import apply, audit
+from agents.engine import apply, audit, spans
 from agents.engine.apply import Attempt
 from agents.engine.batches import Batch
 from agents.engine.breaker import Breaker
@@ -22,6 +22,7 @@ from agents.wire import Wire
 from schemas.faults import BUG, Fault, Unavailable
 from storage.database import BLOCKED_LOCK_TIMEOUT, LOCK_TIMEOUT, is_too_slow, single_statements
 from storage.tx import Resources, Tx
+from telemetry import traces
 from telemetry.metrics import BATCH_REQUESTS, DEAD_LETTERS, EXPIRED_READS, REQUESTS, RESULT_LATENCY
 from topics.envelope import Reason
 
@@ -64,6 +65,10 @@ class BatchProcessor:
         """Apply the requests of a batch in one transaction, publish the results and conclude the deliveries. Requests
         that wait for a lock are parked. Raises what `is_retryable` accepts, and NearlyEverythingFails."""
         decoded = await self._decode(batch)
+        with spans.of_batch(decoded.values()):
+            await self._write(batch, decoded)
+
+    async def _write(self, batch: Batch, decoded: Mapping[Delivery, Decoded]) -> None:
         last_try = batch.slow_attempts >= SLOW_ATTEMPTS
         locks_are_held = batch.locks_are_held
         try:
@@ -98,12 +103,13 @@ class BatchProcessor:
         attempt = Attempt(self._wire, lock_timeout, batch.parked_keys, savepoints, last_try)
         requests = [incoming for incoming in decoded.values() if isinstance(incoming, ValidRequest)]
         changed: set[str] = set()
-        async with self._writes.connect() as conn, conn.begin():
-            if requests:
-                changed = await apply.apply(conn, requests, attempt)
-            done, blocked = _sort(decoded, attempt.blocked)
-            # Before the commit: after it, the answers are final, and a crash would lose the dead letters.
-            await self._encode_and_report_failures({delivery: decoded[delivery] for delivery in done})
+        with traces.part("transaction"):
+            async with self._writes.connect() as conn, conn.begin():
+                if requests:
+                    changed = await apply.apply(conn, requests, attempt)
+                done, blocked = _sort(decoded, attempt.blocked)
+                # Before the commit: after it, the answers are final, and a crash would lose the dead letters.
+                await self._encode_and_report_failures({delivery: decoded[delivery] for delivery in done})
         batch.park(blocked)
         return done, changed
 
@@ -111,16 +117,25 @@ class BatchProcessor:
         """Answer each read as soon as its own data is there, without waiting for the other reads. Raises what
         `is_retryable` accepts, and NearlyEverythingFails."""
         decoded = await self._decode(batch)
-        ready: dict[Delivery, Decoded] = {
-            delivery: incoming for delivery, incoming in decoded.items() if not isinstance(incoming, ValidRequest)
-        }
-        tasks = {
-            asyncio.create_task(self._answer(read)): (delivery, read)
-            for delivery, read in decoded.items()
-            if isinstance(read, ValidRequest)
-        }
-        # An answer may have megabytes, so that nothing may refer to it after it is published.
-        del decoded
+        with spans.of_batch(decoded.values()):
+            ready: dict[Delivery, Decoded] = {
+                delivery: incoming for delivery, incoming in decoded.items() if not isinstance(incoming, ValidRequest)
+            }
+            tasks = {
+                asyncio.create_task(self._answer(read)): (delivery, read)
+                for delivery, read in decoded.items()
+                if isinstance(read, ValidRequest)
+            }
+            # An answer may have megabytes, so that nothing may refer to it after it is published.
+            del decoded
+            await self._publish_when_ready(batch, ready, tasks)
+
+    async def _publish_when_ready(
+        self,
+        batch: Batch,
+        ready: dict[Delivery, Decoded],
+        tasks: dict[asyncio.Task[bool], tuple[Delivery, ValidRequest]],
+    ) -> None:
         try:
             while True:
                 await self._encode_and_report_failures(ready)
@@ -168,8 +183,10 @@ class BatchProcessor:
         self._breaker.note(bugs)
 
     async def _publish(self, decoded: Sequence[Decoded]) -> None:
-        await self._outbound.publish(decoded)
+        with traces.part("publish"):
+            await self._outbound.publish(decoded)
         _count(decoded)
+        spans.end(decoded)
         audit.log(decoded)
 
     def _encode(self, incoming: Readable) -> None:
@@ -193,11 +210,12 @@ class BatchProcessor:
         assert operation.handler is not None
         try:
             engine = self._single_reads if operation.one_statement else self._reads
-            async with engine.connect() as conn, conn.begin():
-                if incoming.has_expired():
-                    return False
-                tx = Tx(conn, incoming.cause(), resources=self._resources, target=incoming.target())
-                value = await operation.handler(tx, request)
+            with traces.part("transaction", incoming.span):
+                async with engine.connect() as conn, conn.begin():
+                    if incoming.has_expired():
+                        return False
+                    tx = Tx(conn, incoming.cause(), resources=self._resources, target=incoming.target())
+                    value = await operation.handler(tx, request)
             answer = answers.of_value(operation, request, incoming.raw_query, value)
             answer = answer._replace(revision=tx.revision)
             incoming.visitors = sorted(audit.visitors_in(value))

@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from agents.engine import spans
 from agents.engine.readiness import Readiness
 from agents.engine.retry import until_done
 from storage import outbox
@@ -129,7 +130,8 @@ class Publisher:
                 await producer.take_over()
             entries = await outbox.claim(conn, topic, self._owner)
             if entries:
-                await producer.send([_message(entry) for entry in entries])
+                with spans.of_changes(entries) as traced:
+                    await producer.send([_message(entry) for entry in traced])
         _count(topic, entries)
         # Changes that were committed after the claim have set the wakeup, or are noticed by the next poll.
         return 0 if outbox.is_full(entries) else None

@@ -50,6 +50,14 @@ def test_an_inbox_that_keeps_entries_shorter_than_kafka_keeps_requests_is_refuse
     assert "VISITOR_KAFKA_RETENTION_DAYS" in str(refused.value)
 
 
+def test_a_protocol_for_traces_that_the_service_does_not_speak_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    assert _load(monkeypatch)  # Nothing is exported.
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317")
+    with pytest.raises(settings.WrongSetting, match="OTEL_EXPORTER_OTLP_PROTOCOL is grpc"):
+        _load(monkeypatch)
+
+
 def test_an_inbox_that_keeps_entries_longer_than_kafka_keeps_requests_is_accepted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
