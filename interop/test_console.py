@@ -131,7 +131,7 @@ async def test_a_dead_letter_is_replayed_and_a_request_is_found_with_the_keyboar
     request_id = await stack.send("visits.create", {"path": {"visitType": "entry"}, "body": body})
     await stack.result("visits.create", request_id)
     browser.get(console_url)
-    wait(browser, ".picture .node, .picture rect")
+    wait(browser, ".picture rect")
     _tab_to(browser, "Skip to the content")
     _press(browser, Keys.ENTER)
     assert browser.execute_script("return document.activeElement.id") == "main"

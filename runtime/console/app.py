@@ -69,7 +69,7 @@ _POLICY = (
 """Content-Security-Policy of the page."""
 
 Parameters = TypeVar("Parameters", bound=BaseModel)
-Data = Callable[[Request, Identity], Awaitable[Any]]
+Endpoint = Callable[[Request, Identity], Awaitable[Any]]
 
 
 class TraceQuery(BaseModel):
@@ -124,7 +124,7 @@ class Console:
                 await self._registry.close()
 
     def _routes(self) -> list[Route]:
-        data: dict[tuple[str, str], Data] = {
+        endpoints: dict[tuple[str, str], Endpoint] = {
             ("GET", "session"): self._session,
             ("GET", "requests"): self._request,
             ("GET", "visitors/{visitor_id}"): self._visitor,
@@ -139,15 +139,15 @@ class Console:
             Route(f"{PATH}/", _redirect),
             *(Route(path, page.serve) for path, page in _pages().items()),
             *(
-                Route(f"{PATH}/api/{path}", self._guarded(get), methods=[method])
-                for (method, path), get in data.items()
+                Route(f"{PATH}/api/{path}", self._guarded(endpoint), methods=[method])
+                for (method, path), endpoint in endpoints.items()
             ),
             Route(f"{PATH}/api/events", self._guarded(self._events)),
             Route(f"{PATH}/{{rest:path}}", _not_found),
         ]
 
-    def _guarded(self, get: Data) -> Callable[[Request], Awaitable[Response]]:
-        """An endpoint for operators. What `get` returns is the JSON of its answer, or a response."""
+    def _guarded(self, endpoint: Endpoint) -> Callable[[Request], Awaitable[Response]]:
+        """An endpoint for operators. What `endpoint` returns is the JSON of its answer, or a response."""
 
         async def answer(request: Request) -> Response:
             fields: dict[str, str] = {}
@@ -157,7 +157,7 @@ class Console:
                 self._callers.count(identity, fields)
                 _require_operator(identity)
                 _require_own_page(request)
-                data = await get(request, identity)
+                data = await endpoint(request, identity)
                 return data if isinstance(data, Response) else _of_data(request, data, fields)
             except Fault as fault:
                 _audit_refusal(request, identity, fault)

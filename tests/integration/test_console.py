@@ -189,6 +189,34 @@ async def test_dead_letters_are_filtered_shown_and_replayed_once(stack: Stack, c
     assert (await console.get("dead-letters/0:999999")).status_code == 404
 
 
+async def test_without_kafka_the_console_shows_what_the_database_has(stack: Stack, client: httpx.AsyncClient) -> None:
+    parker, body = await _parker(client)
+    key = str(uuid4())
+    await client.post("/visits/entry", json=body, headers={"Idempotency-Key": key})
+    edge, url = stack.edge(VISITOR_HTTP_CONSOLE="true", VISITOR_KAFKA_BOOTSTRAP="127.0.0.1:1")
+    async with httpx.AsyncClient(base_url=f"{url}/console/api/", timeout=60) as console:
+
+        async def answers() -> bool:
+            try:
+                return (await console.get("session")).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        await eventually("an edge without Kafka", answers)
+        trace = await _get(console, "requests", id=key)
+        assert [answered["status"] for answered in trace["answered"]] == [201]
+        assert "Kafka does not answer" in trace["notes"][0]
+        timeline = await _get(console, f"visitors/{parker['visitorId']}")
+        assert [event["name"] for event in timeline["events"] if event["kind"] == "visit"] == ["entry"]
+        assert (await console.get("dead-letters")).json()["errors"][0]["code"] == "kafka_unavailable"
+        async with console.stream("GET", "events") as response:
+            event = await anext(line async for line in response.aiter_lines() if line.startswith("data: "))
+        state = json.loads(event.removeprefix("data: "))
+        assert "unavailable" in state["kafka"]
+        assert state["database"]["inboxRows"] >= 0
+    edge.kill()
+
+
 async def test_the_live_state_has_rates_lags_and_workers(
     stack: Stack, client: httpx.AsyncClient, console: httpx.AsyncClient
 ) -> None:
@@ -230,7 +258,7 @@ async def test_a_request_is_looked_up_by_the_index_however_many_the_inbox_has(st
         await conn.execute(sa.text(many))
         await conn.execute(sa.text("analyze inbox"))
         nodes = await plan_of(conn, inbox._WITH_ID, {"request_id": "id 7"}, "auto")
-        found = await inbox.with_id(conn, "id 7")
-    assert [receipt.entry.source for receipt in found] == ["gateway/7"]
+        receipts = await inbox.with_id(conn, "id 7")
+    assert [receipt.entry.source for receipt in receipts] == ["gateway/7"]
     assert {node["Node Type"] for node in nodes} & {"Seq Scan", "Sort", "Hash Join"} == set()
     assert sum(node["Actual Rows"] * node["Actual Loops"] for node in nodes) < 4_000

@@ -113,6 +113,16 @@ async def test_malformed_parameters_are_refused(monkeypatch: pytest.MonkeyPatch)
         assert large.status_code == 413
 
 
+async def test_without_servers_the_console_says_which_one_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISITOR_DATABASE_URL", "postgresql://visitor@127.0.0.1:1/visitor")
+    monkeypatch.setenv("VISITOR_KAFKA_BOOTSTRAP", "127.0.0.1:1")
+    async with _console(monkeypatch) as client:
+        visitor = await client.get("/console/api/visitors/00000000-0000-0000-0000-000000000000")
+        assert (visitor.status_code, visitor.json()["errors"][0]["code"]) == (503, "database_unavailable")
+        notes = (await client.get("/console/api/requests?id=a")).json()["notes"]
+        assert [note.partition(" does not answer")[0] for note in notes][:2] == ["PostgreSQL", "Kafka"]
+
+
 async def test_without_the_setting_there_is_no_console(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_edge(monkeypatch) as client:
         assert (await client.get("/console")).status_code == 404

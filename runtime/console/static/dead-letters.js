@@ -101,8 +101,14 @@ export function deadLettersView(content, parameters) {
     const columns = ["Dead letter", "Written (UTC)", "Reason", "Operation", "Source", "State"].map((text) => ({ text }));
     result.replaceChildren(letters.length
       ? table("Dead letters", columns, letters.map(row))
-      : h("p", { class: "card empty" }, inputs.all.checked ? "There are no such dead letters." : "There are no such open dead letters."));
+      : h("p", { class: "card empty" }, emptyText()));
     update();
+  }
+
+  function emptyText() {
+    const { all: withMarked, ...others } = query();
+    const isFiltered = Object.values(others).some(Boolean);
+    return `There are no ${isFiltered ? "such " : ""}${withMarked ? "" : "open "}dead letters.`;
   }
 
   function row(letter) {

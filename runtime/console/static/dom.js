@@ -49,9 +49,9 @@ export function notices(entries) {
   return h("ul", { class: "notices" }, entries.map(([level, message]) => notice(level, message)));
 }
 
-export function table(caption, headings, rows, attributes = {}) {
+export function table(caption, headings, rows) {
   return h("div", { class: "card flush scroll", tabindex: "0", role: "region", "aria-label": caption },
-    h("table", { class: "cards", ...attributes },
+    h("table", { class: "cards" },
       h("caption", { class: "visually-hidden" }, caption),
       h("thead", {}, h("tr", {}, headings.map((heading) =>
         h("th", { scope: "col", class: heading.number && "number" }, heading.text)))),

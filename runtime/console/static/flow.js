@@ -11,30 +11,30 @@ const OLD_CHANGE_SECONDS = 30;
 const RECENT_MILLISECONDS = 300_000;
 
 // The problems of a state, each as [level, message]. The runbook says what to do about each.
-export function verdicts(state) {
+function problemsOf(state) {
   const { kafka, database } = state;
-  const found = [];
-  if (kafka.unavailable) found.push(["bad", `Kafka: ${kafka.unavailable}`]);
-  if (database.unavailable) found.push(["bad", `PostgreSQL: ${database.unavailable}`]);
+  const problems = [];
+  if (kafka.unavailable) problems.push(["bad", `Kafka: ${kafka.unavailable}`]);
+  if (database.unavailable) problems.push(["bad", `PostgreSQL: ${database.unavailable}`]);
   if (!kafka.unavailable) {
-    if (kafka.missingTopics.length) found.push(["bad", `Missing topics: ${kafka.missingTopics.join(", ")}. Run \`visitor topics\`.`]);
-    if (!kafka.workers.length) found.push(["bad", "No worker runs: requests wait until one starts."]);
+    if (kafka.missingTopics.length) problems.push(["bad", `Missing topics: ${kafka.missingTopics.join(", ")}. Run \`visitor topics\`.`]);
+    if (!kafka.workers.length) problems.push(["bad", "No worker runs: requests wait until one starts."]);
     else for (const group of kafka.groups.filter((group) => group.state !== "Stable")) {
-      found.push(["warn", `The consumer group ${group.name} is ${group.state}: its partitions are being distributed.`]);
+      problems.push(["warn", `The consumer group ${group.name} is ${group.state}: its partitions are being distributed.`]);
     }
     for (const { topic, lagSeconds } of [...kafka.families.map((family) => family.requests), kafka.queries]) {
-      if (lagSeconds > LATE_SECONDS) found.push(["warn", `${topic} is late by ${duration(lagSeconds)}.`]);
+      if (lagSeconds > LATE_SECONDS) problems.push(["warn", `${topic} is late by ${duration(lagSeconds)}.`]);
     }
   }
   const isRecent = (letter) => Date.parse(state.time) - Date.parse(letter.writtenAt) < RECENT_MILLISECONDS;
   if (kafka.deadLetters?.newest.some(isRecent)) {
-    found.push(["warn", "Dead letters were written in the last five minutes: messages that cannot be read, or met a bug."]);
+    problems.push(["warn", "Dead letters were written in the last five minutes: messages that cannot be read, or met a bug."]);
   }
   if (database.oldestChangeSeconds > OLD_CHANGE_SECONDS) {
-    found.push(["warn", `The oldest change in the outbox has waited ${duration(database.oldestChangeSeconds)} for its publisher.`]);
+    problems.push(["warn", `The oldest change in the outbox has waited ${duration(database.oldestChangeSeconds)} for its publisher.`]);
   }
-  if (database.lockWaits) found.push(["warn", `${plural(database.lockWaits, "transaction")} in PostgreSQL wait for a lock.`]);
-  return found;
+  if (database.lockWaits) problems.push(["warn", `${plural(database.lockWaits, "transaction")} in PostgreSQL wait for a lock.`]);
+  return problems;
 }
 
 function lead(state) {
@@ -85,7 +85,7 @@ function familyRow({ name, requests, results, changes }) {
 
 export function flowView(content) {
   const summary = h("p", { class: "lead" }, "Reading Kafka and PostgreSQL …");
-  const problems = h("ul", { class: "notices" });
+  const problemList = h("ul", { class: "notices" });
   const tiles = [
     new Tile("requests", "Requests and reads", "per second", perSecond),
     new Tile("changes", "Changes committed", "per second", perSecond),
@@ -104,7 +104,7 @@ export function flowView(content) {
   const newest = h("div", {});
   content.append(
     summary,
-    problems,
+    problemList,
     h("dl", { class: "tiles" }, tiles.map((tile) => tile.element)),
     h("section", { "aria-labelledby": "picture-title" }, h("h2", { id: "picture-title" }, "From request to change"), picture.element),
     h("section", {}, h("h2", {}, "Families"), h("p", { class: "lead" },
@@ -116,12 +116,12 @@ export function flowView(content) {
   let announced = null;
   const stop = listen((state) => {
     setText(summary, lead(state));
-    const found = verdicts(state);
-    const text = JSON.stringify(found.map(([level, message]) => [level, message.replace(/[\d.,]+ ?(ms|s|min|h|days)?/g, "")]));
-    problems.replaceChildren(...(found.length ? found : [["ok", "Requests are applied as they arrive."]]).map(([level, message]) => notice(level, message)));
-    if (announced !== null && announced !== text) {
-      announce(found.map(([, message]) => message).join(" ") || "The problems are gone.");
-    }
+    const problems = problemsOf(state);
+    const entries = problems.length ? problems : [["ok", "Requests are applied as they arrive."]];
+    problemList.replaceChildren(...entries.map(([level, message]) => notice(level, message)));
+    // A problem is announced once, not again with each new number.
+    const text = entries.map(([, message]) => message.replace(/[\d.,]+ ?(ms|s|min|h|days)?/g, "")).join();
+    if (announced !== null && announced !== text) announce(entries.map(([, message]) => message).join(" "));
     announced = text;
     for (const tile of tiles) tile.update(state.points);
     picture.update(state);

@@ -44,7 +44,3 @@ export function plural(number, singular) {
 export function fromInput(value) {
   return value ? new Date(`${value}Z`).toISOString() : null;
 }
-
-export function toInput(time) {
-  return new Date(time).toISOString().slice(0, 16);
-}
