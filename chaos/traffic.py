@@ -14,11 +14,11 @@ from confluent_kafka import KafkaError, Message, Producer
 
 from chaos.oracle import CLIENT, SOURCE, Oracle, Request, Violation
 
-MESSAGES_PER_SECOND = 8.0
+MESSAGES_PER_SECOND = 4.0
 OVERLOAD = 10
 CALLERS = 4
 VISITORS_PER_CALLER = 4
-OTHER_VISITORS = 60
+OTHER_VISITORS = 120
 """Enough that most messages of an overload are about different visitors: those of one visitor wait for each other."""
 SERVICES = 8
 DUPLICATES = 0.05
