@@ -297,7 +297,7 @@ async def add_partitions(run: Run) -> None:
             count = len(admin.list_topics(topic, timeout=20).topics[topic].partitions)
             if count < MAX_PARTITIONS:
                 admin.create_partitions([NewPartitions(topic, count + 1)], operation_timeout=20)[topic].result(20)
-        except KafkaException:
+        except (KafkaException, TimeoutError):
             return False
         return True
 
@@ -391,6 +391,6 @@ def _try_reset(admin: AdminClient) -> bool:
         if earlier:
             reset = ConsumerGroupTopicPartitions(REQUEST_GROUP, earlier)
             admin.alter_consumer_group_offsets([reset])[REQUEST_GROUP].result(20)
-    except KafkaException:
+    except (KafkaException, TimeoutError):
         return False
     return True
