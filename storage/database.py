@@ -149,6 +149,7 @@ def milliseconds(duration: timedelta) -> str:
 
 _LOCK_NOT_AVAILABLE = "55P03"
 """The SQLSTATE of a statement that exceeded lock_timeout."""
+_DEADLOCK = "40P01"
 _QUERY_CANCELED = "57014"
 """The SQLSTATE of a statement that exceeded statement_timeout."""
 _READ_ONLY_TRANSACTION = "25006"
@@ -190,9 +191,9 @@ def is_too_slow(error: BaseException) -> bool:
     return isinstance(cause, TimeoutError) or _sqlstate(cause) == _QUERY_CANCELED
 
 
-def is_lock_timeout(error: BaseException) -> bool:
-    """True if a statement waited too long for a lock of another transaction."""
-    return _sqlstate(_driver_error(error)) == _LOCK_NOT_AVAILABLE
+def is_lock_conflict(error: BaseException) -> bool:
+    """True if a statement could not get a lock: it waited too long, or the two transactions waited for each other."""
+    return _sqlstate(_driver_error(error)) in (_LOCK_NOT_AVAILABLE, _DEADLOCK)
 
 
 def is_transient(error: BaseException) -> bool:

@@ -27,7 +27,7 @@ from agents.wire import Wire
 from schemas.faults import BUG, Fault, KeyReused, Unavailable
 from storage import deletions, inbox, outbox
 from storage.constraints import fault_of
-from storage.database import is_lock_timeout, is_too_slow, is_transient
+from storage.database import is_lock_conflict, is_too_slow, is_transient
 from storage.table import require_revision
 from storage.tx import Tx
 from topics import json
@@ -48,7 +48,7 @@ own. A batch with no more runs needs no savepoint at first: its transaction is r
 
 class NeedsSavepoints(Exception):
     """A request failed that was applied without a savepoint. Roll the transaction back, and repeat it with savepoints.
-    `waited_for_lock`: the request waited too long for a lock."""
+    `waited_for_lock`: the request could not get a lock."""
 
     def __init__(self, *, waited_for_lock: bool) -> None:
         self.waited_for_lock = waited_for_lock
@@ -187,14 +187,14 @@ async def _apply_together(conn: AsyncConnection, runs: Sequence[_Run], attempt: 
         if _is_to_be_retried(error, attempt):
             raise
         if not attempt.savepoints:
-            raise NeedsSavepoints(waited_for_lock=is_lock_timeout(error)) from error
+            raise NeedsSavepoints(waited_for_lock=is_lock_conflict(error)) from error
         parts = [[run] for run in runs] if len(runs) > 1 else [[[incoming]] for incoming in runs[0]]
         if len(parts) > 1:
             for part in parts:
                 await _apply_together(conn, part, attempt)
             return
         (incoming,) = runs[0]
-        if is_lock_timeout(error):
+        if is_lock_conflict(error):
             _block(incoming, attempt)
             return
         outcomes = [(incoming, error if isinstance(error, Fault) else _fault_of(error, incoming))]
@@ -203,7 +203,7 @@ async def _apply_together(conn: AsyncConnection, runs: Sequence[_Run], attempt: 
 
 
 def _is_to_be_retried(error: Exception, attempt: Attempt) -> bool:
-    if isinstance(error, Fault) or is_lock_timeout(error) or (attempt.last_try and is_too_slow(error)):
+    if isinstance(error, Fault) or is_lock_conflict(error) or (attempt.last_try and is_too_slow(error)):
         return False
     return is_transient(error)
 

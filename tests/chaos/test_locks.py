@@ -1,5 +1,6 @@
 """Requests while another session holds locks that they need, for example an open transaction in psql."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -95,9 +96,9 @@ async def test_only_requests_of_locked_visitors_wait_and_those_stay_in_order(
     assert [tuple(row) for row in rows] == [("City 2", 4)] * LOCKED
 
 
-async def _set_city(stack: Stack, sent: Sent, visitor_id: str, city: str) -> str:
+async def _set_city(stack: Stack, sent: Sent, visitor_id: str, city: str, partition: int | None = None) -> str:
     parts = {"path": {"visitorId": visitor_id}, "body": {"addressCity": city}}
-    request_id = await stack.send("visitors.update", parts, key=visitor_id)
+    request_id = await stack.send("visitors.update", parts, key=visitor_id, partition=partition)
     sent.note(request_id, "visitors.update")
     return request_id
 
@@ -130,3 +131,31 @@ async def _rename_center(stack: Stack, sent: Sent, population: Population, numbe
     request_id = await stack.send("centers.update", parts, partition=number % 4)
     sent.note(request_id, "centers.update")
     return request_id
+
+
+async def test_a_deadlock_lets_the_requests_wait_and_no_batch_fail(
+    own_stack: Stack, worker: Process, sent: Sent
+) -> None:
+    population = await populate(own_stack, sent, VISITORS)
+    first, second = (person.visitor_id for person in population.people[:2])
+    logged, before = len(worker.log.read_text()), await _deadlocks(own_stack)
+    lock = sa.text("select 1 from visitors where visitor_id = :id for update")
+    async with own_stack.engine.begin() as session:
+        await session.execute(lock, {"id": second})
+        # In one record batch, so that the worker applies both in one transaction, in which it waits for the second one.
+        await asyncio.gather(*(_set_city(own_stack, sent, each, "Lyon", partition=0) for each in (first, second)))
+        await own_stack.await_lock_wait()
+        # PostgreSQL ends the wait of the session that has waited longer, so this statement succeeds.
+        await session.execute(lock, {"id": first})
+    await _assert_all_applied(own_stack, worker, sent)
+
+    async def one_more_deadlock() -> bool:
+        return await _deadlocks(own_stack) == before + 1
+
+    await eventually("PostgreSQL's statistics count the deadlock", one_more_deadlock)
+    assert "retrying" not in worker.log.read_text()[logged:]
+
+
+async def _deadlocks(stack: Stack) -> int:
+    rows = await stack.rows("select deadlocks from pg_stat_database where datname = current_database()")
+    return int(rows[0].deadlocks)
