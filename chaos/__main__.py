@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import os
 import random
 import secrets
 import shutil
@@ -19,8 +20,8 @@ import asyncpg
 from rich.console import Console
 from rich.table import Table
 
+from chaos import clocks, faults, oracle, traffic
 from chaos import cluster as clusters
-from chaos import faults, oracle, traffic
 
 SETTLE_SECONDS = 120.0
 PROBE_SECONDS = 120.0
@@ -183,6 +184,12 @@ def main() -> int:
     parser.add_argument("--brokers", type=int, default=3, help="number of Kafka brokers; 3 by default")
     parser.add_argument("--worker", default="runtime.cli", help="module of the workers, for example a sabotaged one")
     options = parser.parse_args()
+    try:
+        clocks.library()
+    except clocks.NoLibfaketime as error:
+        parser.error(str(error))
+    if os.geteuid() != 0:
+        parser.error("Run it as root: it mounts a small file system for each server.")
     seed = secrets.randbelow(10**6) if options.seed is None else options.seed
     console = Console(soft_wrap=True)
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it logs each lost connection
