@@ -20,7 +20,13 @@ from edge import keys as edge_keys
 from edge.keys import WrongKeyFile
 from runtime import dead_letters_cli, health, ports
 from runtime.bulk import Format, Importable
-from runtime.command import WrongRevision, load_settings_and_configure_logs, retry_until_available, run
+from runtime.command import (
+    WrongRevision,
+    load_settings_and_configure_logs,
+    load_settings_and_disable_logs,
+    retry_until_available,
+    run,
+)
 from runtime.settings import Settings, WrongSetting
 from runtime.settings import known as known_settings
 from runtime.settings import load as load_settings
@@ -199,7 +205,7 @@ def status(
     from topics import patches
 
     patches.apply()
-    settings = load_settings_and_configure_logs()
+    settings = load_settings_and_disable_logs()
     console = Console(highlight=False)
     if once or as_json or not console.is_terminal:
         is_available = run(runtime_status.print_once(settings, console, as_json=as_json))
@@ -208,6 +214,32 @@ def status(
         run(runtime_status.show(settings, console))
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
+
+
+class ExaminedRole(StrEnum):
+    operator = "operator"
+    worker = "worker"
+    edge = "edge"
+
+
+@app.command(rich_help_panel=Readers.DIAGNOSIS)
+def doctor(
+    role: Annotated[
+        ExaminedRole, typer.Argument(help="Whose settings these are: what the user of Kafka must be allowed to do.")
+    ] = ExaminedRole.operator,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON document.")] = False,
+) -> None:
+    """Examine servers, rights, topics, schema, clocks, lag, dead letters and keys, and say what to do.
+
+    Prints one line for each check: ok, warning or failed. Changes nothing. Exits with status 1 if a check has failed;
+    warnings leave it at 0."""
+    from runtime import doctor as runtime_doctor
+    from topics import patches
+
+    patches.apply()
+    settings = load_settings_and_disable_logs()
+    passed = run(runtime_doctor.run(settings, acl_table.Role(role), as_json=as_json))
+    raise typer.Exit(0 if passed else 1)
 
 
 @app.command(rich_help_panel=Readers.DIAGNOSIS)

@@ -1,6 +1,7 @@
 """What the commands of the command line have in common."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -31,6 +32,13 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
 def load_settings_and_configure_logs() -> Settings:
     loaded = settings.load()
     logs.configure(loaded.log)
+    return loaded
+
+
+def load_settings_and_disable_logs() -> Settings:
+    """For commands that print what they find, errors of servers included."""
+    loaded = load_settings_and_configure_logs()
+    logging.disable()
     return loaded
 
 

@@ -13,7 +13,17 @@ from structlog.typing import EventDict, Processor
 from runtime.settings import LogSettings, WrongSetting
 from topics import audit
 
-_NOISY_LIBRARIES = ("aiokafka", "alembic", "asyncio", "faust", "mode", "opentelemetry", "urllib3", "uvicorn")
+_NOISY_LIBRARIES = (
+    "aiokafka",
+    "alembic",
+    "asyncio",
+    "faust",
+    "mode",
+    "opentelemetry",
+    "storage.database._MeasuredPool",  # of SQLAlchemy
+    "urllib3",
+    "uvicorn",
+)
 
 
 def configure(settings: LogSettings) -> None:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from pydantic.alias_generators import to_camel
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -21,9 +22,11 @@ from runtime import latencies
 from runtime.latencies import Latency, Offsets
 from runtime.settings import Settings
 from storage import inbox, migrate, outbox, statistics
-from storage.database import connect
+from storage.connecting import ConnectionFailed
+from storage.database import WrongPooling, connect
 from storage.statistics import LockWait
 from topics import dead_letters, names
+from topics.connection_errors import ConnectionRefused
 from topics.kafka import KafkaSettings
 from topics.observer import Group, Observer
 from topics.supervision import interruptions_raised
@@ -31,6 +34,10 @@ from topics.supervision import interruptions_raised
 LIMIT_SECONDS = 5.0
 """How long one server may take to answer."""
 NEWEST_DEAD_LETTERS = 10
+DELAYED_SECONDS = 10.0
+"""From this age on, a request or a change that waits deserves a warning."""
+LATE_SECONDS = 60.0
+"""From this age on, it is an error."""
 
 T = TypeVar("T")
 
@@ -237,10 +244,21 @@ async def _or_unavailable(
     except TimeoutError:
         reason = f"no answer within {LIMIT_SECONDS:.0f} s"
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+        reason = explain(error)
     with suppress(Exception):
         await disconnect()
     return Unavailable(reason)
+
+
+def explain(error: Exception) -> str:
+    """Why a server is unavailable, in one line."""
+    if isinstance(error, KafkaConnectionError) and not isinstance(error, ConnectionRefused):
+        return "no broker answers at VISITOR_KAFKA_BOOTSTRAP"
+    if isinstance(error, OSError) and not isinstance(error, ConnectionFailed):
+        return f"PostgreSQL does not answer at VISITOR_DATABASE_URL ({error.strerror or type(error).__name__})"
+    named = isinstance(error, (ConnectionRefused, ConnectionFailed, WrongPooling, KafkaError))
+    text = str(error) if named else f"{type(error).__name__}: {error}"
+    return text.partition("\n")[0][:300]
 
 
 class _KafkaSource:

@@ -15,6 +15,8 @@ from rich.text import Text
 from agents.catalogue import CATALOGUE
 from runtime import overview
 from runtime.overview import (
+    DELAYED_SECONDS,
+    LATE_SECONDS,
     DatabaseOverview,
     GroupLag,
     KafkaOverview,
@@ -30,10 +32,6 @@ from topics import json, names
 
 INTERVAL_SECONDS = 2.0
 """Between two overviews. Rates and latencies are those of the time in between."""
-DELAYED_SECONDS = 10.0
-"""From this age on, a request or a change that waits is shown as a warning."""
-LATE_SECONDS = 60.0
-"""From this age on, it is shown as an error."""
 DEAD_LETTERS_SHOWN = 5
 LIVE_HEIGHT, LIVE_WIDTH = 30, 80
 """The smallest terminal that has room for the live view."""
@@ -174,8 +172,8 @@ def _ranges(numbers: Sequence[int]) -> str:
 def _database(database: DatabaseOverview, rates: Rates) -> Iterator[RenderableType]:
     table = Table.grid(padding=(0, 2))
     oldest = database.oldest_change_seconds
-    waiting = Text.assemble(f"{database.outbox_rows:,} wait, the oldest for ", _age(oldest)) if oldest else "none waits"
-    table.add_row(Text("changes", style=_DIM), f"{rates.changes:,.1f}/s", waiting)
+    waiting = (f"{database.outbox_rows:,} wait, the oldest for ", _age(oldest)) if oldest else ("none waits",)
+    table.add_row(Text("changes", style=_DIM), Text.assemble(f"{rates.changes:,.1f}/s, ", *waiting))
     table.add_row(Text("answers", style=_DIM), f"about {database.inbox_rows:,} in the inbox")
     yield table
     for topic in database.change_topics:

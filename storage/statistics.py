@@ -1,6 +1,8 @@
 """What PostgreSQL knows about its tables and sessions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -32,6 +34,35 @@ _LOCK_WAITS = sa.text(
 )
 
 
+_SERVER = sa.text(
+    "select current_setting('server_version_num')::int, pg_is_in_recovery(), clock_timestamp(),"
+    " current_setting('max_connections')::int,"
+    " (select count(*) from pg_stat_activity where backend_type = 'client backend')"
+)
+_FORBIDDEN = sa.text(
+    """
+    select name || ': ' || string_agg(privilege, ', ' order by privilege)
+    from unnest(cast(:tables as text[])) as name,
+        unnest(array['SELECT', 'INSERT', 'UPDATE', 'DELETE']) as privilege
+    where to_regclass(name) is not null and not has_table_privilege(to_regclass(name), privilege)
+    group by name
+    order by name
+    """
+)
+
+
+@dataclass(frozen=True)
+class Server:
+    """`version` is PostgreSQL's number, for example 180004. `clock` is the time of the server. `connections` are those
+    of all databases and users."""
+
+    version: int
+    is_standby: bool
+    clock: datetime
+    connection_limit: int
+    connections: int
+
+
 @dataclass(frozen=True)
 class LockWait:
     """A session that waits for a lock. The other fields are about the session that holds it, or that waits in front of
@@ -43,6 +74,15 @@ class LockWait:
     application: str
     state: str
     """Of pg_stat_activity, for example active, or idle in transaction."""
+
+
+async def server(conn: AsyncConnection) -> Server:
+    return Server(*(await conn.execute(_SERVER)).one())
+
+
+async def forbidden(conn: AsyncConnection, tables: Sequence[str]) -> list[str]:
+    """The rights that the user lacks, by table, for example `visits: DELETE, UPDATE`."""
+    return list((await conn.scalars(_FORBIDDEN, {"tables": list(tables)})).all())
 
 
 async def rows(conn: AsyncConnection, table: str) -> int:

@@ -28,6 +28,10 @@ class Acl:
     operations: Sequence[Operation]
     prefixed: bool = False
 
+    def covers(self, name: str) -> bool:
+        """True if the ACL is about the resource with this name."""
+        return name.startswith(self.name) if self.prefixed else name == self.name
+
     def command(self, principal: str, bootstrap: str) -> str:
         """The command of Kafka's tools that adds this ACL."""
         operations = " ".join(f"--operation {operation}" for operation in self.operations)

@@ -45,6 +45,13 @@ async def ensure(settings: KafkaSettings, specs: Sequence[TopicSpec], *, alter: 
         return Report(created, altered, await _differences(admin, existing))
 
 
+async def compare(settings: KafkaSettings, specs: Sequence[TopicSpec]) -> tuple[list[str], list[Difference]]:
+    """The names of the missing topics, and the differences of the others. Changes nothing. Raises KafkaError."""
+    async with _connected(settings) as admin:
+        missing = {spec.name for spec in await _missing(admin, specs)}
+        return sorted(missing), await _differences(admin, [spec for spec in specs if spec.name not in missing])
+
+
 async def record_lifetimes(settings: KafkaSettings, topics: Sequence[str]) -> dict[str, timedelta | None]:
     """How long Kafka can deliver a record of each topic; None if Kafka keeps the records without a limit. Raises
     KafkaError, for example if the client is not allowed to read the configuration."""

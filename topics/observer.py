@@ -2,16 +2,18 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
-from aiokafka.errors import for_code
+from aiokafka.errors import KafkaError, for_code
 
-from topics.kafka import KafkaSettings, close_consumer, missing_topics
+from topics.kafka import KafkaSettings, close_consumer, ended_tasks, missing_topics
 
 FETCH_BYTES = 64 * 1024
 """Bytes per partition and fetch. A larger batch is delivered nevertheless, alone (Kafka's documentation,
@@ -39,6 +41,17 @@ class Group:
     state: str
     members: tuple[Member, ...]
     committed: Mapping[TopicPartition, int]
+
+
+@asynccontextmanager
+async def observing(settings: KafkaSettings) -> AsyncIterator["Observer"]:
+    """A started observer. Raises KafkaError."""
+    observer = Observer(settings)
+    try:
+        await observer.start()
+        yield observer
+    finally:
+        await observer.stop()
 
 
 class Observer:
@@ -106,6 +119,13 @@ class Observer:
         offsets: dict[TopicPartition, int] = await self._offsets.beginning_offsets(partitions)
         return offsets
 
+    async def offsets_at(self, partitions: Sequence[TopicPartition], time: datetime) -> dict[TopicPartition, int]:
+        """The first offset of each partition that was written at this time or later. Partitions without one are left
+        out."""
+        milliseconds = int(time.timestamp() * 1000)
+        offsets = await self._offsets.offsets_for_times(dict.fromkeys(partitions, milliseconds)) if partitions else {}
+        return {partition: first.offset for partition, first in offsets.items() if first is not None}
+
     async def oldest(
         self, offsets: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
     ) -> dict[TopicPartition, Any | None]:
@@ -129,7 +149,11 @@ class Observer:
         """The records, and the partitions that were read completely."""
         records: dict[TopicPartition, list[Any]] = defaultdict(list)
         unread = set(offsets)
+        if not unread:
+            return records, unread
         async with self._reading:
+            if ended := ended_tasks(self._reader):
+                raise KafkaError(f"the consumer's background tasks have ended: {', '.join(ended)}")
             self._reader.assign(list(offsets))
             for partition, offset in offsets.items():
                 self._reader.seek(partition, offset)
@@ -150,7 +174,8 @@ class Observer:
             except TimeoutError:
                 pass
             finally:
-                self._reader.unsubscribe()
+                # Not `unsubscribe`, which may end the fetcher of aiokafka 0.14.0.
+                self._reader.assign([])
         return records, offsets.keys() - unread
 
 

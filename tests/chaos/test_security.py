@@ -3,6 +3,7 @@ prints."""
 
 import argparse
 import asyncio
+import json
 import shlex
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -293,6 +294,29 @@ async def test_a_role_cannot_write_other_topics(
     producer.produce(topic, b"{}", on_delivery=lambda error, _: errors.append(error.name()))
     await asyncio.to_thread(producer.flush, 20)
     assert errors == ["TOPIC_AUTHORIZATION_FAILED"]
+
+
+async def test_the_doctor_tells_each_role_which_rights_it_lacks(
+    secured: Stack, broker: Broker, authority: Authority
+) -> None:
+    for role in (Role.operator, Role.worker, Role.edge):
+        rights = await _rights(secured, role, _scram(broker, authority, role))
+        assert rights["state"] == "ok", rights
+    rights = await _rights(secured, Role.worker, _scram(broker, authority, Role.operator))
+    assert rights["state"] == "failed", rights
+    assert "Read on the group visitor-worker.queries" in rights["message"]
+    assert "visitor acls worker" in rights["advice"]
+    rights = await _rights(secured, Role.edge, _scram(broker, authority, Role.worker))
+    assert f"Read on the topic {names.REPLIES}" in rights["message"]
+    rights = await _rights(secured, Role.operator, _scram(broker, authority, Role.edge))
+    assert "Create on the topic " in rights["message"]
+
+
+async def _rights(secured: Stack, role: Role, settings: dict[str, str]) -> dict[str, str]:
+    """What the doctor says about the rights of a role in Kafka."""
+    done = await secured.command("doctor", role, "--json", **settings)
+    checks: list[dict[str, str]] = json.loads(done.stdout)["checks"]
+    return next(check for check in checks if check["check"] == "kafka rights")
 
 
 async def test_a_crm_cannot_read_requests(secured: Stack, broker: Broker, authority: Authority) -> None:

@@ -150,7 +150,8 @@ async def test_servers_that_do_not_answer_are_unavailable() -> None:
         read = await source.read()
     assert isinstance(read.kafka, Unavailable)
     assert isinstance(read.database, Unavailable)
-    assert "ConnectionRefusedError" in read.database.reason
+    assert read.kafka.reason == "no broker answers at VISITOR_KAFKA_BOOTSTRAP"
+    assert read.database.reason.startswith("PostgreSQL does not answer at VISITOR_DATABASE_URL")
 
 
 async def test_a_database_of_another_revision_says_what_to_do(stack: Stack, source: Source) -> None:

@@ -1,0 +1,267 @@
+"""`visitor doctor`: each check finds its fault on real servers."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from pydantic import HttpUrl, SecretStr
+
+from agents.engine.schema_lookup import SchemaLookup
+from edge import keys
+from edge.settings import HttpSettings
+from runtime import doctor
+from runtime.doctor import configuration, database, kafka
+from runtime.doctor.findings import Finding
+from runtime.settings import Settings, WorkerSettings
+from storage.database import DatabaseSettings
+from tests.support import data
+from tests.support.certificates import Authority
+from tests.support.stack import WIRE, Stack, eventually
+from topics import json, names, rights
+from topics.acls import Role
+from topics.kafka import KafkaSettings
+from topics.names import TopicSpec
+from topics.schema_registry import SchemaRegistrySettings
+
+
+async def _findings(stack: Stack, role: Role = Role.operator, **changed: Any) -> dict[str, Finding]:
+    settings = Settings(kafka=stack.kafka, database=stack.database).model_copy(update=changed)
+    return {result.check: result.finding for result in await doctor.examine(settings, role)}
+
+
+async def _fails(stack: Stack, check: str, message: str, advice: str, **changed: Any) -> None:
+    finding = (await _findings(stack, **changed))[check]
+    assert (finding.state, message in finding.message, advice in finding.advice) == ("failed", True, True), finding
+
+
+async def _warns(stack: Stack, check: str, message: str, advice: str, **changed: Any) -> None:
+    finding = (await _findings(stack, **changed))[check]
+    assert (finding.state, message in finding.message, advice in finding.advice) == ("warning", True, True), finding
+
+
+async def test_a_healthy_installation_passes_all_checks(stack: Stack) -> None:
+    findings = await _findings(stack)
+    assert list(findings) == [check.name for check in doctor.CHECKS]
+    # Other tests leave dead letters.
+    assert {name for name, finding in findings.items() if finding.state != "ok"} <= {"dead letters"}
+    assert {finding.advice for finding in findings.values() if finding.state == "ok"} == {""}
+
+
+async def test_the_command_prints_a_line_for_each_check_and_exits_with_its_status(stack: Stack) -> None:
+    done = await stack.command("doctor")
+    assert done.returncode == 0, done.stdout
+    assert len(done.stdout.splitlines()) == len(doctor.CHECKS)
+    failed = await stack.command("doctor", "--json", VISITOR_KAFKA_BOOTSTRAP="127.0.0.1:1")
+    assert (failed.returncode, failed.stderr) == (1, "")
+    checks = {each["check"]: each for each in json.read(failed.stdout.encode())["checks"]}
+    assert checks["kafka"]["state"] == "failed"
+    assert "VISITOR_KAFKA_BOOTSTRAP" in checks["kafka"]["message"]
+    assert checks["database"]["state"] == "ok"
+    assert "topics" not in checks, "it cannot be examined without Kafka"
+
+
+async def test_a_database_that_does_not_answer(stack: Stack) -> None:
+    unreachable = DatabaseSettings(url=SecretStr("postgresql://nobody@127.0.0.1:1/none"))
+    await _fails(stack, "database", "VISITOR_DATABASE_URL", "start the server", database=unreachable)
+
+
+async def test_old_servers(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "OLDEST_VERSION", 99)
+    monkeypatch.setattr(rights, "_FETCH_OF_3_7", 999)
+    await _fails(stack, "database", "is too old", "upgrade to PostgreSQL 99")
+    await _fails(stack, "kafka", "older than Kafka 3.7", "upgrade the brokers")
+
+
+async def test_few_free_connections(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "CONNECTION_SHARE", 0.0)
+    await _warns(stack, "database", "connections are in use", "raise max_connections")
+
+
+async def test_a_missing_topic_and_a_topic_with_another_configuration(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _warns(
+        stack, "topics", "min.insync.replicas is 1 instead of 2", "visitor topics --alter",
+        kafka=stack.kafka.model_copy(update={"min_insync": 2}),
+    )  # fmt: skip
+    await _warns(
+        stack, "topics", "partitions is 4 instead of 6", "--alter",
+        kafka=stack.kafka.model_copy(update={"partitions": 6}),
+    )  # fmt: skip
+    assert (await _findings(stack, kafka=stack.kafka.model_copy(update={"partitions": 3})))["topics"].state == "ok"
+
+    def with_another_topic(_: Any, settings: KafkaSettings) -> list[TopicSpec]:
+        return [TopicSpec("visitor.nowhere", 1, 1, {})]
+
+    monkeypatch.setattr(type(kafka.CATALOGUE), "topics", with_another_topic)
+    await _fails(stack, "topics", "visitor.nowhere do not exist", "run `visitor topics`")
+
+
+async def test_kafka_that_keeps_requests_longer_than_the_inbox_keeps_answers(stack: Stack) -> None:
+    short = WorkerSettings(inbox_days=2)
+    await _fails(stack, "retention", "(2 days), and could deliver them twice", "visitor topics --alter", worker=short)
+
+
+async def test_no_worker(stack: Stack) -> None:
+    nobody = WorkerSettings(group="nobody")
+    await _fails(stack, "workers", "nobody.queries, nobody.requests have no members", "visitor worker", worker=nobody)
+
+
+async def test_clocks_that_differ(stack: Stack, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    await data.create(client, "/centers", data.center())
+
+    def behind() -> datetime:
+        return datetime.now(UTC) - timedelta(minutes=5)
+
+    monkeypatch.setattr(database, "now", behind)
+    monkeypatch.setattr(kafka, "now", behind)
+    findings = await _findings(stack)
+    assert findings["database clock"].state == "warning"
+    assert "differs by +300" in findings["database clock"].message
+    assert findings["kafka clock"].state == "warning"
+    assert "s in the future" in findings["kafka clock"].message
+
+
+async def test_requests_that_wait_and_the_session_that_blocks_them(
+    stack: Stack, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka, "DELAYED_SECONDS", 0.5)
+    monkeypatch.setattr(database, "LOCK_SECONDS", 0.0)
+    parker = await data.visitor_with_vehicle(client)
+    body = {"licensePlate": parker["licensePlate"], "pcCode": parker["pcCode"]}
+    async with stack.engine.connect() as conn, conn.begin():
+        blocker = await conn.scalar(sa.text("select pg_backend_pid()"))
+        await conn.execute(sa.text("lock table visits"))
+        await stack.send("visits.create", {"path": {"visitType": "entry"}, "body": body})
+
+        async def lags() -> bool:
+            finding = (await _findings(stack))["lag"]
+            return finding.state == "warning" and names.requests("visits") in finding.message
+
+        async def names_blocker() -> bool:
+            finding = (await _findings(stack))["locks"]
+            return finding.state == "warning" and f"pg_terminate_backend({blocker})" in finding.advice
+
+        await eventually("a warning about the lag", lags)
+        await eventually("a warning about the lock", names_blocker)
+
+
+@asynccontextmanager
+async def _row(stack: Stack, statement: str, deletion: str) -> AsyncIterator[None]:
+    async with stack.engine.begin() as conn:
+        await conn.execute(sa.text(statement))
+    try:
+        yield
+    finally:
+        async with stack.engine.begin() as conn:
+            await conn.execute(sa.text(deletion))
+
+
+async def test_changes_that_are_not_published(stack: Stack) -> None:
+    # No worker publishes the changes of this topic as long as another session has its lock.
+    topic = names.changes("visits", "visit")
+    insertion = (
+        "insert into outbox (topic, key, partition_key, change_id, change_type, created_at)"
+        f" values ('{topic}', 'doctor', 'doctor', 'doctor', 'visit.deleted', now() - interval '2 minutes')"
+    )
+    async with stack.engine.connect() as conn, conn.begin():
+        await conn.execute(sa.text("select pg_advisory_xact_lock(hashtextextended(:topic, 0))"), {"topic": topic})
+        async with _row(stack, insertion, "delete from outbox where change_id = 'doctor'"):
+            await _fails(stack, "changes", "wait for up to 12", "docs/runbook.md")
+
+
+async def test_answers_that_nobody_deletes(stack: Stack) -> None:
+    insertion = (
+        "insert into inbox (topic, source, request_id, operation, fingerprint, status, received_at)"
+        " values ('doctor', '', 'doctor', 'visits.create', '', 200, now() - interval '9.5 days')"
+    )
+    async with _row(stack, insertion, "delete from inbox where topic = 'doctor'"):
+        await _warns(stack, "answers", "9.5 days old", "`prune`")
+
+
+async def test_a_schema_that_is_not_stored(stack: Stack) -> None:
+    async with stack.engine.begin() as conn:
+        await conn.execute(sa.text("delete from schemas where position = (select max(position) from schemas)"))
+    try:
+        await _warns(stack, "schemas", "1 schemas of this release are not in the database", "start a worker")
+    finally:
+        await SchemaLookup(WIRE, stack.engine, None).store()
+
+
+async def test_a_schema_of_another_revision(stack: Stack) -> None:
+    revision = (await stack.rows("select version_num from alembic_version"))[0][0]
+    update = "update alembic_version set version_num = '{}'"
+    async with _row(stack, update.format("0001"), update.format(revision)):
+        await _fails(stack, "migrations", "is not that of this release", "run `visitor migrate`")
+
+
+async def test_a_user_of_the_database_without_rights(stack: Stack) -> None:
+    user, password = f"doctor_{uuid4().hex}", uuid4().hex
+    creation = f"create role {user} login password '{password}'"
+    url = sa.make_url(stack.servers.database).set(username=user, password=password)
+    limited = DatabaseSettings(url=SecretStr(url.render_as_string(hide_password=False)))
+    async with _row(stack, creation, f"drop role {user}"):
+        await _fails(stack, "table rights", "articles: DELETE, INSERT, SELECT, UPDATE", "owner", database=limited)
+        grant = f"grant select, insert, update on all tables in schema public to {user}"
+        async with _row(stack, grant, f"drop owned by {user}"):
+            await _fails(stack, "table rights", "articles: DELETE, bookmarks: DELETE", "owner", database=limited)
+
+
+async def test_dead_letters_that_nobody_handled(stack: Stack) -> None:
+    source = f"gateway/{uuid4()}"
+    headers = [("ce_id", b"a"), ("ce_type", b"visitor.visits.create"), ("ce_source", source.encode())]
+    await stack.raw(names.requests("visits"), b"{Zora", headers)
+
+    async def warns() -> bool:
+        finding = (await _findings(stack))["dead letters"]
+        return finding.state == "warning" and "not_json" in finding.message and "Zora" not in finding.message
+
+    await eventually("a warning about dead letters", warns)
+
+
+async def test_a_registry_that_does_not_answer(stack: Stack) -> None:
+    nowhere = SchemaRegistrySettings(url=HttpUrl("http://127.0.0.1:1"))
+    await _fails(stack, "registry", "schema registry: GET", "VISITOR_SCHEMA_REGISTRY", schema_registry=nowhere)
+
+
+def _key_file(path: Path, *expiries: timedelta) -> HttpSettings:
+    """A file with one key of the caller `gateway` for each expiry."""
+    now = datetime.now(UTC)
+    entries = [
+        f'[[keys]]\nname = "gateway"\nsha256 = "{keys.digest(keys.new_key())}"\nscopes = ["visits:write"]\n'
+        f"expires = {(now + expiry).isoformat()}\n"
+        for expiry in expiries
+    ]
+    path.write_text("\n".join(entries))
+    return HttpSettings(keys=path)
+
+
+async def test_keys_that_expire_soon_or_cannot_be_read(stack: Stack, tmp_path: Path) -> None:
+    file, day = tmp_path / "keys.toml", timedelta(days=1)
+    await _warns(stack, "keys", "gateway (", "visitor key", http=_key_file(file, 3 * day))
+    await _warns(stack, "keys", "gateway (", "visitor key", http=_key_file(file, -day))
+    assert (await _findings(stack, http=_key_file(file, 3 * day, 90 * day)))["keys"].state == "ok"
+    file.write_text("[[keys]]")
+    await _fails(stack, "keys", "is not a valid key file", "correct the file", http=HttpSettings(keys=file))
+
+
+async def test_a_certificate_that_expires_soon(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = Authority(tmp_path, "doctor").issue("doctor")
+    # The broker listens without TLS, so it does not see the certificate.
+    client = stack.kafka.model_copy(update={"ssl_certfile": str(certificate.cert)})
+    monkeypatch.setattr(configuration, "EXPIRES_SOON", timedelta(days=400_000))
+    await _warns(stack, "certificate", "expires on", "renew", kafka=client)
+    monkeypatch.setattr(configuration, "now", lambda: datetime.max.replace(tzinfo=UTC))
+    monkeypatch.setattr(configuration, "EXPIRES_SOON", timedelta(0))
+    await _fails(stack, "certificate", "has expired", "renew", kafka=client)
+
+
+def test_each_role_has_its_checks() -> None:
+    assert {role for check in doctor.CHECKS for role in check.roles} == {Role.operator, Role.worker, Role.edge}
+    assert Role.edge not in next(check.roles for check in doctor.CHECKS if check.name == "database")
