@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import backlog, growth, http, imports, messages, results, sink
+from benchmarks import backlog, growth, http, imports, locks, messages, results, sink
 from benchmarks.installation import Installation, installed
 from benchmarks.results import Result, Row
 
@@ -34,6 +34,7 @@ class Group:
 
 GROUPS = (
     Group(http.ROWS, http.run),
+    Group(locks.ROWS, locks.run),
     Group(messages.ROWS, messages.run),
     Group(messages.LOAD_ROWS, messages.run_loads),
     Group(messages.SINK_ROWS, messages.run_sink),

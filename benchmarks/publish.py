@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import short
+from benchmarks.results import short, spread
 
 PERFORMANCE = Path(__file__).parents[1] / "docs" / "performance.md"
 _FIGURES = re.compile(r"^\| `(?P<name>[a-z0-9.-]+)` \|.* \| (hit|missed|not measured) \|$", re.MULTILINE)
@@ -25,7 +25,7 @@ def _line(result: Any, machine: Any) -> str:
     values, unit = result["values"], result["unit"]
     cells = (
         f"`{result['name']}`", _amount(result["workValues"], unit), _amount(result["peerValues"], unit),
-        short(result["median"]), f"{short(min(values))} to {short(max(values))}", machine["commit"], result["target"],
+        short(result["median"]), spread(values), machine["commit"], result["target"],
         "hit" if result["hit"] else "missed",
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"

@@ -96,11 +96,11 @@ async def alternate(measures: Mapping[str, Measure], rounds: int) -> dict[str, l
 def table(results: Sequence[Result]) -> Table:
     grid = Table("name", "work", "compared with", "work", "peer", "measured", "spread", "target", "", box=None)
     for result in results:
-        row, spread = result.row, f"{short(min(result.values))} to {short(max(result.values))}"
+        row = result.row
         peer = _amount(result.peer, row.unit) if result.peer else ""
         grid.add_row(
-            row.name, row.work, row.peer or "", _amount(result.work, row.unit), peer, short(result.median), spread,
-            str(row.target), "hit" if result.is_hit else "missed",
+            row.name, row.work, row.peer or "", _amount(result.work, row.unit), peer, short(result.median),
+            spread(result.values), str(row.target), "hit" if result.is_hit else "missed",
         )  # fmt: skip
     return grid
 
@@ -112,6 +112,11 @@ def _amount(values: Sequence[float], unit: str) -> str:
 def short(value: float) -> str:
     """The value with three digits, or with all digits before the point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """The lowest and the highest value of several rounds."""
+    return "1 round" if len(values) == 1 else f"{short(min(values))} to {short(max(values))}"
 
 
 def machine() -> dict[str, Any]:
