@@ -16,10 +16,11 @@ from schemas.faults import Unavailable
 from storage import inbox
 from storage.inbox import Receipt
 from topics import dead_letters, names
-from topics.envelope import PREFIX, InvalidMessage
+from topics.envelope import PREFIX, TRACEPARENT, InvalidMessage
 from topics.incoming import read_message
 from topics.kafka import KafkaSettings
 from topics.snapshot import Period, record_at
+from topics.traceparent import read_traceparent
 
 RECORDS_LIMIT = 50_000
 """Messages that one search reads."""
@@ -72,6 +73,8 @@ class Message(View):
     """Of a change."""
     visitor_id: UUID | None
     """Of a change: the visitor to whom the entity belongs."""
+    trace_id: str | None
+    """From the header traceparent, to look the request up in a tracing backend."""
 
 
 class Trace(View):
@@ -304,6 +307,7 @@ def _headers(record: Any) -> dict[str, str]:
 
 
 def _message(kind: Kind, record: Any, **fields: Any) -> Message:
+    traceparent = read_traceparent(dict(record.headers).get(TRACEPARENT) or b"")
     values: dict[str, Any] = {
         "kind": kind,
         "topic": record.topic,
@@ -311,5 +315,6 @@ def _message(kind: Kind, record: Any, **fields: Any) -> Message:
         "offset": record.offset,
         "time": datetime.fromtimestamp(record.timestamp / 1000, UTC),
         "errors": [],
+        "trace_id": traceparent and traceparent.split("-")[1],
     }
     return Message(**(dict.fromkeys(Message.model_fields) | values | fields))

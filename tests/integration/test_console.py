@@ -76,10 +76,13 @@ async def test_an_http_call_is_found_by_its_idempotency_key(
 ) -> None:
     _, body = await _parker(client)
     key = str(uuid4())
-    created = await client.post("/visits/entry", json=body, headers={"Idempotency-Key": key})
+    trace_id = uuid4().hex
+    headers = {"Idempotency-Key": key, "traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
+    created = await client.post("/visits/entry", json=body, headers=headers)
     assert created.status_code == 201
     trace = await _get(console, "requests", id=key)
     assert {"request", "reply", "result"} <= {message["kind"] for message in trace["messages"]}
+    assert {message["traceId"] for message in trace["messages"]} == {trace_id}
     assert [answered["status"] for answered in trace["answered"]] == [201]
 
 

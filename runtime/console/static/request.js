@@ -33,6 +33,7 @@ function step(entry, first) {
       fact("source", entry.source),
       entry.entityId && fact("entity", `${entry.entityId}, revision ${entry.revision}`),
       fact("in", entry.offset === undefined ? `inbox, as a request of ${entry.topic}` : `${entry.topic}:${entry.partition}:${entry.offset}`),
+      fact("trace", entry.traceId),
       entry.kind === "deadLetter" && h("a", { href: `#/dead-letters?id=${entry.partition}:${entry.offset}` }, "Show the dead letter"),
       (entry.visitorIds ?? [entry.visitorId]).map(visitorLink)));
 }
