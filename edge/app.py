@@ -1,9 +1,10 @@
 """The HTTP edge: an ASGI application. `edge.calls` answers the calls of operations, `edge.pages` serves the pages."""
 
+import asyncio
 import random
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -31,6 +32,10 @@ from topics.kafka import KafkaSettings
 from topics.supervision import Supervisor
 
 log = structlog.get_logger(__name__)
+
+START_SECONDS = 5.0
+"""How long an edge waits for Kafka before it listens, so that it refuses no call when it is restarted. If Kafka needs
+longer, the edge listens, and says that it is not ready."""
 
 
 class Mounted(Protocol):
@@ -63,7 +68,7 @@ class Edge:
         self._mounted = None if mount is None else mount(self._authentication)
         self._supervisor = Supervisor(self._fail)
         self._routes = self._create_routes(catalogue, kafka, settings)
-        self._lifespan = Router(lifespan=self.running)
+        self._lifespan = Router(lifespan=self._started)
         self.asgi: ASGIApp = self._serve
         """The application to serve."""
         if settings.allowed_origins:
@@ -105,6 +110,15 @@ class Edge:
             return _without_endpoint(method, match.resource)
         request.scope["path_params"] = match.path_params
         return await endpoint(request)
+
+    @asynccontextmanager
+    async def _started(self, app: object) -> AsyncIterator[None]:
+        """The server listens when this has yielded."""
+        async with self.running(app):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(START_SECONDS):
+                    await self._router.wait_until_ready()
+            yield
 
     @asynccontextmanager
     async def running(self, _: object) -> AsyncIterator[None]:

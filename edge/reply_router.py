@@ -68,6 +68,9 @@ class ReplyRouter:
         """True while the router reads replies."""
         return self._listening.is_set()
 
+    async def wait_until_ready(self) -> None:
+        await self._listening.wait()
+
     def start(self) -> None:
         """Connect in the background, and retry until it succeeds."""
         self._supervisor.start("reply listener", self._listen())

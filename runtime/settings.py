@@ -47,7 +47,10 @@ class LogSettings(BaseModel):
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="_", env_nested_max_split=1)
+    # Compose passes an optional variable that is not set as an empty one.
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="_", env_nested_max_split=1, env_ignore_empty=True
+    )
 
     home: Path = Field(Path(".visitor"), description="Directory of the data and the downloads of `visitor dev`.")
     kafka: KafkaSettings = KafkaSettings()

@@ -9,8 +9,10 @@ import secrets
 import ssl
 import subprocess
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -184,6 +186,32 @@ async def test_a_killed_container_restarts_and_every_call_is_answered(
     assert len(visitor_ids) == len(calls)
     for visitor_id in visitor_ids:
         assert (await client.get(f"/visitors/{visitor_id}")).status_code == 200
+
+
+async def test_a_rolling_restart_under_load_loses_no_call(running: Compose, client: httpx.AsyncClient) -> None:
+    pc_code = (await create(client, "/centers", center()))["pcCode"]
+    statuses: Counter[int] = Counter()
+    ended = asyncio.Event()
+
+    async def call_until_the_end() -> None:
+        while not ended.is_set():
+            answer = await client.post("/visitors", json=visitor(pc_code), headers={"idempotency-key": str(uuid4())})
+            statuses[answer.status_code] += 1
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(8):
+            group.create_task(call_until_the_end())
+        for service in ("worker", "edge"):
+            for container in running.containers(service):
+                await asyncio.to_thread(_docker, "restart", "--time", "25", container["Id"])
+                await eventually("a healthy container", partial(_is_healthy, container["Id"]), RECOVERY_SECONDS)
+        ended.set()
+    print(f"rolling restart: {statuses.total()} calls")  # noqa: T201
+    assert statuses.keys() == {201}
+
+
+async def _is_healthy(container: str) -> bool:
+    return _healthy(_inspect(container))
 
 
 def test_down_leaves_nothing_behind(running: Compose) -> None:

@@ -25,7 +25,7 @@ ONE_SHOT = {"migrate", "topics"}
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_images_have_exact_versions(name: str) -> None:
-    assert re.fullmatch(r"[\w./-]+:\d+\.\d+(\.\d+)?", SERVICES[name]["image"])
+    assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+(\.\d+)?", SERVICES[name]["image"])
 
 
 def test_the_image_is_built_on_an_exact_version() -> None:
@@ -36,7 +36,8 @@ def test_the_image_is_built_on_an_exact_version() -> None:
 def test_every_variable_is_a_setting_with_a_valid_value(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, value in SERVICES[name].get("environment", {}).items():
         if variable.startswith(settings.PREFIX):
-            monkeypatch.setenv(variable, re.sub(r"\$\{\w+:\?[^}]+\}", "secret", value))
+            with_secret = re.sub(r"\$\{\w+:\?[^}]+\}", "secret", value)
+            monkeypatch.setenv(variable, re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", with_secret))
     loaded = settings.load()
     assert loaded.kafka.min_insync <= loaded.kafka.replication or name in ("kafka", "postgres", "proxy")
 
@@ -66,15 +67,39 @@ def test_no_password_has_a_default() -> None:
 
 
 def test_callers_reach_the_edge_through_the_tls_proxy_only() -> None:
-    assert [name for name, service in SERVICES.items() if "ports" in service] == ["proxy"]
+    assert {name for name, service in SERVICES.items() if "ports" in service} == {"proxy", "prometheus"}
+    assert SERVICES["prometheus"]["ports"] == ["127.0.0.1:${PROMETHEUS_PORT:-9090}:9090"]
     assert SERVICES["proxy"]["networks"] == ["front"]
     assert COMPOSE["networks"]["back"]["internal"] is True
-    assert {name for name, service in SERVICES.items() if "front" in service["networks"]} == {"edge", "proxy"}
+    assert {name for name, service in SERVICES.items() if "front" in service["networks"]} == {
+        "edge", "proxy", "prometheus",
+    }  # fmt: skip
     caddyfile = (ROOT / COMPOSE["configs"]["Caddyfile"]["file"]).read_text()
     assert "https://localhost:8443 {" in caddyfile
     assert "reverse_proxy edge:8080" in caddyfile
     (port,) = SERVICES["proxy"]["ports"]
     assert port.endswith(":8443")
+
+
+def test_prometheus_scrapes_the_ports_of_worker_and_edge_by_the_jobs_of_the_alerts() -> None:
+    example, compose = (
+        yaml.safe_load((ROOT / "ops" / "prometheus" / name).read_text()) for name in ("prometheus.yml", "compose.yml")
+    )
+    jobs = {job["job_name"]: job["dns_sd_configs"][0] for job in compose["scrape_configs"]}
+    assert list(jobs) == [job["job_name"] for job in example["scrape_configs"]]
+    assert {(job["names"][0], job["port"]) for job in jobs.values()} == {("worker", 8081), ("edge", 8082)}
+    files = {
+        config["source"]: COMPOSE["configs"][config["source"]]["file"] for config in SERVICES["prometheus"]["configs"]
+    }
+    assert files == {"prometheus.yml": "./ops/prometheus/compose.yml", "rules.yml": "./ops/prometheus/rules.yml"}
+    assert SERVICES["worker"]["environment"]["VISITOR_WORKER_HEALTH_HOST"] == "0.0.0.0"
+    assert SERVICES["edge"]["environment"]["VISITOR_HTTP_METRICS_HOST"] == "0.0.0.0"
+
+
+def test_without_its_profile_a_registry_is_not_used() -> None:
+    url = SERVICES["worker"]["environment"]["VISITOR_SCHEMA_REGISTRY_URL"]
+    assert url == "${SCHEMA_REGISTRY_URL:-}"
+    assert SERVICES["registry"]["profiles"] == ["registry"]
 
 
 def test_workers_start_after_their_dependencies() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 from aiokafka.errors import KafkaError
+from starlette.types import Message
 
 from agents.catalogue import CATALOGUE
 from edge.app import Edge
@@ -81,6 +82,38 @@ async def test_an_edge_that_cannot_go_on_is_not_live_any_more(monkeypatch: pytes
         200, 503, {"status": "failed", "reason": "TaskEnded"},
     )  # fmt: skip
     assert isinstance(edge.failure, TaskEnded)
+
+
+class _ReadySoon(ReplyRouter):
+    async def _listen(self) -> None:
+        await asyncio.sleep(0.05)
+        self._listening.set()
+        await asyncio.Event().wait()
+
+
+class _NeverReady(ReplyRouter):
+    async def _listen(self) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(("router", "status"), [(_ReadySoon, 200), (_NeverReady, 503)])
+async def test_an_edge_waits_some_seconds_for_kafka_before_it_listens(
+    monkeypatch: pytest.MonkeyPatch, router: type[ReplyRouter], status: int
+) -> None:
+    """uvicorn listens when the application has sent `lifespan.startup.complete`."""
+    monkeypatch.setattr("edge.app.ReplyRouter", router)
+    monkeypatch.setattr("edge.app.START_SECONDS", 0.5)
+    edge = Edge(KafkaSettings(bootstrap="nowhere:1"), HttpSettings(), CATALOGUE, lambda: None)
+    received: asyncio.Queue[Message] = asyncio.Queue()
+    sent: asyncio.Queue[Message] = asyncio.Queue()
+    received.put_nowait({"type": "lifespan.startup"})
+    running = asyncio.create_task(edge.asgi({"type": "lifespan", "app": edge.asgi}, received.get, sent.put))
+    async with asyncio.timeout(5):
+        assert await sent.get() == {"type": "lifespan.startup.complete"}
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(edge.asgi), base_url="http://localhost") as client:
+            assert (await client.get("/health")).status_code == status
+        received.put_nowait({"type": "lifespan.shutdown"})
+        await running
 
 
 class _Stuck:

@@ -73,6 +73,13 @@ def test_the_error_about_an_occupied_port_names_its_setting() -> None:
             ports.ensure_free("127.0.0.1", listener.getsockname()[1], "VISITOR_HTTP_PORT")
 
 
+def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISITOR_SCHEMA_REGISTRY_URL", "")
+    monkeypatch.setenv("VISITOR_WORKER_INBOX_DAYS", "")
+    loaded = settings.load()
+    assert (loaded.schema_registry.url, loaded.worker.inbox_days) == (None, 9)
+
+
 def test_a_health_probe_does_not_import_the_operations() -> None:
     code = "import runtime.cli, sys; sys.exit('agents.catalogue' in sys.modules or 'starlette' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
