@@ -1,13 +1,15 @@
-"""The declarations of the metrics: their names and their documentation."""
+"""The declarations of the metrics: their names and their documentation; and the delay of the event loop."""
 
+import asyncio
 import re
+import time
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, Info
 from prometheus_client.metrics import MetricWrapperBase
 
-from telemetry import metrics
+from telemetry import event_loop, metrics
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 DECLARED = [metric for metric in vars(metrics).values() if isinstance(metric, MetricWrapperBase)]
@@ -44,3 +46,22 @@ def test_names_follow_the_conventions_of_prometheus(metric: MetricWrapperBase) -
 @pytest.mark.parametrize("registry", [metrics.WORKER, metrics.EDGE], ids=["worker", "edge"])
 def test_no_series_of_creation_times_is_exported(registry: CollectorRegistry) -> None:
     assert [s.name for family in registry.collect() for s in family.samples if s.name.endswith("_created")] == []
+
+
+async def test_a_blocked_event_loop_is_late() -> None:
+    def late() -> float:
+        name = "visitor_event_loop_delay_seconds"
+        count, in_time = (
+            metrics.WORKER.get_sample_value(f"{name}_count") or 0,
+            metrics.WORKER.get_sample_value(f"{name}_bucket", {"le": "0.1"}) or 0,
+        )
+        return count - in_time
+
+    before = late()
+    measuring = asyncio.create_task(event_loop.measure_delay())
+    await asyncio.sleep(0)
+    time.sleep(event_loop.INTERVAL + 0.2)  # noqa: ASYNC251
+    await asyncio.sleep(0.01)
+    measuring.cancel()
+    await asyncio.gather(measuring, return_exceptions=True)
+    assert late() == before + 1
