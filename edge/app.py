@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import structlog
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -169,11 +169,7 @@ def _add_docs(routes: Routes, catalogue: Catalogue, kafka: KafkaSettings, settin
         routes.add("GET", path, page.serve)
     for path, topics_page in pages.create_topics(partial(asyncapi.describe, catalogue, kafka)).items():
         routes.add("GET", path, topics_page.serve)
-    routes.add("GET", "/", _redirect_to_docs)
-
-
-async def _redirect_to_docs(_: Request) -> Response:
-    return RedirectResponse(pages.DOCS)
+    routes.add("GET", "/", pages.create_index(with_console=settings.console).serve)
 
 
 def _without_endpoint(method: str, resource: Resource) -> Response:

@@ -103,6 +103,12 @@ def create_topics(describe: Callable[[], Document]) -> dict[str, Page | LazyPage
     }
 
 
+def create_index(*, with_console: bool) -> Page:
+    """The page at `/`, which leads to the others."""
+    console = b'<li><a href="/console">Console</a>: what happens now, for operators</li>' if with_console else b""
+    return Page((_HERE / "index.html").read_bytes().replace(b"<!-- console -->", console), "text/html")
+
+
 def create(describe: Callable[..., Document], sample: Path | None) -> dict[str, Page | DocumentPage]:
     """The pages by their paths. `describe` makes the OpenAPI document, with the ids in the file `sample`."""
     return {

@@ -42,7 +42,9 @@ CHILD_CHECK_SECONDS = 1.0
 """Interval of the checks that all child processes run."""
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _EXAMPLES = "examples.json"
-_DATA = ("postgres", "kafka", "processes.json", "worker.log", "edge.log", "sample.json", _EXAMPLES)
+_VARIABLES = "environment"
+"""The file with the settings of the installation, for the shell."""
+_DATA = ("postgres", "kafka", "processes.json", "worker.log", "edge.log", "sample.json", _EXAMPLES, _VARIABLES)
 """The entries of the home that `--reset` deletes: all that `visitor dev` creates, except the downloads. sample.json is
 from earlier versions. Other files in the home belong to the user and stay."""
 _PORTS = {"kafka": "VISITOR_DEV_KAFKA_PORT", "edge": "VISITOR_HTTP_PORT", "worker": "VISITOR_WORKER_HEALTH_PORT"}
@@ -166,8 +168,9 @@ class _Dev:
         await asyncio.gather(migrate.upgrade(database_settings), admin.ensure(kafka_settings, specs, alter=True))
         await self._wait_until_ready()
         people = await self._create_and_find_sample()
-        self._greet(kafka, people, time.monotonic() - started_at)
         installation = self._settings.model_copy(update={"kafka": kafka_settings, "database": database_settings})
+        self._write_variables(installation)
+        self._greet(kafka, people, time.monotonic() - started_at)
         await self._run_tasks(installation, people if simulation else [])
 
     def _warn_of_missing_data(self, postgres: Postgres, kafka: Kafka) -> None:
@@ -229,23 +232,43 @@ class _Dev:
                 raise ServerFailed(f"The {name} ended. Read its log in {self._home}.")
 
     def _greet(self, kafka: Kafka, people: Sequence[sample.SamplePerson], seconds: float) -> None:
-        command = f"curl -s {self._url}/centers"
+        visitor = Path(sys.argv[0]).parent / "visitor"
+        visit = f"curl -s {self._url}/centers"
         if people:
-            visit = json.dumps({"barcode": people[0].barcode, "pcCode": people[0].pc_code})
-            command = f"curl -s {self._url}/visits/entry -H 'content-type: application/json' -d '{visit}'"
+            body = json.dumps({"barcode": people[0].barcode, "pcCode": people[0].pc_code})
+            visit = f"curl -s {self._url}/visits/entry -H 'content-type: application/json' -d '{body}'"
         self._console.print(
             f"\nReady after {seconds:.0f} s.\n"
             f"  HTTP     {self._url}/docs\n"
             f"  Console  {self._url}/console\n"
-            f"  Kafka    {kafka.bootstrap}\n"
-            f"  Try      {command}\n"
-            f"  Watch    VISITOR_KAFKA_BOOTSTRAP={kafka.bootstrap} {Path(sys.argv[0]).parent / 'visitor'}"
-            " consume visitor.visits.changes.visit\n"
+            f"  Kafka    {kafka.bootstrap}, its topics are described at {self._url}/asyncapi\n"
             f"  Logs     {self._home}/*.log\n"
-            "  Stop     Ctrl-C\n",
+            "  Stop     Ctrl-C\n\n"
+            "Try next, in another terminal:\n"
+            f"  . {self._home / _VARIABLES}   # the settings of this installation\n"
+            f"  {visit}\n"
+            f"  {visitor} consume visitor.visits.changes.visit --from-beginning   # the change of each visit\n"
+            f"  {visitor} doctor   # examine the installation\n"
+            "  echo 'entry AX-100-FR' | make -C examples python-gateway   # a visit over Kafka\n",
             markup=False,
             soft_wrap=True,
         )
+
+    def _write_variables(self, installation: Settings) -> None:
+        """Only the user may read the file: it has the password of the database."""
+        kafka = installation.kafka
+        variables = {
+            "VISITOR_KAFKA_BOOTSTRAP": kafka.bootstrap,
+            "VISITOR_KAFKA_PARTITIONS": kafka.partitions,
+            "VISITOR_KAFKA_REPLICATION": kafka.replication,
+            "VISITOR_KAFKA_MIN_INSYNC": kafka.min_insync,
+            "VISITOR_DATABASE_URL": installation.database.url.get_secret_value(),
+            "VISITOR_HTTP_PORT": installation.http.port,
+            "VISITOR_WORKER_HEALTH_PORT": installation.worker.health_port,
+        }
+        file = self._home / _VARIABLES
+        file.touch(mode=0o600)
+        file.write_text("".join(f"export {name}='{value}'\n" for name, value in variables.items()))
 
     async def _run_tasks(self, installation: Settings, people: list[sample.SamplePerson]) -> None:
         """Watch the processes, show what happens and simulate gateways until cancelled. Raises ServerFailed,

@@ -1,5 +1,6 @@
 """`visitor dev` starts everything, and its end stops everything."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -92,6 +93,12 @@ async def test_dev_starts_everything_with_simulated_visits_and_ctrl_c_ends_all_p
             return any([(await client.get("/visits", params=query)).json() for query in queries])
 
         await eventually("a simulated visit", has_visits)
+    examined = await asyncio.to_thread(
+        subprocess.run, ["bash", "-c", f". {dev.home}/environment; exec {sys.executable} -m runtime.cli doctor"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert examined.returncode == 0, examined.stdout
+    assert (dev.home / "environment").stat().st_mode & 0o077 == 0
     children = dev.children()
     assert len(children) == 4
     assert dev.end(signal.SIGINT) == 0
