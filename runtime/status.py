@@ -55,8 +55,8 @@ async def show(settings: Settings, console: Console) -> None:
 async def follow(source: Source, live: Live) -> None:
     """Update a live view until cancelled."""
     before = await source.read()
+    live.update(view(before, before), refresh=True)
     while True:
-        live.update(view(before, before), refresh=True)
         await asyncio.sleep(INTERVAL_SECONDS)
         after = await source.read()
         live.update(view(before, after), refresh=True)

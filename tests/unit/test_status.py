@@ -7,6 +7,7 @@ from io import StringIO
 
 import pytest
 from rich.console import Console
+from rich.live import Live
 
 from runtime import latencies, status
 from runtime.latencies import Latency
@@ -18,6 +19,7 @@ from runtime.overview import (
     KafkaOverview,
     Overview,
     PartitionLag,
+    Source,
     Unavailable,
     Worker,
     rates,
@@ -94,6 +96,27 @@ def test_what_is_wrong_with_kafka_is_said(kafka: KafkaOverview | Unavailable, te
 def test_what_is_wrong_with_postgresql_is_said(database: DatabaseOverview | Unavailable, text: str) -> None:
     assert text not in _shown()
     assert text in _shown(database=database)
+
+
+class _Source(Source):
+    """Has two overviews, then fails."""
+
+    def __init__(self) -> None:
+        later = replace(KAFKA, ends={REQUESTS: 130})
+        self._overviews = [Overview(NOW, KAFKA, DATABASE), Overview(NOW + timedelta(seconds=2), later, DATABASE)]
+
+    async def read(self) -> Overview:
+        return self._overviews.pop(0)
+
+
+async def test_the_live_view_keeps_its_rates_until_the_next_overview(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "INTERVAL_SECONDS", 0)
+    console = Console(width=120, record=True, file=StringIO())
+    live = Live(console=console, auto_refresh=False)
+    with pytest.raises(IndexError):
+        await status.follow(_Source(), live)
+    console.print(live.renderable)
+    assert "15.0" in _row(console.export_text(), "visits")
 
 
 def test_texts_of_senders_are_no_markup() -> None:
