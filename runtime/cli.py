@@ -434,6 +434,53 @@ def schemas(
     typer.echo(f"Wrote the schemas to {folder}.")
 
 
+@app.command(rich_help_panel=Readers.DEVELOPERS)
+def simulate(
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same plan.", show_default="random")] = None,
+    speed: Annotated[float, typer.Option(min=0.1, max=100_000, help="Simulated seconds per second.")] = 60,
+    rate: Annotated[
+        float,
+        typer.Option(min=0.01, max=10_000, help="Passages of gateways per second, on average over a day."),
+    ] = 5,
+    minutes: Annotated[
+        float | None, typer.Option(min=1, help="Simulated minutes. By default, until Ctrl-C.", show_default=False)
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="The URL of an edge, by default on this machine.")] = None,
+    key: Annotated[str | None, typer.Option(envvar="API_KEY", help="The API key, if the edge needs one.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before another machine is used.")] = False,
+) -> None:
+    """Simulate the gateways, app users and CRM of a group of centers. Creates visitors, and visits of them.
+
+    Days have rush hours; gateways send messages late, twice, or in bulk after they were offline. Prints counts and
+    latencies at the end. Exits with status 1 if a request has no result."""
+    import random
+
+    import httpx
+    from rich.console import Console
+
+    from runtime.simulation import run as simulation
+    from runtime.simulation.report import Report
+    from topics.kafka import DeliveryError
+
+    settings = load_settings_and_configure_logs()
+    url = url or f"http://{health.LOOPBACK}:{settings.http.port}"
+    if (hosts := simulation.remote_hosts(settings.kafka, url)) and not yes:
+        typer.confirm(f"Create simulated visitors and visits in the installation at {', '.join(hosts)}?", abort=True)
+    seed = random.randrange(10**6) if seed is None else seed
+    options, report, console = simulation.Options(seed, speed, rate, minutes), Report(), Console(stderr=True)
+    console.print(f"Seed {seed}, {options.people} people. Ctrl-C ends the simulation.")
+    try:
+        run(simulation.run_with_progress(settings.kafka, url, key, options, report, console))
+    except KeyboardInterrupt:
+        pass
+    except (httpx.HTTPError, DeliveryError, KafkaError) as error:
+        typer.echo(f"visitor: The installation cannot be used: {error!r}", err=True)
+        raise typer.Exit(1) from None
+    for table in report.tables():
+        Console().print(table)
+    raise typer.Exit(1 if minutes is not None and report.unanswered else 0)
+
+
 @app.command(name="consume", rich_help_panel=Readers.DEVELOPERS)
 def consume_command(
     topic: Annotated[str, typer.Argument(help="The topic, for example visitor.visits.changes.visit.")],

@@ -35,7 +35,7 @@ class WorkerSettings(EngineSettings):
 
 class DevSettings(BaseModel):
     kafka_port: int = Field(9092, ge=1, le=65535, description="Port of the embedded Kafka.")
-    visits_per_second: float = Field(5.0, gt=0, le=10_000, description="Rate of the simulated gateways.")
+    visits_per_second: float = Field(5.0, gt=0, le=10_000, description="Passages of the simulated gateways per second.")
 
 
 class LogSettings(BaseModel):

@@ -1,1 +1,1 @@
-"""Code for development machines only: `visitor dev`, its embedded servers, sample data and simulated gateways."""
+"""Code for development machines only: `visitor dev`, its embedded servers and sample data."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -11,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -27,6 +29,8 @@ from runtime.dev import sample
 from runtime.dev.servers import Kafka, Postgres, Processes, ServerFailed, fetch_kafka
 from runtime.health import LOOPBACK
 from runtime.settings import Settings, WrongSetting
+from runtime.simulation import run as simulator
+from runtime.simulation.report import Report
 from storage import migrate
 from topics import admin, names, patches
 from topics.kafka import DeliveryError, KafkaSettings, Producer, close_consumer
@@ -38,6 +42,9 @@ COUNT_SECONDS = 2.0
 """Interval of the message counts on a terminal."""
 COUNT_SECONDS_IN_FILES = 30.0
 """Interval of the message counts in other outputs, where each count is a new line."""
+SIMULATION_SPEED = 300.0
+"""Simulated seconds per second: a day takes five minutes."""
+SIMULATION_RETRY_SECONDS = 5.0
 CHILD_CHECK_SECONDS = 1.0
 """Interval of the checks that all child processes run."""
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -281,7 +288,7 @@ class _Dev:
         else:
             tasks |= {"counts": self._print_counts(kafka, producer), "changes": self._count_changes(kafka)}
         if people:
-            tasks["simulation"] = sample.simulate(producer, people, self._settings.dev.visits_per_second)
+            tasks["simulation"] = self._simulate(kafka, people)
         try:
             await run_together(tasks)
         finally:
@@ -292,6 +299,16 @@ class _Dev:
         while True:
             self._check_children()
             await asyncio.sleep(CHILD_CHECK_SECONDS)
+
+    async def _simulate(self, kafka: KafkaSettings, people: Sequence[sample.SamplePerson]) -> NoReturn:
+        """Simulate until cancelled. Begins again if the simulation cannot reach the service."""
+        rate = self._settings.dev.visits_per_second
+        async with httpx.AsyncClient(base_url=self._url, timeout=simulator.CALL_SECONDS) as client:
+            while True:
+                options = simulator.Options(random.randrange(10**6), SIMULATION_SPEED, rate)
+                with suppress(httpx.HTTPError, DeliveryError, KafkaError):
+                    await simulator.run(kafka, client, options, Report(), people)
+                await asyncio.sleep(SIMULATION_RETRY_SECONDS)
 
     async def _show_status(self, installation: Settings) -> None:
         async with overview.source(installation) as source:

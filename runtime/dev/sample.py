@@ -1,20 +1,12 @@
-"""Sample data of a group of shopping centers, and simulated gateways that send visits, for `visitor dev`."""
+"""Sample data of a group of shopping centers, for `visitor dev`."""
 
 import asyncio
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
 
 import httpx
-
-from topics import json as wire_json
-from topics import names
-from topics.envelope import JSON, RequestHeaders
-from topics.kafka import DeliveryError, Outgoing, Producer
-from topics.supervision import Interrupted, interruptions_raised
 
 CENTERS: list[dict[str, Any]] = [
     {"pcCode": "FR-SC-4TEMPS", "label": "Les 4 Temps", "country": "FR", "centerCode": 3051},
@@ -50,7 +42,7 @@ _CARS = [("Renault", "Clio"), ("Peugeot", "208"), ("Ford", "Focus"), ("Tesla", "
 
 @dataclass(frozen=True)
 class SamplePerson:
-    """A visitor with a vehicle, for whom the simulated gateways send visits."""
+    """A visitor with a vehicle, of whom the simulated gateways send visits."""
 
     visitor_id: str
     barcode: str
@@ -178,7 +170,7 @@ def _plate(number: int) -> str:
 async def _create_all(client: httpx.AsyncClient) -> None:
     """Create the article last: its existence shows that the sample data is complete."""
     for center in CENTERS:
-        await _create(client, "/centers", {**center, "isWestfield": True, "isActive": True, "hasLoyalty": True})
+        await create_center(client, center)
         await _create(client, f"/centers/{center['pcCode']}/companies", {"companyName": "Westfield Services"})
     people = [await _create_person(client, number, *person) for number, person in enumerate(PEOPLE)]
     await _create_legal_text(client)
@@ -186,6 +178,11 @@ async def _create_all(client: httpx.AsyncClient) -> None:
     await _create_challenge(client, people)
     await asyncio.gather(*(_create_details(client, person) for person in people))
     await _create(client, "/articles", ARTICLE)
+
+
+async def create_center(client: httpx.AsyncClient, center: dict[str, Any]) -> None:
+    """Create one of `CENTERS`, or do nothing if it was created by this function. Raises httpx.HTTPError."""
+    await _create(client, "/centers", {**center, "isWestfield": True, "isActive": True, "hasLoyalty": True})
 
 
 async def _create_person(client: httpx.AsyncClient, number: int, first: str, last: str, country: str) -> SamplePerson:
@@ -324,28 +321,3 @@ async def _create(
     reply: dict[str, Any] = response.json() if response.content else {}
     record: dict[str, Any] = reply.get("data", reply)
     return record
-
-
-async def simulate(producer: Producer, people: Sequence[SamplePerson], per_second: float) -> None:
-    """Send entries and exits, on average `per_second`, until cancelled. Parking gateways send the licence plate, door
-    gateways the barcode."""
-    inside: set[SamplePerson] = set()
-    while True:
-        await asyncio.sleep(random.expovariate(per_second))
-        person = random.choice(people)
-        try:
-            with interruptions_raised():
-                await producer.send([_visit(person, "exit" if person in inside else "entry")])
-        except (DeliveryError, Interrupted):
-            continue
-        inside ^= {person}
-
-
-def _visit(person: SamplePerson, visit_type: str) -> Outgoing:
-    by_plate = random.random() < 0.7
-    identification = {"licensePlate": person.plate} if by_plate else {"barcode": person.barcode}
-    value = {"path": {"visitType": visit_type}, "body": {**identification, "pcCode": person.pc_code}}
-    gateway = f"gateway/{person.pc_code.lower()}-{'parking' if by_plate else 'door'}"
-    headers = RequestHeaders(str(uuid4()), "visits.create", gateway, JSON)
-    key = next(iter(identification.values())).encode()
-    return Outgoing(names.requests("visits"), wire_json.write(value), key, headers.encode())

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from runtime import cli
 from runtime.bulk import Importable
 from runtime.bulk.requests import Creation
 from runtime.bulk.rows import Refusal, Row, UnusableFile, read
@@ -15,6 +16,12 @@ from tests.support import data
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "import"
 VISITOR_ID = "5f0c8a0e-6f3a-4a53-9e5e-0d7e2f0f3c11"
+
+
+@pytest.fixture(autouse=True)
+def logs_of_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands leave the logging of this process alone."""
+    monkeypatch.setattr(cli, "load_settings_and_configure_logs", cli.load_settings)
 
 
 def _rows(file: Path, content: str | bytes, resource: Importable = Importable.vehicles) -> list[Row | Refusal]:
@@ -121,3 +128,9 @@ def test_a_file_with_another_suffix_is_refused_before_it_is_read(tmp_path: Path)
 def test_the_example_files_are_valid(file: Path) -> None:
     result = CliRunner().invoke(app, ["import", file.stem, str(file), "--dry-run"])
     assert (result.exit_code, result.stdout) == (0, "")
+
+
+def test_an_export_of_an_unknown_resource_names_the_resources() -> None:
+    result = CliRunner().invoke(app, ["export", "visitor"])
+    assert result.exit_code == 2
+    assert "visitor_centers" in result.stderr
