@@ -41,7 +41,7 @@ export function prose(text) {
 
 // A message with a word that says how serious it is: ok, warn, bad or note.
 export function notice(level, message) {
-  const words = { ok: "OK", warn: "Look", bad: "Problem", note: "Note" };
+  const words = { ok: "OK", warn: "Warning", bad: "Problem", note: "Note" };
   return h("li", { class: `notice ${level}` }, h("span", {}, words[level]), h("span", {}, prose(message)));
 }
 
