@@ -16,7 +16,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 from edge import keys
-from interop.browser import LAPTOP, SECONDS, Size, assert_loads_nothing_from_others, page_width, wait
+from interop.browser import LAPTOP, SECONDS, Size, assert_loads_nothing_from_others, click, page_width, wait
 from interop.programs import Builds
 from tests.support import data
 from tests.support.stack import Stack, eventually
@@ -80,7 +80,8 @@ async def test_the_flow_shows_live_rates(
 
     visits = asyncio.create_task(visit())
     try:
-        browser.get(console_url)
+        browser.get(console_url.removesuffix("console"))
+        click(browser, "a[href='/console']")
         rate = """
             const rows = [...document.querySelectorAll("tbody tr")];
             return rows.find((row) => row.cells[0].textContent === "visits")?.cells[1].textContent ?? "0/s";
