@@ -17,21 +17,28 @@ from topics import patches
 
 patches.apply()
 
-OWN_SERVERS = ("tests/chaos/", "tests/contract/test_fuzz.py")
+SHARED = "tests/integration/"
+LONGEST_FIRST = (SHARED, "tests/chaos/", "tests/contract/", "tests/unit/")
 
 
 class SideBySide(LoadScopeScheduling):
     """The processes of `make test`: the first runs all tests that share an installation, the others one module after
-    the other of those that start their own servers. These mostly wait for restarts, so that there may be more processes
-    than cores."""
+    the other. Modules that start their own servers mostly wait for restarts, so that there may be more processes than
+    cores."""
 
     # Marks would be shorter, but pytest-xdist 3.8 loses them under pytest 9.2.
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid.partition("::")[0] if nodeid.startswith(OWN_SERVERS) else "shared"
+        return "shared" if nodeid.startswith(SHARED) else nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SideBySide:
+    config.option.loadscopereorder = False  # It would begin with the modules that have the most tests.
     return SideBySide(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Short modules come last, so that all processes end at about the same time."""
+    items.sort(key=lambda item: next(n for n, folder in enumerate((*LONGEST_FIRST, "")) if folder in item.nodeid))
 
 
 _CHOICE = pytest.StashKey[Choice]()
