@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib import import_module
@@ -282,6 +282,10 @@ class Catalogue:
     def topics(self, kafka: KafkaSettings) -> list[names.TopicSpec]:
         """All topics of the service, configured by these settings."""
         return names.specs(self.families, self.change_topics, kafka)
+
+    def resources_of(self, topics: Collection[str]) -> list[str]:
+        """The resources whose change topics are among `topics`, sorted."""
+        return sorted(table.resource for table in self.tables if names.changes(table.family, table.resource) in topics)
 
     def takes_if_match(self, operation: Operation) -> bool:
         """True if a request can require that the row has a certain revision."""

@@ -171,6 +171,10 @@ def topics(
     report = run(retry_until_available(lambda: admin.ensure(settings.kafka, specs, alter=alter)))
     for name in report.created:
         typer.echo(f"created {name}")
+    if len(report.created) < len(specs) and (resources := CATALOGUE.resources_of(report.created)):
+        typer.echo(
+            f"If a created topic was lost, then fill it again: visitor republish --restart {' '.join(resources)}"
+        )
     for name in report.altered:
         typer.echo(f"altered {name}")
     for difference in report.differences:

@@ -24,7 +24,7 @@ from runtime.settings import Settings
 from storage import inbox, migrate, outbox, statistics
 from storage.connecting import ConnectionFailed
 from storage.database import WrongPooling, connect
-from storage.statistics import LockWait
+from storage.statistics import LockHolder, LockWait
 from topics import dead_letters, names
 from topics.connection_errors import ConnectionRefused
 from topics.kafka import KafkaSettings
@@ -38,6 +38,8 @@ DELAYED_SECONDS = 10.0
 """From this age on, a request or a change that waits deserves a warning."""
 LATE_SECONDS = 60.0
 """From this age on, it is an error."""
+LOCK_SECONDS = 5.0
+"""From this time on, a lock that another session holds, or waits for, deserves a warning."""
 
 T = TypeVar("T")
 
@@ -144,6 +146,7 @@ class DatabaseOverview:
     last_change_id: int
     change_topics: tuple[ChangeTopic, ...]
     lock_waits: tuple[LockWait, ...]
+    lock_holders: tuple[LockHolder, ...]
 
     @property
     def oldest_change_seconds(self) -> float:
@@ -369,6 +372,7 @@ class _DatabaseSource:
                 last_change_id=await outbox.last_id(conn),
                 change_topics=tuple(map(_change_topic, waiting)),
                 lock_waits=tuple(await statistics.lock_waits(conn)),
+                lock_holders=tuple(await statistics.lock_holders(conn, LOCK_SECONDS)),
             )
 
 

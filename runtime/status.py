@@ -190,6 +190,12 @@ def _database(database: DatabaseOverview, rates: Rates) -> Iterator[RenderableTy
             f"session {wait.pid} waits {wait.seconds:.1f} s for a lock of session {wait.blocked_by} ({holder})",
             style=_WARNING,
         )
+    for session in database.lock_holders:
+        yield Text(
+            f"session {session.pid} ({session.application or 'unnamed'}, {session.state or 'unknown state'})"
+            f" holds locks on {', '.join(session.tables)} for {session.seconds:.0f} s",
+            style=_WARNING,
+        )
 
 
 def _last_published(seconds: float | None) -> str:

@@ -33,6 +33,25 @@ _LOCK_WAITS = sa.text(
     """
 )
 
+_LOCK_HOLDERS = sa.text(
+    """
+    select holder.pid, extract(epoch from clock_timestamp() - holder.xact_start)::float8 as seconds,
+        coalesce(holder.application_name, '') as application, coalesce(holder.state, '') as state,
+        array_agg(distinct class.relname::text order by class.relname::text) as tables
+    from pg_stat_activity as holder
+        join pg_locks as lock on lock.pid = holder.pid and lock.granted and lock.locktype = 'relation'
+        join pg_class as class on class.oid = lock.relation and class.relkind in ('r', 'p')
+    where holder.datname = current_database() and holder.backend_type = 'client backend'
+        and holder.xact_start < clock_timestamp() - make_interval(secs => :seconds)
+        and lock.mode not in ('AccessShareLock', 'ShareUpdateExclusiveLock')
+        and class.relnamespace <> 'pg_catalog'::regnamespace
+    group by 1, 2, 3, 4
+    order by seconds desc
+    limit 20
+    """
+)
+"""The two modes are those of reads and of maintenance: no write waits for them. Rows that a transaction has locked are
+not in pg_locks, but the lock of their table is."""
 
 _SERVER = sa.text(
     "select current_setting('server_version_num')::int, pg_is_in_recovery(), clock_timestamp(),"
@@ -76,6 +95,19 @@ class LockWait:
     """Of pg_stat_activity, for example active, or idle in transaction."""
 
 
+@dataclass(frozen=True)
+class LockHolder:
+    """A session whose transaction has been open for `seconds`, and may block writes of rows of `tables`, or all of
+    them. `application` and `state` are as in `LockWait`. Without the rights of pg_read_all_stats, sessions of other
+    users are not seen."""
+
+    pid: int
+    seconds: float
+    application: str
+    state: str
+    tables: list[str]
+
+
 async def server(conn: AsyncConnection) -> Server:
     return Server(*(await conn.execute(_SERVER)).one())
 
@@ -93,3 +125,10 @@ async def rows(conn: AsyncConnection, table: str) -> int:
 async def lock_waits(conn: AsyncConnection) -> list[LockWait]:
     """Who waits for whom in this database, the longest wait first, at most 20."""
     return [LockWait(*row) for row in await conn.execute(_LOCK_WAITS)]
+
+
+async def lock_holders(conn: AsyncConnection, seconds: float) -> list[LockHolder]:
+    """Who has held locks in this database for longer than `seconds`, the longest first, at most 20.
+
+    A worker waits for a lock for milliseconds only, again and again, so `lock_waits` seldom sees it."""
+    return [LockHolder(*row) for row in await conn.execute(_LOCK_HOLDERS, {"seconds": seconds})]

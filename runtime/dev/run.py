@@ -269,7 +269,8 @@ class _Dev:
             "VISITOR_KAFKA_PARTITIONS": kafka.partitions,
             "VISITOR_KAFKA_REPLICATION": kafka.replication,
             "VISITOR_KAFKA_MIN_INSYNC": kafka.min_insync,
-            "VISITOR_DATABASE_URL": installation.database.url.get_secret_value(),
+            # psql reads the URL too, without the name of the driver.
+            "VISITOR_DATABASE_URL": installation.database.url.get_secret_value().replace("+asyncpg", ""),
             "VISITOR_HTTP_PORT": installation.http.port,
             "VISITOR_WORKER_HEALTH_PORT": installation.worker.health_port,
         }

@@ -6,7 +6,7 @@ from agents.catalogue import CATALOGUE
 from agents.wire import Wire
 from runtime.doctor.findings import Finding, failed, listed, ok, warning
 from runtime.doctor.installation import Installation
-from runtime.overview import DELAYED_SECONDS, LATE_SECONDS
+from runtime.overview import DELAYED_SECONDS, LATE_SECONDS, LOCK_SECONDS
 from storage import inbox, migrate, outbox, schema_store, statistics
 from storage.table import METADATA
 from topics.avro import schema_id
@@ -16,8 +16,6 @@ CLOCK_LIMIT = timedelta(seconds=1)
 """How far clocks may differ. Answers and changes have the time of the database."""
 CONNECTION_SHARE = 0.9
 """The share of max_connections above which new workers may get none."""
-LOCK_SECONDS = 5.0
-"""From this time on, a wait for a lock deserves a warning."""
 PRUNING_DELAY = timedelta(hours=6)
 """How late workers may delete expired answers."""
 
@@ -86,12 +84,22 @@ async def changes(installation: Installation) -> Finding:
 async def locks(installation: Installation) -> Finding:
     async with installation.database.connect() as conn:
         waits = [wait for wait in await statistics.lock_waits(conn) if wait.seconds >= LOCK_SECONDS]
-    if not waits:
-        return ok(f"no session waits for a lock for more than {LOCK_SECONDS:.0f} s")
-    blockers = sorted({wait.blocked_by for wait in waits} - {wait.pid for wait in waits})
+        holders = await statistics.lock_holders(conn, LOCK_SECONDS)
+    if blockers := sorted({wait.blocked_by for wait in waits} - {wait.pid for wait in waits}):
+        return warning(
+            f"{len(waits)} sessions wait for locks of {listed([f'session {pid}' for pid in blockers])}",
+            f"look at pg_stat_activity; `select pg_terminate_backend({blockers[0]})` ends the session",
+        )
+    if not holders:
+        return ok(f"no session has held locks for more than {LOCK_SECONDS:.0f} s")
+    texts = [
+        f"session {holder.pid} ({holder.application or 'unnamed'}, {holder.state or 'unknown state'})"
+        f" for {holder.seconds:.0f} s on {listed(holder.tables)}"
+        for holder in holders
+    ]
     return warning(
-        f"{len(waits)} sessions wait for locks of {listed([f'session {pid}' for pid in blockers])}",
-        f"look at pg_stat_activity; `select pg_terminate_backend({blockers[0]})` ends the session" if blockers else "",
+        f"writes may wait for locks of {'; '.join(texts)}",
+        f"let its owner end the transaction; `select pg_terminate_backend({holders[0].pid})` ends the session",
     )
 
 

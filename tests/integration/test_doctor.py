@@ -132,12 +132,14 @@ async def test_requests_that_wait_and_the_session_that_blocks_them(
     stack: Stack, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kafka, "DELAYED_SECONDS", 0.5)
-    monkeypatch.setattr(database, "LOCK_SECONDS", 0.0)
+    monkeypatch.setattr(database, "LOCK_SECONDS", 1.0)
     parker = await data.visitor_with_vehicle(client)
     body = {"licensePlate": parker["licensePlate"], "pcCode": parker["pcCode"]}
     async with stack.engine.connect() as conn, conn.begin():
         blocker = await conn.scalar(sa.text("select pg_backend_pid()"))
-        await conn.execute(sa.text("lock table visits"))
+        await conn.execute(
+            sa.text("select from visitors where visitor_id = :visitor for update"), {"visitor": parker["visitorId"]}
+        )
         await stack.send("visits.create", {"path": {"visitType": "entry"}, "body": body})
 
         async def lags() -> bool:
@@ -146,7 +148,12 @@ async def test_requests_that_wait_and_the_session_that_blocks_them(
 
         async def names_blocker() -> bool:
             finding = (await _findings(stack))["locks"]
-            return finding.state == "warning" and f"pg_terminate_backend({blocker})" in finding.advice
+            return (
+                finding.state == "warning"
+                and f"session {blocker} (" in finding.message
+                and "on visitors" in finding.message
+                and f"pg_terminate_backend({blocker})" in finding.advice
+            )
 
         await eventually("a warning about the lag", lags)
         await eventually("a warning about the lock", names_blocker)

@@ -24,7 +24,7 @@ from runtime.overview import (
     Worker,
     rates,
 )
-from storage.statistics import LockWait
+from storage.statistics import LockHolder, LockWait
 from topics import names
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -37,7 +37,7 @@ KAFKA = KafkaOverview(
     missing_topics=(),
     dead_letters=(DeadLetter("3:17", NOW, "not_json", REQUESTS, "visits.create", "gateway/[a]"),),
 )
-DATABASE = DatabaseOverview("0021", 1_000_000, 0, 10, (), ())
+DATABASE = DatabaseOverview("0021", 1_000_000, 0, 10, (), (), ())
 
 
 def _shown(kafka: KafkaOverview | Unavailable = KAFKA, database: DatabaseOverview | Unavailable = DATABASE) -> str:
@@ -89,6 +89,12 @@ def test_what_is_wrong_with_kafka_is_said(kafka: KafkaOverview | Unavailable, te
         (
             replace(DATABASE, lock_waits=(LockWait(1, 2, 3.25, "psql", "idle in transaction"),)),
             "session 1 waits 3.2 s for a lock of session 2 (psql, idle in transaction)",
+        ),
+        (
+            replace(
+                DATABASE, lock_holders=(LockHolder(2, 61.4, "psql", "idle in transaction", ["visitors", "visits"]),)
+            ),
+            "session 2 (psql, idle in transaction) holds locks on visitors, visits for 61 s",
         ),
         (Unavailable("run `visitor migrate`"), "PostgreSQL is unavailable: run `visitor migrate`"),
     ],

@@ -92,6 +92,11 @@ def test_a_key_has_the_partition_of_kafkas_default_partitioner(key: bytes) -> No
     assert partition_of(key, 12) == DefaultPartitioner()(key, list(range(12)), [])
 
 
+def test_a_change_topic_leads_to_its_resource() -> None:
+    topics = [names.changes("optins", "optin"), names.changes("centers", "center"), names.requests("visits")]
+    assert CATALOGUE.resources_of(topics) == ["center", "optin"]
+
+
 def test_change_topics_are_compacted_except_those_of_events() -> None:
     specs = CATALOGUE.topics(KafkaSettings(partitions=3, replication=2))
     specs_by_name = {spec.name: spec for spec in specs}
