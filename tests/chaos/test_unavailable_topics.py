@@ -15,11 +15,10 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from agents.catalogue import CATALOGUE
 from tests.support import data
 from tests.support.servers import Choice, KafkaAndPostgres, own_servers
 from tests.support.stack import Process, Stack, eventually
-from topics import admin, names
+from topics import names
 
 AUTHORIZER = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
@@ -102,7 +101,9 @@ async def test_topics_that_are_missing_or_forbidden_delay_no_others_and_are_name
 
     await eventually("log lines that name the topics", named, 30)
     _allow_everything(own_stack)
-    await admin.ensure(own_stack.kafka, CATALOGUE.topics(own_stack.kafka))
+    command = await own_stack.command("topics")
+    assert f"created {MISSING}\n" in command.stdout
+    assert "visitor republish --restart visitor\n" in command.stdout
     await own_stack.result("challenges.create", challenge)
     for topic in (MISSING, FORBIDDEN):
         await own_stack.await_record(topic, lambda record: record.value is not None)
