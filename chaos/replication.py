@@ -13,6 +13,8 @@ from tests.support.stack import eventually
 _RETRY = "500ms"
 """wal_retrieve_retry_interval: how soon a standby connects again. Until then no commit ends. The default is 5 s."""
 
+_KEPT = "1GB"
+"""wal_keep_size: WAL for standbys that were away. Without it, a standby that misses some can never follow again."""
 _REPLICATED = "select bool_or(sync_state = 'sync' and flush_lsn >= $1) from pg_stat_replication"
 _REPLICATION_SECONDS = 120.0
 """Longer than any fault of the network between the two."""
@@ -40,6 +42,7 @@ class ReplicatedPostgres(Postgres):
         all commits."""
         await self._execute(
             f"alter system set wal_retrieve_retry_interval = '{_RETRY}'",
+            f"alter system set wal_keep_size = '{_KEPT}'",
             "alter system set synchronous_standby_names = '*'",
             "select pg_reload_conf()",
         )
