@@ -1,6 +1,7 @@
 """The installations of the tests: one for all tests that leave its processes alone, and one for each module that kills
 processes or needs an empty installation."""
 
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ from tests.support.stack import Stack, eventually, stack_on
 from topics import patches
 
 patches.apply()
+
+# A shell starts background commands with SIGINT ignored, and all their children inherit that. Some tests interrupt
+# programs with it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = "tests/integration/"
 LONGEST_FIRST = (SHARED, "tests/chaos/", "tests/contract/", "tests/unit/")
