@@ -36,9 +36,10 @@ CHECKS = (
 """Excluded: negative_data_rejection, because numbers are accepted for strings; positive_data_acceptance, because some
 rules cannot be expressed in a schema; use_after_free, because softly deleted records can be read."""
 
-OPTS_OUT = "DELETE /visitors/{visitorId}/optins/{optinId}"
-"""The contract lets this operation answer 404 for an optin that was created as inactive. schemathesis would report that
-as a created record that cannot be found."""
+OPTS_OUT = CATALOGUE.by_name["optins.disable"]
+"""The contract lets this operation answer 404 for an optin that was created as inactive, or that a later one has
+replaced. In a chain of calls, schemathesis reports that as a created record that cannot be found, and it cannot switch
+a check off for one operation there."""
 
 SCENES = 2
 URL_TEXT = 1_000
@@ -87,7 +88,6 @@ async def _configuration(url: str) -> str:
                 dictionaries[name].append(await scene.value_of(name))
     dictionaries["localeCode"] = list(LOCALES)
     lines = [f"[dictionaries.{name}]\nvalues = {json.dumps(values)}" for name, values in dictionaries.items()]
-    lines += ["[[operations]]", f'include-name = "{OPTS_OUT}"', "checks.ensure_resource_availability.enabled = false"]
     lines.append("[parameters]")
     for field in (*dictionaries, *BODY_NAMES):
         source = f'{{ dictionary = "{BODY_NAMES.get(field, field)}", probability = 0.8 }}'
@@ -104,6 +104,8 @@ def _arguments(url: str, phase: str) -> Iterator[str]:
     yield from ("--suppress-health-check=all", "--warnings=off", "--no-color")
     if phase == "coverage" and SHORT:
         yield from (f"--include-operation-id={operation.name}" for operation in CATALOGUE.operations[::8])
+    if phase == "stateful":
+        yield f"--exclude-operation-id={OPTS_OUT.name}"
 
 
 @pytest.mark.timeout(SECONDS + 240)
