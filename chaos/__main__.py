@@ -185,7 +185,7 @@ def main() -> int:
     parser.add_argument("--worker", default="runtime.cli", help="module of the workers, for example a sabotaged one")
     options = parser.parse_args()
     try:
-        clocks.library()
+        clocks.preloaded_library()
     except clocks.NoLibfaketime as error:
         parser.error(str(error))
     if os.geteuid() != 0:

@@ -15,7 +15,7 @@ class NoLibfaketime(Exception):
         super().__init__(f"No /{_LIBRARIES}. Install Debian's package faketime.")
 
 
-def library() -> Path:
+def preloaded_library() -> Path:
     """Raises NoLibfaketime."""
     for path in Path("/").glob(_LIBRARIES):
         return path
@@ -33,7 +33,7 @@ class Clock:
     @property
     def environment(self) -> Mapping[str, str]:
         return {
-            "LD_PRELOAD": str(library()),
+            "LD_PRELOAD": str(preloaded_library()),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
