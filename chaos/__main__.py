@@ -135,7 +135,7 @@ async def _settle(cluster: clusters.Cluster, watcher: oracle.Oracle) -> None:
 
 
 async def _pending(connection: asyncpg.Connection, watcher: oracle.Oracle) -> str:
-    """What is not done yet; empty if there is nothing."""
+    """The work that the service has not finished, as text; empty if it has finished all."""
     if unanswered := watcher.unanswered():
         await asyncio.sleep(1)
         return f"{len(unanswered)} messages without result, the first: {unanswered[0]}"

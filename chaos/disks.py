@@ -23,8 +23,8 @@ class Disk:
         subprocess.run(["umount", "--lazy", self._folder], check=True)
 
     def fill(self) -> None:
-        """Leave no space, or at most a megabyte if a server writes meanwhile. This shrinks the file system to what it
-        contains, which takes neither time nor memory. Raises OSError."""
+        """Leave no space, or at most a megabyte if a server writes at the same time. This shrinks the file system to
+        what it contains, which takes neither time nor memory. Raises OSError."""
         for spare in range(0, 2**20, 2**16):
             status = os.statvfs(self._folder)
             if self._resize((status.f_blocks - status.f_bfree) * status.f_frsize + spare):
@@ -36,6 +36,6 @@ class Disk:
         self._resize(SIZE)
 
     def _resize(self, size: int) -> bool:
-        """False if the content does not fit, because a server wrote meanwhile."""
+        """False if the content does not fit, because a server wrote more in between."""
         command = ["mount", "-o", f"remount,size={size}", self._folder]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -359,7 +359,7 @@ async def _fill_disk(run: Run, name: str) -> None:
 
 async def _exhaust_files(run: Run, name: str) -> None:
     """Let a process open no file, and cut its connections: half of those that it has open are too many."""
-    with suppress(psutil.NoSuchProcess):  # it may end meanwhile
+    with suppress(psutil.NoSuchProcess):  # the process may end at any time
         process = psutil.Process(run.cluster.pid(name))
         soft, hard = process.rlimit(resource.RLIMIT_NOFILE)
         process.rlimit(resource.RLIMIT_NOFILE, (process.num_fds() // 2, hard))

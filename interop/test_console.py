@@ -58,7 +58,7 @@ async def _send_dead_letter(stack: Stack, source: str) -> None:
 
 
 async def _until(browser: webdriver.Chrome, holds: Callable[[webdriver.Chrome], Any], condition: str) -> Any:
-    """Wait in a thread, so that the test can send messages meanwhile."""
+    """Wait in a thread, so that the test can send messages at the same time."""
     return await asyncio.to_thread(WebDriverWait(browser, SECONDS).until, holds, condition)
 
 

@@ -132,4 +132,4 @@ async def test_alerts_and_dashboards_use_only_metrics_and_labels_that_are_export
     exported: dict[str, set[str]] = {}
     for sample in [*(await scrape(worker)).samples, *(await scrape(edge)).samples]:
         exported.setdefault(sample.name, set()).update(sample.labels)
-    assert {query.place: each for query in queries.all_queries() if (each := query.unknown(exported))} == {}
+    assert {query.location: each for query in queries.all_queries() if (each := query.unknown(exported))} == {}

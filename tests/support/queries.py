@@ -20,9 +20,9 @@ _OF_PROMETHEUS = {"job", "instance"}
 
 @dataclass(frozen=True)
 class Query:
-    """`place` is the alert, or the dashboard and its panel."""
+    """`location` is the alert, or the dashboard and its panel."""
 
-    place: str
+    location: str
     text: str
 
     @property
@@ -39,8 +39,10 @@ class Query:
     def unknown(self, exported: dict[str, set[str]]) -> set[str]:
         """The metrics that are not in `exported`, and the labels that none of the metrics has. `exported` has the names
         of samples with their labels."""
-        known = _OF_PROMETHEUS.union(*(exported.get(name, set()) for name in self.metrics))
-        return {name for name in self.metrics if name not in exported and name != "up"} | (self.labels - known)
+        exported_labels = _OF_PROMETHEUS.union(*(exported.get(name, set()) for name in self.metrics))
+        return {name for name in self.metrics if name not in exported and name != "up"} | (
+            self.labels - exported_labels
+        )
 
 
 def alerts() -> list[dict[str, Any]]:

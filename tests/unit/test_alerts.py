@@ -29,6 +29,6 @@ def test_each_panel_of_a_dashboard_has_an_id_a_place_and_a_description(name: str
     assert f"{dashboard['uid']}.json" == name
     panels = dashboard["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
-    places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}
-    assert len(places) == len(panels)
+    positions = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}
+    assert len(positions) == len(panels)
     assert all(panel["description"] and panel["targets"] for panel in panels if panel["type"] != "row")

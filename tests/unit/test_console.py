@@ -132,20 +132,24 @@ def _day(number: int) -> datetime:
     return datetime(2026, 11, number, tzinfo=UTC)
 
 
-def _optin(optin_id: int, created: int, *, given: int | None, ended: int | None) -> Optin:
+def _optin(optin_id: int, created: int, *, optin_day: int | None, ended: int | None) -> Optin:
     return Optin.model_construct(
         optin_id=optin_id,
         optin_type="commercial",
         optin_channel="email",
         context_id=None,
-        optin_date=given and _day(given),
+        optin_date=optin_day and _day(optin_day),
         optout_date=ended and _day(ended),
         creation_date=_day(created),
     )
 
 
 def test_consents_are_those_of_the_time() -> None:
-    optins = [_optin(2, 5, given=None, ended=5), _optin(1, 1, given=1, ended=3), _optin(3, 7, given=7, ended=None)]
+    optins = [
+        _optin(2, 5, optin_day=None, ended=5),
+        _optin(1, 1, optin_day=1, ended=3),
+        _optin(3, 7, optin_day=7, ended=None),
+    ]
     states = {day: [consent.state for consent in consents_at(optins, _day(day))] for day in (1, 2, 3, 5, 6, 7)}
     assert states == {1: ["given"], 2: ["given"], 3: ["withdrawn"], 5: ["refused"], 6: ["refused"], 7: ["given"]}
     assert consents_at(optins, datetime(2026, 10, 1, tzinfo=UTC)) == []

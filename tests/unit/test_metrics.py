@@ -60,7 +60,7 @@ async def test_a_blocked_event_loop_is_late() -> None:
     before = late()
     measuring = asyncio.create_task(event_loop.measure_delay())
     await asyncio.sleep(0)
-    time.sleep(event_loop.INTERVAL + 0.2)  # noqa: ASYNC251
+    time.sleep(event_loop.INTERVAL + 0.2)  # noqa: ASYNC251 - the test blocks the event loop
     await asyncio.sleep(0.01)
     measuring.cancel()
     await asyncio.gather(measuring, return_exceptions=True)
