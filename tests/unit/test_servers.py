@@ -4,11 +4,15 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
+from runtime.dev.servers import downloads
 from runtime.dev.servers.downloads import check
 from runtime.dev.servers.processes import Processes, ServerFailed, kept_port
 
@@ -25,6 +29,23 @@ def _folder(parent: Path, **files: bytes) -> Path:
     for name, content in files.items():
         (folder / f"{name}.jar").write_bytes(content)
     return folder
+
+
+def test_threads_that_start_brokers_download_the_jars_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jar, starts = "org.example:jar:1", []
+
+    def download(folder: Path, sums: Mapping[str, str]) -> Iterator[Path]:
+        starts.append(folder)
+        time.sleep(0.1)  # The other threads get here in the meantime, unless they wait.
+        (folder / "jar-1.jar").write_bytes(b"1")
+        yield folder / "jar-1.jar"
+
+    monkeypatch.setattr(downloads, "_download_jars", download)
+    monkeypatch.setattr(downloads, "_read_sums", lambda: {jar: hashlib.sha256(b"1").hexdigest()})
+    with ThreadPoolExecutor(3) as pool:
+        folders = set(pool.map(downloads.fetch_kafka, [tmp_path] * 3))
+    assert len(starts) == 1
+    assert [file.name for folder in folders for file in folder.iterdir()] == ["jar-1.jar"]
 
 
 def test_a_download_with_the_expected_files_is_accepted(tmp_path: Path) -> None:

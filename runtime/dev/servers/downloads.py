@@ -25,6 +25,8 @@ ENDPOINT = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-nop:2.0
 
 SUMS = Path(__file__).with_name(f"kafka-{KAFKA_VERSION}.sha256")
 _PARALLEL_DOWNLOADS = 8
+_one_thread = threading.Lock()
+"""The lock file excludes other processes only. Several brokers of one process start in threads."""
 
 
 def fetch_kafka(downloads: Path) -> Path:
@@ -33,7 +35,7 @@ def fetch_kafka(downloads: Path) -> Path:
     downloads.mkdir(parents=True, exist_ok=True)
     target = downloads / f"kafka-{KAFKA_VERSION}"
     sums = _read_sums()
-    with InterProcessLock(downloads / "lock"):
+    with _one_thread, InterProcessLock(downloads / "lock"):
         if not target.exists():
             _download(downloads, target, sums)
         check(target, {_file_name(coordinate): digest for coordinate, digest in sums.items()})
