@@ -37,10 +37,18 @@ class Statements:
         self.delete_by_parent = cache(self._delete_by_parent)
         self.insert_unless = cache(self._insert_unless)
         self.insert_many = cache(self._insert_many)
+        self.insert_many_unless = cache(self._insert_many_unless)
 
     def _insert_many(self, ctes: tuple[sa.CTE, ...]) -> Any:
+        return self._insert_rows().returning(*self._generated_columns()).add_cte(*ctes)
+
+    def _insert_many_unless(self, unique_column: str) -> Any:
+        statement = self._insert_rows().on_conflict_do_nothing(index_elements=[unique_column])
+        return statement.returning(*self._generated_columns())
+
+    def _insert_rows(self) -> Any:
         """Insert one row for each position of the list parameters, in their order. The parameter `new_<column>` has the
-        values of a column. (SQLAlchemy would add a parameter with the name of a column to the updates in `ctes`.)"""
+        values of a column. (SQLAlchemy would add a parameter with the name of a column to updates in CTEs.)"""
         names = written_columns(self._table)
         parameters = (
             sa.func.unnest(*(sa.bindparam(f"new_{name}", type_=ARRAY(self._table.c[name].type)) for name in names))
@@ -48,8 +56,10 @@ class Statements:
             .render_derived()
         )
         rows = sa.select(*(parameters.c[name] for name in names)).order_by(parameters.c.position)
-        generated = (self._table.c[name] for name in self._generated)
-        return sa.insert(self._table).from_select(names, rows).returning(*generated).add_cte(*ctes)
+        return insert(self._table).from_select(names, rows)
+
+    def _generated_columns(self) -> list[Any]:
+        return [self._table.c[name] for name in self._generated]
 
     def _insert_unless(self, unique_column: str) -> Any:
         statement = insert(self._table).values(self._parameters(written_columns(self._table)))

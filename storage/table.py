@@ -6,7 +6,7 @@ carries the new revision. The engine publishes the recorded changes once the tra
 
 | method | row | revision | change |
 | --- | --- | --- | --- |
-| `insert`, `insert_unless`, `insert_many` | inserted | 1 | `created`, with the row |
+| `insert`, `insert_unless`, `insert_many`, `insert_many_unless` | inserted | 1 | `created`, with the row |
 | `update` | updated | old revision + 1 | `updated`, with the new row |
 | `delete`, `delete_by_parent` | deleted | old revision + 1, in the change only | `deleted`, without the row |
 | `lock`, `lock_all` | locked until the transaction ends | | |
@@ -229,7 +229,7 @@ class Table(Generic[Row]):
         is recorded in the `Tx` of its row. `ctes` are updates of other tables that the same statement makes, with
         `parameters`. Returns the rows in the order of `items`. Works for tables with an identity key only."""
         inserted = [self._initial(tx, values) for tx, values in items]
-        columns = {f"new_{name}": [values[name] for values in inserted] for name in written_columns(self.sql)}
+        columns = self._list_parameters(inserted)
         generated = await items[0][0].all(self._statements.insert_many(ctes), columns | dict(parameters or {}))
         # Identity values have the order of the select (PostgreSQL manual, INSERT), but RETURNING has no certain order.
         generated.sort(key=itemgetter(0))
@@ -237,6 +237,25 @@ class Table(Generic[Row]):
             self._inserted(tx, values, generated_values)
             for (tx, _), values, generated_values in zip(items, inserted, generated, strict=True)
         ]
+
+    async def insert_many_unless(
+        self, items: Sequence[tuple[Tx, Mapping[str, Any]]], unique_column: str
+    ) -> list[Row | None]:
+        """Insert rows like `insert_many`, except those whose value in `unique_column` another row has; like
+        `insert_unless`, their results are None. Works for tables whose keys are among the values only. Sort the items
+        by the unique column, so that two transactions cannot wait for each other."""
+        inserted = [self._initial(tx, values) for tx, values in items]
+        rows = await items[0][0].all(
+            self._statements.insert_many_unless(unique_column), self._list_parameters(inserted)
+        )
+        generated = {row[0]: row for row in rows}
+        return [
+            self._inserted(tx, values, generated[values[self.key]]) if values[self.key] in generated else None
+            for (tx, _), values in zip(items, inserted, strict=True)
+        ]
+
+    def _list_parameters(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {f"new_{name}": [values[name] for values in rows] for name in written_columns(self.sql)}
 
     def _inserted(self, tx: Tx, values: dict[str, Any], generated_values: Any) -> Row:
         """Build a row of `insert_many` from the inserted values and the values that the database generated, and record

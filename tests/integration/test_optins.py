@@ -388,9 +388,12 @@ async def test_required_consents_are_400_for_an_unknown_center_and_404_for_an_un
 # concurrent requests
 
 
+def _parts(path: str, body: Row) -> Row:
+    return {"path": {"visitorId": _visitor_id(path)}, "body": body}
+
+
 async def _send(stack: Stack, path: str, partition: int) -> str:
-    parts = {"path": {"visitorId": _visitor_id(path)}, "body": _optin_body()}
-    return await stack.send("optins.create", parts, partition=partition)
+    return await stack.send("optins.create", _parts(path, _optin_body()), partition=partition)
 
 
 def _assert_history(rows: list[Row], count: int) -> None:
@@ -430,6 +433,40 @@ async def test_an_optin_that_waited_in_a_batch_is_not_dated_before_the_optin_tha
     for request_id in request_ids:
         await stack.result("optins.create", request_id)
     _assert_history(await _history(client, path), 2)
+
+
+async def test_optins_of_one_batch_supersede_each_other_in_their_order(stack: Stack, client: httpx.AsyncClient) -> None:
+    locked_path, path, other_path = [await _new_visitor_path(client) for _ in range(3)]
+    active = await _create_optin(client, path, contextId=1)
+    bodies = [
+        (path, _optin_body(contextId=1, sendId="1")),
+        (other_path, _optin_body(contextId=1)),
+        (path, _optin_body(contextId=1, sendId="2", isActive=False)),
+        (f"/visitors/{data.ABSENT_VISITOR_ID}", _optin_body()),
+        (path, _optin_body(contextId=1, legalTextId=2**40)),
+        (path, _optin_body()),
+        (path, _optin_body(contextId=1, sendId="3")),
+    ]
+    answers = await stack.in_one_batch(
+        f"select 1 from visitors where visitor_id = '{_visitor_id(locked_path)}' for update",
+        ("optins.create", _parts(locked_path, _optin_body())),
+        [("optins.create", _parts(*item)) for item in bodies],
+    )
+    assert [answer["status"] for answer in answers] == [201, 201, 201, 404, 400, 201, 201]
+    assert [error["field"] for error in answers[4]["body"]["errors"]] == ["legalTextId"]
+    rows = await _history(client, path, contextId=1)
+    assert [row["sendId"] for row in rows] == [None, "1", "2", "3"]
+    assert [row["isActive"] for row in rows] == [False, False, False, True]
+    assert rows[0] == {
+        **active,
+        "isActive": False,
+        "optoutDate": rows[1]["optinDate"],
+        "updateDate": rows[1]["optinDate"],
+    }
+    assert rows[1]["optoutDate"] == rows[2]["creationDate"] > rows[1]["optinDate"]
+    assert rows[2]["optoutDate"] == rows[2]["creationDate"] == rows[2]["updateDate"] < rows[3]["optinDate"]
+    assert [row["isActive"] for row in await _history(client, path)] == [False, False, False, True, True]
+    assert [row["isActive"] for row in await _history(client, other_path)] == [True]
 
 
 async def test_10_concurrent_legal_texts_get_consecutive_versions(client: httpx.AsyncClient) -> None:

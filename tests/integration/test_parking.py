@@ -291,15 +291,9 @@ async def test_null_is_refused_for_the_fields_of_a_card(client: httpx.AsyncClien
 
 
 async def _in_one_batch(stack: Stack, parker: JsonObject, *requests: tuple[str, JsonObject]) -> list[JsonObject]:
-    """The results of requests that wait in one partition, in this order, while a row lock blocks an earlier request."""
     path = {"visitorId": parker["visitorId"], "vehicleId": parker["vehicleId"]}
-    async with stack.engine.begin() as conn:
-        await conn.exec_driver_sql(f"select from vehicles where vehicle_id = {parker['vehicleId']} for update")
-        await stack.send("vehicles.update", {"path": path, "body": {"color": "blue"}}, partition=0)
-        await stack.await_lock_wait()
-        sent = [(name, await stack.send(name, parts, partition=0)) for name, parts in requests]
-        await asyncio.sleep(0.5)  # Time for the worker to fetch them.
-    return [(await stack.result(name, request_id)).value for name, request_id in sent]
+    locking = f"select from vehicles where vehicle_id = {parker['vehicleId']} for update"
+    return await stack.in_one_batch(locking, ("vehicles.update", {"path": path, "body": {"color": "blue"}}), requests)
 
 
 async def test_a_plate_names_the_vehicle_that_was_updated_last_even_within_a_batch(
@@ -320,6 +314,17 @@ async def test_a_plate_names_the_vehicle_that_was_updated_last_even_within_a_bat
     updates = [{"path": path, "body": {"color": "red"}} for path in reversed(paths)]
     await _in_one_batch(stack, parker, *(("vehicles.update", parts) for parts in updates))
     assert await entering_visitor() == others[0]["visitorId"]
+
+
+async def test_vehicles_of_absent_visitors_are_404_within_a_batch(stack: Stack, client: httpx.AsyncClient) -> None:
+    parker = await _parker(client)
+    owners = [parker["visitorId"], data.ABSENT_VISITOR_ID, parker["visitorId"]]
+    creates = [{"path": {"visitorId": owner}, "body": {"licensePlate": data.new_plate()}} for owner in owners]
+    answers = await _in_one_batch(stack, parker, *(("vehicles.create", parts) for parts in creates))
+    assert [answer["status"] for answer in answers] == [201, 404, 201]
+    assert [error["code"] for error in answers[1]["body"]["errors"]] == ["visitor_not_found"]
+    plates = [row["licensePlate"] for row in await _get_data(client, f"{parker['path']}/vehicles")]
+    assert plates == [parker["licensePlate"], creates[0]["body"]["licensePlate"], creates[2]["body"]["licensePlate"]]
 
 
 async def test_a_delete_after_an_update_in_one_batch_has_the_later_time(

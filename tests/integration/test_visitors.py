@@ -259,6 +259,44 @@ async def test_a_full_visitor_waits_for_the_partial_one_that_is_being_created(
     assert (visitor["accountType"], visitor["upgradePcCode"], visitor["origin"]) == ("full", center, "b")
 
 
+async def test_new_visitors_of_one_batch_have_the_outcomes_that_they_have_one_by_one(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    locked = await _visitor(client)
+    center = locked["acquisitionPcCode"]
+    partial = await data.create(client, "/visitors/partial", _partial(center))
+    local = f"batch-{uuid4().hex}"
+    optin = {"optinType": "loyalty", "optinChannel": "sms", "isActive": True}
+    bodies = [
+        data.visitor(center, email=f"{local}@x.example", optins=[optin, {**optin, "isActive": False}, optin]),
+        data.visitor(center, email=locked["email"]),
+        data.visitor("FR-NO-ONE", optins=[{**optin, "legalTextId": 2**40}]),
+        data.visitor(center, email=f"{local.upper()}@x.example"),
+        data.visitor(center, email=partial["email"], optins=[optin]),
+        data.visitor(center, email=partial["email"]),
+        data.visitor(center, email=f"{local}@y.example", optins=[optin]),
+    ]
+    answers = await stack.in_one_batch(
+        f"select 1 from visitors where visitor_id = '{locked['visitorId']}' for update",
+        ("visitors.update", {"path": {"visitorId": locked["visitorId"]}, "body": {"addressCity": "Paris"}}),
+        [("visitors.create", {"body": body}) for body in bodies],
+    )
+    assert [answer["status"] for answer in answers] == [201, 409, 400, 409, 201, 409, 201]
+    assert [error["field"] for error in answers[2]["body"]["errors"]] == [
+        "acquisitionPcCode", "optins[0].legalTextId",
+    ]  # fmt: skip
+    first, upgraded, last = (answers[index]["body"]["data"] for index in (0, 4, 6))
+    assert (upgraded["visitorId"], upgraded["barcode"]) == (partial["visitorId"], partial["barcode"])
+    assert (upgraded["accountType"], upgraded["upgradePcCode"]) == ("full", center)
+    assert {row["email"] for row in (first, last)} == {f"{local}@x.example", f"{local}@y.example"}
+    for visitor, active in ((first, [False, False, True]), (upgraded, [True]), (last, [True])):
+        path = f"/visitors/{visitor['visitorId']}"
+        assert (await client.get(path)).json()["data"] == visitor
+        assert [row["isActive"] for row in (await client.get(f"{path}/optins")).json()["data"]] == active
+        ids = (await client.get(f"{path}/externalIds")).json()["data"]
+        assert [row["externalType"] for row in ids] == ["analytics"]
+
+
 # search
 
 

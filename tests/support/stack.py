@@ -256,6 +256,19 @@ class Stack:
         await self.raw(request_topic(operation), value, headers, partition=partition, key=key)
         return request_id
 
+    async def in_one_batch(
+        self, locking: str, blocked: tuple[str, Mapping[str, Any]], requests: Iterable[tuple[str, Mapping[str, Any]]]
+    ) -> list[Any]:
+        """The results of requests that wait in one partition, in this order, while the row lock of the statement
+        `locking` blocks an earlier request of the same family. Requests are pairs of operation and parts."""
+        async with self.engine.begin() as conn:
+            await conn.exec_driver_sql(locking)
+            await self.send(*blocked, partition=0)
+            await self.await_lock_wait()
+            sent = [(name, await self.send(name, parts, partition=0)) for name, parts in requests]
+            await asyncio.sleep(0.5)  # Time for the worker to fetch them.
+        return [(await self.result(name, request_id)).value for name, request_id in sent]
+
     async def raw(
         self,
         topic: str,

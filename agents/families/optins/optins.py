@@ -4,8 +4,8 @@ An optin is never overwritten: a new optin with the same key supersedes the acti
 consents.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Container, Iterable, Iterator, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -13,14 +13,15 @@ import sqlalchemy as sa
 from agents import crud
 from agents.families.optins.legal_texts import LEGAL_TEXTS
 from agents.families.visitors.visitor_table import VISITORS
-from agents.operation import Operations, operation
-from schemas.faults import Invalid
+from agents.operation import Operations, apply_each, batch_operation, operation
+from schemas.faults import Fault, Invalid
 from schemas.model import Model, NoFields
 from schemas.paths import VisitorPath
 from schemas.replies import PageQuery
 from schemas.requests import Request
 from schemas.types import Flag, Identifier, Instant, Int64, Omittable, Uuid
 from storage.lists import Filter
+from storage.statements import unnest_rows
 from storage.table import Table
 from storage.tx import Tx
 
@@ -125,12 +126,14 @@ class OptinQuery(PageQuery):
     """Only optins of this channel."""
 
 
-def _opt_out(*conditions: sa.ColumnElement[bool]) -> Any:
-    """UPDATE the active optins of the visitor `of_visitor` that meet the conditions: they become inactive."""
-    now = sa.bindparam("now", type_=sa.TIMESTAMP(timezone=True))
+_NOW = sa.bindparam("now", type_=sa.TIMESTAMP(timezone=True))
+
+
+def _opt_out(now: sa.ColumnElement[Any], *conditions: sa.ColumnElement[bool]) -> Any:
+    """UPDATE the active optins that meet the conditions: they become inactive."""
     return (
         sa.update(OPTINS.sql)
-        .where(_C.visitor_id == sa.bindparam("of_visitor"), _C.is_active, *conditions)
+        .where(_C.is_active, *conditions)
         .values(
             is_active=False,
             optout_date=now,
@@ -141,11 +144,24 @@ def _opt_out(*conditions: sa.ColumnElement[bool]) -> Any:
     )
 
 
+def _opt_out_of_keys() -> Any:
+    """UPDATE the active optins with the keys in the list parameters `of_<column>`: they become inactive, each at its
+    time in `optout_dates`."""
+    keys = unnest_rows(optout_dates=_NOW.type, **{f"of_{name}": _C[name].type for name in _KEY})
+    same_key = (
+        _C[name].is_not_distinct_from(keys.c[f"of_{name}"])
+        if name == _CONTEXT  # as in _is_latest
+        else _C[name] == keys.c[f"of_{name}"]
+        for name in _KEY
+    )
+    return _opt_out(keys.c.optout_dates, *same_key)
+
+
+_OF_VISITOR = _C.visitor_id == sa.bindparam("of_visitor")
 _HAS_KIND = (_C.optin_type == sa.bindparam("type"), _C.optin_channel == sa.bindparam("channel"))
-_HAS_CONTEXT = _C.context_id.is_not_distinct_from(sa.bindparam("context", type_=sa.BigInteger))
-_OPT_OUT_OF_KEY = _opt_out(*_HAS_KIND, _HAS_CONTEXT)
-_OPT_OUT_OF_KIND = _opt_out(*_HAS_KIND)
-_OPT_OUT_BY_ID = _opt_out(_C.optin_id == sa.bindparam("id"))
+_OPT_OUT_OF_KEYS = _opt_out_of_keys()
+_OPT_OUT_OF_KIND = _opt_out(_NOW, _OF_VISITOR, *_HAS_KIND)
+_OPT_OUT_BY_ID = _opt_out(_NOW, _OF_VISITOR, _C.optin_id == sa.bindparam("id"))
 
 
 async def _run_opt_out(tx: Tx, statement: Any, visitor_id: UUID, **parameters: Any) -> int:
@@ -163,42 +179,94 @@ async def _lock_visitor(tx: Tx, visitor_id: UUID) -> None:
     await tx.refresh_now()
 
 
-async def _insert(tx: Tx, visitor_id: UUID, optin: OptinNew) -> Optin:
-    """Insert an optin and opt out of the active optin with the same key."""
-    key = {"type": optin.optin_type, "channel": optin.optin_channel, "context": optin.context_id}
-    await _run_opt_out(tx, _OPT_OUT_OF_KEY, visitor_id, **key)
-    date = {"optin_date": tx.now} if optin.is_active else {"optout_date": tx.now}
-    return await OPTINS.insert(tx, vars(optin) | date | {"visitor_id": visitor_id})
+class NewOptin(NamedTuple):
+    """An optin to insert for a visitor."""
+
+    tx: Tx
+    visitor_id: UUID
+    optin: OptinNew
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return (self.visitor_id, self.optin.optin_type, self.optin.optin_channel, self.optin.context_id)
+
+    def values(self) -> dict[str, Any]:
+        date = "optin_date" if self.optin.is_active else "optout_date"
+        return vars(self.optin) | {date: self.tx.now, "visitor_id": self.visitor_id}
 
 
-async def add(tx: Tx, visitor_id: UUID, optins: Iterable[OptinNew]) -> None:
-    """Insert the optins of a visitor that is created or upgraded. The caller has either inserted the visitor in this
-    transaction, or locked it and then refreshed `tx.now`."""
-    for optin in optins:
-        await _insert(tx, visitor_id, optin)
+async def add(new_optins: Iterable[NewOptin]) -> None:
+    """Insert optins of new or upgraded visitors in their order, and opt out of the active ones with the same keys. The
+    caller has either inserted the visitors in this transaction, or locked them and then refreshed `now` of the
+    requests. All optins of a request have the same time."""
+    for group in _groups_of_distinct_keys(new_optins):
+        await _add_distinct(group)
 
 
-async def missing_text_faults(tx: Tx, optins: Sequence[OptinNew]) -> list[Invalid]:
-    """Return a fault for each optin of a request body whose legal text does not exist."""
-    ids_by_index = {index: optin.legal_text_id for index, optin in enumerate(optins) if optin.legal_text_id is not None}
-    if not ids_by_index:
-        return []
-    existing_ids = await LEGAL_TEXTS.existing_keys(tx, ids_by_index.values())
+def _groups_of_distinct_keys(new_optins: Iterable[NewOptin]) -> Iterator[list[NewOptin]]:
+    group: dict[tuple[Any, ...], NewOptin] = {}
+    for new in new_optins:
+        if new.key in group:
+            yield list(group.values())
+            group = {}
+        group[new.key] = new
+    if group:
+        yield list(group.values())
+
+
+async def _add_distinct(new_optins: Sequence[NewOptin]) -> list[Optin]:
+    """Insert optins with different keys."""
+    new_by_key = {new.key: new for new in new_optins}
+    keys = {f"of_{name}": list(values) for name, values in zip(_KEY, zip(*new_by_key, strict=True), strict=True)}
+    optout_dates = [new.tx.now for new in new_optins]
+    for row in await new_optins[0].tx.all(_OPT_OUT_OF_KEYS, keys | {"optout_dates": optout_dates}):
+        superseded_by = new_by_key[tuple(getattr(row, name) for name in _KEY)]
+        OPTINS.record_change_of(superseded_by.tx, row, "updated")
+    return await OPTINS.insert_many([(new.tx, new.values()) for new in new_optins])
+
+
+async def existing_text_ids(tx: Tx, optins: Iterable[OptinNew]) -> set[int]:
+    """The ids of those legal texts of the optins that exist."""
+    ids = {optin.legal_text_id for optin in optins} - {None}
+    return await LEGAL_TEXTS.existing_keys(tx, ids) if ids else set()
+
+
+def missing_text_faults(optins: Sequence[OptinNew], existing_ids: Container[int]) -> list[Invalid]:
+    """A fault for each optin of a request body whose legal text does not exist."""
     return [
         Invalid("legal_text_not_found", "There is no such legalText.", field=f"optins[{index}].legalTextId")
-        for index, legal_text_id in ids_by_index.items()
-        if legal_text_id not in existing_ids
+        for index, optin in enumerate(optins)
+        if optin.legal_text_id is not None and optin.legal_text_id not in existing_ids
     ]
 
 
-@operation(
+@batch_operation(
     "optins.create", "POST /visitors/{visitorId}/optins", summary="Add a consent or a refusal",
     path=VisitorPath, body=OptinNew, reply=Optin,
 )  # fmt: skip
-async def create(tx: Tx, request: Request[VisitorPath, NoFields, OptinNew]) -> Optin:
+async def create(calls: Sequence[tuple[Tx, Request[VisitorPath, NoFields, OptinNew]]]) -> list[Optin | Fault]:
     """Add an optin. The active optin with the same type, channel and context becomes inactive. Raises NotFound."""
-    await _lock_visitor(tx, request.path.visitor_id)
-    return await _insert(tx, request.path.visitor_id, request.body)
+    tx = calls[0][0]
+    visitor_ids = await VISITORS.lock_all(tx, (request.path.visitor_id for _, request in calls))
+    text_ids = await existing_text_ids(tx, (request.body for _, request in calls))
+
+    def new_optin(tx: Tx, request: Request[VisitorPath, NoFields, OptinNew]) -> NewOptin:
+        if request.path.visitor_id not in visitor_ids:
+            raise VISITORS.not_found()
+        if request.body.legal_text_id is not None and request.body.legal_text_id not in text_ids:
+            raise Invalid("legal_text_not_found", "There is no such legalText.", field="legalTextId")
+        return NewOptin(tx, request.path.visitor_id, request.body)
+
+    return await apply_each(calls, new_optin, _store)
+
+
+async def _store(accepted: Sequence[tuple[Tx, NewOptin]]) -> list[Optin]:
+    optins: list[Optin] = []
+    for group in _groups_of_distinct_keys(new for _, new in accepted):
+        # After the lock, see _lock_visitor, and after the optins that those of this group may supersede.
+        await Tx.refresh_all([new.tx for new in group])
+        optins += await _add_distinct(group)
+    return optins
 
 
 @operation(

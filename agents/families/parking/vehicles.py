@@ -1,12 +1,14 @@
 """Vehicles of a visitor. A deleted vehicle keeps its row, with a deletionDate."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import sqlalchemy as sa
 
 from agents import crud
 from agents.families.visitors.visitor_table import VISITORS
-from agents.operation import Operations, operation
+from agents.operation import Operations, apply_each, batch_operation, operation
+from schemas.faults import Fault
 from schemas.marks import Whole
 from schemas.model import Model, NoFields
 from schemas.paths import VisitorPath
@@ -106,14 +108,23 @@ async def _refresh_now(tx: Tx, old: Vehicle, patch: VehiclePatch) -> None:
     await tx.refresh_now()
 
 
-@operation(
+@batch_operation(
     "vehicles.create", f"POST {_ALL}", summary="Create a new vehicle",
     path=VisitorPath, body=VehicleFields, reply=Vehicle,
 )  # fmt: skip
-async def create(tx: Tx, request: Request[VisitorPath, NoFields, VehicleFields]) -> Vehicle:
+async def create(calls: Sequence[tuple[Tx, Request[VisitorPath, NoFields, VehicleFields]]]) -> list[Vehicle | Fault]:
     """Raises NotFound for the visitor."""
-    await tx.refresh_now()  # see _refresh_now
-    return await VEHICLES.insert(tx, vars(request.body) | vars(request.path))
+    txs = [tx for tx, _ in calls]
+    visitor_ids = await VISITORS.existing_keys(txs[0], (request.path.visitor_id for _, request in calls))
+
+    def vehicle_values(tx: Tx, request: Request[VisitorPath, NoFields, VehicleFields]) -> dict[str, Any]:
+        if request.path.visitor_id not in visitor_ids:
+            raise VISITORS.not_found()
+        return vars(request.body) | vars(request.path)
+
+    # See _refresh_now. Of vehicles with the same time, the one with the highest id counts as updated last.
+    await Tx.refresh_all(txs)
+    return await apply_each(calls, vehicle_values, VEHICLES.insert_many)
 
 
 @operation("vehicles.delete", f"DELETE {_ONE}", summary="Delete a vehicle", path=VehiclePath, reply=None)

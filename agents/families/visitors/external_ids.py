@@ -1,5 +1,6 @@
 """External ids: the ids that other systems have for a visitor."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 from uuid import UUID, uuid4
 
@@ -174,10 +175,13 @@ _SELECT_BY_ID = _select_one(_C.external_type == sa.bindparam("type"), _C.externa
 _SELECT_OF_VISITORS = sa.select(EXTERNAL_IDS.sql).where(any_of(_C.visitor_id, "visitors")).order_by(_C.external_id_key)
 
 
-async def add_analytics_id(tx: Tx, visitor_id: UUID) -> ExternalId:
-    """Insert the id that analytics systems have for a visitor. Each new visitor gets one."""
-    return await EXTERNAL_IDS.insert(
-        tx, {"external_id": str(uuid4()), "visitor_id": visitor_id, "external_type": "analytics"}
+async def add_analytics_ids(visitors: Sequence[tuple[Tx, UUID]]) -> None:
+    """Insert the ids that analytics systems have for visitors. Each new visitor gets one."""
+    await EXTERNAL_IDS.insert_many(
+        [
+            (tx, {"external_id": str(uuid4()), "visitor_id": visitor_id, "external_type": "analytics"})
+            for tx, visitor_id in visitors
+        ]
     )
 
 

@@ -1,5 +1,6 @@
 """Operations that create, read, count and update visitors."""
 
+from collections.abc import Container, Sequence
 from typing import Annotated, Any
 from uuid import UUID, uuid4
 
@@ -12,7 +13,7 @@ from agents.families.optins import optins
 from agents.families.optins.optins import OptinNew
 from agents.families.profile import visitor_centers
 from agents.families.profile.visitor_centers import VisitorCenterNew
-from agents.families.visitors.external_ids import add_analytics_id
+from agents.families.visitors.external_ids import add_analytics_ids
 from agents.families.visitors.visitor_table import (
     VISITORS,
     AccountType,
@@ -22,15 +23,15 @@ from agents.families.visitors.visitor_table import (
     VisitorPatch,
     email_taken,
 )
-from agents.operation import Operations, operation
+from agents.operation import Operations, apply_each, batch_operation, operation
 from schemas.emails import mailbox
-from schemas.faults import Invalid, NotFound, refuse
+from schemas.faults import Conflict, Fault, Invalid, NotFound, refuse
 from schemas.model import ListOf, Model, NoFields
 from schemas.replies import Page
 from schemas.requests import Request
 from schemas.types import CountryCode, Email, Flag, Instant, Int64, Omittable, PcCode, Phone, Several, Text, Uuid
 from storage.lists import Filter, filters
-from storage.statements import unnest_rows
+from storage.statements import any_of, unnest_rows
 from storage.tx import Tx
 
 
@@ -106,71 +107,114 @@ def _update_contact_flags() -> Any:
 
 _UPDATE_CONTACT_FLAGS = _update_contact_flags()
 _LOCK_BY_EMAIL = (
-    sa.select(VISITORS.sql).where(_C.email_key == sa.bindparam("email_key")).with_for_update(key_share=True)
+    sa.select(VISITORS.sql)
+    .where(any_of(_C.email_key, "email_keys"))
+    .order_by(_C.email_key)
+    .with_for_update(key_share=True)
 )
 
 _REPEATED_AFTER_ERASURE = (NotFound,)
 """A repeated request whose visitor was erased in the meantime is 404."""
 
 
-@operation(
+@batch_operation(
     "visitors.create", "POST /visitors", summary="Add a new visitor",
     body=VisitorNew, reply=Visitor, partition_key=("email",), faults=_REPEATED_AFTER_ERASURE,
 )  # fmt: skip
-async def create(tx: Tx, request: Request[NoFields, NoFields, VisitorNew]) -> Visitor:
+async def create(calls: Sequence[tuple[Tx, Request[NoFields, NoFields, VisitorNew]]]) -> list[Visitor | Fault]:
     """Create a full visitor. If a partial visitor has the email, upgrade that visitor instead; it keeps its visitorId
     and barcode. Raises Conflict if a full visitor has the email, and Invalid for an unknown center or legal text."""
-    body = request.body
-    await _require_references(tx, body, "acquisition_pc_code")
-    visitor = await _insert_or_upgrade(tx, {name: getattr(body, name) for name in VisitorFields.model_fields})
-    await optins.add(tx, visitor.visitor_id, body.optins)
-    return visitor
+    tx = calls[0][0]
+    bodies = [request.body for _, request in calls]
+    pc_codes = await CENTERS.existing_keys(tx, (body.acquisition_pc_code for body in bodies))
+    text_ids = await optins.existing_text_ids(tx, (optin for body in bodies for optin in body.optins))
+
+    def checked(tx: Tx, request: Request[NoFields, NoFields, VisitorNew]) -> VisitorNew:
+        _require_references(request.body, "acquisition_pc_code", pc_codes, text_ids)
+        return request.body
+
+    return await apply_each(calls, checked, _insert_or_upgrade)
 
 
-async def _require_references(tx: Tx, body: VisitorNew | PartialVisitorNew, center_field: str) -> None:
-    """Raises Invalid with an entry for the center and for each legal text that does not exist."""
+def _require_references(
+    body: VisitorNew | PartialVisitorNew, center_field: str, pc_codes: Container[str], text_ids: Container[int]
+) -> None:
+    """Raises Invalid with an entry for the center and for each legal text that is not among the existing ones."""
     faults = []
-    if not await CENTERS.existing_keys(tx, [getattr(body, center_field)]):
+    if getattr(body, center_field) not in pc_codes:
         faults.append(Invalid("center_not_found", "There is no such center.", field=to_camel(center_field)))
-    faults += await optins.missing_text_faults(tx, body.optins)
+    faults += optins.missing_text_faults(body.optins, text_ids)
     refuse(faults)
 
 
-async def _insert_or_upgrade(tx: Tx, fields: dict[str, Any]) -> Visitor:
-    """Raises Conflict if a full visitor has the email."""
-    while True:
-        existing = await tx.first(_LOCK_BY_EMAIL, {"email_key": mailbox(fields["email"])})
-        if existing is not None:
-            await tx.refresh_now()
-            return await _upgrade(tx, existing, fields)
-        visitor = await _insert(tx, fields | {"account_type": "full", "registration_date": tx.now})
-        if visitor is not None:
-            return visitor
-        # Another transaction committed a visitor with this email after the SELECT. The next SELECT will find it.
+async def _insert_or_upgrade(new_visitors: Sequence[tuple[Tx, VisitorNew]]) -> list[Visitor | Fault]:
+    """Insert visitors, or upgrade partial ones, and add the optins. The outcome is Conflict if a full visitor has the
+    email."""
+    first_by_key: dict[str, int] = {}
+    for index, (_, body) in enumerate(new_visitors):
+        first_by_key.setdefault(mailbox(body.email), index)
+    # Of several with one email, only the first can succeed.
+    outcomes: list[Visitor | Fault] = [email_taken() for _ in new_visitors]
+    while first_by_key:
+        for row in await new_visitors[0][0].all(_LOCK_BY_EMAIL, {"email_keys": sorted(first_by_key)}):
+            index = first_by_key.pop(row.email_key)
+            outcomes[index] = await _upgrade(row, *new_visitors[index])
+        absent = sorted(first_by_key)
+        inserted = await _insert([_full_visitor(*new_visitors[first_by_key[key]]) for key in absent])
+        for key, visitor in zip(absent, inserted, strict=True):
+            # If it is None, another transaction committed a visitor with this email after the SELECT. The next SELECT
+            # will find it.
+            if visitor is not None:
+                outcomes[first_by_key.pop(key)] = visitor
+    await optins.add([
+        optins.NewOptin(tx, outcome.visitor_id, optin)
+        for (tx, body), outcome in zip(new_visitors, outcomes, strict=True)
+        if isinstance(outcome, Visitor)
+        for optin in body.optins
+    ])  # fmt: skip
+    return outcomes
 
 
-async def _insert(tx: Tx, fields: dict[str, Any]) -> Visitor | None:
-    """Insert a visitor with its analytics id. Return None if another visitor has the email."""
-    identity = {
+def _fields_of(body: VisitorNew) -> dict[str, Any]:
+    return {name: getattr(body, name) for name in VisitorFields.model_fields}
+
+
+def _full_visitor(tx: Tx, body: VisitorNew) -> tuple[Tx, dict[str, Any]]:
+    return tx, _fields_of(body) | {"account_type": "full", "registration_date": tx.now}
+
+
+async def _insert(new_visitors: Sequence[tuple[Tx, dict[str, Any]]]) -> list[Visitor | None]:
+    """Insert visitors with their analytics ids. They are sorted by email. None if another visitor has the email."""
+    if not new_visitors:
+        return []
+    rows = [(tx, fields | _new_identity(tx)) for tx, fields in new_visitors]
+    visitors = await VISITORS.insert_many_unless(rows, "email_key")
+    inserted = [(tx, visitor.visitor_id) for (tx, _), visitor in zip(rows, visitors, strict=True) if visitor]
+    if inserted:
+        await add_analytics_ids(inserted)
+    return visitors
+
+
+def _new_identity(tx: Tx) -> dict[str, Any]:
+    caller = tx.cause.caller
+    return {
         "visitor_id": uuid4(),
         "barcode": str(uuid4()),
-        "origin_type": tx.cause.caller.origin_type,
-        "origin": tx.cause.caller.origin,
+        "origin_type": caller.origin_type,
+        "origin": caller.origin,
     }
-    visitor = await VISITORS.insert_unless(tx, fields | identity, "email_key")
-    if visitor is not None:
-        await add_analytics_id(tx, visitor.visitor_id)
-    return visitor
 
 
-async def _upgrade(tx: Tx, existing: Any, fields: dict[str, Any]) -> Visitor:
-    """Turn a partial visitor into a full one. `existing` is its locked row. Raises Conflict if it is a full visitor."""
-    if existing.account_type != "partial":
-        raise email_taken()
-    values = {name: value for name, value in fields.items() if value is not None}
+async def _upgrade(row: Any, tx: Tx, body: VisitorNew) -> Visitor | Conflict:
+    """Turn a partial visitor into a full one. `row` is its locked row. The outcome is Conflict if it is a full
+    visitor."""
+    if row.account_type != "partial":
+        return email_taken()
+    await tx.refresh_now()
+    values = {name: value for name, value in _fields_of(body).items() if value is not None}
     values["upgrade_pc_code"] = values.pop("acquisition_pc_code")
     values |= {"account_type": "full", "registration_date": tx.now}
-    return await VISITORS.update(tx, values, visitor_id=existing.visitor_id)
+    return await VISITORS.update(tx, values, visitor_id=row.visitor_id)
 
 
 @operation(
@@ -181,14 +225,15 @@ async def create_partial(tx: Tx, request: Request[NoFields, NoFields, PartialVis
     """Create a partial visitor. Its preferredCenter becomes its favourite center. Raises Conflict if another visitor
     has the email, and Invalid for an unknown center or legal text."""
     body = request.body
-    await _require_references(tx, body, "preferred_center")
+    pc_codes = await CENTERS.existing_keys(tx, [body.preferred_center])
+    _require_references(body, "preferred_center", pc_codes, await optins.existing_text_ids(tx, body.optins))
     fields = {name: getattr(body, name) for name in PartialFields.model_fields}
-    visitor = await _insert(tx, fields | {"account_type": "partial"})
+    (visitor,) = await _insert([(tx, fields | {"account_type": "partial"})])
     if visitor is None:
         raise email_taken()
     favorite = VisitorCenterNew.model_construct(pc_code=body.preferred_center, is_favorite=True)
     await visitor_centers.add(tx, visitor.visitor_id, favorite)
-    await optins.add(tx, visitor.visitor_id, body.optins)
+    await optins.add([optins.NewOptin(tx, visitor.visitor_id, optin) for optin in body.optins])
     return visitor
 
 
