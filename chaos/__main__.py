@@ -102,15 +102,19 @@ async def _inject(
 async def _probe(cluster: clusters.Cluster, load: traffic.Traffic, rng: random.Random) -> dict[str, float]:
     """The seconds until all partitions and edges work, by name."""
     keeper = asyncio.create_task(cluster.keep_servers_running())
+    recovered: dict[str, float] = {}
     try:
         async with asyncio.timeout(PROBE_SECONDS):
-            return await load.probe(rng)
+            await load.probe(rng, recovered)
     except TimeoutError:
         raise oracle.Violation(
-            f"recovery within {oracle.RECOVERY_SECONDS:.0f} s", f"none after {PROBE_SECONDS:.0f} s"
+            f"recovery within {oracle.RECOVERY_SECONDS:.0f} s",
+            f"after {PROBE_SECONDS:.0f} s, only these have recovered: {recovered}\n"
+            f"{len(load.oracle.unanswered())} messages have no result\n{await cluster.diagnosis()}",
         ) from None
     finally:
         keeper.cancel()
+    return recovered
 
 
 def _check_memory(cluster: clusters.Cluster) -> None:

@@ -105,6 +105,21 @@ class Cluster:
         """True if a `visitor` command ends with status 0; `visitor topics` does once all brokers are registered."""
         return (await self.stack.command(command, **self.topic_settings)).returncode == 0
 
+    async def diagnosis(self) -> str:
+        """What the health checks of all workers and edges and `visitor doctor` say."""
+        lines = []
+        async with httpx.AsyncClient(timeout=10) as client:
+            for name, member in self.members.items():
+                try:
+                    health = (await client.get(member.process.health_url)).text
+                except httpx.HTTPError as error:
+                    health = repr(error)
+                lines.append(f"{name} ({member.process.log.name}): {health}")
+        doctor = await self.stack.command(
+            "doctor", VISITOR_DATABASE_URL=self.database_url(OPERATOR), **self.topic_settings
+        )
+        return "\n".join([*lines, doctor.stdout])
+
     def edge_urls(self) -> list[str]:
         return [self.members[name].url for name in EDGES]
 

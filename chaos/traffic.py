@@ -259,9 +259,9 @@ class Traffic:
         for _ in range(1 + repeated):
             send()
 
-    async def probe(self, rng: random.Random) -> dict[str, float]:
-        """Return when each partition of the visits' requests has answered a new message, and each edge a new call; with
-        the seconds that each of them took."""
+    async def probe(self, rng: random.Random, recovered: dict[str, float]) -> None:
+        """Return when each partition of the visits' requests has answered a new message, and each edge a new call. Adds
+        the seconds that each of them took to `recovered`, by name."""
         started = time.monotonic()
         assert self._producer is not None
         # The producer asks itself, so that it knows partitions that were added a moment ago.
@@ -272,11 +272,10 @@ class Traffic:
         probes = [Request(new_id(rng), "visits.create", visitor.id) for visitor in visitors]
         for number, (request, visitor) in enumerate(zip(probes, visitors, strict=True)):
             self.produce(request, self._parts(rng, request, visitor), key=visitor.id, partition=number)
-        seconds = {}
 
         async def timed(name: str, answer: Awaitable[Any]) -> None:
             await answer
-            seconds[name] = time.monotonic() - started
+            recovered[name] = time.monotonic() - started
 
         path = f"/visitors/{visitors[0].id}"
         await asyncio.gather(
@@ -286,7 +285,6 @@ class Traffic:
             ),
             *(timed(f"partition {number}", self.oracle.has_result(each.id)) for number, each in enumerate(probes)),
         )
-        return seconds
 
     # HTTP calls
 

@@ -1,5 +1,6 @@
 """Connections to PostgreSQL, and which of its errors are transient."""
 
+import asyncio
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel, Field, SecretStr
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
 
 from storage import connecting
@@ -24,6 +25,9 @@ LOCK_TIMEOUT = timedelta(seconds=1.2)
 """How long a write waits for a lock. It is longer than most transactions of the service hold one, and than PostgreSQL's
 deadlock_timeout of a second. It is far below `STATEMENT_TIMEOUT`, so that a write that waits does not count as too
 slow: it is retried until the lock is free. A migration may lock a table for minutes."""
+
+COMMIT_SECONDS = STATEMENT_TIMEOUT
+"""It is less than asyncpg's `command_timeout`, which would cancel the COMMIT."""
 
 BLOCKED_LOCK_TIMEOUT = timedelta(milliseconds=50)
 """How long a write waits for a lock while some requests of the worker wait for locks already. It delays the requests
@@ -135,6 +139,27 @@ def single_statements(engine: AsyncEngine) -> AsyncEngine:
     if engine.get_execution_options().get(_TRANSACTION_POOLING):
         return engine
     return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+async def commit(conn: AsyncConnection) -> None:
+    """Commit, but never cancel the COMMIT. If it takes more than `COMMIT_SECONDS`, or if the task is cancelled, close
+    the connection instead. Raises a transient error in the first case.
+
+    With a synchronous standby, a COMMIT waits until the standby has the transaction. PostgreSQL ends a cancelled wait
+    with success, although a failover would lose the transaction. asyncpg cancels a statement that takes too long and
+    that of a cancelled task, and the next attempt would find the answers and acknowledge them. A server whose client
+    is gone goes on waiting, and keeps the rows locked until then.
+    """
+    driver_connection = (await conn.get_raw_connection()).driver_connection
+    assert driver_connection is not None
+    committing = asyncio.create_task(conn.commit())
+    try:
+        await asyncio.wait([committing], timeout=COMMIT_SECONDS)
+    finally:
+        if not committing.done():
+            driver_connection.terminate()
+            await asyncio.gather(committing, return_exceptions=True)
+    await committing
 
 
 def _set_for_transaction(parameters: Mapping[str, str], conn: sa.Connection) -> None:

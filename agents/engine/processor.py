@@ -20,7 +20,7 @@ from agents.engine.outbound import Outbound, Readable, reason_of
 from agents.engine.retry import is_retryable
 from agents.wire import Wire
 from schemas.faults import BUG, Fault, Unavailable
-from storage.database import BLOCKED_LOCK_TIMEOUT, LOCK_TIMEOUT, is_too_slow, single_statements
+from storage.database import BLOCKED_LOCK_TIMEOUT, LOCK_TIMEOUT, commit, is_too_slow, single_statements
 from storage.tx import Resources, Tx
 from telemetry import traces
 from telemetry.metrics import BATCH_REQUESTS, DEAD_LETTERS, EXPIRED_READS, REQUESTS, RESULT_LATENCY
@@ -110,6 +110,7 @@ class BatchProcessor:
                 done, blocked = _sort(decoded, attempt.blocked)
                 # Before the commit: after it, the answers are final, and a crash would lose the dead letters.
                 await self._encode_and_report_failures({delivery: decoded[delivery] for delivery in done})
+                await commit(conn)
         batch.park(blocked)
         return done, changed
 

@@ -4,7 +4,9 @@ import asyncio
 import functools
 import random
 
+import asyncpg
 import pytest
+from sqlalchemy.engine import make_url
 
 from tests.support import oracle
 from tests.support.callers import calling
@@ -16,6 +18,8 @@ from topics import names
 
 AWAY_SECONDS = 10
 SHUTDOWN_SECONDS = 20
+COMMAND_SECONDS = 20
+"""After so many seconds, asyncpg cancels a statement of a write."""
 OTHER_EDGES = 2
 READY_SECONDS = 5
 """In which an edge is ready again after its only broker is back."""
@@ -93,6 +97,40 @@ async def test_a_worker_ends_within_20_seconds_of_sigterm_while_its_broker_hangs
         assert await asyncio.to_thread(worker.terminate, SHUTDOWN_SECONDS) == 0
     finally:
         kafka.resume()
+
+
+async def test_a_request_that_no_standby_has_is_not_answered(
+    kafka_and_postgres: KafkaAndPostgres, own_stack: Stack
+) -> None:
+    """PostgreSQL waits at COMMIT for a synchronous standby. It ends a cancelled wait with success, although the request
+    would be lost in a failover."""
+    url = make_url(kafka_and_postgres[1].url).set(drivername="postgresql").render_as_string(hide_password=False)
+    sent, rng = Sent(), random.Random(4)
+    worker, population = await _prepared(own_stack, sent)
+    operator = await asyncpg.connect(url)
+    try:
+        await operator.execute("alter system set synchronous_standby_names = 'absent'")
+        await operator.execute("select pg_reload_conf()")
+        await send_all(own_stack, sent, rng, [visit(rng, population)])
+
+        async def waits() -> bool:
+            return bool(await operator.fetchval("select 1 from pg_stat_activity where wait_event = 'SyncRep'"))
+
+        await eventually("a commit that waits for the standby", waits)
+        await asyncio.sleep(COMMAND_SECONDS + 5)
+        assert not await oracle.all_answered(own_stack, sent, FAMILIES)
+        assert await own_stack.rows("select 1 from visits") == []
+        assert await asyncio.to_thread(worker.terminate, SHUTDOWN_SECONDS) == 0
+        worker = own_stack.worker()
+        await asyncio.sleep(5)
+        assert not await oracle.all_answered(own_stack, sent, FAMILIES)
+    finally:
+        await operator.execute("alter system reset synchronous_standby_names")
+        await operator.execute("select pg_reload_conf()")
+        await operator.close()
+    await _answered(own_stack, sent)
+    await oracle.verify(own_stack, sent, FAMILIES)
+    assert worker.terminate() == 0
 
 
 async def test_the_last_change_of_an_entity_that_two_partitions_change_at_once_equals_its_row(own_stack: Stack) -> None:
