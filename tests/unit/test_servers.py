@@ -14,7 +14,7 @@ import pytest
 
 from runtime.dev.servers import downloads
 from runtime.dev.servers.downloads import check
-from runtime.dev.servers.processes import Processes, ServerFailed, kept_port
+from runtime.dev.servers.processes import Processes, ServerFailed, free_port, kept_port
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
@@ -97,6 +97,13 @@ def test_an_unreadable_port_file_is_replaced_by_a_new_port(tmp_path: Path, conte
     file.write_text(content)
     port = kept_port(file)
     assert kept_port(file) == port > 0
+
+
+def test_free_ports_differ_and_are_not_those_of_outgoing_connections() -> None:
+    ports = {free_port() for _ in range(500)}
+    assert len(ports) == 500
+    lowest_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert max(ports) < lowest_outgoing
 
 
 def test_no_process_starts_during_the_shutdown(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import threading
@@ -135,10 +136,28 @@ def _kill_tree(process: psutil.Process) -> None:
     psutil.wait_procs([member for member in family if member is not process], timeout=STOP_SECONDS)
 
 
+_PORTS = range(15_000, 30_000)
+"""Below the ports that systems give to outgoing connections: a server that is down for a moment would lose its port to
+one of them."""
+_chosen_ports: set[int] = set()
+
+
 def free_port() -> int:
+    """A port that nothing uses and that no earlier call of this process has returned."""
+    while True:
+        port = secrets.choice(_PORTS)
+        if port not in _chosen_ports and _is_free(port):
+            _chosen_ports.add(port)
+            return port
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def kept_port(file: Path) -> int:
