@@ -1,5 +1,6 @@
 """The least ACLs of each role, as Kafka's StandardAuthorizer needs them."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -34,12 +35,12 @@ class Acl:
 
     def command(self, principal: str, bootstrap: str) -> str:
         """The command of Kafka's tools that adds this ACL."""
-        operations = " ".join(f"--operation {operation}" for operation in self.operations)
-        pattern = " --resource-pattern-type prefixed" if self.prefixed else ""
-        return (
-            f"kafka-acls --bootstrap-server {bootstrap} --add --allow-principal {principal}"
-            f" {operations} --{self.resource} {self.name}{pattern}"
-        )
+        operations = [word for operation in self.operations for word in ("--operation", operation)]
+        pattern = ["--resource-pattern-type", "prefixed"] if self.prefixed else []
+        return shlex.join([
+            "kafka-acls", "--bootstrap-server", bootstrap, "--add", "--allow-principal", principal, *operations,
+            f"--{self.resource}", self.name, *pattern,
+        ])  # fmt: skip
 
 
 def of_role(role: Role, families: Sequence[str], group: str) -> list[Acl]:

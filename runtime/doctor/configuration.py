@@ -35,7 +35,8 @@ async def keys(installation: Installation) -> Finding:
             f"the last keys of these callers have expired or will within {EXPIRES_SOON.days} days: {listed(soon)}",
             "generate successors with `visitor key`, and remove the old entries when nobody uses them",
         )
-    return ok(f"{len(last)} callers; no key expires within {EXPIRES_SOON.days} days")
+    callers = "1 caller" if len(last) == 1 else f"{len(last)} callers"
+    return ok(f"{callers}; no key expires within {EXPIRES_SOON.days} days")
 
 
 async def certificate(installation: Installation) -> Finding:

@@ -1,5 +1,6 @@
 """JSON, Avro, and the configuration of topics."""
 
+import shlex
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -13,6 +14,7 @@ from agents.catalogue import CATALOGUE
 from agents.engine import tombstones
 from agents.wire import Wire
 from topics import avro, json, names
+from topics.acls import Acl
 from topics.envelope import AVRO, JSON, InvalidMessage
 from topics.kafka import KafkaSettings, partition_of
 
@@ -122,3 +124,12 @@ def test_every_topic_forgets_an_erased_visitor_before_the_deadline(retention_day
             lifetime = tombstones.REPEAT_AFTER + duration(spec.config, "max.compaction.lag.ms")
             assert duration(spec.config, "delete.retention.ms") == timedelta(days=7)
         assert lifetime < names.ERASURE_DEADLINE, spec.name
+
+
+def test_acls_of_names_with_spaces_and_quotes_are_one_argument_each_in_a_shell() -> None:
+    acl = Acl("group", "it's a group", ["Read"], prefixed=True)
+    arguments = shlex.split(acl.command("User:CN=crm,O=Old Mill", "kafka:9092"))
+    assert arguments == [
+        "kafka-acls", "--bootstrap-server", "kafka:9092", "--add", "--allow-principal", "User:CN=crm,O=Old Mill",
+        "--operation", "Read", "--group", "it's a group", "--resource-pattern-type", "prefixed",
+    ]  # fmt: skip
