@@ -132,6 +132,16 @@ def _database(database: DatabaseOverview | overview.Unavailable, rates: Rates) -
         "oldestChangeSeconds": database.oldest_change_seconds,
         "changesPerSecond": rates.changes,
         "lockWaits": len(database.lock_waits),
+        "lockHolders": [
+            {
+                "session": holder.pid,
+                "application": holder.application,
+                "state": holder.state,
+                "tables": holder.tables,
+                "seconds": holder.seconds,
+            }
+            for holder in database.lock_holders
+        ],
     }
 
 

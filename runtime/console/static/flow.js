@@ -34,6 +34,10 @@ function problemsOf(state) {
     problems.push(["warn", `The oldest change in the outbox has waited ${duration(database.oldestChangeSeconds)} for its publisher.`]);
   }
   if (database.lockWaits) problems.push(["warn", `${plural(database.lockWaits, "transaction")} in PostgreSQL wait for a lock.`]);
+  for (const { session, application, state, tables, seconds } of database.lockHolders ?? []) {
+    const who = [application || "unnamed", state].filter(Boolean).join(", ");
+    problems.push(["warn", `Session ${session} of PostgreSQL (${who}) has held locks on ${tables.join(", ")} for ${duration(seconds)}.`]);
+  }
   return problems;
 }
 
