@@ -2,8 +2,8 @@
 
 import asyncio
 import ssl
-from collections.abc import Iterable, Iterator, Sequence, Set
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence, Set
+from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -436,6 +436,23 @@ def partition_of(key: bytes, partitions: int) -> int:
     """The partition that Kafka's default partitioner selects for a key. Cached, because murmur2 is in Python; visitors
     who enter soon leave."""
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)
+
+
+@asynccontextmanager
+async def consumer_at_ends(settings: KafkaSettings, topics: Iterable[str]) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer without a group, at the ends of all partitions of the topics. Raises KafkaError."""
+    consumer = AIOKafkaConsumer(
+        *topics, **settings.client(), enable_auto_commit=False, auto_offset_reset="latest",
+        isolation_level="read_committed",
+    )  # fmt: skip
+    try:
+        await consumer.start()
+        await consumer.seek_to_end()
+        for partition in consumer.assignment():
+            await consumer.position(partition)
+        yield consumer
+    finally:
+        await close_consumer(consumer)
 
 
 async def tail(settings: KafkaSettings, topic: str, partition: int) -> AIOKafkaConsumer:

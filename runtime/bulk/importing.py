@@ -28,7 +28,7 @@ from runtime.bulk.rows import Refusal, Row, as_json, read
 from runtime.operator_database import Retry
 from topics import json, names, patches
 from topics.envelope import REVISION
-from topics.kafka import KafkaSettings, Outgoing, Producer, close_consumer, ended_tasks
+from topics.kafka import KafkaSettings, Outgoing, Producer, consumer_at_ends, ended_tasks
 
 BATCH = 500
 """Rows that are sent together."""
@@ -195,15 +195,8 @@ async def _results(
     # A missing topic, and one that the user may not read, are named; the consumer would wait for it.
     for required in (names.requests(creation.family), topic):
         await retry(partial(producer.partitions, required))
-    consumer = AIOKafkaConsumer(topic, **kafka.client(), enable_auto_commit=False, auto_offset_reset="latest")
-    try:
-        await consumer.start()
-        await consumer.seek_to_end()
-        for partition in consumer.assignment():
-            await consumer.position(partition)
+    async with consumer_at_ends(kafka, [topic]) as consumer:
         yield consumer
-    finally:
-        await close_consumer(consumer)
 
 
 def _bar() -> Progress:

@@ -1,7 +1,6 @@
 """The simulated CRM: reads all changes, and the requests and results of visits for the latencies of the report."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from aiokafka import AIOKafkaConsumer
@@ -12,29 +11,11 @@ from agents.wire import Wire
 from runtime.simulation.report import Report
 from topics import json, names
 from topics.envelope import InvalidMessage
-from topics.kafka import KafkaSettings, close_consumer
 from topics.supervision import Interrupted, interruptions_raised
 
 REQUESTS, RESULTS = names.requests("visits"), names.results("visits")
 VISITS = names.changes("visits", "visit")
-
-
-@asynccontextmanager
-async def consumer(kafka: KafkaSettings) -> AsyncIterator[AIOKafkaConsumer]:
-    """A consumer at the ends of all topics that the CRM reads. Raises KafkaError."""
-    topics = [REQUESTS, RESULTS, *(topic.name for topic in CATALOGUE.change_topics)]
-    reader = AIOKafkaConsumer(
-        *topics, **kafka.client(), enable_auto_commit=False, auto_offset_reset="latest",
-        isolation_level="read_committed",
-    )  # fmt: skip
-    try:
-        await reader.start()
-        await reader.seek_to_end()
-        for partition in reader.assignment():
-            await reader.position(partition)
-        yield reader
-    finally:
-        await close_consumer(reader)
+TOPICS = (REQUESTS, RESULTS, *(topic.name for topic in CATALOGUE.change_topics))
 
 
 async def follow(reader: AIOKafkaConsumer, report: Report) -> NoReturn:

@@ -17,7 +17,7 @@ from runtime.dev.sample import SamplePerson
 from runtime.simulation import app_users, crm, gateways, people, plan
 from runtime.simulation.clock import Clock
 from runtime.simulation.report import Report
-from topics.kafka import KafkaSettings, Producer
+from topics.kafka import KafkaSettings, Producer, consumer_at_ends
 
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 CALLS_PER_PASSAGE = 0.5
@@ -67,7 +67,7 @@ async def run(
     producer = Producer(kafka)
     await producer.start()
     try:
-        async with crm.consumer(kafka) as reader:
+        async with consumer_at_ends(kafka, crm.TOPICS) as reader:
             follower = asyncio.create_task(crm.follow(reader, report))
             clock = Clock(options.speed)
             sends = plan.sends(options.seed, everybody, options.simulated_rate, options.until)
