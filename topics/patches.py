@@ -15,6 +15,10 @@
 - **Batches that expand without a limit.** aiokafka 0.14.0 decompresses a batch as a whole, whatever it expands to. With
   the patch, a batch that exceeds `topics.decompression.LIMIT` is skipped, and one record with an `UnreadBatch` as its
   value is delivered at its last offset.
+- **Looking for a broker without a pause.** Several loops of aiokafka 0.14.0 ask for metadata until a broker answers. If
+  all connections fail at once, because brokers are down or the process has no file descriptors, they ask thousands of
+  times per second, and log each time. With the patch, a request for metadata that no broker answers ends after
+  `retry_backoff_ms`.
 - **Reasons of failed connections.** aiokafka 0.14.0 logs why it cannot connect, and raises "Unable to bootstrap". With
   the patch, it raises the reason and the setting to correct, and does not log the reason as well.
 
@@ -76,6 +80,7 @@ def apply() -> None:
     client.create_conn = _create_conn
     client.log.addFilter(_is_new)
     client.AIOKafkaClient.bootstrap = _bootstrap
+    client.AIOKafkaClient._metadata_update = _metadata_update
     # The classes in C and those in Python, which `_LenientBatch` uses.
     for module in (sys.modules[DefaultRecordBatch.__module__], default_records):
         for codec in (decompression.gzip, decompression.snappy, decompression.lz4, decompression.zstd):
@@ -176,6 +181,16 @@ async def _close_fetcher(consumer_fetcher: Any) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
     for waiter in consumer_fetcher._fetch_waiters:
         consumer_fetcher._notify(waiter)
+
+
+_metadata_update_of_aiokafka = client.AIOKafkaClient._metadata_update
+
+
+async def _metadata_update(self: client.AIOKafkaClient, cluster_metadata: Any, topics: Any) -> bool:
+    if await _metadata_update_of_aiokafka(self, cluster_metadata, topics):
+        return True
+    await asyncio.sleep(self._retry_backoff)
+    return False
 
 
 _create_conn_of_aiokafka, _bootstrap_of_aiokafka = client.create_conn, client.AIOKafkaClient.bootstrap

@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = "visitor-test"
 IMAGE = "visitor-service:0.1.0"
 LONG_RUNNING = {"worker": 2, "edge": 1, "postgres": 1, "kafka": 1, "proxy": 1}
+REGISTRY_URL = "http://registry:8080/apis/ccompat/v7"
 RECOVERY_SECONDS = 120
 """The time limit for a killed container to be healthy again."""
 
@@ -37,10 +38,11 @@ pytestmark = pytest.mark.timeout(900)  # the first test builds the service's ima
 
 @dataclass
 class Compose:
-    """A Compose project with its own name and a free port, so that it does not touch a running installation."""
+    """A Compose project with its own name and free ports, so that it does not touch a running installation."""
 
     home: Path
     port: int = field(default_factory=free_port)
+    prometheus_port: int = field(default_factory=free_port)
     password: str = field(default_factory=lambda: secrets.token_hex(24))
 
     def __call__(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -50,6 +52,7 @@ class Compose:
             **os.environ,
             "POSTGRES_PASSWORD": self.password,
             "HTTPS_PORT": str(self.port),
+            "PROMETHEUS_PORT": str(self.prometheus_port),
             "KEYS_FILE": str(self.keys),
         }
         process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -96,7 +99,7 @@ def compose(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     yield project
     if request.session.testsfailed:
         print(project("logs", "--no-color", "--tail", "40").stdout)  # noqa: T201
-    project("down", "--volumes", "--remove-orphans")
+    project("--profile", "*", "down", "--volumes", "--remove-orphans")
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +163,36 @@ async def test_a_caller_with_the_key_creates_and_reads_a_visitor(client: httpx.A
 
 async def test_a_call_without_a_key_is_refused(client: httpx.AsyncClient) -> None:
     assert (await client.get("/centers", headers={"authorization": ""})).status_code == 401
+
+
+def test_workers_register_their_schemas_in_the_registry_of_the_profile(
+    running: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCHEMA_REGISTRY_URL", REGISTRY_URL)
+    running("--profile", "registry", "up", "--wait")
+    fetch = f"import urllib.request; print(urllib.request.urlopen('{REGISTRY_URL}/subjects').read().decode())"
+    subjects = json.loads(running("exec", "worker", "python", "-c", fetch).stdout)
+    assert "visitor.visits.changes.visit-value" in subjects
+    monkeypatch.delenv("SCHEMA_REGISTRY_URL")
+    running("up", "--wait")
+    running("--profile", "registry", "rm", "--stop", "--force", "registry")
+
+
+async def test_prometheus_of_the_profile_has_the_metrics_of_all_processes_and_the_alerts(running: Compose) -> None:
+    running("--profile", "monitoring", "up", "--detach", "--wait", "prometheus")
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{running.prometheus_port}/api/v1") as prometheus:
+
+        async def healthy_targets() -> Counter[str]:
+            targets = (await prometheus.get("/targets")).json()["data"]["activeTargets"]
+            return Counter(target["labels"]["job"] for target in targets if target["health"] == "up")
+
+        async def all_scraped() -> bool:
+            return await healthy_targets() == {"visitor-worker": 2, "visitor-edge": 1}
+
+        await eventually("a scrape of each process", all_scraped, RECOVERY_SECONDS)
+        rules = [rule for group in (await prometheus.get("/rules")).json()["data"]["groups"] for rule in group["rules"]]
+        assert {rule["health"] for rule in rules} <= {"ok", "unknown"}
+        assert {"VisitorNoWorker", "VisitorLag"} <= {rule["name"] for rule in rules}
 
 
 @pytest.mark.parametrize("service", LONG_RUNNING)
@@ -231,7 +264,7 @@ async def _is_healthy(container: str) -> bool:
 
 
 def test_down_leaves_nothing_behind(running: Compose) -> None:
-    running("down", "--volumes")
+    running("--profile", "*", "down", "--volumes")
     of_project = ("--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}")
     for command in (["ps", "--all"], ["volume", "ls"], ["network", "ls"]):
         assert _docker(*command, *of_project) == ""

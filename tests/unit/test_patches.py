@@ -5,6 +5,7 @@ A test of the second kind fails after an upgrade that makes its patch superfluou
 import asyncio
 import inspect
 import struct
+import time
 from typing import Any
 from unittest.mock import Mock
 
@@ -130,6 +131,37 @@ def test_aiokafka_still_lets_brokers_create_topics() -> None:
     patches.apply()
     for module in (client, admin_client):
         assert not module.MetadataRequest(["t"]).build(MetadataRequest_v4).allow_auto_topic_creation
+
+
+async def _count_requests_for_metadata(monkeypatch: pytest.MonkeyPatch) -> int:
+    """How often a loop asks for metadata within 0.5 s while connections are refused."""
+    attempts = 0
+
+    async def refused(*_: Any) -> None:
+        nonlocal attempts
+        attempts += 1
+
+    kafka_client = client.AIOKafkaClient(bootstrap_servers="127.0.0.1:1")
+    monkeypatch.setattr(kafka_client, "_get_conn", refused)
+    monkeypatch.setattr(kafka_client.cluster, "brokers", lambda: [Mock(nodeId=1)])
+    kafka_client._sync_task = asyncio.create_task(kafka_client._md_synchronizer())
+    ends = time.monotonic() + 0.5
+    while time.monotonic() < ends:
+        assert not await kafka_client.force_metadata_update()
+    await kafka_client.close()
+    return attempts
+
+
+async def test_while_no_broker_answers_a_client_pauses_between_requests_for_metadata(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client.AIOKafkaClient, "_metadata_update", patches._metadata_update)
+    assert 1 <= await _count_requests_for_metadata(monkeypatch) <= 6
+
+
+async def test_aiokafka_still_asks_for_metadata_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client.AIOKafkaClient, "_metadata_update", patches._metadata_update_of_aiokafka)
+    assert await _count_requests_for_metadata(monkeypatch) > 100
 
 
 def test_another_version_of_a_patched_library_is_refused() -> None:
