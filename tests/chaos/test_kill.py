@@ -1,13 +1,20 @@
 """SIGKILL at any moment: no request is lost or applied twice, and changes stay in order."""
 
 import asyncio
+import json
 import random
+import subprocess
+import sys
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
 
-from tests.support import oracle
+from tests.support import data, oracle
 from tests.support.callers import calling
 from tests.support.load import Population, activity, populate, send_all, update, visit, with_challenge
 from tests.support.oracle import Sent
 from tests.support.stack import Process, Stack, eventually
+from topics import names
 
 KILLS = 20
 SEED = 20_261_124
@@ -58,4 +65,37 @@ async def test_a_worker_that_is_killed_20_times_loses_no_request_and_applies_non
     await oracle.verify(own_stack, sent, FAMILIES)
     await callers.verify(own_stack)
     assert len(sent.operations) > 1_000
+    assert worker.terminate() == 0
+
+
+async def test_an_import_through_kills_of_worker_and_command_applies_each_row_once(
+    own_stack: Stack, tmp_path: Path
+) -> None:
+    rng, worker = random.Random(SEED), own_stack.worker(VISITOR_WORKER_SESSION_SECONDS="1.5")
+    await eventually("a ready worker", worker.ready)
+    population = await populate(own_stack, Sent(), 1)
+    rows = [data.visitor(population.pc_code) for _ in range(3_000)]
+    file = tmp_path / "visitors.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [sys.executable, "-m", "runtime.cli", "import", "visitors", str(file)]
+    environment = own_stack.environment()
+    for _ in range(4):
+        process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=subprocess.DEVNULL)
+        await asyncio.sleep(rng.uniform(1.5, 3.0))
+        worker.kill()
+        worker = own_stack.worker(VISITOR_WORKER_SESSION_SECONDS="1.5")
+        with suppress(ProcessLookupError):  # it may have ended
+            process.kill()
+        await process.wait()
+    done = await own_stack.command("import", "visitors", str(file))
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert "3,000 rows are applied" in done.stderr
+    stored = await own_stack.rows("select email, count(*) as times from visitors group by email")
+    imported = {row["email"] for row in rows}
+    assert {row.email: row.times for row in stored if row.email in imported} == dict.fromkeys(imported, 1)
+    await eventually("all changes published", lambda: oracle.outbox_empty(own_stack))
+    changes = [record.value for record in await own_stack.read(names.changes("visitors", "visitor"))]
+    assert Counter(change["after"]["email"] for change in changes if change["after"]["email"] in imported) == (
+        Counter(imported)
+    )
     assert worker.terminate() == 0
