@@ -109,7 +109,10 @@ def test_workers_start_after_their_dependencies() -> None:
         "postgres": "service_healthy",
         "migrate": "service_completed_successfully",
         "topics": "service_completed_successfully",
+        "registry": "service_healthy",
     }
+    optional = [name for name, item in SERVICES["worker"]["depends_on"].items() if not item.get("required", True)]
+    assert optional == ["registry"]
     assert SERVICES["worker"]["deploy"]["replicas"] == 2
     assert SERVICES["worker"]["stop_grace_period"] == "25s"
 
