@@ -10,6 +10,7 @@ from agents.catalogue import Catalogue
 from edge.app import Edge, Mounted
 from edge.authentication import Authentication
 from edge.http_protocol import HttpProtocol
+from runtime.http_server import Server
 from runtime.settings import Settings
 from telemetry.metrics import EDGE
 from topics import patches
@@ -58,7 +59,7 @@ def run(settings: Settings, catalogue: Catalogue) -> int:
         limit_concurrency=_connection_limit(settings.http.connections) + 1,
         timeout_graceful_shutdown=int(settings.http.timeout_seconds) + 2,
     )
-    server = uvicorn.Server(config)
+    server = Server(config)
     if settings.http.metrics_port:
         # In a thread of its own, so that the metrics can be read while the event loop is busy.
         start_http_server(settings.http.metrics_port, settings.http.metrics_host, EDGE)

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from agents.catalogue import Catalogue
 from agents.engine.engine import Engine, explain
 from agents.families.visitors.event_token import TokenKey
+from runtime.http_server import Server
 from runtime.settings import Settings, WorkerSettings
 from storage.tx import Resources
 from telemetry import traces
@@ -120,7 +121,7 @@ def _server(engine: Engine, host: str, port: int) -> "_Server":
     return _Server(config)
 
 
-class _Server(uvicorn.Server):
+class _Server(Server):
     """Stops when `exit` is set."""
 
     def __init__(self, config: uvicorn.Config) -> None:

@@ -1,6 +1,5 @@
 """Connections to PostgreSQL, and which of its errors are transient."""
 
-import asyncio
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -12,7 +11,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel, Field, SecretStr
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
 
 from storage import connecting
@@ -25,9 +24,6 @@ LOCK_TIMEOUT = timedelta(seconds=1.2)
 """How long a write waits for a lock. It is longer than most transactions of the service hold one, and than PostgreSQL's
 deadlock_timeout of a second. It is far below `STATEMENT_TIMEOUT`, so that a write that waits does not count as too
 slow: it is retried until the lock is free. A migration may lock a table for minutes."""
-
-COMMIT_SECONDS = STATEMENT_TIMEOUT
-"""It is less than asyncpg's `command_timeout`, which would cancel the COMMIT."""
 
 BLOCKED_LOCK_TIMEOUT = timedelta(milliseconds=50)
 """How long a write waits for a lock while some requests of the worker wait for locks already. It delays the requests
@@ -141,27 +137,6 @@ def single_statements(engine: AsyncEngine) -> AsyncEngine:
     return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
-async def commit(conn: AsyncConnection) -> None:
-    """Commit, but never cancel the COMMIT. If it takes more than `COMMIT_SECONDS`, or if the task is cancelled, close
-    the connection instead. Raises a transient error in the first case.
-
-    With a synchronous standby, a COMMIT waits until the standby has the transaction. PostgreSQL ends a cancelled wait
-    with success, although a failover would lose the transaction. asyncpg cancels a statement that takes too long and
-    that of a cancelled task, and the next attempt would find the answers and acknowledge them. A server whose client
-    is gone goes on waiting, and keeps the rows locked until then.
-    """
-    driver_connection = (await conn.get_raw_connection()).driver_connection
-    assert driver_connection is not None
-    committing = asyncio.create_task(conn.commit())
-    try:
-        await asyncio.wait([committing], timeout=COMMIT_SECONDS)
-    finally:
-        if not committing.done():
-            driver_connection.terminate()
-            await asyncio.gather(committing, return_exceptions=True)
-    await committing
-
-
 def _set_for_transaction(parameters: Mapping[str, str], conn: sa.Connection) -> None:
     values = {name.removeprefix("default_"): value for name, value in parameters.items()}
     conn.execute(sa.select(*(sa.func.set_config(name, value, True) for name, value in values.items())))
@@ -210,6 +185,10 @@ class Repeat(Exception):
     """The batch conflicts with another transaction and must be applied again from its start."""
 
 
+class NoStandby(Exception):
+    """Transactions of this process wait for a synchronous standby. There is no sense in a further one."""
+
+
 def is_too_slow(error: BaseException) -> bool:
     """True if a statement exceeded its timeout."""
     cause = _driver_error(error)
@@ -223,7 +202,7 @@ def is_lock_conflict(error: BaseException) -> bool:
 
 def is_transient(error: BaseException) -> bool:
     """True if a retry of the same work can succeed, for example after a lost connection, a deadlock or a timeout."""
-    if isinstance(error, (Repeat, OSError, TimeoutError, PoolTimeout, asyncpg.InterfaceError)):
+    if isinstance(error, (Repeat, NoStandby, OSError, TimeoutError, PoolTimeout, asyncpg.InterfaceError)):
         return True
     if not isinstance(error, DBAPIError):
         return False

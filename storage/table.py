@@ -243,7 +243,7 @@ class Table(Generic[Row]):
     ) -> list[Row | None]:
         """Insert rows like `insert_many`, except those whose value in `unique_column` another row has; like
         `insert_unless`, their results are None. Works for tables whose keys are among the values only. Sort the items
-        by the unique column, so that two transactions cannot wait for each other."""
+        by the unique column, so that two such statements cannot wait for each other."""
         inserted = [self._initial(tx, values) for tx, values in items]
         rows = await items[0][0].all(
             self._statements.insert_many_unless(unique_column), self._list_parameters(inserted)

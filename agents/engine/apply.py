@@ -26,6 +26,7 @@ from agents.engine.lanes import BLOCKED_LIMIT, OrderKey, TopicPartition
 from agents.wire import Wire
 from schemas.faults import BUG, Fault, KeyReused, Unavailable
 from storage import deletions, inbox, outbox
+from storage.commits import wait_for_standby
 from storage.constraints import fault_of
 from storage.database import is_lock_conflict, is_too_slow, is_transient
 from storage.table import require_revision
@@ -91,6 +92,8 @@ async def apply(conn: AsyncConnection, requests: Sequence[ValidRequest], attempt
     changes. Returns the change topics with new entries in the outbox. The caller commits. Raises NeedsSavepoints, and
     exceptions that `is_transient` accepts; the caller then retries the whole batch."""
     fresh, repeated = await _look_up(conn, requests, attempt)
+    if len(fresh) + len(repeated) < len(requests):
+        await wait_for_standby(conn)
     attempt.deadline = time.monotonic() + APPLY_SECONDS
     runs = list(_runs(fresh))
     attempt.savepoints = attempt.savepoints or len(runs) > SAVEPOINT_RUNS

@@ -20,7 +20,8 @@ from agents.engine.outbound import Outbound, Readable, reason_of
 from agents.engine.retry import is_retryable
 from agents.wire import Wire
 from schemas.faults import BUG, Fault, Unavailable
-from storage.database import BLOCKED_LOCK_TIMEOUT, LOCK_TIMEOUT, commit, is_too_slow, single_statements
+from storage.commits import Commits
+from storage.database import BLOCKED_LOCK_TIMEOUT, LOCK_TIMEOUT, is_too_slow, single_statements
 from storage.tx import Resources, Tx
 from telemetry import traces
 from telemetry.metrics import BATCH_REQUESTS, DEAD_LETTERS, EXPIRED_READS, REQUESTS, RESULT_LATENCY
@@ -56,6 +57,7 @@ class BatchProcessor:
         self._single_reads = single_statements(reads)
         self._resources = resources
         self._changed = changed
+        self._commits = Commits()
         self._breaker = breaker
         # Prometheus does not notice the first increment of a counter that did not exist before.
         for reason in get_args(Reason):
@@ -106,11 +108,12 @@ class BatchProcessor:
         with traces.part("transaction"):
             async with self._writes.connect() as conn, conn.begin():
                 if requests:
+                    await self._commits.begin(conn)
                     changed = await apply.apply(conn, requests, attempt)
                 done, blocked = _sort(decoded, attempt.blocked)
                 # Before the commit: after it, the answers are final, and a crash would lose the dead letters.
                 await self._encode_and_report_failures({delivery: decoded[delivery] for delivery in done})
-                await commit(conn)
+                await self._commits.commit(conn)
         batch.park(blocked)
         return done, changed
 

@@ -20,6 +20,8 @@ AWAY_SECONDS = 10
 SHUTDOWN_SECONDS = 20
 COMMAND_SECONDS = 20
 """After so many seconds, asyncpg cancels a statement of a write."""
+CONNECTIONS = 4
+"""Of a worker, for requests and publishing."""
 OTHER_EDGES = 2
 READY_SECONDS = 5
 """In which an edge is ready again after its only broker is back."""
@@ -113,11 +115,15 @@ async def test_a_request_that_no_standby_has_is_not_answered(
         await operator.execute("select pg_reload_conf()")
         await send_all(own_stack, sent, rng, [visit(rng, population)])
 
-        async def waits() -> bool:
-            return bool(await operator.fetchval("select 1 from pg_stat_activity where wait_event = 'SyncRep'"))
+        async def waiting() -> int:
+            return int(await operator.fetchval("select count(*) from pg_stat_activity where wait_event = 'SyncRep'"))
 
-        await eventually("a commit that waits for the standby", waits)
-        await asyncio.sleep(COMMAND_SECONDS + 5)
+        await eventually("a commit that waits for the standby", waiting)
+        for _ in range(COMMAND_SECONDS + 2):
+            await asyncio.sleep(1)
+            await send_all(own_stack, sent, rng, [visit(rng, population)])
+        assert await waiting() <= CONNECTIONS
+        assert "wait for a synchronous standby" in worker.log.read_text()
         assert not await oracle.all_answered(own_stack, sent, FAMILIES)
         assert await own_stack.rows("select 1 from visits") == []
         assert await asyncio.to_thread(worker.terminate, SHUTDOWN_SECONDS) == 0

@@ -4,7 +4,7 @@ An optin is never overwritten: a new optin with the same key supersedes the acti
 consents.
 """
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -21,7 +21,7 @@ from schemas.replies import PageQuery
 from schemas.requests import Request
 from schemas.types import Flag, Identifier, Instant, Int64, Omittable, Uuid
 from storage.lists import Filter
-from storage.statements import unnest_rows
+from storage.statements import any_of, unnest_rows
 from storage.table import Table
 from storage.tx import Tx
 
@@ -144,22 +144,20 @@ def _opt_out(now: sa.ColumnElement[Any], *conditions: sa.ColumnElement[bool]) ->
     )
 
 
-def _opt_out_of_keys() -> Any:
-    """UPDATE the active optins with the keys in the list parameters `of_<column>`: they become inactive, each at its
-    time in `optout_dates`."""
-    keys = unnest_rows(optout_dates=_NOW.type, **{f"of_{name}": _C[name].type for name in _KEY})
-    same_key = (
-        _C[name].is_not_distinct_from(keys.c[f"of_{name}"])
-        if name == _CONTEXT  # as in _is_latest
-        else _C[name] == keys.c[f"of_{name}"]
-        for name in _KEY
-    )
-    return _opt_out(keys.c.optout_dates, *same_key)
+def _opt_out_by_ids() -> Any:
+    """UPDATE the active optins with the ids in the list parameter `optin_ids`: they become inactive, each at its time
+    in `optout_dates`. The condition on the list makes every plan read the index of the key: a plan that was made for an
+    empty table could otherwise join all active optins, and stay in use when there are millions."""
+    old = unnest_rows(optin_ids=_C.optin_id.type, optout_dates=_NOW.type)
+    return _opt_out(old.c.optout_dates, any_of(_C.optin_id, "optin_ids"), _C.optin_id == old.c.optin_ids)
 
 
+_SELECT_ACTIVE = sa.select(_C.optin_id, *(_C[name] for name in _KEY)).where(
+    any_of(_C.visitor_id, "visitor_ids"), _C.is_active
+)
 _OF_VISITOR = _C.visitor_id == sa.bindparam("of_visitor")
 _HAS_KIND = (_C.optin_type == sa.bindparam("type"), _C.optin_channel == sa.bindparam("channel"))
-_OPT_OUT_OF_KEYS = _opt_out_of_keys()
+_OPT_OUT_BY_IDS = _opt_out_by_ids()
 _OPT_OUT_OF_KIND = _opt_out(_NOW, _OF_VISITOR, *_HAS_KIND)
 _OPT_OUT_BY_ID = _opt_out(_NOW, _OF_VISITOR, _C.optin_id == sa.bindparam("id"))
 
@@ -216,13 +214,24 @@ def _groups_of_distinct_keys(new_optins: Iterable[NewOptin]) -> Iterator[list[Ne
 
 async def _add_distinct(new_optins: Sequence[NewOptin]) -> list[Optin]:
     """Insert optins with different keys."""
-    new_by_key = {new.key: new for new in new_optins}
-    keys = {f"of_{name}": list(values) for name, values in zip(_KEY, zip(*new_by_key, strict=True), strict=True)}
-    optout_dates = [new.tx.now for new in new_optins]
-    for row in await new_optins[0].tx.all(_OPT_OUT_OF_KEYS, keys | {"optout_dates": optout_dates}):
-        superseded_by = new_by_key[tuple(getattr(row, name) for name in _KEY)]
-        OPTINS.record_change_of(superseded_by.tx, row, "updated")
+    await _supersede({new.key: new for new in new_optins})
     return await OPTINS.insert_many([(new.tx, new.values()) for new in new_optins])
+
+
+async def _supersede(new_by_key: Mapping[tuple[Any, ...], NewOptin]) -> None:
+    """Opt out of the active optins with these keys. Their visitors are locked, so no other transaction changes them."""
+    tx = next(iter(new_by_key.values())).tx
+    visitor_ids = sorted({new.visitor_id for new in new_by_key.values()})
+    active = {tuple(row[1:]): row.optin_id for row in await tx.all(_SELECT_ACTIVE, {"visitor_ids": visitor_ids})}
+    # In the order of the new optins: the changes of a request have it, too.
+    superseded = {active[key]: new for key, new in new_by_key.items() if key in active}
+    if not superseded:
+        return
+    optout_dates = [new.tx.now for new in superseded.values()]
+    rows = await tx.all(_OPT_OUT_BY_IDS, {"optin_ids": list(superseded), "optout_dates": optout_dates})
+    row_by_id = {row.optin_id: row for row in rows}
+    for optin_id, new in superseded.items():
+        OPTINS.record_change_of(new.tx, row_by_id[optin_id], "updated")
 
 
 async def existing_text_ids(tx: Tx, optins: Iterable[OptinNew]) -> set[int]:

@@ -140,15 +140,17 @@ _PORTS = range(15_000, 30_000)
 """Below the ports that systems give to outgoing connections: a server that is down for a moment would lose its port to
 one of them."""
 _chosen_ports: set[int] = set()
+_choosing = threading.Lock()
 
 
 def free_port() -> int:
     """A port that nothing uses and that no earlier call of this process has returned."""
-    while True:
-        port = secrets.choice(_PORTS)
-        if port not in _chosen_ports and _is_free(port):
-            _chosen_ports.add(port)
-            return port
+    with _choosing:
+        while True:
+            port = secrets.choice(_PORTS)
+            if port not in _chosen_ports and _is_free(port):
+                _chosen_ports.add(port)
+                return port
 
 
 def _is_free(port: int) -> bool:
