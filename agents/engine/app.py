@@ -87,11 +87,17 @@ def _agent(app: Any, topic: str, receive: Callable[[Event], None]) -> None:
         # The channel below the stream has all events of a hand-over at once. The stream takes a turn of the event loop
         # for each.
         async for event in stream.channel:
-            if event.message.generation_id == app.consumer_generation_id:
+            if _is_current(app, event):
                 receive(event)
 
     channel = app.topic(topic, key_serializer="raw", value_serializer="raw", value_type=bytes)
     app.agent(channel, name=topic)(hand_over)
+
+
+def _is_current(app: Any, event: Event) -> bool:
+    """True if the event was read in the current generation, see `faust_patches`."""
+    generation = event.message.generation_id
+    return bool(generation != faust_patches.UNASSIGNED and generation == app.consumer.generation)
 
 
 class FaustSource:
@@ -107,7 +113,7 @@ class FaustSource:
     def acknowledge(self, event: Event) -> None:
         """Acknowledge an event and all earlier ones, unless the partition was revoked since it arrived. Faust commits
         the highest acknowledged offset, see `faust_patches`."""
-        if event.message.generation_id == self._app.consumer_generation_id:
+        if _is_current(self._app, event):
             event.ack()
 
     def pause(self, topic_partition: TopicPartition) -> None:
@@ -119,12 +125,9 @@ class FaustSource:
 
 
 def fetched(app: Any, topic_partition: TopicPartition) -> int | None:
-    """The next offset that aiokafka fetches of a partition; None if it has none. We do not call `position()`, which may
-    wait."""
-    client = app.consumer._thread._consumer
-    subscription = client and client._subscription.subscription
-    state = subscription and subscription.assignment and subscription.assignment.state_value(TP(*topic_partition))
-    return state._position if state else None
+    """The next offset that aiokafka fetches of a partition; None if it has none."""
+    position: int | None = app.consumer.position_of(TP(*topic_partition))
+    return position
 
 
 def ended_parts(app: Any) -> list[str]:

@@ -140,8 +140,11 @@ class Batches:
             return
         topic_partition = (event.message.topic, event.message.partition)
         lane = self._lanes.get(topic_partition)
+        if lane is not None and lane.generation != event.message.generation_id:
+            lane.close()  # Its events are delivered again.
+            lane = None
         if lane is None:
-            lane = self._lanes[topic_partition] = Lane(topic_partition, self._source)
+            lane = self._lanes[topic_partition] = Lane(topic_partition, event.message.generation_id, self._source)
             # Prometheus does not notice the first increment of a counter that did not exist before.
             FLOODS.labels(*topic_partition)
             RETRIES.labels(lane.name)
@@ -152,7 +155,9 @@ class Batches:
     async def drop(self, topic_partitions: Sequence[TopicPartition], patience: float) -> None:
         """Close the lanes of partitions that another worker takes over."""
         leaving = [self._lanes.pop(each) for each in topic_partitions if each in self._lanes]
-        await asyncio.gather(*(lane.close(patience) for lane in leaving))
+        for lane in leaving:
+            lane.close()
+        await asyncio.gather(*(lane.wait_closed(patience) for lane in leaving))
         for lane in leaving:
             self._readiness.ready(lane.name)
 

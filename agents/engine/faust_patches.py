@@ -6,6 +6,7 @@
 | `_Fetcher` | Faust's task that hands messages over suppresses its cancellation and ends unnoticed |
 | `_ClientService` | Faust reads in a thread of its own, and handing a fetch over between threads takes long |
 | `_ClientService._create_worker_consumer` | Faust has no setting for `isolation_level` and `consumer_timeout_ms` |
+| `_RebalanceListener`, `_Consumer.perform_seek` | Faust takes messages of an earlier assignment for current ones |
 | `_Consumer._wait_next_records` | Faust does not tell whether it is handing over the records of a fetch |
 | `_Consumer.wait_first` | Faust creates four tasks for each message, which takes half of its time |
 | `_Consumer.verify_all_partitions_active` | Faust reads a position that aiokafka may not have; the worker ends |
@@ -35,6 +36,9 @@ log = structlog.get_logger(__name__)
 
 PATCHED = {"faust-streaming": "0.15.3", "mode-streaming": "0.7.1"}
 """The version of each library that the patches were written for."""
+
+UNASSIGNED = 0
+"""The generation of messages that are dropped."""
 
 HANDED_OVER_AT_ONCE = 50
 """How many messages are put into the agents' queues before the agents run."""
@@ -125,7 +129,25 @@ class _ClientService(aiokafka.AIOKafkaConsumerThread):
         return consumer
 
 
+class _RebalanceListener(aiokafka.ConsumerRebalanceListener):
+    def on_partitions_revoked(self, revoked: Any) -> Any:
+        consumer: Any = self._thread.consumer
+        consumer.begin_generation()
+        return super().on_partitions_revoked(revoked)
+
+
 class _Consumer(aiokafka.Consumer):
+    """A generation begins when all partitions are read from their committed offsets, and ends when partitions are
+    revoked or when it is sought again. Only then do the messages of a partition follow each other without a gap. Faust
+    takes the generation of Kafka instead: a member that joins again at once gets the same one, and it is still the old
+    one while partitions are revoked. Messages that come then could follow others that were dropped; a commit of their
+    offsets would lose those."""
+
+    RebalanceListener = _RebalanceListener
+    generation = UNASSIGNED
+    _generations = 0
+    _dropped = False
+    """A message was read and dropped since the last generation ended."""
     is_delivering = False
     """True while the records of a fetch are being handed over."""
     _handed_over = 0
@@ -136,6 +158,23 @@ class _Consumer(aiokafka.Consumer):
         records, partitions = await super()._wait_next_records(timeout)
         self.is_delivering = bool(records)
         return records, partitions
+
+    def begin_generation(self) -> int:
+        """End the current generation. Returns the number of the next one."""
+        self._generations += 1
+        self.generation, self._dropped = UNASSIGNED, False
+        return self._generations
+
+    async def perform_seek(self) -> None:
+        """Read all partitions from their committed offsets. Faust calls this after each assignment."""
+        while True:
+            number = self.begin_generation()
+            await super().perform_seek()
+            if self._generations != number:
+                return  # Partitions are being revoked, or another call seeks again.
+            if not self._dropped:
+                self.generation = number
+                return
 
     async def wait_first(self, *coros: Any, timeout: Any = None) -> Any:
         """Hand a message over. Faust creates four tasks for each message, so that it can stop when a rebalance begins.
@@ -165,7 +204,28 @@ class _Consumer(aiokafka.Consumer):
             log.warning("offsets_begin_again", topic=tp.topic, partition=tp.partition, offset=record.offset)
             for known in (self._read_offset, self._committed_offset, self._acked, self._acked_index):
                 known.pop(tp, None)
-        return super()._to_message(tp, record)
+        message = super()._to_message(tp, record)
+        message.generation_id = self._generation_of(tp, record)
+        return message
+
+    def _generation_of(self, tp: TP, record: Any) -> int:
+        """The generation in which the record was read. aiokafka's position is behind a record, unless it has been
+        sought back since."""
+        if self.generation == UNASSIGNED:
+            self._dropped = True
+            return UNASSIGNED
+        position = self.position_of(tp)
+        return UNASSIGNED if position is None or record.offset >= position else self.generation
+
+    def position_of(self, tp: TP) -> int | None:
+        """The next offset that aiokafka fetches of a partition; None if it has none. Not `position()`, which may
+        wait."""
+        client = self._thread._consumer
+        subscription = client and client._subscription.subscription
+        if not subscription or not subscription.assignment or tp not in subscription.assignment.tps:
+            return None
+        position: int | None = subscription.assignment.state_value(tp)._position
+        return position
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Do nothing; see `_new_offset`."""

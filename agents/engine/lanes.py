@@ -117,7 +117,8 @@ class Parked:
 
 
 class Lane:
-    """The events of one partition.
+    """The events of one partition that were read in one generation, see `faust_patches`: without a gap, from the
+    committed offset on.
 
     - `busy`: a batch has events of the lane that are not parked.
     - `alone`: its next batch has no events of other lanes.
@@ -129,8 +130,9 @@ class Lane:
       succeeded. `since` is the time of the first of them, or of the current batch.
     """
 
-    def __init__(self, topic_partition: TopicPartition, source: Source) -> None:
+    def __init__(self, topic_partition: TopicPartition, generation: int, source: Source) -> None:
         self.topic_partition = topic_partition
+        self.generation = generation
         self.name = f"{topic_partition[0]}:{topic_partition[1]}"
         self.next_offset = 0
         """The offset after the last acknowledged event; 0 before the first one."""
@@ -225,13 +227,15 @@ class Lane:
             self._acknowledged = event
             self.next_offset = event.message.offset + 1
 
-    async def close(self, patience: float) -> None:
-        """Drop the events that wait or are parked, and wait up to `patience` seconds for the end of a running batch.
-        Both are safe: events that are not acknowledged are delivered again."""
+    def close(self) -> None:
+        """Drop the events that wait or are parked. Events that are not acknowledged are delivered again."""
         self.closed = True
         self._queue.clear()
         self.parked.clear()
         self._released.clear()
+
+    async def wait_closed(self, patience: float) -> None:
+        """Wait up to `patience` seconds for the end of a running batch."""
         if self.busy:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._released.wait(), patience)

@@ -45,8 +45,9 @@ class _Source:
         self.calls.append(("resume", topic_partition))
 
 
-def _event(offset: int, partition: int = 0, key: bytes = b"k") -> _Event:
-    return _Event(SimpleNamespace(topic="t", partition=partition, offset=offset, key=key, value=None, headers=()))
+def _event(offset: int, partition: int = 0, key: bytes = b"k", generation: int = 1) -> _Event:
+    content = {"key": key, "value": None, "headers": ()}
+    return _Event(SimpleNamespace(topic="t", partition=partition, offset=offset, generation_id=generation, **content))
 
 
 def _position(event: Event) -> tuple[int, int]:
@@ -184,6 +185,45 @@ async def test_the_partition_of_a_full_lane_is_paused_until_the_lane_is_half_emp
     assert under_test.source.calls == [("pause", ("t", 0)), ("resume", ("t", 0))]
 
 
+async def _keep_arriving(under_test: _BatchesUnderTest, partition: int) -> None:
+    for offset in count(1):
+        under_test.put(offset, partition=partition)
+        await asyncio.sleep(0)
+
+
+async def test_a_lane_may_be_revoked_while_a_batch_collects_its_events(under_test: _BatchesUnderTest) -> None:
+    under_test.source.is_delivering = True
+    under_test.gate.set()
+    arriving = asyncio.create_task(_keep_arriving(under_test, partition=0))
+    await asyncio.sleep(0.01)
+    await under_test.tested.drop([("t", 0)], patience=5)
+    arriving.cancel()
+    await asyncio.gather(arriving, return_exceptions=True)
+    under_test.source.is_delivering = False
+    under_test.put(0, partition=1)
+
+    async def goes_on() -> bool:
+        return (1, 0) in under_test.acknowledged or bool(under_test.failures)
+
+    await eventually("the next batch", goes_on, 10)
+    assert under_test.failures == []
+
+
+async def test_events_of_a_new_generation_do_not_follow_those_of_an_old_one(under_test: _BatchesUnderTest) -> None:
+    under_test.put(1)
+    await under_test.started.wait()
+    for offset in (2, 3):
+        under_test.put(offset)
+    under_test.tested.put(_event(1, generation=2))
+    under_test.gate.set()
+    await eventually("both batches", lambda: _has_batches(under_test, 2))
+    assert under_test.batches == [[(0, 1)], [(0, 1)]]
+
+
+async def _has_batches(under_test: _BatchesUnderTest, count: int) -> bool:
+    return len(under_test.batches) == count
+
+
 async def test_a_revoked_lane_finishes_its_running_batch_and_drops_waiting_events(
     under_test: _BatchesUnderTest,
 ) -> None:
@@ -234,12 +274,7 @@ async def test_a_batch_does_not_wait_while_events_arrive_in_lanes_that_it_cannot
     under_test.put(0, partition=1)
     await under_test.started.wait()  # From here on, partition 1 is busy.
 
-    async def arrive() -> None:
-        for offset in count(1):
-            under_test.put(offset, partition=1)
-            await asyncio.sleep(0)
-
-    arriving = asyncio.create_task(arrive())
+    arriving = asyncio.create_task(_keep_arriving(under_test, partition=1))
     under_test.put(0)
 
     async def two_batches() -> bool:

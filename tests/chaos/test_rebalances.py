@@ -1,0 +1,37 @@
+"""Rebalances that follow each other at once: no request is lost, and no worker ends."""
+
+import asyncio
+import random
+
+from tests.support import oracle
+from tests.support.load import populate, send_all, update, visit
+from tests.support.oracle import Sent
+from tests.support.stack import Stack, eventually
+
+FAMILIES = ("visits", "visitors", "parking", "centers")
+SECONDS = 15
+
+
+async def test_members_that_join_again_at_once_lose_no_request(own_stack: Stack) -> None:
+    """A member that joins again at once gets the same generation from Kafka."""
+    sent, rng = Sent(), random.Random(1)
+    first = own_stack.worker()
+    await eventually("a ready worker", first.ready)
+    population = await populate(own_stack, sent, 10)
+    assert first.terminate() == 0
+    workers = [own_stack.worker("tests.support.rejoining") for _ in range(2)]
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + SECONDS
+    while loop.time() < ends:
+        await send_all(own_stack, sent, rng, [*(visit(rng, population) for _ in range(5)), update(rng, population)])
+        await asyncio.sleep(0.1)
+    assert [worker.child.poll() for worker in workers] == [None, None]
+    assigned = sum(worker.log.read_text().count('"assigned"') for worker in workers)
+    assert assigned > 20, "there were hardly any rebalances"
+    for worker in workers:
+        worker.kill()
+    last = own_stack.worker()
+    await eventually("a result for every request", lambda: oracle.all_answered(own_stack, sent, FAMILIES), 60)
+    await eventually("all changes published", lambda: oracle.outbox_empty(own_stack))
+    await oracle.verify(own_stack, sent, FAMILIES)
+    assert last.terminate() == 0
