@@ -9,7 +9,7 @@ from tests.support.oracle import Sent
 from tests.support.stack import Stack, eventually
 
 FAMILIES = ("visits", "visitors", "parking", "centers")
-SECONDS = 15
+SECONDS = 25
 
 
 async def test_members_that_join_again_at_once_lose_no_request(own_stack: Stack) -> None:
@@ -23,8 +23,8 @@ async def test_members_that_join_again_at_once_lose_no_request(own_stack: Stack)
     loop = asyncio.get_running_loop()
     ends = loop.time() + SECONDS
     while loop.time() < ends:
-        await send_all(own_stack, sent, rng, [*(visit(rng, population) for _ in range(5)), update(rng, population)])
-        await asyncio.sleep(0.1)
+        await send_all(own_stack, sent, rng, [*(visit(rng, population) for _ in range(10)), update(rng, population)])
+        await asyncio.sleep(0.05)
     assert [worker.child.poll() for worker in workers] == [None, None]
     assigned = sum(worker.log.read_text().count('"assigned"') for worker in workers)
     assert assigned > 20, "there were hardly any rebalances"

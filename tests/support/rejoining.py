@@ -14,7 +14,7 @@ _assigned = GroupConsumer._assigned
 async def _join_again(consumer: GroupConsumer, *arguments: Any, **options: Any) -> None:
     await _assigned(consumer, *arguments, **options)
     coordinator = consumer._app.consumer._thread._consumer._coordinator
-    delay = random.choice([0, random.uniform(0, 0.01), random.uniform(0, 0.05), random.uniform(0, 2)])
+    delay = random.choice([0, random.uniform(0, 0.01), random.uniform(0, 0.05), random.uniform(0, 0.3)])
     asyncio.get_running_loop().call_later(delay, coordinator.request_rejoin)
 
 
