@@ -19,10 +19,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import faust
 import structlog
+from aiokafka.errors import KafkaError
 from faust.transport.consumer import Fetcher
 from faust.transport.drivers import aiokafka
 from faust.types import TP
@@ -132,8 +134,14 @@ class _ClientService(aiokafka.AIOKafkaConsumerThread):
 class _RebalanceListener(aiokafka.ConsumerRebalanceListener):
     def on_partitions_revoked(self, revoked: Any) -> Any:
         consumer: Any = self._thread.consumer
+        consumer._is_revoked = True
         consumer.begin_generation()
         return super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: Any) -> None:
+        await super().on_partitions_assigned(assigned)
+        consumer: Any = self._thread.consumer
+        consumer._is_revoked = False
 
 
 class _Consumer(aiokafka.Consumer):
@@ -146,6 +154,8 @@ class _Consumer(aiokafka.Consumer):
     RebalanceListener = _RebalanceListener
     generation = UNASSIGNED
     _generations = 0
+    _is_revoked = True
+    """True from the revocation of partitions to the end of the next assignment."""
     _dropped = False
     """A message was read and dropped since the last generation ended."""
     is_delivering = False
@@ -155,6 +165,10 @@ class _Consumer(aiokafka.Consumer):
     async def _wait_next_records(self, timeout: float) -> Any:
         """Faust calls this when it has handed over all records of the last fetch."""
         self.is_delivering = False
+        if self.flow_active and self.generation == UNASSIGNED and not self._is_revoked:
+            # Faust goes on without a seek that takes longer than broker_request_timeout.
+            with suppress(KafkaError):
+                await self.perform_seek()
         records, partitions = await super()._wait_next_records(timeout)
         self.is_delivering = bool(records)
         return records, partitions
@@ -211,11 +225,11 @@ class _Consumer(aiokafka.Consumer):
     def _generation_of(self, tp: TP, record: Any) -> int:
         """The generation in which the record was read. aiokafka's position is behind a record, unless it has been
         sought back since."""
-        if self.generation == UNASSIGNED:
-            self._dropped = True
-            return UNASSIGNED
         position = self.position_of(tp)
-        return UNASSIGNED if position is None or record.offset >= position else self.generation
+        if position is None or record.offset >= position:
+            return UNASSIGNED
+        self._dropped = self._dropped or self.generation == UNASSIGNED
+        return self.generation
 
     def position_of(self, tp: TP) -> int | None:
         """The next offset that aiokafka fetches of a partition; None if it has none. Not `position()`, which may

@@ -202,6 +202,12 @@ async def test_faust_still_makes_four_tasks_to_hand_a_message_over(monkeypatch: 
     assert len(made) == 4
 
 
+def test_faust_still_takes_the_generation_of_kafka_for_that_of_an_assignment() -> None:
+    source = inspect.getsource(aiokafka.ConsumerRebalanceListener)
+    assert "self._thread.app.consumer_generation_id = generation" in source
+    assert "consumer_generation_id" not in source.partition("def on_partitions_revoked")[2].partition("def ")[0]
+
+
 def test_faust_still_reads_in_a_thread() -> None:
     assert issubclass(aiokafka.AIOKafkaConsumerThread, ServiceThread)
 
