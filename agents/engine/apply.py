@@ -23,6 +23,7 @@ from agents.answers import Answer
 from agents.engine.change_entries import change_entries
 from agents.engine.decode import ValidRequest
 from agents.engine.lanes import BLOCKED_LIMIT, OrderKey, TopicPartition
+from agents.engine.turns import in_turns
 from agents.wire import Wire
 from schemas.faults import BUG, Fault, KeyReused, Unavailable
 from storage import deletions, inbox, outbox
@@ -256,7 +257,7 @@ async def _call(run: _Run, txs: Sequence[Tx], wire: Wire) -> Sequence[_Applied |
             outcomes = [fault]
     return [
         outcome if isinstance(outcome, Fault) else _applied(incoming, tx, outcome, wire)
-        for incoming, tx, outcome in zip(run, txs, outcomes, strict=True)
+        async for incoming, tx, outcome in in_turns(zip(run, txs, outcomes, strict=True))
     ]
 
 
