@@ -9,7 +9,7 @@ from tests.support.oracle import Sent
 from tests.support.stack import Stack, eventually
 
 FAMILIES = ("visits", "visitors", "parking", "centers")
-SECONDS = 25
+SECONDS = 15
 
 
 async def test_members_that_join_again_at_once_lose_no_request(own_stack: Stack) -> None:
