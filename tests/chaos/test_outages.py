@@ -3,6 +3,8 @@
 import asyncio
 import functools
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
@@ -12,7 +14,7 @@ from tests.support import oracle
 from tests.support.callers import calling
 from tests.support.load import Message, Population, populate, send_all, update, visit
 from tests.support.oracle import Sent
-from tests.support.servers import KafkaAndPostgres
+from tests.support.servers import KafkaAndPostgres, Postgres
 from tests.support.stack import PARTITIONS, Process, Stack, eventually
 from topics import names
 
@@ -26,6 +28,7 @@ OTHER_EDGES = 2
 READY_SECONDS = 5
 """In which an edge is ready again after its only broker is back."""
 FAMILIES = ("visits", "visitors", "parking", "centers")
+RESULTS = names.results("visits")
 
 
 async def _not_ready(worker: Process) -> bool:
@@ -101,39 +104,78 @@ async def test_a_worker_ends_within_20_seconds_of_sigterm_while_its_broker_hangs
         kafka.resume()
 
 
+async def _execute(url: str, *statements: str) -> list[asyncpg.Record]:
+    """The rows of the last statement. On a connection of its own, since the server may have been killed before."""
+    connection = await asyncpg.connect(url)
+    try:
+        rows: list[asyncpg.Record] = []
+        for statement in statements:
+            rows = await connection.fetch(statement)
+        return rows
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def _absent_standby(postgres: Postgres) -> AsyncIterator[str]:
+    """PostgreSQL waits at each COMMIT for a standby that does not exist. Yields the server's URL."""
+    url = make_url(postgres.url).set(drivername="postgresql").render_as_string(hide_password=False)
+    await _execute(url, "alter system set synchronous_standby_names = 'absent'", "select pg_reload_conf()")
+    try:
+        yield url
+    finally:
+        await _execute(url, "alter system reset synchronous_standby_names", "select pg_reload_conf()")
+
+
+async def _commits_waiting(url: str) -> int:
+    return len(await _execute(url, "select from pg_stat_activity where wait_event = 'SyncRep'"))
+
+
 async def test_a_request_that_no_standby_has_is_not_answered(
     kafka_and_postgres: KafkaAndPostgres, own_stack: Stack
 ) -> None:
-    """PostgreSQL waits at COMMIT for a synchronous standby. It ends a cancelled wait with success, although the request
-    would be lost in a failover."""
-    url = make_url(kafka_and_postgres[1].url).set(drivername="postgresql").render_as_string(hide_password=False)
+    """PostgreSQL ends a cancelled COMMIT with success, although a failover would lose it."""
     sent, rng = Sent(), random.Random(4)
     worker, population = await _prepared(own_stack, sent)
-    operator = await asyncpg.connect(url)
-    try:
-        await operator.execute("alter system set synchronous_standby_names = 'absent'")
-        await operator.execute("select pg_reload_conf()")
+    answered = await own_stack.count(RESULTS)
+    async with _absent_standby(kafka_and_postgres[1]) as url:
         await send_all(own_stack, sent, rng, [visit(rng, population)])
-
-        async def waiting() -> int:
-            return int(await operator.fetchval("select count(*) from pg_stat_activity where wait_event = 'SyncRep'"))
-
-        await eventually("a commit that waits for the standby", waiting)
+        await eventually("a commit that waits for the standby", lambda: _commits_waiting(url))
         for _ in range(COMMAND_SECONDS + 2):
             await asyncio.sleep(1)
             await send_all(own_stack, sent, rng, [visit(rng, population)])
-        assert await waiting() <= CONNECTIONS
+        assert await _commits_waiting(url) <= CONNECTIONS
         assert "wait for a synchronous standby" in worker.log.read_text()
-        assert not await oracle.all_answered(own_stack, sent, FAMILIES)
-        assert await own_stack.rows("select 1 from visits") == []
         assert await asyncio.to_thread(worker.terminate, SHUTDOWN_SECONDS) == 0
+        assert await own_stack.count(RESULTS) == answered
+        assert await _execute(url, "select from visits") == []
+    worker = own_stack.worker()
+    await _answered(own_stack, sent)
+    await oracle.verify(own_stack, sent, FAMILIES)
+    assert worker.terminate() == 0
+
+
+async def test_a_request_that_only_a_crash_made_visible_is_not_answered_without_a_standby(
+    kafka_and_postgres: KafkaAndPostgres, own_stack: Stack
+) -> None:
+    _, postgres = kafka_and_postgres
+    sent, rng = Sent(), random.Random(5)
+    worker, population = await _prepared(own_stack, sent)
+    await _answered(own_stack, sent)  # so that no other commit waits
+    answered = await own_stack.count(RESULTS)
+    async with _absent_standby(postgres) as url:
+        await send_all(own_stack, sent, rng, [visit(rng, population)])
+        await eventually("a commit that waits for the standby", lambda: _commits_waiting(url))
+        worker.kill()
+        visits = len(await _execute(url, "select from visits"))
+        await asyncio.to_thread(postgres.kill)
+        await asyncio.to_thread(postgres.start)
+        await own_stack.engine.dispose()  # its connections are dead
+        assert len(await _execute(url, "select from visits")) == visits + 1
         worker = own_stack.worker()
-        await asyncio.sleep(5)
-        assert not await oracle.all_answered(own_stack, sent, FAMILIES)
-    finally:
-        await operator.execute("alter system reset synchronous_standby_names")
-        await operator.execute("select pg_reload_conf()")
-        await operator.close()
+        await eventually("an assignment", worker.ready)
+        await asyncio.sleep(2)
+        assert await own_stack.count(RESULTS) == answered
     await _answered(own_stack, sent)
     await oracle.verify(own_stack, sent, FAMILIES)
     assert worker.terminate() == 0
