@@ -165,7 +165,7 @@ class _Consumer(aiokafka.Consumer):
     async def _wait_next_records(self, timeout: float) -> Any:
         """Faust calls this when it has handed over all records of the last fetch."""
         self.is_delivering = False
-        if self.flow_active and self.generation == UNASSIGNED and not self._is_revoked:
+        if self.flow_active and self.generation == UNASSIGNED and not self._is_revoked and self.assignment():
             # Faust goes on without a seek that takes longer than broker_request_timeout.
             with suppress(KafkaError):
                 await self.perform_seek()
@@ -184,11 +184,19 @@ class _Consumer(aiokafka.Consumer):
         while True:
             number = self.begin_generation()
             await super().perform_seek()
+            self._seek_to_start()
             if self._generations != number:
                 return  # Partitions are being revoked, or another call seeks again.
             if not self._dropped:
                 self.generation = number
                 return
+
+    def _seek_to_start(self) -> None:
+        """Read the partitions without a committed offset from their start. aiokafka leaves these where they are."""
+        client: Any = self._thread._consumer
+        for partition in client.assignment():
+            if not self._committed_offset.get(partition) and self.position_of(partition):
+                client.seek(partition, 0)
 
     async def wait_first(self, *coros: Any, timeout: Any = None) -> Any:
         """Hand a message over. Faust creates four tasks for each message, so that it can stop when a rebalance begins.

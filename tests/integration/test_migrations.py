@@ -27,7 +27,7 @@ from storage.migrate import Schema
 from storage.table import METADATA
 from tests.support import data
 from tests.support.stack import Stack
-from tests.support.transaction import handler_tx
+from tests.support.transaction import handle, handler_tx
 
 
 def _differences(connection: sa.Connection) -> Any:
@@ -112,9 +112,8 @@ async def _email_keys(conn: AsyncConnection) -> dict[UUID, str]:
 
 async def _call(conn: AsyncConnection, name: str, **parts: Any) -> Any:
     operation = CATALOGUE.by_name[name]
-    assert operation.handler is not None
     tx = handler_tx(conn, datetime.now(UTC), arrived=LONG_AGO)
-    return await operation.handler(tx, operation.request.model_validate(parts))
+    return await handle(operation, tx, operation.request.model_validate(parts))
 
 
 async def test_of_visitors_who_share_a_mailbox_after_an_upgrade_all_stay_and_one_keeps_it(
