@@ -35,7 +35,6 @@ class Statements:
         self.update = cache(self._update)
         self.delete = cache(self._delete)
         self.delete_by_parent = cache(self._delete_by_parent)
-        self.insert_unless = cache(self._insert_unless)
         self.insert_many = cache(self._insert_many)
         self.insert_many_unless = cache(self._insert_many_unless)
 
@@ -60,10 +59,6 @@ class Statements:
 
     def _generated_columns(self) -> list[Any]:
         return [self._table.c[name] for name in self._generated]
-
-    def _insert_unless(self, unique_column: str) -> Any:
-        statement = insert(self._table).values(self._parameters(written_columns(self._table)))
-        return statement.on_conflict_do_nothing(index_elements=[unique_column]).returning(*self._table.c)
 
     def _find(self, where: frozenset[str]) -> Any:
         return sa.select(self._table).where(*self._equal(where))

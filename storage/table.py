@@ -6,7 +6,7 @@ carries the new revision. The engine publishes the recorded changes once the tra
 
 | method | row | revision | change |
 | --- | --- | --- | --- |
-| `insert`, `insert_unless`, `insert_many`, `insert_many_unless` | inserted | 1 | `created`, with the row |
+| `insert`, `insert_many`, `insert_many_unless` | inserted | 1 | `created`, with the row |
 | `update` | updated | old revision + 1 | `updated`, with the new row |
 | `delete`, `delete_by_parent` | deleted | old revision + 1, in the change only | `deleted`, without the row |
 | `lock`, `lock_all` | locked until the transaction ends | | |
@@ -212,13 +212,6 @@ class Table(Generic[Row]):
         engine turns into a fault with `constraints.fault_of`."""
         return self.record_change_of(tx, await tx.first(self._statements.insert, self._initial(tx, values)), "created")
 
-    async def insert_unless(self, tx: Tx, values: Mapping[str, Any], unique_column: str) -> Row | None:
-        """Insert a row like `insert`, unless another row has the same value in `unique_column`. Then nothing is
-        written, no change is recorded, and the result is None. If another transaction is writing the same value, this
-        one waits until that one ends."""
-        sql_row = await tx.first(self._statements.insert_unless(unique_column), self._initial(tx, values))
-        return None if sql_row is None else self.record_change_of(tx, sql_row, "created")
-
     async def insert_many(
         self,
         items: Sequence[tuple[Tx, Mapping[str, Any]]],
@@ -241,9 +234,10 @@ class Table(Generic[Row]):
     async def insert_many_unless(
         self, items: Sequence[tuple[Tx, Mapping[str, Any]]], unique_column: str
     ) -> list[Row | None]:
-        """Insert rows like `insert_many`, except those whose value in `unique_column` another row has; like
-        `insert_unless`, their results are None. Works for tables whose keys are among the values only. Sort the items
-        by the unique column, so that two such statements cannot wait for each other."""
+        """Insert rows like `insert_many`, except those whose value in `unique_column` another row has: they are not
+        written, no change is recorded, and their results are None. If another transaction is writing the same value,
+        this one waits until that one ends. Works for tables whose keys are among the values only. Sort the items by the
+        unique column, so that two such statements cannot wait for each other."""
         inserted = [self._initial(tx, values) for tx, values in items]
         rows = await items[0][0].all(
             self._statements.insert_many_unless(unique_column), self._list_parameters(inserted)
