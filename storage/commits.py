@@ -33,7 +33,7 @@ class Commits:
 
     async def begin(self, conn: AsyncConnection) -> None:
         """Call it at the start of a transaction. Raises NoStandby while abandoned COMMITs wait for a standby:
-        each further one would keep another connection of the server. (Behind a pooler, they are not found.)"""
+        each further one would keep another connection of the server. Behind a pooler, this check sees no process."""
         if not self._abandoned:
             return
         rows = await conn.scalars(_WAITING, {"pids": sorted(self._abandoned)})
@@ -58,6 +58,6 @@ class Commits:
 
 
 async def wait_for_standby(conn: AsyncConnection) -> None:
-    """Let the COMMIT of this transaction wait for the standby, although the transaction may only read. What it has read
-    may be of a transaction that a crash made visible before a standby had it."""
+    """Make the COMMIT of this transaction wait for the standby, even if the transaction has only read. PostgreSQL makes
+    a transaction visible after a crash, whether or not a standby has it, so what was read could still be lost."""
     await conn.execute(_WRITE_NOTHING)
