@@ -96,6 +96,7 @@ async def _inject(
         console.print(f"{report.minute:6.2f} min  round {number}: recovery in {seconds:.1f} s", highlight=False)
         if seconds > oracle.RECOVERY_SECONDS:
             raise oracle.Violation(f"recovery within {oracle.RECOVERY_SECONDS:.0f} s", f"seconds: {recovered}")
+        load.oracle.verify_progress()
         _check_memory(cluster)
 
 
@@ -142,7 +143,7 @@ async def _pending(connection: asyncpg.Connection, watcher: oracle.Oracle) -> st
     """The work that the service has not finished, as text; empty if it has finished all."""
     if unanswered := watcher.unanswered():
         await asyncio.sleep(1)
-        return f"{len(unanswered)} messages without result, the first: {unanswered[0]}"
+        return f"messages without result: {oracle.some(unanswered)}"
     if waiting := await connection.fetchval("select count(*) from outbox"):
         await asyncio.sleep(1)
         return f"{waiting} changes in the outbox"

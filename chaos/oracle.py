@@ -24,6 +24,8 @@ CLIENT: dict[str, str | int] = {"reconnect.backoff.max.ms": 1_000, "log_level": 
 """Settings of all Kafka clients of a run. librdkafka would log each lost connection."""
 RECOVERY_SECONDS = 30.0
 """How soon after its end the effects of a fault are over."""
+RESULT_SECONDS = 180.0
+"""How soon a message has its result. A message may wait for the faults of its round and for the recovery."""
 WORKER_MEMORY = 256 * 2**20
 EDGE_MEMORY = 256 * 2**20
 FETCH_SECONDS = 2.0
@@ -74,6 +76,10 @@ class Request:
     over_http: bool = False
     acknowledged: bool = False
     """The broker acknowledged the message, or the edge answered the call."""
+    acknowledged_at: float = 0.0
+    """When that happened (time.monotonic), for a message."""
+    position: str = ""
+    """The topic partition and the offset of the message."""
     status: int | None = None
 
     @property
@@ -170,6 +176,12 @@ class Oracle:
             request for request in self.requests.values()
             if request.acknowledged and not request.over_http and request.id not in self._result_values
         ]  # fmt: skip
+
+    def verify_progress(self) -> None:
+        """Check that no message waits for its result any more that should have it. Raises Violation."""
+        latest = time.monotonic() - RESULT_SECONDS
+        if overdue := [request for request in self.unanswered() if request.acknowledged_at < latest]:
+            raise Violation(f"a message has its result after {RESULT_SECONDS:.0f} s", some(overdue))
 
     async def observe(self, message: Message) -> None:
         """Check a record of a results topic or a change topic. Raises Violation."""
@@ -278,7 +290,7 @@ class Oracle:
     def verify_requests(self) -> None:
         """Compare the requests with their results and changes. Raises Violation."""
         if unanswered := self.unanswered():
-            raise Violation("each acknowledged message has a result", _some(unanswered))
+            raise Violation("each acknowledged message has a result", some(unanswered))
         self._verify_effects()
 
     def _verify_effects(self) -> None:
@@ -366,5 +378,6 @@ class Oracle:
                 )
 
 
-def _some(requests: list[Request]) -> str:
-    return f"{len(requests)} requests, the first: " + "\n".join(map(str, requests[:5]))
+def some(requests: list[Request]) -> str:
+    """The first of these requests, and how many they are."""
+    return f"{len(requests)} requests, the first: " + "\n".join(map(str, requests[:50]))

@@ -252,7 +252,8 @@ class Traffic:
 
         def acknowledge(error: KafkaError | None, message: Message) -> None:
             if error is None:
-                request.acknowledged = True
+                request.acknowledged, request.acknowledged_at = True, time.monotonic()
+                request.position = f"{message.topic()}-{message.partition()} at {message.offset()}"
             else:
                 send()
 

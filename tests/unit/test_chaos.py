@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 import random
 from typing import Any
 
@@ -9,7 +10,7 @@ import fastavro
 import pytest
 
 from chaos import faults
-from chaos.oracle import SOURCE, Oracle, Request, Violation
+from chaos.oracle import RESULT_SECONDS, SOURCE, Oracle, Request, Violation
 
 TOPIC = "visitor.visitors.changes.visitor"
 SCHEMA = fastavro.parse_schema(
@@ -75,6 +76,16 @@ async def answer(oracle: Oracle, *statuses: int, visitor_id: str = "v1") -> None
         value = json.dumps({"status": status}).encode()
         message: Any = FakeMessage("visitor.visitors.results", offset, "v1", value, ce_id="r1", ce_requestsource=SOURCE)
         await oracle.observe(message)
+
+
+def test_an_overdue_result_is_a_violation(oracle: Oracle) -> None:
+    overdue = Request("r1", "visits.create", "v1", acknowledged=True, position="visitor.visits.requests-3 at 7")
+    oracle.requests = {"r1": overdue, "r2": Request("r2", "visits.create", "v1")}
+    overdue.acknowledged_at = time.monotonic() - RESULT_SECONDS / 2
+    oracle.verify_progress()
+    overdue.acknowledged_at -= RESULT_SECONDS
+    with pytest.raises(Violation, match="visitor.visits.requests-3 at 7"):
+        oracle.verify_progress()
 
 
 async def test_repeated_changes_and_tombstones_are_accepted(oracle: Oracle) -> None:
