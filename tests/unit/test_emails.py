@@ -3,7 +3,8 @@
 import unicodedata
 
 import pytest
-from hypothesis import given
+from email_validator import EmailNotValidError, validate_email
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from schemas.emails import is_address, mailbox, readable
@@ -46,3 +47,26 @@ def test_the_unicode_normal_form_of_an_address_makes_no_difference(local_part: s
     addresses = {unicodedata.normalize(form, f"{local_part}@example.org") for form in ("NFC", "NFD")}
     if all(map(is_address, addresses)):
         assert len({mailbox(address) for address in addresses}) == 1
+
+
+_DOMAINS = st.sampled_from(
+    ["example.org", "EXAMPLE.org", "xn--bcher-kva.de", "xn--a", "localhost", "a.b", "b\u00fccher.de"]
+)
+_LOCAL_PARTS = st.emails().map(lambda address: address.rpartition("@")[0]) | st.text('aZ0.+-_ "<>@\u00e9', max_size=6)
+
+
+@given(st.emails() | st.text() | st.builds("{}@{}".format, _LOCAL_PARTS, _DOMAINS | st.text()))
+@example("a" * 242 + "@example.org")
+@example("a" * 243 + "@example.org")
+@example("a@" + "xn--bcher-kva." * 17 + "example.org")
+@example("a@example.org\n")
+@example("a\n@example.org")
+@example("@example.org")
+def test_addresses_are_those_that_email_validator_accepts(text: str) -> None:
+    assume(not text.lower().endswith(".ne.jp"))  # domains with rules of their own
+    try:
+        validate_email(text, check_deliverability=False)
+    except EmailNotValidError:
+        assert not is_address(text)
+    else:
+        assert is_address(text)
