@@ -13,7 +13,7 @@ from benchmarks.installation import Installation
 from benchmarks.population import Population
 from benchmarks.results import Result, Row, at_least
 
-COUNT = 20_000
+COUNT = 100_000
 _TARGET = at_least(3_000)
 
 VISITORS = Row("import.visitors", "visitor import visitors", None, "rows/s", _TARGET)

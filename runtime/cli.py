@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import typer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
 from edge import keys as edge_keys
 from edge.keys import WrongKeyFile
@@ -489,17 +489,23 @@ def simulate(
 def consume_command(
     topic: Annotated[str, typer.Argument(help="The topic, for example visitor.visits.changes.visit.")],
     from_beginning: Annotated[bool, typer.Option("--from-beginning", help="Start at the oldest message.")] = False,
+    to_end: Annotated[
+        bool, typer.Option("--to-end", help="Print the messages that the topic has now, from the oldest one, and end.")
+    ] = False,
 ) -> None:
-    """Print the messages of a topic as JSON lines until Ctrl-C. Avro is decoded."""
+    """Print the messages of a topic as JSON lines, until Ctrl-C or up to the end. Avro is decoded."""
     from runtime import consume
 
     settings = load_settings_and_configure_logs()
+    source = (settings.kafka, settings.schema_registry, topic)
     try:
-        run(consume.follow(settings.kafka, settings.schema_registry, topic, from_beginning=from_beginning))
+        run(consume.print_all(*source) if to_end else consume.follow(*source, from_beginning=from_beginning))
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
     except ConnectionRefused:
         raise
+    except UnknownTopicOrPartitionError:
+        raise typer.BadParameter(f"{topic} does not exist, or this user may not read it. See `visitor acls`.") from None
     except KafkaError as error:
         raise WrongSetting(f"VISITOR_KAFKA_BOOTSTRAP: {settings.kafka.bootstrap} does not answer ({error})") from error
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import AsyncIterable
 from typing import Any, NoReturn
 
 from aiokafka import AIOKafkaConsumer
@@ -9,7 +10,7 @@ from aiokafka.errors import KafkaError
 
 from agents.catalogue import CATALOGUE
 from agents.wire import Wire
-from topics import json, patches, releases
+from topics import json, patches, releases, snapshot
 from topics.codec import UnknownSchema
 from topics.content_types import format_of
 from topics.decompression import UnreadBatch
@@ -27,7 +28,7 @@ async def follow(
 ) -> None:
     """Print messages until cancelled. An outage of the broker does not end this. Raises KafkaError."""
     patches.apply()
-    values = Values(SchemaRegistry(schema_registry) if schema_registry.url else None)
+    values = _values(schema_registry)
     consumer = AIOKafkaConsumer(
         topic,
         **kafka.client(),
@@ -42,8 +43,18 @@ async def follow(
         await close_consumer(consumer)
 
 
-async def _print(values: "Values", consumer: AIOKafkaConsumer) -> None:
-    async for record in consumer:
+async def print_all(kafka: KafkaSettings, schema_registry: SchemaRegistrySettings, topic: str) -> None:
+    """Print the messages that the topic has now. Raises KafkaError."""
+    patches.apply()
+    await _print(_values(schema_registry), snapshot.records(kafka, topic))
+
+
+def _values(schema_registry: SchemaRegistrySettings) -> "Values":
+    return Values(SchemaRegistry(schema_registry) if schema_registry.url else None)
+
+
+async def _print(values: "Values", records: AsyncIterable[Any]) -> None:
+    async for record in records:
         sys.stdout.write(json.write(await printable(values, record)).decode() + "\n")
         sys.stdout.flush()
 

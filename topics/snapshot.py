@@ -8,17 +8,20 @@ from datetime import datetime
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
-from topics.kafka import KafkaSettings, close_consumer, ended_tasks
+from topics.kafka import KafkaSettings, close_consumer, ended_tasks, missing_topics
 
 FETCH_BYTES = 8 * 2**20
 """Bytes of one fetch of a period. The consumer's default of 50 MB would be in memory at once."""
 
 
 async def records(settings: KafkaSettings, topic: str) -> AsyncIterator[Any]:
-    """The records that a topic has now; those of one partition in order. Raises KafkaError."""
+    """The records that a topic has now; those of one partition in order. Raises KafkaError, for example
+    UnknownTopicOrPartitionError."""
     async with _consumer(settings, topic) as consumer:
+        if await missing_topics(consumer._client, [topic]):
+            raise UnknownTopicOrPartitionError(topic)
         ends = await consumer.end_offsets(list(consumer.assignment()))
         async for record in _up_to(consumer, ends):
             yield record

@@ -403,6 +403,22 @@ async def test_visitor_consume_shows_the_headers_of_a_dead_letter(stack: Stack) 
     assert (headers["ce_type"], headers["ce_source"]) == ("visitor.visits.create", "gateway/test")
 
 
+async def test_visitor_consume_to_end_prints_what_a_topic_has_and_ends(stack: Stack) -> None:
+    request_id = str(uuid4())
+    await stack.raw(TOPIC, b"{", _headers(request_id))
+    await stack.await_record(names.DEAD_LETTERS, lambda record: record.headers.get("ce_id") == request_id)
+    consumed = await stack.command("consume", names.DEAD_LETTERS, "--to-end")
+    lines = [json.loads(line) for line in consumed.stdout.splitlines()]
+    assert request_id in [line["headers"].get("ce_id") for line in lines]
+    assert (len(lines), consumed.returncode) == (await stack.count(names.DEAD_LETTERS), 0)
+
+
+async def test_visitor_consume_to_end_refuses_a_topic_that_does_not_exist(stack: Stack) -> None:
+    consumed = await stack.command("consume", "visitor.unknown", "--to-end")
+    assert (consumed.stdout, consumed.returncode) == ("", 2)
+    assert "visitor.unknown does not exist" in consumed.stderr
+
+
 async def test_a_result_has_the_request_id_as_its_key_if_the_message_key_is_too_long(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
