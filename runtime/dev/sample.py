@@ -1,12 +1,14 @@
 """Sample data of a group of shopping centers, for `visitor dev`."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
+
+Result = TypeVar("Result")
 
 CENTERS: list[dict[str, Any]] = [
     {"pcCode": "FR-SC-4TEMPS", "label": "Les 4 Temps", "country": "FR", "centerCode": 3051},
@@ -63,7 +65,7 @@ async def ensure(url: str) -> None:
 async def find(url: str) -> list[SamplePerson]:
     """The people of the sample who still exist with their vehicles. Raises httpx.HTTPError."""
     async with _client(url) as client:
-        people = await asyncio.gather(*(_find_person(client, number) for number in range(len(PEOPLE))))
+        people = await _all(_find_person(client, number) for number in range(len(PEOPLE)))
     return [person for person in people if person is not None]
 
 
@@ -127,6 +129,14 @@ async def _values_of(client: httpx.AsyncClient, person: SamplePerson, pc_code: s
     return values
 
 
+async def _all(calls: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """The results of calls that run side by side. Raises the first error after all have ended: calls that run on while
+    their client is closed can leave connections open."""
+    tasks = [asyncio.create_task(call) for call in calls]
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return [task.result() for task in tasks]
+
+
 def _client(url: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=url, timeout=30)
 
@@ -176,7 +186,7 @@ async def _create_all(client: httpx.AsyncClient) -> None:
     await _create_legal_text(client)
     await _create_services(client, people)
     await _create_challenge(client, people)
-    await asyncio.gather(*(_create_details(client, person) for person in people))
+    await _all(_create_details(client, person) for person in people)
     await _create(client, "/articles", ARTICLE)
 
 
