@@ -25,7 +25,7 @@ from tests.support.scene import FACTS, Scene, adds_to, listings
 from tests.support.stack import Stack
 from tests.support.transaction import handle, handler_tx
 
-VISITOR_COUNT, CHILD_COUNT = 200_000, 50_000
+VISITOR_COUNT, CHILD_COUNT = 100_000, 50_000
 FILL = (
     "insert into visitors (visitor_id, first_name, first_name_key, last_name, last_name_key, email, email_key, barcode,"
     " country_code, account_type, origin_type, origin, creation_date, update_date, registration_date, revision)"
@@ -50,7 +50,7 @@ FILL = (
 
 @pytest_asyncio.fixture(scope="module")
 async def search_data(stack: Stack, client: httpx.AsyncClient) -> AsyncIterator[AsyncConnection]:
-    """A connection in a transaction with 200,000 visitors and their records. It never commits, since deleting the rows
+    """A connection in a transaction with 100,000 visitors and their records. It never commits, since deleting the rows
     would take minutes."""
     center = (await data.visitor_with_vehicle(client))["pcCode"]
     await data.create(client, "/services", data.service(center))
@@ -63,7 +63,7 @@ async def search_data(stack: Stack, client: httpx.AsyncClient) -> AsyncIterator[
 
 
 @pytest.mark.parametrize("query_by", ["email", "firstName", "lastName", "licensePlate", "externalId", "fullname"])
-async def test_a_prefix_search_among_200_000_visitors_uses_an_index(
+async def test_a_prefix_search_among_100_000_visitors_uses_an_index(
     search_data: AsyncConnection, query_by: search.QueryBy
 ) -> None:
     text = {"externalId": "search 1234", "fullname": "abcd efgh", "licensePlate": "abcd"}.get(query_by, "abcd")
