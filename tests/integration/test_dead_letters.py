@@ -55,6 +55,13 @@ async def _list(stack: Stack, *options: str) -> Any:
 
 
 async def _await_letters(stack: Stack, source: str, number: int) -> list[dict[str, Any]]:
+    async def have_arrived() -> bool:
+        letters = await stack.read(names.DEAD_LETTERS)
+        return len([letter for letter in letters if letter.headers.get("ce_source") == source]) >= number
+
+    # Each call of the command takes seconds.
+    await eventually(f"{number} dead letters of {source}", have_arrived)
+
     async def all_letters() -> list[dict[str, Any]] | None:
         letters: list[dict[str, Any]] = (await _list(stack, "--source", source))["deadLetters"]
         return letters if len(letters) == number else None
