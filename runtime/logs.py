@@ -14,10 +14,12 @@ from runtime.settings import LogSettings, WrongSetting
 from topics import audit
 
 _NOISY_LIBRARIES = (
+    "agents.engine.faust_patches",  # of Faust, whose services log under the name of their module
     "aiokafka",
     "alembic",
     "asyncio",
     "faust",
+    "httpx",
     "mode",
     "opentelemetry",
     "storage.database._MeasuredPool",  # of SQLAlchemy

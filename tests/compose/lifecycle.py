@@ -172,7 +172,7 @@ def test_workers_register_their_schemas_in_the_registry_of_the_profile(
     running("--profile", "registry", "up", "--wait")
     fetch = f"import urllib.request; print(urllib.request.urlopen('{REGISTRY_URL}/subjects').read().decode())"
     subjects = json.loads(running("exec", "worker", "python", "-c", fetch).stdout)
-    assert "visitor.visits.changes.visit-visitor.VisitChange" in subjects
+    assert "visitor.visits.changes.visit-visitor.VisitEventChange" in subjects
     monkeypatch.delenv("SCHEMA_REGISTRY_URL")
     running("up", "--wait")
     running("--profile", "registry", "rm", "--stop", "--force", "registry")

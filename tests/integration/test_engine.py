@@ -309,3 +309,13 @@ async def test_pending_sends_of_a_replaced_client_end_at_once_and_later_sends_us
     await producer._discard(old_client)
     assert await producer._connected() is new_client
     await producer.stop()
+
+
+async def test_of_libraries_only_warnings_and_errors_are_logged(stack: Stack) -> None:
+    lines = [
+        json.read(line.encode()) for process in stack.processes[:2] for line in process.log.read_text().splitlines()
+    ]
+    ours = ("agents", "edge", "runtime", "storage", "telemetry", "topics")
+    assert {line["event"] for line in lines if line["level"] == "info"} >= {"started", "assigned"}
+    others = [line for line in lines if not line["logger"].startswith(ours) or line["event"].startswith("[^")]
+    assert [line for line in others if line["level"] not in ("warning", "error")] == []
