@@ -10,7 +10,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
-from topics.kafka import KafkaSettings, close_consumer, ended_tasks, missing_topics
+from topics.kafka import KafkaSettings, close_consumer, ended_tasks
 
 FETCH_BYTES = 8 * 2**20
 """Bytes of one fetch of a period. The consumer's default of 50 MB would be in memory at once."""
@@ -19,10 +19,11 @@ FETCH_BYTES = 8 * 2**20
 async def records(settings: KafkaSettings, topic: str) -> AsyncIterator[Any]:
     """The records that a topic has now; those of one partition in order. Raises KafkaError, for example
     UnknownTopicOrPartitionError."""
-    async with _consumer(settings, topic) as consumer:
-        if await missing_topics(consumer._client, [topic]):
+    async with _consumer(settings) as consumer:
+        if not (partitions := await _partitions(consumer, [topic])):
             raise UnknownTopicOrPartitionError(topic)
-        ends = await consumer.end_offsets(list(consumer.assignment()))
+        consumer.assign(partitions)
+        ends = await consumer.end_offsets(list(partitions))
         async for record in _up_to(consumer, ends):
             yield record
 
@@ -95,10 +96,9 @@ def _milliseconds(time: datetime) -> int:
 
 
 @asynccontextmanager
-async def _consumer(settings: KafkaSettings, *topics: str, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
-    """A consumer without a group, to which all partitions of the topics are assigned."""
+async def _consumer(settings: KafkaSettings, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer without a group and without partitions."""
     consumer = AIOKafkaConsumer(
-        *topics,
         **settings.client(),
         **options,
         enable_auto_commit=False,
