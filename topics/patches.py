@@ -21,6 +21,9 @@
   `retry_backoff_ms`.
 - **Reasons of failed connections.** aiokafka 0.14.0 logs why it cannot connect, and raises "Unable to bootstrap". With
   the patch, it raises the reason and the setting to correct, and does not log the reason as well.
+- **Commits that the coordinator cannot tell.** aiokafka 0.14.0 does not look at the error of a whole answer with
+  committed offsets, for example while a broker that has just become the coordinator still loads them. It takes the
+  partitions for such without a commit, and reads them from their start. With the patch, it asks again.
 
 `tests/unit/test_patches.py` fails once aiokafka no longer needs them.
 """
@@ -37,7 +40,16 @@ from typing import Any
 from aiokafka import ConsumerRecord, client
 from aiokafka.admin import client as admin_client
 from aiokafka.consumer import fetcher
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    KafkaConnectionError,
+    KafkaError,
+    NoError,
+    NotCoordinatorForGroupError,
+    for_code,
+)
+from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record import default_records
 from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
@@ -81,6 +93,7 @@ def apply() -> None:
     client.log.addFilter(_is_new)
     client.AIOKafkaClient.bootstrap = _bootstrap
     client.AIOKafkaClient._metadata_update = _metadata_update
+    GroupCoordinator._send_req = _send_to_coordinator
     # The classes in C and those in Python, which `_LenientBatch` uses.
     for module in (sys.modules[DefaultRecordBatch.__module__], default_records):
         for codec in (decompression.gzip, decompression.snappy, decompression.lz4, decompression.zstd):
@@ -191,6 +204,18 @@ async def _metadata_update(self: client.AIOKafkaClient, cluster_metadata: Any, t
         return True
     await asyncio.sleep(self._retry_backoff)
     return False
+
+
+_send_to_coordinator_of_aiokafka = GroupCoordinator._send_req
+
+
+async def _send_to_coordinator(self: GroupCoordinator, request: Any) -> Any:
+    response = await _send_to_coordinator_of_aiokafka(self, request)
+    if not isinstance(request, OffsetFetchRequest) or (error := for_code(response.error_code)) is NoError:
+        return response
+    if error in (GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError):
+        self.coordinator_dead()
+    raise error(self.group_id)
 
 
 _create_conn_of_aiokafka, _bootstrap_of_aiokafka = client.create_conn, client.AIOKafkaClient.bootstrap

@@ -96,8 +96,9 @@ def _agent(app: Any, topic: str, receive: Callable[[Event], None]) -> None:
 
 def _is_current(app: Any, event: Event) -> bool:
     """True if the event was read in the current generation, see `faust_patches`."""
-    generation = event.message.generation_id
-    return bool(generation != faust_patches.UNASSIGNED and generation == app.consumer.generation)
+    message = event.message
+    current = app.consumer.generation_of(message.tp)
+    return bool(current != faust_patches.UNASSIGNED and message.generation_id == current)
 
 
 class FaustSource:

@@ -142,6 +142,8 @@ class Batches:
         lane = self._lanes.get(topic_partition)
         if lane is not None and lane.generation != event.message.generation_id:
             lane.close()  # Its events are delivered again.
+            self._source.resume(topic_partition)
+            self._readiness.ready(lane.name)
             lane = None
         if lane is None:
             lane = self._lanes[topic_partition] = Lane(topic_partition, event.message.generation_id, self._source)

@@ -6,8 +6,9 @@
 | `_Fetcher` | Faust's task that hands messages over suppresses its cancellation and ends unnoticed |
 | `_ClientService` | Faust reads in a thread of its own, and handing a fetch over between threads takes long |
 | `_ClientService._create_worker_consumer` | Faust has no setting for `isolation_level` and `consumer_timeout_ms` |
-| `_RebalanceListener`, `_Consumer.perform_seek` | Faust takes messages of an earlier assignment for current ones |
-| `_Consumer._wait_next_records` | Faust does not tell whether it is handing over the records of a fetch |
+| `_RebalanceListener`, `_Consumer.resume_flow` | Faust takes messages of an earlier assignment for current ones |
+| `_Consumer.seek_to_committed` | Faust continues at an offset of which the broker has refused the commit |
+| `_Consumer._wait_next_records`, `perform_seek` | Faust seeks, and does not tell when it hands records over |
 | `_Consumer.wait_first` | Faust creates four tasks for each message, which takes half of its time |
 | `_Consumer.verify_all_partitions_active` | Faust reads a position that aiokafka may not have; the worker ends |
 | `_Consumer._to_message` | Faust drops all messages whose offsets begin again below those that were read |
@@ -135,7 +136,7 @@ class _RebalanceListener(aiokafka.ConsumerRebalanceListener):
     def on_partitions_revoked(self, revoked: Any) -> Any:
         consumer: Any = self._thread.consumer
         consumer._is_revoked = True
-        consumer.begin_generation()
+        consumer.end_generation()
         return super().on_partitions_revoked(revoked)
 
     async def on_partitions_assigned(self, assigned: Any) -> None:
@@ -145,58 +146,78 @@ class _RebalanceListener(aiokafka.ConsumerRebalanceListener):
 
 
 class _Consumer(aiokafka.Consumer):
-    """A generation begins when all partitions are read from their committed offsets, and ends when partitions are
-    revoked or when it is sought again. Only then do the messages of a partition follow each other without a gap. Faust
-    takes the generation of Kafka instead: a member that joins again at once gets the same one, and it is still the old
-    one while partitions are revoked. Messages that come then could follow others that were dropped; a commit of their
-    offsets would lose those."""
+    """A generation begins when all partitions are read from their committed offsets. It ends when partitions are
+    revoked, and when Faust resumes after an assignment, because Faust then clears the queues of the agents. Within a
+    generation, the messages of a partition follow each other without a gap. Faust takes the generation of Kafka
+    instead: a member that joins again at once gets the same one, and it is still the old one while partitions are
+    revoked. Messages that come then could follow others that were dropped; a commit of their offsets would lose those.
+
+    Only the task that fetches seeks, right before it fetches: no record can be on its way meanwhile."""
 
     RebalanceListener = _RebalanceListener
-    generation = UNASSIGNED
-    _generations = 0
+    _generation = UNASSIGNED
+    _last_generation = 0
     _is_revoked = True
     """True from the revocation of partitions to the end of the next assignment."""
-    _dropped = False
-    """A message was read and dropped since the last generation ended."""
     is_delivering = False
     """True while the records of a fetch are being handed over."""
     _handed_over = 0
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._restarted: dict[TP, int] = {}
+        """The partitions whose offsets have begun again since the current generation began, each with a generation of
+        its own."""
+
     async def _wait_next_records(self, timeout: float) -> Any:
         """Faust calls this when it has handed over all records of the last fetch."""
         self.is_delivering = False
-        if self.flow_active and self.generation == UNASSIGNED and not self._is_revoked and self.assignment():
-            # Faust goes on without a seek that takes longer than broker_request_timeout.
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow)  # type: ignore[arg-type]
+        if self.flow_active and self._generation == UNASSIGNED and not self._is_revoked and self.assignment():
+            # Without an answer, the records that come are dropped, and the next call seeks again.
             with suppress(KafkaError):
-                await self.perform_seek()
+                await self._begin_generation()
         records, partitions = await super()._wait_next_records(timeout)
         self.is_delivering = bool(records)
         return records, partitions
 
-    def begin_generation(self) -> int:
-        """End the current generation. Returns the number of the next one."""
-        self._generations += 1
-        self.generation, self._dropped = UNASSIGNED, False
-        return self._generations
+    async def _begin_generation(self) -> None:
+        """Read all partitions from their committed offsets. Raises KafkaError."""
+        number = self.end_generation()
+        await super().perform_seek()
+        if self._last_generation == number:  # Otherwise, partitions were revoked or assigned meanwhile.
+            self._generation = number
+
+    def end_generation(self) -> int:
+        """Returns the number of the next generation."""
+        self._generation = UNASSIGNED
+        self._restarted.clear()
+        self._last_generation += 1
+        return self._last_generation
+
+    def generation_of(self, tp: TP) -> int:
+        """The current generation of a partition."""
+        return UNASSIGNED if self._generation == UNASSIGNED else self._restarted.get(tp, self._generation)
 
     async def perform_seek(self) -> None:
-        """Read all partitions from their committed offsets. Faust calls this after each assignment."""
-        while True:
-            number = self.begin_generation()
-            await super().perform_seek()
-            self._seek_to_start()
-            if self._generations != number:
-                return  # Partitions are being revoked, or another call seeks again.
-            if not self._dropped:
-                self.generation = number
-                return
+        """Do nothing, because `_wait_next_records` seeks. Faust calls this after an assignment, and when it has read
+        records while it should not."""
 
-    def _seek_to_start(self) -> None:
-        """Read the partitions without a committed offset from their start. aiokafka leaves these where they are."""
+    def resume_flow(self) -> None:
+        self.end_generation()
+        super().resume_flow()
+
+    async def seek_to_committed(self) -> Any:
+        """Partitions without a committed offset are read from their start. aiokafka leaves these where they are, and
+        Faust remembers an offset of which the broker has refused the commit."""
+        offsets = await super().seek_to_committed()
         client: Any = self._thread._consumer
-        for partition in client.assignment():
-            if not self._committed_offset.get(partition) and self.position_of(partition):
+        for partition in (partition for partition, offset in offsets.items() if not offset):
+            self._committed_offset.pop(partition, None)
+            if self.position_of(partition):
                 client.seek(partition, 0)
+        return offsets
 
     async def wait_first(self, *coros: Any, timeout: Any = None) -> Any:
         """Hand a message over. Faust creates four tasks for each message, so that it can stop when a rebalance begins.
@@ -226,18 +247,12 @@ class _Consumer(aiokafka.Consumer):
             log.warning("offsets_begin_again", topic=tp.topic, partition=tp.partition, offset=record.offset)
             for known in (self._read_offset, self._committed_offset, self._acked, self._acked_index):
                 known.pop(tp, None)
+            # Messages that were read before must not be acknowledged any more: others have their offsets now.
+            self._last_generation += 1
+            self._restarted[tp] = self._last_generation
         message = super()._to_message(tp, record)
-        message.generation_id = self._generation_of(tp, record)
+        message.generation_id = self.generation_of(tp)
         return message
-
-    def _generation_of(self, tp: TP, record: Any) -> int:
-        """The generation in which the record was read. aiokafka's position is behind a record, unless it has been
-        sought back since."""
-        position = self.position_of(tp)
-        if position is None or record.offset >= position:
-            return UNASSIGNED
-        self._dropped = self._dropped or self.generation == UNASSIGNED
-        return self.generation
 
     def position_of(self, tp: TP) -> int | None:
         """The next offset that aiokafka fetches of a partition; None if it has none. Not `position()`, which may

@@ -220,6 +220,16 @@ async def test_events_of_a_new_generation_do_not_follow_those_of_an_old_one(unde
     assert under_test.batches == [[(0, 1)], [(0, 1)]]
 
 
+async def test_a_partition_that_a_full_lane_has_paused_resumes_in_a_new_generation(
+    under_test: _BatchesUnderTest,
+) -> None:
+    for offset in range(1, LANE_LIMIT // EVENT_BYTES + 2):
+        under_test.put(offset)
+    assert under_test.source.calls[-1][0] == "pause"
+    under_test.tested.put(_event(1, generation=2))
+    assert under_test.source.calls[-1] == ("resume", ("t", 0))
+
+
 async def _has_batches(under_test: _BatchesUnderTest, count: int) -> bool:
     return len(under_test.batches) == count
 

@@ -6,8 +6,10 @@ import asyncio
 import inspect
 import struct
 import time
+from collections import defaultdict
+from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import faust
 import pytest
@@ -16,10 +18,14 @@ from aiokafka import codec as codecs
 from aiokafka.admin import client as admin_client
 from aiokafka.codec import gzip_encode
 from aiokafka.consumer import fetcher
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import TopicPartitionState
+from aiokafka.errors import for_code
+from aiokafka.protocol.commit import OffsetFetchResponse_v3
 from aiokafka.protocol.metadata import MetadataRequest, MetadataRequest_v4
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
+from faust.tables.recovery import Recovery
 from faust.transport.consumer import Fetcher
 from faust.transport.drivers import aiokafka
 from faust.types import TP
@@ -206,6 +212,124 @@ def test_faust_still_takes_the_generation_of_kafka_for_that_of_an_assignment() -
     source = inspect.getsource(aiokafka.ConsumerRebalanceListener)
     assert "self._thread.app.consumer_generation_id = generation" in source
     assert "consumer_generation_id" not in source.partition("def on_partitions_revoked")[2].partition("def ")[0]
+
+
+class _Broker:
+    """What a consumer needs of its client. `committed` are the offsets that the broker has."""
+
+    def __init__(self, *committed: int | None) -> None:
+        partitions = {TP("t", number): offset for number, offset in enumerate(committed)}
+        self.committed = partitions
+        states = {partition: SimpleNamespace(_position=7) for partition in partitions}
+        assignment = SimpleNamespace(tps=states.keys(), state_value=states.get)
+        self._subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
+        self.sought: list[tuple[TP, int]] = []
+
+    async def seek_to_committed(self) -> dict[TP, int | None]:
+        return self.committed
+
+    def seek(self, partition: TP, offset: int) -> None:
+        self.sought.append((partition, offset))
+
+
+def _consumer(broker: _Broker) -> Any:
+    """A consumer to which partitions are assigned and which Faust has resumed."""
+    consumer = faust_patches._Consumer.__new__(faust_patches._Consumer)
+    consumer._restarted, consumer._is_revoked = {}, False
+    consumer.app = SimpleNamespace(consumer_generation_id=1)
+    for known in ("_read_offset", "_committed_offset", "_acked", "_acked_index"):
+        setattr(consumer, known, {})
+    consumer._read_offset = defaultdict(lambda: None)
+    consumer._thread = SimpleNamespace(_consumer=broker, seek_to_committed=broker.seek_to_committed)
+    return consumer
+
+
+async def test_what_was_read_before_faust_resumes_is_not_of_the_generation_that_follows() -> None:
+    """Faust clears the queues of the agents when it resumes."""
+    consumer, partition = _consumer(_Broker(5)), TP("t", 0)
+    await consumer._begin_generation()
+    before = consumer.generation_of(partition)
+    assert before != faust_patches.UNASSIGNED
+    for event in ("can_resume_flow", "suspend_flow"):
+        setattr(consumer, event, asyncio.Event())
+    consumer.resume_flow()
+    assert consumer.generation_of(partition) == faust_patches.UNASSIGNED
+    await consumer._begin_generation()
+    assert consumer.generation_of(partition) not in (before, faust_patches.UNASSIGNED)
+
+
+async def test_a_generation_does_not_begin_if_partitions_are_revoked_while_it_is_sought() -> None:
+    broker = _Broker(5)
+    consumer = _consumer(broker)
+
+    async def revoked() -> dict[TP, int | None]:
+        consumer.end_generation()
+        return broker.committed
+
+    consumer._thread.seek_to_committed = revoked
+    await consumer._begin_generation()
+    assert consumer.generation_of(TP("t", 0)) == faust_patches.UNASSIGNED
+
+
+async def test_a_partition_without_a_commit_is_read_from_its_start_although_a_commit_was_refused() -> None:
+    broker = _Broker(5, None)
+    consumer = _consumer(broker)
+    consumer._committed_offset[TP("t", 1)] = 200
+    await consumer._begin_generation()
+    assert broker.sought == [(TP("t", 1), 0)]
+    assert consumer._committed_offset == {TP("t", 0): 5}
+
+
+async def test_what_was_read_before_offsets_begin_again_is_not_acknowledged() -> None:
+    """Other messages have these offsets now."""
+    consumer, restarted, other = _consumer(_Broker(5, 5)), TP("t", 0), TP("t", 1)
+    await consumer._begin_generation()
+    before = consumer._to_message(restarted, _record(6)).generation_id
+    assert consumer._to_message(other, _record(6)).generation_id == before
+    consumer._read_offset[restarted] = 6
+    message = consumer._to_message(restarted, _record(0))
+    assert message.generation_id == consumer.generation_of(restarted) != before
+    assert consumer.generation_of(other) == before
+
+
+def _record(offset: int) -> Any:
+    return Mock(offset=offset, timestamp=0, headers=(), key=b"", value=b"", serialized_key_size=0)
+
+
+def test_faust_still_clears_queues_after_it_has_sought() -> None:
+    source = inspect.getsource(Recovery._resume_streams)
+    assert source.index("perform_seek()") < source.index("flow_control.resume()")
+
+
+async def test_faust_still_remembers_a_refused_commit() -> None:
+    source = inspect.getsource(aiokafka.Consumer._commit_offsets)
+    assert "        self._committed_offset.update(committable_offsets)" in source.partition("if did_commit:")[2]
+
+
+@pytest.mark.parametrize("code", [14, 15, 16])
+async def test_an_error_for_all_committed_offsets_is_raised(code: int) -> None:
+    """A coordinator that still loads its offsets answers so."""
+    patches.apply()
+    coordinator = _coordinator(code)
+    with pytest.raises(for_code(code)) as error_info:
+        await coordinator._do_fetch_commit_offsets([TopicPartition("t", 0)])
+    assert error_info.value.retriable
+    assert (coordinator.coordinator_id is None) == (code in (15, 16))
+
+
+async def test_aiokafka_still_takes_such_an_error_for_partitions_without_a_commit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(GroupCoordinator, "_send_req", patches._send_to_coordinator_of_aiokafka)
+    assert await _coordinator(14)._do_fetch_commit_offsets([TopicPartition("t", 0)]) == {}
+
+
+def _coordinator(code: int) -> Any:
+    coordinator = GroupCoordinator.__new__(GroupCoordinator)
+    coordinator.group_id, coordinator.coordinator_id = "group", 1
+    coordinator._coordinator_dead_fut = asyncio.get_running_loop().create_future()
+    coordinator._client = Mock(send=AsyncMock(return_value=OffsetFetchResponse_v3(0, [], code)))
+    return coordinator
 
 
 def test_faust_still_reads_in_a_thread() -> None:
