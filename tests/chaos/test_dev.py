@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -93,16 +94,28 @@ async def test_dev_starts_everything_with_simulated_visits_and_ctrl_c_ends_all_p
             return any([(await client.get("/visits", params=query)).json() for query in queries])
 
         await eventually("a simulated visit", has_visits)
-    examined = await asyncio.to_thread(
-        subprocess.run, ["bash", "-c", f". {dev.home}/environment; exec {sys.executable} -m runtime.cli doctor"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert examined.returncode == 0, examined.stdout
+    _, _, suggestions = output.partition("Try next, in another terminal:")
+    settings, visit, consume, doctor, gateway = (line.strip() for line in suggestions.strip().splitlines()[:5])
+    assert (await _in_bash(f"{settings}\n{visit}")).startswith('{"visitId"')
+    assert '"resource":"visit"' in await _in_bash(f"{settings}\n{consume.replace('--from-beginning', '--to-end')}")
+    assert "kafka" in await _in_bash(f"{settings}\n{doctor}")
+    assert gateway.startswith("echo 'entry ")  # interop/test_examples.py runs it
     assert (dev.home / "environment").stat().st_mode & 0o077 == 0
     children = dev.children()
     assert len(children) == 4
     assert dev.end(signal.SIGINT) == 0
     assert [child for child in children if child.is_running()] == []
+
+
+async def _in_bash(script: str) -> str:
+    """The output of a script that succeeds. The commands of the installation are those of this environment."""
+    visitor = f"{sys.executable} -m runtime.cli"
+    script = re.sub(r"^\S*/visitor ", f"{visitor} ", script, flags=re.MULTILINE)
+    done = await asyncio.to_thread(
+        subprocess.run, ["bash", "-e", "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return str(done.stdout)
 
 
 async def test_the_next_start_ends_the_processes_of_a_killed_dev(dev: _Dev) -> None:

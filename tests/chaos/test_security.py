@@ -241,6 +241,7 @@ async def test_every_role_works_with_exactly_its_acls(
     await eventually("a ready edge", edge.ready)
     async with httpx.AsyncClient(base_url=edge_url, timeout=30) as client:
         parker = await data.visitor_with_vehicle(client)
+        assert (await client.get(f"/visitors/{parker['visitorId']}")).status_code == 200
 
     request_id, group = str(uuid4()), {"auto.offset.reset": "earliest"}
     producer = Producer(_client(broker, authority, Role.gateway))
@@ -248,6 +249,7 @@ async def test_every_role_works_with_exactly_its_acls(
     body = f'{{"licensePlate": "{parker["licensePlate"]}", "pcCode": "{parker["pcCode"]}"}}'
     value = f'{{"path": {{"visitType": "entry"}}, "body": {body}}}'
     producer.produce(names.requests("visits"), value.encode(), headers=headers)
+    producer.produce(names.requests("visits"), b"{", headers=headers)
     assert await asyncio.to_thread(producer.flush, 20) == 0
     consumed = [
         (Role.gateway, names.results("visits"), request_id),
@@ -256,6 +258,8 @@ async def test_every_role_works_with_exactly_its_acls(
     for role, topic, expected in consumed:
         options = _client(broker, authority, role, **{"group.id": f"visitor-{role}.test"}, **group)
         assert expected in await asyncio.to_thread(_ids_up_to, options, topic, expected)
+    listed = await secured.command("dead-letters", "list", "--json", **_scram(broker, authority, Role.operator))
+    assert '"not_json"' in listed.stdout, listed.stderr
     assert "uthorization" not in (worker.log.read_text() + edge.log.read_text()).replace("ClusterAuthorization", "")
 
 

@@ -344,6 +344,25 @@ async def test_an_answer_is_found_by_its_caller_only(client: httpx.AsyncClient, 
     assert (await client.get(f"/requests/nothing/{key}")).status_code == 404
 
 
+async def test_a_key_is_revoked_within_seconds_without_a_restart(stack: Stack, tmp_path: Path) -> None:
+    secret, file = keys.new_key(), tmp_path / "keys.toml"
+    entry = '[[keys]]\nname = "{}"\nsha256 = "{}"\nscopes = ["centers:read"]\n'
+    other = entry.format("other", keys.digest(keys.new_key()))
+    file.write_text(entry.format("leaked", keys.digest(secret)) + other)
+    edge, url = stack.edge(VISITOR_HTTP_KEYS=str(file))
+    await eventually("a ready edge", edge.ready)
+    async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {secret}"}) as client:
+        assert (await client.get("/centers")).status_code == 200
+        file.write_text(other)
+
+        async def is_refused() -> bool:
+            return (await client.get("/centers")).status_code == 401
+
+        await eventually("a revoked key", is_refused, 5)
+    assert edge.terminate() == 0
+    assert '"keys_reloaded"' in edge.log.read_text()
+
+
 async def test_too_many_concurrent_calls_are_429(stack: Stack, guarded_edge: GuardedEdge) -> None:
     client, secret = guarded_edge
     authorization = {"Authorization": f"Bearer {secret}"}

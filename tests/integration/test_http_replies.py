@@ -42,6 +42,7 @@ async def test_a_call_gets_the_answer_to_itself_whatever_else_arrives_with_its_c
         call = asyncio.create_task(client.patch(path, json={"addressCity": CITY}, headers={"Idempotency-Key": CITY}))
         sent = await stack.await_record(names.requests("visitors"), lambda record: record.key == visitor_id)
         partition, correlation = int(sent.headers["reply-to"]), sent.raw_headers["correlation-id"]
+        assert len(bytes.fromhex(correlation.decode())) == 16
         stranger = RequestHeaders(
             f"stranger-{visitor_id}",
             "visits.create",
@@ -70,4 +71,5 @@ async def test_a_call_gets_the_answer_to_itself_whatever_else_arrives_with_its_c
         unanswered = not call.done()
     answer = await call
     assert (unanswered, answer.status_code, answer.content) == (True, 204, b"")
+    assert "correlation-id" not in (await stack.result("visitors.update", sent.id)).headers
     assert (await client.get(path)).json()["data"]["addressCity"] == CITY

@@ -15,6 +15,7 @@ from storage import migrate
 from storage.database import DatabaseSettings
 from storage.statistics import LockWait
 from tests.support import data
+from tests.support.outbox import waiting_changes
 from tests.support.stack import PARTITIONS, Stack, eventually
 from topics import names
 from topics.kafka import KafkaSettings
@@ -113,27 +114,10 @@ async def test_the_newest_dead_letter_is_shown_without_its_content(stack: Stack,
 
 async def test_changes_in_the_outbox_are_counted_with_the_age_of_the_oldest(stack: Stack, source: Source) -> None:
     topic = names.changes("visits", "visit")
-    async with stack.engine.connect() as conn, conn.begin() as transaction:
-        before = _database(await source.read())
-        assert before.revision == migrate.newest()
-        # Nobody publishes while this session has the publisher's lock.
-        await conn.execute(sa.text("select pg_advisory_lock(hashtextextended(:topic, 0))"), {"topic": topic})
-        try:
-            async with stack.engine.begin() as other:
-                await other.execute(
-                    sa.text(
-                        "insert into outbox (topic, key, partition_key, change_id, change_type, created_at)"
-                        " select :topic, 'test', 'test', 'test', 'visit.deleted', now() - interval '1 minute'"
-                        " from generate_series(1, 3)"
-                    ),
-                    {"topic": topic},
-                )
-            read = _database(await source.read())
-        finally:
-            async with stack.engine.begin() as other:
-                await other.execute(sa.text("delete from outbox where change_id = 'test'"))
-            await conn.execute(sa.text("select pg_advisory_unlock_all()"))
-            await transaction.rollback()
+    before = _database(await source.read())
+    assert before.revision == migrate.newest()
+    async with waiting_changes(stack, topic):
+        read = _database(await source.read())
     (waiting,) = [each for each in read.change_topics if each.topic == topic]
     assert waiting.waiting == 3
     assert 60 < (waiting.oldest_seconds or 0) < 120

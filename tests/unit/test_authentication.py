@@ -203,6 +203,8 @@ class _Issuer:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.fails = False
+        self.calls = 0
         self.keys: dict[str, dict[str, Any]] = {
             "rsa": RSAAlgorithm.to_jwk(RSA_KEY.public_key(), as_dict=True),
             "ec": ECAlgorithm.to_jwk(EC_KEY.public_key(), as_dict=True),
@@ -212,6 +214,9 @@ class _Issuer:
         )
 
     async def _discover(self, _: Request) -> JSONResponse:
+        self.calls += 1
+        if self.fails:
+            return JSONResponse({}, status_code=500)
         return JSONResponse({"issuer": self.url, "jwks_uri": f"{self.url}/keys"})
 
     async def _serve_keys(self, _: Request) -> JSONResponse:
@@ -265,6 +270,37 @@ async def test_a_token_of_the_issuer_identifies_its_subject_and_scopes(
                 assert (await client.get("/centers", headers=bearer(token))).status_code == 200
             refused = await client.get("/services", headers=bearer(token))
             assert (refused.status_code, error_codes(refused)) == (403, [(None, "forbidden")])
+
+
+async def test_until_the_issuer_answers_tokens_are_503(monkeypatch: pytest.MonkeyPatch, issuer: _Issuer) -> None:
+    issuer.fails = True
+    async with running_edge(monkeypatch, oidc_issuer=issuer.url, oidc_audience=AUDIENCE) as client:
+        refused = await client.get("/centers", headers=bearer(issuer.token()))
+        assert (refused.status_code, error_codes(refused)) == (503, [(None, "no_issuer")])
+        issuer.fails = False
+
+        async def is_accepted() -> bool:
+            return (await client.get("/centers", headers=bearer(issuer.token()))).status_code == 200
+
+        await eventually("the keys of the issuer", is_accepted)
+
+
+async def test_a_failure_of_the_issuer_leaves_the_keys_that_are_known(
+    monkeypatch: pytest.MonkeyPatch, issuer: _Issuer
+) -> None:
+    async with _edge_of(monkeypatch, issuer) as client:
+        for fails, keys in ((True, issuer.keys), (False, {}), (False, {"symmetric": {"kty": "oct", "k": "c2VjcmV0"}})):
+            issuer.fails, issuer.keys = fails, keys
+            calls = issuer.calls
+            unknown = await client.get("/centers", headers=bearer(issuer.token(key_id="new")))
+            assert unknown.status_code == 401
+
+            async def was_asked(calls: int = calls) -> bool:
+                return issuer.calls > calls + 1
+
+            await eventually("another attempt to read the keys", was_asked)
+            known = await client.get("/centers", headers=bearer(issuer.token(jti=f"{fails} {len(keys)}")))
+            assert known.status_code == 200
 
 
 async def test_scopes_can_be_a_list_in_another_claim(monkeypatch: pytest.MonkeyPatch, issuer: _Issuer) -> None:

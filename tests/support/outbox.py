@@ -1,0 +1,31 @@
+"""Changes that wait in the outbox."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import sqlalchemy as sa
+
+from tests.support.stack import Stack
+
+
+@asynccontextmanager
+async def waiting_changes(stack: Stack, topic: str) -> AsyncIterator[None]:
+    """Three changes of a topic, one minute old, that nobody publishes meanwhile."""
+    async with stack.engine.connect() as conn:
+        # This session has the publisher's lock.
+        await conn.execute(sa.text("select pg_advisory_lock(hashtextextended(:topic, 0))"), {"topic": topic})
+        try:
+            async with stack.engine.begin() as other:
+                await other.execute(
+                    sa.text(
+                        "insert into outbox (topic, key, partition_key, change_id, change_type, created_at)"
+                        " select :topic, 'test', 'test', 'test', 'visit.deleted', now() - interval '1 minute'"
+                        " from generate_series(1, 3)"
+                    ),
+                    {"topic": topic},
+                )
+            yield
+        finally:
+            async with stack.engine.begin() as other:
+                await other.execute(sa.text("delete from outbox where change_id = 'test'"))
+            await conn.execute(sa.text("select pg_advisory_unlock_all()"))
