@@ -96,7 +96,7 @@ async def test_dev_starts_everything_with_simulated_visits_and_ctrl_c_ends_all_p
         await eventually("a simulated visit", has_visits)
     _, _, suggestions = output.partition("Try next, in another terminal:")
     settings, visit, consume, doctor, gateway = (line.strip() for line in suggestions.strip().splitlines()[:5])
-    assert (await _in_bash(f"{settings}\n{visit}")).startswith('{"visitId"')
+    assert '"visitType":"entry"' in await _in_bash(f"{settings}\n{visit}")
     assert '"resource":"visit"' in await _in_bash(f"{settings}\n{consume.replace('--from-beginning', '--to-end')}")
     assert "kafka" in await _in_bash(f"{settings}\n{doctor}")
     assert gateway.startswith("echo 'entry ")  # interop/test_examples.py runs it
