@@ -31,6 +31,7 @@ async def main() -> None:
     kafka = KafkaSettings(bootstrap=os.environ["VISITOR_KAFKA_BOOTSTRAP"])
     app = faust_app.create(kafka, f"group-{topic}", 10.0, [topic], receive)
     app.transport, app.monitor = Transport(app.conf.broker_consumer, app), faust.Monitor()
+    app.consumer.generation_of = lambda _: app.consumer_generation_id  # The agent asks for it.
     await app.start()
     await finished.wait()
     sys.stdout.write(f"{count / (time.perf_counter() - started_at)}\n")
