@@ -22,7 +22,7 @@ _KNOWN_DOMAINS = 10_000
 def is_address(text: str) -> bool:
     local_part, _, domain = text.rpartition("@")
     if _PLAIN_LOCAL_PART.fullmatch(local_part) and domain.isascii() and len(text) <= _LENGTH_LIMIT:
-        # email-validator needs 50 us for an address, and most people share a few domains.
+        # email-validator needs 35 us for an address, and most people share a few domains.
         return _is_domain(domain)
     return _validate(text) is not None
 
