@@ -152,7 +152,8 @@ class _Consumer(aiokafka.Consumer):
     instead: a member that joins again at once gets the same one, and it is still the old one while partitions are
     revoked. Messages that come then could follow others that were dropped; a commit of their offsets would lose those.
 
-    Only the task that fetches seeks, right before it fetches: no record can be on its way meanwhile."""
+    Only the task that fetches records seeks, and only right before a fetch. So no record is being handed over during a
+    seek."""
 
     RebalanceListener = _RebalanceListener
     _generation = UNASSIGNED
@@ -186,7 +187,7 @@ class _Consumer(aiokafka.Consumer):
         """Read all partitions from their committed offsets. Raises KafkaError."""
         number = self.end_generation()
         await super().perform_seek()
-        if self._last_generation == number:  # Otherwise, partitions were revoked or assigned meanwhile.
+        if self._last_generation == number:  # Otherwise, partitions were revoked or assigned during the seek.
             self._generation = number
 
     def end_generation(self) -> int:
@@ -245,8 +246,8 @@ class _Consumer(aiokafka.Consumer):
         that were read. Faust drops such messages silently. Here they are delivered; the inbox recognises duplicates."""
         if record.offset < (self._read_offset[tp] or 0):
             log.warning("offsets_begin_again", topic=tp.topic, partition=tp.partition, offset=record.offset)
-            for known in (self._read_offset, self._committed_offset, self._acked, self._acked_index):
-                known.pop(tp, None)
+            for offsets in (self._read_offset, self._committed_offset, self._acked, self._acked_index):
+                offsets.pop(tp, None)
             # Messages that were read before must not be acknowledged any more: others have their offsets now.
             self._last_generation += 1
             self._restarted[tp] = self._last_generation

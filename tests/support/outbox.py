@@ -10,7 +10,7 @@ from tests.support.stack import Stack
 
 @asynccontextmanager
 async def waiting_changes(stack: Stack, topic: str) -> AsyncIterator[None]:
-    """Three changes of a topic, one minute old, that nobody publishes meanwhile."""
+    """Insert three changes of a topic, one minute old. No worker publishes them before the context ends."""
     async with stack.engine.connect() as conn:
         # This session has the publisher's lock.
         await conn.execute(sa.text("select pg_advisory_lock(hashtextextended(:topic, 0))"), {"topic": topic})

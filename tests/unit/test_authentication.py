@@ -299,8 +299,8 @@ async def test_a_failure_of_the_issuer_leaves_the_keys_that_are_known(
                 return issuer.calls > calls + 1
 
             await eventually("another attempt to read the keys", was_asked)
-            known = await client.get("/centers", headers=bearer(issuer.token(jti=f"{fails} {len(keys)}")))
-            assert known.status_code == 200
+            answer = await client.get("/centers", headers=bearer(issuer.token(jti=f"{fails} {len(keys)}")))
+            assert answer.status_code == 200
 
 
 async def test_scopes_can_be_a_list_in_another_claim(monkeypatch: pytest.MonkeyPatch, issuer: _Issuer) -> None:

@@ -237,8 +237,8 @@ def _consumer(broker: _Broker) -> Any:
     consumer = faust_patches._Consumer.__new__(faust_patches._Consumer)
     consumer._restarted, consumer._is_revoked = {}, False
     consumer.app = SimpleNamespace(consumer_generation_id=1)
-    for known in ("_read_offset", "_committed_offset", "_acked", "_acked_index"):
-        setattr(consumer, known, {})
+    for attribute in ("_read_offset", "_committed_offset", "_acked", "_acked_index"):
+        setattr(consumer, attribute, {})
     consumer._read_offset = defaultdict(lambda: None)
     consumer._thread = SimpleNamespace(_consumer=broker, seek_to_committed=broker.seek_to_committed)
     return consumer
