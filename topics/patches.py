@@ -24,6 +24,9 @@
 - **Commits that the coordinator cannot tell.** aiokafka 0.14.0 does not look at the error of a whole answer with
   committed offsets, for example while a broker that has just become the coordinator still loads them. It takes the
   partitions for such without a commit, and reads them from their start. With the patch, it asks again.
+- **Commits for topics that were deleted.** aiokafka 0.14.0 repeats such a commit until the topic exists again. Until
+  then, it commits nothing for other partitions, and then it commits an offset of the deleted topic for the new one.
+  With the patch, it asks for metadata, and leaves out partitions that do not exist.
 
 `tests/unit/test_patches.py` fails once aiokafka no longer needs them.
 """
@@ -37,8 +40,9 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-from aiokafka import ConsumerRecord, client
+from aiokafka import ConsumerRecord, TopicPartition, client
 from aiokafka.admin import client as admin_client
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import (
@@ -47,6 +51,7 @@ from aiokafka.errors import (
     KafkaError,
     NoError,
     NotCoordinatorForGroupError,
+    UnknownTopicOrPartitionError,
     for_code,
 )
 from aiokafka.protocol.commit import OffsetFetchRequest
@@ -94,6 +99,7 @@ def apply() -> None:
     client.AIOKafkaClient.bootstrap = _bootstrap
     client.AIOKafkaClient._metadata_update = _metadata_update
     GroupCoordinator._send_req = _send_to_coordinator
+    GroupCoordinator._do_commit_offsets = _commit_offsets
     # The classes in C and those in Python, which `_LenientBatch` uses.
     for module in (sys.modules[DefaultRecordBatch.__module__], default_records):
         for codec in (decompression.gzip, decompression.snappy, decompression.lz4, decompression.zstd):
@@ -216,6 +222,22 @@ async def _send_to_coordinator(self: GroupCoordinator, request: Any) -> Any:
     if error in (GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError):
         self.coordinator_dead()
     raise error(self.group_id)
+
+
+_commit_offsets_of_aiokafka = GroupCoordinator._do_commit_offsets
+
+
+async def _commit_offsets(self: GroupCoordinator, assignment: Any, offsets: Any) -> None:
+    existing = {tp: offset for tp, offset in offsets.items() if _exists(self._client.cluster, tp)}
+    try:
+        await _commit_offsets_of_aiokafka(self, assignment, existing)
+    except UnknownTopicOrPartitionError:
+        await self._client.force_metadata_update()
+        raise  # aiokafka tries again.
+
+
+def _exists(cluster: ClusterMetadata, tp: TopicPartition) -> bool:
+    return tp.partition in (cluster.partitions_for_topic(tp.topic) or ())
 
 
 _create_conn_of_aiokafka, _bootstrap_of_aiokafka = client.create_conn, client.AIOKafkaClient.bootstrap

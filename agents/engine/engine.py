@@ -49,6 +49,9 @@ PRUNE_INTERVAL = 60.0
 PRUNE_PAUSE = 0.1
 """Seconds between two deletions of expired answers, so that they leave time for requests. With `inbox.PRUNE_LIMIT`, a
 worker deletes answers several times as fast as it can write them."""
+TOPICS_SECONDS = 10.0
+"""How long a starting worker waits for missing topics if others exist. `visitor topics` creates all of them within
+seconds; after that time, a topic is missing by mistake, and the worker does what it can without it."""
 WATCH_SECONDS = 5.0
 """Seconds between two looks at the progress."""
 
@@ -165,9 +168,26 @@ class Engine:
         await self._until("migrations", self._migrated)
         await until_done("schemas", self.readiness, self._schemas.store)
         await until_done("schema registry", self.readiness, self._schemas.register)
-        await self._until("topics", self._topics_exist)
-        await self._until("retention", self._inbox_outlives_requests)
+        existing = await self._wait_for_topics()
+        requests = [topic for topic in map(names.requests, self._families) if topic in existing]
+        await self._until("retention", lambda: self._inbox_outlives_requests(requests))
         await until_done("producer", self.readiness, self._producer.start)
+
+    async def _wait_for_topics(self) -> set[str]:
+        """Wait until all topics exist, or some of them after TOPICS_SECONDS. Returns those that exist."""
+        topics = [spec.name for spec in self._catalogue.topics(self._kafka)]
+        deadline = time.monotonic() + TOPICS_SECONDS
+        missing: list[str] = []
+
+        async def enough_exist() -> str | None:
+            nonlocal missing
+            missing = await self._missing_at_start()
+            waits = missing and (len(missing) == len(topics) or time.monotonic() < deadline)
+            return _missing(missing) if waits else None
+
+        await self._until("topics", enough_exist)
+        self._report_topics(missing)
+        return set(topics) - set(missing)
 
     async def _until(self, need: str, check: Callable[[], Awaitable[str | None]]) -> None:
         """Wait until `check` finds nothing missing."""
@@ -183,16 +203,14 @@ class Engine:
     async def _migrated(self) -> str | None:
         return migrate.mismatch(await migrate.current(self._background))
 
-    async def _topics_exist(self) -> str | None:
+    async def _missing_at_start(self) -> list[str]:
         try:
-            missing = await admin.missing_topics(self._kafka, self._catalogue.topics(self._kafka))
+            return await admin.missing_topics(self._kafka, self._catalogue.topics(self._kafka))
         except KafkaError as error:
             raise DeliveryError(str(error)) from error
-        return _missing(missing) if missing else None
 
-    async def _inbox_outlives_requests(self) -> str | None:
+    async def _inbox_outlives_requests(self, topics: Sequence[str]) -> str | None:
         """A request that is delivered after its answer was deleted would be applied a second time."""
-        topics = [names.requests(family) for family in self._families]
         try:
             lifetimes = await admin.record_lifetimes(self._kafka, topics)
         except (TopicAuthorizationFailedError, ClusterAuthorizationFailedError):
@@ -292,7 +310,7 @@ class Engine:
             try:
                 with interruptions_raised():
                     waiting = await self._waiting()
-                    self._report_missing(await self._missing_topics())
+                    self._report_topics(await self._missing_topics())
             except (KafkaError, OSError, TimeoutError, Interrupted) as error:
                 self.readiness.not_ready("kafka", type(error).__name__)
                 progress.reset()
@@ -342,12 +360,19 @@ class Engine:
         async with asyncio.timeout(WATCH_SECONDS):
             return await missing_topics(observer._client, topics)
 
-    def _report_missing(self, topics: Sequence[str]) -> None:
-        if not topics:
-            self.readiness.ready("topics")
-        elif self.readiness.reasons.get("topics") != _missing(topics):
-            log.error("topics_missing", topics=topics)
-            self.readiness.not_ready("topics", _missing(topics))
+    def _report_topics(self, missing: Sequence[str]) -> None:
+        """Report the worker as not ready if topics are missing, or if it may not read them."""
+        forbidden = [topic for consumer in self._consumers for topic in consumer.forbidden_topics()]
+        if missing and self.readiness.reasons.get("topics") != _missing(missing):
+            log.error("topics_missing", topics=missing)
+        self._report("topics", _missing(missing) if missing else None)
+        self._report("read access", f"allow Read on: {', '.join(forbidden)}" if forbidden else None)
+
+    def _report(self, part: str, reason: str | None) -> None:
+        if reason is None:
+            self.readiness.ready(part)
+        else:
+            self.readiness.not_ready(part, reason)
 
     async def _observer(self) -> AIOKafkaConsumer:
         if self._observing is None:

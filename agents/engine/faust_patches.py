@@ -9,6 +9,8 @@
 | `_RebalanceListener`, `_Consumer.resume_flow` | Faust takes messages of an earlier assignment for current ones |
 | `_Consumer.seek_to_committed` | Faust continues at an offset of which the broker has refused the commit |
 | `_Consumer._wait_next_records`, `perform_seek` | Faust seeks, and does not tell when it hands records over |
+| `_Consumer._wait_next_records` | Faust crashes if the user may not read one of the topics |
+| `_Consumer._commit_offsets` | likewise; and Faust takes a refused commit for a successful one |
 | `_Consumer.wait_first` | Faust creates four tasks for each message, which takes half of its time |
 | `_Consumer.verify_all_partitions_active` | Faust reads a position that aiokafka may not have; the worker ends |
 | `_Consumer._to_message` | Faust drops all messages whose offsets begin again below those that were read |
@@ -19,13 +21,15 @@
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import faust
 import structlog
-from aiokafka.errors import KafkaError
+from aiokafka import OffsetAndMetadata, TopicPartition
+from aiokafka.errors import CommitFailedError, KafkaError, TopicAuthorizationFailedError
 from faust.transport.consumer import Fetcher
 from faust.transport.drivers import aiokafka
 from faust.types import TP
@@ -42,6 +46,9 @@ PATCHED = {"faust-streaming": "0.15.3", "mode-streaming": "0.7.1"}
 
 UNASSIGNED = 0
 """The generation of messages that are dropped."""
+
+FORBIDDEN_SECONDS = 5.0
+"""Seconds between two attempts to read a topic that the user may not read."""
 
 HANDED_OVER_AT_ONCE = 50
 """How many messages are put into the agents' queues before the agents run."""
@@ -169,6 +176,8 @@ class _Consumer(aiokafka.Consumer):
         self._restarted: dict[TP, int] = {}
         """The partitions whose offsets have begun again since the current generation began, each with a generation of
         its own."""
+        self._forbidden: dict[str, float] = {}
+        """When a broker last refused to let this user read a topic, on the monotonic clock."""
 
     async def _wait_next_records(self, timeout: float) -> Any:
         """Faust calls this when it has handed over all records of the last fetch."""
@@ -179,9 +188,35 @@ class _Consumer(aiokafka.Consumer):
             # Without an answer, the records that come are dropped, and the next call seeks again.
             with suppress(KafkaError):
                 await self._begin_generation()
-        records, partitions = await super()._wait_next_records(timeout)
+        try:
+            records, partitions = await super()._wait_next_records(timeout)
+        except TopicAuthorizationFailedError as error:
+            (topic,) = error.args
+            self._pause_forbidden(topic)
+            return {}, set()
         self.is_delivering = bool(records)
         return records, partitions
+
+    def _pause_forbidden(self, topic: str) -> None:
+        """Do not read a topic for a while. aiokafka keeps the positions of its partitions."""
+        self._note_forbidden(topic)
+        states = [self._state_of(tp) for tp in self.assignment() if tp.topic == topic]
+        for state in filter(None, states):
+            state.pause()
+            self.loop.call_later(FORBIDDEN_SECONDS, state.resume)
+
+    def _note_forbidden(self, topic: str) -> None:
+        if not self.is_forbidden(topic):
+            log.error("topic_forbidden", topic=topic, hint="this user needs an ACL that allows Read on the topic")
+        self._forbidden[topic] = time.monotonic()
+
+    def is_forbidden(self, topic: str) -> bool:
+        """True if this user may not read a topic."""
+        refused_at = self._forbidden.get(topic)
+        return refused_at is not None and time.monotonic() - refused_at < FORBIDDEN_SECONDS + 1
+
+    def forbidden_topics(self) -> list[str]:
+        return [topic for topic in sorted(self._forbidden) if self.is_forbidden(topic)]
 
     async def _begin_generation(self) -> None:
         """Read all partitions from their committed offsets. Raises KafkaError."""
@@ -258,12 +293,44 @@ class _Consumer(aiokafka.Consumer):
     def position_of(self, tp: TP) -> int | None:
         """The next offset that aiokafka fetches of a partition; None if it has none. Not `position()`, which may
         wait."""
+        state = self._state_of(tp)
+        position: int | None = state and state._position
+        return position
+
+    def _state_of(self, tp: TP) -> Any:
+        """What aiokafka knows about a partition; None if it is not assigned."""
         client = self._thread._consumer
         subscription = client and client._subscription.subscription
         if not subscription or not subscription.assignment or tp not in subscription.assignment.tps:
             return None
-        position: int | None = subscription.assignment.state_value(tp)._position
-        return position
+        return subscription.assignment.state_value(tp)
+
+    async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:
+        """Commit offsets. Those of topics that the user may not read are committed later. Returns False if the group
+        rebalances: the partitions are then read from the offsets that the broker knows."""
+        last_generation = self._last_generation
+        assignment = self.assignment()
+        offsets = {tp: offset for tp, offset in offsets.items() if tp in assignment}
+        if not offsets:
+            return False
+        client: Any = self._thread._consumer
+        forbidden: set[str] = set()
+        try:
+            await client.commit({TopicPartition(*tp): OffsetAndMetadata(offset, "") for tp, offset in offsets.items()})
+        except CommitFailedError:
+            return False
+        except TopicAuthorizationFailedError as error:
+            (forbidden,) = error.args
+        for topic in forbidden:
+            self._note_forbidden(topic)
+        if self._last_generation != last_generation:
+            return False
+        for tp, offset in offsets.items():
+            if tp.topic in forbidden:
+                self._acked[tp].append(offset - 1)
+            else:
+                self._committed_offset[tp] = offset
+        return True
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Do nothing; see `_new_offset`."""

@@ -128,8 +128,14 @@ class GroupConsumer:
         return self._batches.position(topic_partition) or next_offset
 
     def pauses(self, topic_partition: TopicPartition) -> bool:
-        """True if the partition pauses for some seconds, because a batch failed or because of a flood."""
-        return self._batches.is_delayed(topic_partition)
+        """True if the partition pauses for some seconds: because a batch failed, because of a flood, or because the
+        user may not read the topic."""
+        return self._batches.is_delayed(topic_partition) or topic_partition[0] in self.forbidden_topics()
+
+    def forbidden_topics(self) -> Sequence[str]:
+        """The topics that the user may not read."""
+        forbidden: Sequence[str] = self._app.consumer.forbidden_topics()
+        return forbidden
 
     def _receive(self, event: Event) -> None:
         self._batches.put(event)

@@ -3,11 +3,8 @@
 import asyncio
 import random
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
 
 from tests.support.load import Population, populate, visit
 from tests.support.oracle import Sent
@@ -44,7 +41,7 @@ async def test_a_worker_goes_on_after_unread_requests_were_deleted_while_it_was_
     assert await worker.ready()
 
     async def committed() -> bool:
-        return await _committed(own_stack) == await own_stack.ends(TOPIC)
+        return await own_stack.committed(TOPIC) == await own_stack.ends(TOPIC)
 
     await eventually("what was answered is committed in every partition", committed, 15)
     assert worker.terminate() == 0
@@ -64,7 +61,7 @@ async def test_requests_are_taken_in_after_a_broker_has_lost_those_before(
         await own_stack.result("visits.create", await _ask(own_stack, rng, population, 0))
 
     async def committed() -> bool:
-        return (await _committed(own_stack)).get(partition) == (await own_stack.ends(TOPIC))[partition]
+        return (await own_stack.committed(TOPIC)).get(partition) == (await own_stack.ends(TOPIC))[partition]
 
     await eventually("all is committed", committed)
     await asyncio.to_thread(kafka.delete_log, partition)
@@ -81,19 +78,3 @@ async def test_requests_are_taken_in_after_a_broker_has_lost_those_before(
 async def _ask(stack: Stack, rng: random.Random, population: Population, partition: int) -> str:
     message = visit(rng, population)
     return await stack.send(message.operation, message.parts, partition=partition)
-
-
-@asynccontextmanager
-async def _admin(stack: Stack) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=stack.servers.kafka)
-    await admin.start()
-    try:
-        yield admin
-    finally:
-        await admin.close()
-
-
-async def _committed(stack: Stack) -> dict[TopicPartition, int]:
-    async with _admin(stack) as admin:
-        offsets = await admin.list_consumer_group_offsets("visitor-worker.requests")
-    return {partition: committed.offset for partition, committed in offsets.items() if partition.topic == TOPIC}

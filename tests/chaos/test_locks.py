@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-import httpx
 import pytest
 import pytest_asyncio
 import sqlalchemy as sa
@@ -41,13 +40,6 @@ async def _session(stack: Stack, statement: str, **parameters: Any) -> AsyncIter
     async with stack.engine.begin() as conn:
         await conn.execute(sa.text(statement), parameters)
         yield
-
-
-async def _reasons(worker: Process) -> dict[str, str]:
-    """Why the worker is not ready."""
-    async with httpx.AsyncClient() as client:
-        reasons: dict[str, str] = (await client.get(worker.health_url)).json().get("reasons", {})
-        return reasons
 
 
 async def _answered(stack: Stack) -> set[str]:
@@ -87,7 +79,7 @@ async def test_only_requests_of_locked_visitors_wait_and_those_stay_in_order(
         await eventually("the answers to the visits of the other visitors", others_are_answered)
 
         async def reason_is_told() -> bool:
-            return any("wait for locks" in reason for reason in (await _reasons(worker)).values())
+            return any("wait for locks" in reason for reason in (await worker.reasons()).values())
 
         await eventually("the worker tells what it waits for", reason_is_told)
         assert await _answered(own_stack) & {*cities, *(message.request_id for message in waiting)} == set()
@@ -113,7 +105,7 @@ async def test_requests_for_a_locked_table_wait_and_all_others_are_answered(
         await send_all(own_stack, sent, rng, visits)
 
         async def reason_is_told() -> bool:
-            reasons = await _reasons(worker)
+            reasons = await worker.reasons()
             return all(
                 "wait for locks" in reasons.get(f"{names.requests('visits')}:{partition}", "") for partition in range(4)
             )

@@ -61,8 +61,7 @@ async def test_topics_that_are_created_again_are_in_use_within_seconds(own_stack
     await own_stack.delete_topics(*CHANGED)
 
     async def reported() -> bool:
-        async with httpx.AsyncClient() as client:
-            reasons = (await client.get(worker.health_url)).json().get("reasons", {})
+        reasons = await worker.reasons()
         return all(topic in reasons.get("topics", "") for topic in CHANGED)
 
     await eventually("the worker reports that the topics are missing", reported, SECONDS)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from aiokafka import TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
@@ -27,7 +28,9 @@ AUTHORIZER = {
 MISSING = names.changes("visitors", "visitor")
 FORBIDDEN = names.changes("centers", "center")
 FORBIDDEN_RESULTS = names.results("points")
+REQUESTS = names.requests("centers")
 HEALTHY = names.changes("optins", "legalText")
+FIRST = TopicPartition(REQUESTS, 0)
 SECONDS = 4
 """In which a change of a healthy topic is published, and a result of a healthy family."""
 
@@ -44,8 +47,8 @@ def _acl(topic: str, operation: AclOperation, permission: AclPermissionType) -> 
     )
 
 
-def _forbid_writing(stack: Stack, *topics: str) -> None:
-    denied = [_acl(topic, AclOperation.WRITE, AclPermissionType.DENY) for topic in topics]
+def _forbid(stack: Stack, operation: AclOperation, *topics: str) -> None:
+    denied = [_acl(topic, operation, AclPermissionType.DENY) for topic in topics]
     allowed = [_acl(topic, AclOperation.ALL, AclPermissionType.ALLOW) for topic in topics]
     client = AdminClient({"bootstrap.servers": stack.servers.kafka})
     for created in client.create_acls(denied + allowed).values():
@@ -83,7 +86,7 @@ async def test_topics_that_are_missing_or_forbidden_delay_no_others_and_are_name
     worker = own_stack.worker()
     await eventually("a ready worker", worker.ready)
     await own_stack.delete_topics(MISSING)
-    _forbid_writing(own_stack, FORBIDDEN, FORBIDDEN_RESULTS)
+    _forbid(own_stack, AclOperation.WRITE, FORBIDDEN, FORBIDDEN_RESULTS)
     center = data.center()
     await own_stack.result("centers.create", await own_stack.send("centers.create", {"body": center}, partition=0))
     visitor = {"body": data.visitor(center["pcCode"])}
@@ -107,5 +110,52 @@ async def test_topics_that_are_missing_or_forbidden_delay_no_others_and_are_name
     await own_stack.result("challenges.create", challenge)
     for topic in (MISSING, FORBIDDEN):
         await own_stack.await_record(topic, lambda record: record.value is not None)
+    await eventually("a ready worker", worker.ready)
+    assert worker.terminate() == 0
+
+
+async def _create_center(stack: Stack) -> str:
+    return await stack.send("centers.create", {"body": data.center()}, partition=0)
+
+
+async def test_requests_that_may_not_be_read_any_more_stop_no_others(own_stack: Stack) -> None:
+    """Neither does the offset of the last one, which may not be committed. It is committed later."""
+    worker = own_stack.worker()
+    await eventually("a ready worker", worker.ready)
+    request_id = await _create_center(own_stack)
+    _forbid(own_stack, AclOperation.READ, REQUESTS)
+    await own_stack.result("centers.create", request_id)
+
+    async def is_named() -> bool:
+        return (await worker.reasons()).get("read access") == f"allow Read on: {REQUESTS}"
+
+    await eventually("a worker that names the topic", is_named)
+    assert await _seconds_to_publish(own_stack, 10) < SECONDS
+    _allow_everything(own_stack)
+
+    async def is_committed() -> bool:
+        return (await own_stack.committed(REQUESTS)).get(FIRST) == (await own_stack.ends(REQUESTS))[FIRST]
+
+    await eventually("the offset is committed", is_committed)
+    await own_stack.result("centers.create", await _create_center(own_stack))
+    await eventually("a ready worker", worker.ready)
+    assert worker.terminate() == 0
+
+
+async def test_a_worker_starts_without_requests_that_it_may_not_see_or_read(own_stack: Stack) -> None:
+    unread = names.requests("articles")
+    _forbid(own_stack, AclOperation.DESCRIBE, REQUESTS)
+    _forbid(own_stack, AclOperation.READ, unread)
+    worker = own_stack.worker()
+
+    async def are_named() -> bool:
+        reasons = await worker.reasons()
+        missing, forbidden = reasons.get("topics"), reasons.get("read access")
+        return missing == f"run `visitor topics`; missing: {REQUESTS}" and forbidden == f"allow Read on: {unread}"
+
+    await eventually("a worker that names both topics", are_named)
+    assert await _seconds_to_publish(own_stack, 11) < SECONDS
+    _allow_everything(own_stack)
+    await own_stack.result("centers.create", await _create_center(own_stack))
     await eventually("a ready worker", worker.ready)
     assert worker.terminate() == 0

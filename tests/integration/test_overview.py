@@ -83,14 +83,15 @@ async def test_waiting_requests_have_an_age_and_the_session_that_blocks_them_is_
 
         async def has_age() -> list[PartitionLag]:
             lags = _kafka(await source.read()).groups[0].partitions
-            return [lag for lag in lags if lag.topic == names.requests("visits") and (lag.seconds or 0) > 1]
+            # Requests of earlier tests may wait for the commit of their offsets, which takes up to a second.
+            waiting = [lag for lag in lags if lag.topic == names.requests("visits") and lag.messages]
+            return waiting if [lag.messages for lag in waiting] == [1] and (waiting[0].seconds or 0) > 1 else []
 
         async def has_wait() -> LockWait | None:
             waits = _database(await source.read()).lock_waits
             return next((wait for wait in waits if wait.blocked_by == blocker), None)
 
-        (lag,) = await eventually("a request that waits", has_age)
-        assert lag.messages == 1
+        await eventually("one request that waits, with its age", has_age)
         wait = await eventually("a session that waits", has_wait)
         assert wait.state == "idle in transaction"
 

@@ -79,12 +79,23 @@ class Process:
 
     async def ready(self) -> bool:
         """True if the health check answers 200. Fails if the process has ended."""
+        health = await self._health()
+        return health is not None and health.status_code == 200
+
+    async def reasons(self) -> dict[str, str]:
+        """Why the process is not ready, by part. Empty if it is ready or does not answer yet. Fails if it has
+        ended."""
+        health = await self._health()
+        reasons: dict[str, str] = {} if health is None else health.json().get("reasons", {})
+        return reasons
+
+    async def _health(self) -> httpx.Response | None:
         assert self.child.poll() is None, f"{self.name} ended:\n{self.log.read_text()[-3000:]}"
         try:
             async with httpx.AsyncClient() as client:
-                return (await client.get(self.health_url, timeout=5)).status_code == 200
+                return await client.get(self.health_url, timeout=5)
         except httpx.HTTPError:
-            return False
+            return None
 
 
 @dataclass
@@ -314,6 +325,12 @@ class Stack:
         async with _consumer_of(self.kafka, partitions) as consumer:
             end_offsets: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
             return end_offsets
+
+    async def committed(self, topic: str) -> dict[TopicPartition, int]:
+        """The offset that the workers have committed, of each partition that has one."""
+        async with self._admin() as admin_client:
+            offsets = await admin_client.list_consumer_group_offsets("visitor-worker.requests")
+        return {partition: committed.offset for partition, committed in offsets.items() if partition.topic == topic}
 
     async def delete_records(self, topic: str) -> None:
         """Delete all records of a topic."""

@@ -7,21 +7,27 @@ import inspect
 import struct
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock, Mock
 
 import faust
 import pytest
-from aiokafka import TopicPartition, client
+from aiokafka import OffsetAndMetadata, TopicPartition, client
 from aiokafka import codec as codecs
 from aiokafka.admin import client as admin_client
 from aiokafka.codec import gzip_encode
 from aiokafka.consumer import fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import TopicPartitionState
-from aiokafka.errors import for_code
-from aiokafka.protocol.commit import OffsetFetchResponse_v3
+from aiokafka.errors import (
+    CommitFailedError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+from aiokafka.protocol.commit import OffsetCommitResponse_v2, OffsetFetchResponse_v3
 from aiokafka.protocol.metadata import MetadataRequest, MetadataRequest_v4
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
@@ -217,9 +223,10 @@ def test_faust_still_takes_the_generation_of_kafka_for_that_of_an_assignment() -
 class _Broker:
     """What a consumer needs of its client. `committed` are the offsets that the broker has."""
 
-    def __init__(self, *committed: int | None) -> None:
-        partitions = {TP("t", number): offset for number, offset in enumerate(committed)}
+    def __init__(self, *committed: int | None, topics: Iterable[str] = ("t",)) -> None:
+        partitions = {TP(topic, number): offset for topic in topics for number, offset in enumerate(committed)}
         self.committed = partitions
+        self.commit: Any = AsyncMock()
         states = {partition: SimpleNamespace(_position=7) for partition in partitions}
         assignment = SimpleNamespace(tps=states.keys(), state_value=states.get)
         self._subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
@@ -235,12 +242,14 @@ class _Broker:
 def _consumer(broker: _Broker) -> Any:
     """A consumer to which partitions are assigned and which Faust has resumed."""
     consumer = faust_patches._Consumer.__new__(faust_patches._Consumer)
-    consumer._restarted, consumer._is_revoked = {}, False
+    consumer._restarted, consumer._forbidden, consumer._is_revoked = {}, {}, False
     consumer.app = SimpleNamespace(consumer_generation_id=1)
-    for attribute in ("_read_offset", "_committed_offset", "_acked", "_acked_index"):
-        setattr(consumer, attribute, {})
+    consumer._committed_offset = {}
     consumer._read_offset = defaultdict(lambda: None)
-    consumer._thread = SimpleNamespace(_consumer=broker, seek_to_committed=broker.seek_to_committed)
+    consumer._acked, consumer._acked_index = defaultdict(list), defaultdict(set)
+    consumer._thread = SimpleNamespace(
+        _consumer=broker, seek_to_committed=broker.seek_to_committed, assignment=broker.committed.keys
+    )
     return consumer
 
 
@@ -301,7 +310,37 @@ def test_faust_still_clears_queues_after_it_has_sought() -> None:
     assert source.index("perform_seek()") < source.index("flow_control.resume()")
 
 
-async def test_faust_still_remembers_a_refused_commit() -> None:
+async def test_the_offset_of_a_topic_that_may_not_be_read_is_committed_later() -> None:
+    broker = _Broker(5, 5, topics=("t", "forbidden"))
+    consumer = _consumer(broker)
+    await consumer._begin_generation()
+    allowed, forbidden = TP("t", 0), TP("forbidden", 0)
+    broker.commit.side_effect = TopicAuthorizationFailedError({"forbidden"})
+    assert await consumer._commit_offsets({allowed: 8, forbidden: 9})
+    assert consumer._committed_offset == {allowed: 8, TP("t", 1): 5, forbidden: 5, TP("forbidden", 1): 5}
+    assert consumer.forbidden_topics() == ["forbidden"]
+    assert consumer._new_offset(forbidden) == 9
+    assert consumer._new_offset(allowed) is None
+
+
+@pytest.mark.parametrize("refused", [True, False])
+async def test_an_offset_that_is_committed_during_a_rebalance_is_not_remembered(refused: bool) -> None:
+    broker = _Broker(5)
+    consumer = _consumer(broker)
+    await consumer._begin_generation()
+
+    async def commit(_: object) -> None:
+        consumer.end_generation()
+        if refused:
+            raise CommitFailedError
+
+    broker.commit = commit
+    assert not await consumer._commit_offsets({TP("t", 0): 8})
+    assert consumer._committed_offset == {TP("t", 0): 5}
+
+
+async def test_faust_still_remembers_a_refused_commit_and_ends_if_a_topic_is_forbidden() -> None:
+    assert "except Exception as exc" in inspect.getsource(aiokafka.AIOKafkaConsumerThread._commit)
     source = inspect.getsource(aiokafka.Consumer._commit_offsets)
     assert "        self._committed_offset.update(committable_offsets)" in source.partition("if did_commit:")[2]
 
@@ -325,11 +364,54 @@ async def test_aiokafka_still_takes_such_an_error_for_partitions_without_a_commi
 
 
 def _coordinator(code: int) -> Any:
+    return _coordinator_of(Mock(send=AsyncMock(return_value=OffsetFetchResponse_v3(0, [], code))))
+
+
+def _coordinator_of(kafka_client: Any) -> Any:
     coordinator = GroupCoordinator.__new__(GroupCoordinator)
     coordinator.group_id, coordinator.coordinator_id = "group", 1
-    coordinator._coordinator_dead_fut = asyncio.get_running_loop().create_future()
-    coordinator._client = Mock(send=AsyncMock(return_value=OffsetFetchResponse_v3(0, [], code)))
+    coordinator.generation, coordinator.member_id, coordinator._retry_backoff_ms = 1, "member", 1
+    coordinator._commit_lock = asyncio.Lock()
+    coordinator._closing, coordinator._coordinator_dead_fut = asyncio.Future(), asyncio.Future()
+    coordinator._client = kafka_client
     return coordinator
+
+
+class _ClientWhoseTopicWasDeleted:
+    """Its metadata still have the topic, which the broker does not know any more."""
+
+    def __init__(self) -> None:
+        self.cluster = Mock(partitions_for_topic={"kept": {0}, "deleted": {0}}.get)
+        self.commits: list[dict[str, int]] = []
+
+    async def send(self, _: int, request: Any, **__: Any) -> OffsetCommitResponse_v2:
+        offsets = {topic: partitions[0][1] for topic, partitions in request.prepare({8: (2, 2)}).topics}
+        self.commits.append(offsets)
+        unknown = UnknownTopicOrPartitionError.errno
+        return OffsetCommitResponse_v2([(topic, [(0, unknown * (topic == "deleted"))]) for topic in offsets])
+
+    async def force_metadata_update(self) -> None:
+        self.cluster.partitions_for_topic = {"kept": {0}}.get
+
+
+async def test_an_offset_of_a_topic_that_was_deleted_is_not_committed_for_ever() -> None:
+    patches.apply()
+    kafka_client = _ClientWhoseTopicWasDeleted()
+    offsets = {TopicPartition(topic, 0): OffsetAndMetadata(8, "") for topic in ("kept", "deleted")}
+    async with asyncio.timeout(5):
+        await _coordinator_of(kafka_client).commit_offsets(None, offsets)
+    assert kafka_client.commits == [{"kept": 8, "deleted": 8}, {"kept": 8}]
+
+
+async def test_aiokafka_still_repeats_the_commit_for_a_topic_that_was_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GroupCoordinator, "_do_commit_offsets", patches._commit_offsets_of_aiokafka)
+    kafka_client = _ClientWhoseTopicWasDeleted()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await _coordinator_of(kafka_client).commit_offsets(
+                None, {TopicPartition("deleted", 0): OffsetAndMetadata(8, "")}
+            )
+    assert len(kafka_client.commits) > 1
 
 
 def test_faust_still_reads_in_a_thread() -> None:
