@@ -1,13 +1,16 @@
-"""Messages of one sender that the worker cannot read, in any number, do not harm the others."""
+"""Messages of one sender that the worker cannot read, in any number, do not harm the others. Nor do reads of one
+caller."""
 
 import asyncio
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest_asyncio
 
+from edge import keys
 from tests.support import bombs, data, metrics
 from tests.support.memory import MemoryPeak
 from tests.support.stack import PARTITIONS, Process, Stack, eventually
@@ -19,6 +22,11 @@ BOMBS = {"zstd": 950, "gzip": 400, "lz4": 400, "snappy": 100}
 """The decompressed size of a batch in mebibytes, by codec."""
 CROWD = 1_500_000
 """The number of records in one batch of a megabyte."""
+PAGE = 500
+"""Visitors with their details in one answer: the largest page."""
+CALLS = 300
+RATE = 25
+"""Calls per second of the caller that sends too many. Of CALLS at once, those of ten seconds are admitted."""
 MEMORY_LIMIT = 256 * 2**20
 
 
@@ -125,3 +133,72 @@ async def test_a_batch_of_more_records_than_fit_into_memory_is_read_in_parts(own
     assert memory.peak < MEMORY_LIMIT
     # The next worker need not read the rest.
     await own_stack.delete_records(TOPIC)
+
+
+async def test_large_reads_of_one_caller_do_not_delay_those_of_others(
+    own_stack: Stack, worker: Process, tmp_path: Path
+) -> None:
+    """Each answer has details of 500 visitors."""
+    await _create_visitors(own_stack)
+    greedy, modest, file = keys.new_key(), keys.new_key(), tmp_path / "keys.toml"
+    scopes = 'scopes = ["visitors:read", "parking:read", "centers:read"]\n'
+    file.write_text(
+        f'[[keys]]\nname = "greedy"\nsha256 = "{keys.digest(greedy)}"\nrate = {RATE}\n{scopes}'
+        f'[[keys]]\nname = "modest"\nsha256 = "{keys.digest(modest)}"\n{scopes}'
+    )
+    edge, url = own_stack.edge(VISITOR_HTTP_KEYS=str(file))
+    await eventually("a ready edge", edge.ready)
+    memory = MemoryPeak(worker.child.pid, edge.child.pid)
+    async with memory.watched(), _client(url, greedy) as flooding, _client(url, modest) as client:
+        calls = [asyncio.create_task(flooding.get("/visitors/details", params={"limit": PAGE})) for _ in range(CALLS)]
+        await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        others = [(await client.get(path)).status_code for path in 5 * ["/centers", "/visitors"]]
+        answers = await asyncio.gather(*calls)
+    assert others == [200] * len(others)
+    assert memory.peak < MEMORY_LIMIT
+
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert {answer.status_code for answer in answers} <= {200, 429}
+    assert len([answer for answer in answers if answer.status_code == 200]) >= 32
+    too_many = [answer for answer in refused if answer.json()["errors"][0]["code"] == "rate_exceeded"]
+    assert len(too_many) == CALLS - 10 * RATE
+    assert all(1 <= int(answer.headers["Retry-After"]) <= 10 for answer in too_many)
+    assert {answer.headers["RateLimit-Policy"] for answer in answers} == {f'"caller";q={10 * RATE};w=10'}
+    edge.kill()
+
+
+def _client(url: str, key: str) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=None)
+    return httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60, limits=limits)
+
+
+async def _create_visitors(stack: Stack) -> None:
+    center = data.center()
+    await stack.result("centers.create", await stack.send("centers.create", {"body": center}))
+    sent = [await stack.send("visitors.create", {"body": data.visitor(center["pcCode"])}) for _ in range(PAGE)]
+    await asyncio.gather(*(stack.result("visitors.create", request_id) for request_id in sent))
+
+
+async def test_a_restart_in_a_flood_of_unreadable_reads_harms_no_others(own_stack: Stack, worker: Process) -> None:
+    """A worker that starts in the middle of the flood goes on with it, and answers the reads of other partitions."""
+    await _flood(own_stack, names.QUERIES, FLOOD)
+
+    async def paused() -> bool:
+        return any(flood["topic"] == names.QUERIES for flood in _events(worker, "flood"))
+
+    await eventually("a pause of the partition", paused)
+    worker.kill()
+    worker = own_stack.worker()
+    await eventually("a ready worker", worker.ready)
+    await _list_centers(own_stack, partition=1)
+    await _list_centers(own_stack, partition=0)
+    letters = [letter.headers for letter in await own_stack.read(names.DEAD_LETTERS)]
+    offsets = {letter["error-offset"] for letter in letters if letter["error-topic"] == names.QUERIES}
+    assert len(offsets) == FLOOD
+    assert worker.terminate() == 0
+
+
+async def _list_centers(stack: Stack, partition: int) -> None:
+    """Over Kafka."""
+    request_id = await stack.send("centers.list", {}, partition=partition)
+    assert (await stack.result("centers.list", request_id)).value["status"] == 200

@@ -7,7 +7,6 @@ from agents.catalogue import CATALOGUE
 from tests.support import data
 from tests.support.stack import PARTITIONS, Process, Stack, eventually
 from topics import admin, names
-from topics.envelope import JSON, RequestHeaders
 
 REQUESTS = names.requests("centers")
 CHANGED = (REQUESTS, names.QUERIES, names.REPLIES)
@@ -29,9 +28,7 @@ async def _create_center(stack: Stack, partition: int) -> None:
 
 async def _list_centers(stack: Stack, partition: int) -> None:
     """Over Kafka."""
-    request_id = data.new_code()
-    headers = RequestHeaders(request_id, "centers.list", "test/topics", JSON)
-    await stack.raw(names.QUERIES, b"{}", headers.encode(), partition=partition)
+    request_id = await stack.send("centers.list", {}, partition=partition)
     assert (await stack.result("centers.list", request_id, SECONDS)).value["status"] == 200
 
 
