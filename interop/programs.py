@@ -20,6 +20,7 @@ TOOLS = {
     "npm": "npm 10 or newer (npm)",
     "go": "Go 1.26 or newer (go)",
     "pgbouncer": "PgBouncer (pgbouncer)",
+    "pg_ctlcluster": "PostgreSQL (Debian's package postgresql)",
     "prometheus": "Prometheus (prometheus; Debian: apt-get install prometheus)",
     "promtool": "promtool (promtool; it comes with Prometheus)",
     "kubectl": "kubectl (kubectl; Debian's package is kubernetes-client)",

@@ -1,6 +1,8 @@
-"""What is wrong with the certificate of a server, in one line. Pure: it looks at exceptions only."""
+"""What is wrong with a certificate, that of a server or our own, in one line that names the setting."""
 
 import ssl
+from pathlib import Path
+from typing import NamedTuple
 
 _EXPIRED = 10
 _NOT_YET_VALID = 9
@@ -18,3 +20,48 @@ def describe(error: ssl.SSLCertVerificationError, *, server: str, address_settin
     if error.verify_code in _NAME_DIFFERS:
         return f"{address_setting}: the certificate of {server} is for another host name"
     return f"{ca_setting}: it has no CA that signed the certificate of {server} ({error.verify_message})"
+
+
+class WrongTlsFile(ValueError):
+    """A file with certificates or a key cannot be used. The message names the setting and the file."""
+
+
+class ClientSettings(NamedTuple):
+    """The settings of the client's certificate, its key and the key's password."""
+
+    certificate: str
+    key: str
+    password: str
+
+
+def require_readable(setting: str, file: str) -> None:
+    """Raises WrongTlsFile if a file cannot be read."""
+    try:
+        Path(file).read_bytes()
+    except OSError as error:
+        raise WrongTlsFile(f"{setting}: {file} cannot be read: {error.strerror}") from error
+
+
+def load_own(
+    context: ssl.SSLContext, certfile: str, keyfile: str | None, password: str | None, settings: ClientSettings
+) -> None:
+    """Let the client show a certificate. `certfile` also has the key if there is no `keyfile`. Raises WrongTlsFile."""
+    try:
+        # Without a password, OpenSSL would ask for it on the terminal.
+        context.load_cert_chain(certfile, keyfile, password or "")
+    except ssl.SSLError as error:
+        raise WrongTlsFile(_key_fault(error, keyfile or certfile, settings)) from error
+
+
+def _key_fault(error: ssl.SSLError, keyfile: str, settings: ClientSettings) -> str:
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return f"{settings.key}: {keyfile} is not the key of the certificate in {settings.certificate}"
+    if b"ENCRYPTED" in Path(keyfile).read_bytes():
+        return f"{settings.password}: it does not decrypt {keyfile}"
+    return f"{settings.certificate}, {settings.key}: no certificate with a key in PEM ({error.reason})"
+
+
+def is_refused(error: ssl.SSLError) -> bool:
+    """True if the server does not accept the client's certificate."""
+    reason = error.reason or str(error)
+    return "ALERT" in reason and "PROTOCOL_VERSION" not in reason

@@ -55,6 +55,6 @@ def explained(error: BaseException, broker: str, security_protocol: str) -> Exce
 
 def _explain_tls(error: ssl.SSLError, broker: str) -> str:
     reason = error.reason or str(error)
-    if "ALERT" in reason and "PROTOCOL_VERSION" not in reason:
+    if certificates.is_refused(error):
         return f"{_CERTIFICATE}: the broker {broker} does not accept the client's certificate ({reason})"
     return f"{_PROTOCOL}: TLS with the broker {broker} fails ({reason})"

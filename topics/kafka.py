@@ -5,7 +5,6 @@ import ssl
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence, Set
 from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import structlog
@@ -23,6 +22,8 @@ from aiokafka.helpers import create_ssl_context
 from aiokafka.partitioner import murmur2
 from pydantic import BaseModel, Field, SecretStr
 
+from schemas import certificates
+from schemas.certificates import ClientSettings, WrongTlsFile
 from topics.envelope import Headers
 from topics.supervision import Interrupted, interruptions_raised
 
@@ -48,8 +49,9 @@ def _milliseconds(seconds: float) -> int:
     return int(seconds * 1000)
 
 
-class WrongTlsFile(ValueError):
-    """The message names the setting."""
+_CLIENT_CERTIFICATE = ClientSettings(
+    "VISITOR_KAFKA_SSL_CERTFILE", "VISITOR_KAFKA_SSL_KEYFILE", "VISITOR_KAFKA_SSL_KEY_PASSWORD"
+)
 
 
 class KafkaSettings(BaseModel):
@@ -84,22 +86,16 @@ class KafkaSettings(BaseModel):
         if "SSL" not in self.security_protocol.split("_"):
             return None
         for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
-            _require_readable(f"VISITOR_KAFKA_{name.upper()}", getattr(self, name))
+            if file := getattr(self, name):
+                certificates.require_readable(f"VISITOR_KAFKA_{name.upper()}", file)
         try:
             context: ssl.SSLContext = create_ssl_context(cafile=self.ssl_cafile)
         except ssl.SSLError as error:
             raise WrongTlsFile(f"VISITOR_KAFKA_SSL_CAFILE: {self.ssl_cafile} has no PEM certificates") from error
         if self.ssl_certfile:
-            self._load_client_certificate(context)
+            password = self.ssl_key_password.get_secret_value() if self.ssl_key_password else None
+            certificates.load_own(context, self.ssl_certfile, self.ssl_keyfile, password, _CLIENT_CERTIFICATE)
         return context
-
-    def _load_client_certificate(self, context: ssl.SSLContext) -> None:
-        # Without a password, OpenSSL would ask for it on the terminal.
-        password = self.ssl_key_password.get_secret_value() if self.ssl_key_password else ""
-        try:
-            context.load_cert_chain(self.ssl_certfile or "", self.ssl_keyfile, password)
-        except ssl.SSLError as error:
-            raise WrongTlsFile(_key_fault(error, self.ssl_keyfile or self.ssl_certfile or "")) from error
 
     def client(self) -> dict[str, Any]:
         """The arguments that every aiokafka client takes."""
@@ -116,23 +112,6 @@ class KafkaSettings(BaseModel):
                 "sasl_plain_password": self.sasl_password.get_secret_value() if self.sasl_password else None,
             }
         return arguments
-
-
-def _require_readable(setting: str, file: str | None) -> None:
-    if file is None:
-        return
-    try:
-        Path(file).read_bytes()
-    except OSError as error:
-        raise WrongTlsFile(f"{setting}: {file} cannot be read: {error.strerror}") from error
-
-
-def _key_fault(error: ssl.SSLError, keyfile: str) -> str:
-    if error.reason == "KEY_VALUES_MISMATCH":
-        return f"VISITOR_KAFKA_SSL_KEYFILE: {keyfile} is not the key of the certificate in VISITOR_KAFKA_SSL_CERTFILE"
-    if b"ENCRYPTED" in Path(keyfile).read_bytes():
-        return f"VISITOR_KAFKA_SSL_KEY_PASSWORD: it does not decrypt {keyfile}"
-    return f"VISITOR_KAFKA_SSL_CERTFILE, VISITOR_KAFKA_SSL_KEYFILE: no certificate with a key in PEM ({error.reason})"
 
 
 class Outgoing(NamedTuple):

@@ -47,5 +47,6 @@ class Certificate:
         certificate = cls(path)
         certificate.cert.write_bytes(chain)
         certificate.key.write_bytes(key)
+        certificate.key.chmod(0o600)  # libpq refuses others.
         certificate.both.write_bytes(key + chain)
         return certificate
