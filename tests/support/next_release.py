@@ -7,10 +7,13 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from agents.catalogue import FAMILIES, INTERNAL
@@ -73,12 +76,22 @@ def wire() -> Wire:
         avro.request_schema = _request_schema
 
 
-async def upgrade(engine: AsyncEngine, revision: str) -> None:
-    """Migrate a database to a revision of `tests/support/next_migrations`, as the next releases do."""
+def _config() -> Config:
     config = migrate._config()
     folders = (Path(migrate.__file__).parent / "migrations" / "versions", Path(__file__).parent / "next_migrations")
     config.set_main_option("path_separator", "os")
     config.set_main_option("version_locations", os.pathsep.join(map(str, folders)))
+    return config
+
+
+def migration(revision: str) -> ModuleType:
+    """The module of a revision of `tests/support/next_migrations`."""
+    return ScriptDirectory.from_config(_config()).get_revision(revision).module
+
+
+async def upgrade(engine: AsyncEngine, revision: str) -> None:
+    """Migrate a database to a revision of `tests/support/next_migrations`, as the next releases do."""
+    config = _config()
 
     def run(connection: sa.Connection) -> None:
         config.attributes["connection"] = connection
