@@ -8,12 +8,21 @@ from typing import NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from schemas.faults import Unavailable
 from topics import json, names
 from topics.envelope import CORRELATION, MORE, REVISION, ReplyTo, RequestHeaders
-from topics.kafka import DeliveryError, KafkaSettings, Outgoing, Producer, close_consumer, ended_tasks, tail
+from topics.kafka import (
+    DeliveryError,
+    KafkaSettings,
+    Outgoing,
+    Producer,
+    close_consumer,
+    describe,
+    ended_tasks,
+    tail,
+)
 from topics.supervision import Failed, Interrupted, Supervisor, interruptions_raised, run_together
 
 log = structlog.get_logger(__name__)
@@ -97,7 +106,7 @@ class ReplyRouter:
                 async with asyncio.timeout(SEND_SECONDS):
                     await self._producer.send([message])
         except (DeliveryError, TimeoutError, Interrupted) as error:
-            log.warning("request_not_sent", error=type(error).__name__)
+            log.warning("request_not_sent", error=describe(error))
             raise Unavailable(
                 "kafka_unavailable",
                 "The request may not have been sent. Repeat the call, a write with the same Idempotency-Key.",
@@ -110,7 +119,7 @@ class ReplyRouter:
                     await self._connect_and_read()
             except Exception as error:
                 # Retry after every kind of error: without replies the edge cannot answer calls.
-                log.warning("replies_unreachable", error=f"{type(error).__name__}: {error}"[:200])
+                log.warning("replies_unreachable", error=_reason(error))
             finally:
                 self._listening.clear()
             await asyncio.sleep(RETRY_SECONDS)
@@ -166,6 +175,12 @@ class ReplyRouter:
             log.warning("reply_ignored", reason="it does not answer the call that has its correlation id")
             return
         call.reply.set_result(reply)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error.__cause__ or error, TopicAuthorizationFailedError):
+        return f"topic {names.REPLIES}: this user needs an ACL that allows Describe and Read on it"
+    return f"{type(error).__name__}: {error}"[:200]
 
 
 def _correlation_ids() -> Iterator[bytes]:

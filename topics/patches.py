@@ -15,10 +15,10 @@
 - **Batches that expand without a limit.** aiokafka 0.14.0 decompresses a batch as a whole, whatever it expands to. With
   the patch, a batch that exceeds `topics.decompression.LIMIT` is skipped, and one record with an `UnreadBatch` as its
   value is delivered at its last offset.
-- **Looking for a broker without a pause.** Several loops of aiokafka 0.14.0 ask for metadata until a broker answers. If
-  all connections fail at once, because brokers are down or the process has no file descriptors, they ask thousands of
-  times per second, and log each time. With the patch, a request for metadata that no broker answers ends after
-  `retry_backoff_ms`.
+- **Asking for metadata without a pause.** Several loops of aiokafka 0.14.0 ask for metadata until a broker answers and
+  each partition has a leader. If brokers are down, the process has no file descriptors, or a topic was deleted or may
+  not be described, they ask thousands of times per second, and log each time. With the patch, a request for metadata
+  without such an answer ends after `retry_backoff_ms`.
 - **Reasons of failed connections.** aiokafka 0.14.0 logs why it cannot connect, and raises "Unable to bootstrap". With
   the patch, it raises the reason and the setting to correct, and does not log the reason as well.
 - **Commits that the coordinator cannot tell.** aiokafka 0.14.0 does not look at the error of a whole answer with
@@ -206,10 +206,16 @@ _metadata_update_of_aiokafka = client.AIOKafkaClient._metadata_update
 
 
 async def _metadata_update(self: client.AIOKafkaClient, cluster_metadata: Any, topics: Any) -> bool:
-    if await _metadata_update_of_aiokafka(self, cluster_metadata, topics):
-        return True
-    await asyncio.sleep(self._retry_backoff)
-    return False
+    updated: bool = await _metadata_update_of_aiokafka(self, cluster_metadata, topics)
+    if not updated or not all(_is_available(cluster_metadata, topic) for topic in topics):
+        await asyncio.sleep(self._retry_backoff)
+    return updated
+
+
+def _is_available(cluster: ClusterMetadata, topic: str) -> bool:
+    """True if the topic is known, and all its partitions have leaders."""
+    partitions = cluster.partitions_for_topic(topic)
+    return partitions is not None and partitions == cluster.available_partitions_for_topic(topic)
 
 
 _send_to_coordinator_of_aiokafka = GroupCoordinator._send_req

@@ -1,9 +1,11 @@
 """Topics that are missing or forbidden: only what belongs to them waits, and the log names them."""
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from aiokafka import TopicPartition
 from confluent_kafka.admin import (
@@ -122,9 +124,8 @@ async def test_requests_that_may_not_be_read_any_more_stop_no_others(own_stack: 
     """Neither does the offset of the last one, which may not be committed. It is committed later."""
     worker = own_stack.worker()
     await eventually("a ready worker", worker.ready)
-    request_id = await _create_center(own_stack)
+    await own_stack.result("centers.create", await _create_center(own_stack))
     _forbid(own_stack, AclOperation.READ, REQUESTS)
-    await own_stack.result("centers.create", request_id)
 
     async def is_named() -> bool:
         return (await worker.reasons()).get("read access") == f"allow Read on: {REQUESTS}"
@@ -158,4 +159,40 @@ async def test_a_worker_starts_without_requests_that_it_may_not_see_or_read(own_
     _allow_everything(own_stack)
     await own_stack.result("centers.create", await _create_center(own_stack))
     await eventually("a ready worker", worker.ready)
+    assert worker.terminate() == 0
+
+
+@pytest.mark.parametrize("operation", [AclOperation.READ, AclOperation.DESCRIBE])
+async def test_an_edge_that_may_not_read_replies_says_so_and_goes_on_when_it_may(
+    own_stack: Stack, operation: AclOperation
+) -> None:
+    worker = own_stack.worker()
+    edge, url = own_stack.edge()
+    for process in (worker, edge):
+        await eventually("a ready process", process.ready)
+    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+        assert (await client.get("/centers")).status_code == 200
+        _forbid(own_stack, operation, names.REPLIES)
+
+        async def is_refused() -> bool:
+            return (await client.get("/centers")).status_code == 503
+
+        await eventually("a refused call", is_refused)
+        hint = f"topic {names.REPLIES}: this user needs an ACL that allows Describe and Read on it"
+
+        async def is_named() -> bool:
+            return hint in edge.log.read_text()
+
+        await eventually("a log line that names the topic", is_named)
+        seconds = 3
+        lines = len(edge.log.read_text().splitlines())
+        await asyncio.sleep(seconds)
+        assert len(edge.log.read_text().splitlines()) - lines < 30 * seconds
+        _allow_everything(own_stack)
+
+        async def is_answered() -> bool:
+            return (await client.get("/centers")).status_code == 200
+
+        await eventually("an answer", is_answered, 15)
+    edge.kill()
     assert worker.terminate() == 0

@@ -28,7 +28,7 @@ from aiokafka.errors import (
     for_code,
 )
 from aiokafka.protocol.commit import OffsetCommitResponse_v2, OffsetFetchResponse_v3
-from aiokafka.protocol.metadata import MetadataRequest, MetadataRequest_v4
+from aiokafka.protocol.metadata import MetadataRequest, MetadataRequest_v4, MetadataResponse_v1
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from faust.tables.recovery import Recovery
@@ -145,35 +145,51 @@ def test_aiokafka_still_lets_brokers_create_topics() -> None:
         assert not module.MetadataRequest(["t"]).build(MetadataRequest_v4).allow_auto_topic_creation
 
 
-async def _count_requests_for_metadata(monkeypatch: pytest.MonkeyPatch) -> int:
-    """How often a loop asks for metadata within 0.5 s while connections are refused."""
+_BROKER = [(1, "localhost", 9092, None)]
+_METADATA = {
+    "no broker": None,
+    "no topic": MetadataResponse_v1(_BROKER, 1, []),
+    "a forbidden topic": MetadataResponse_v1(_BROKER, 1, [(29, "t", False, [])]),
+    "no leader": MetadataResponse_v1(_BROKER, 1, [(0, "t", False, [(5, 0, -1, [1], [1]), (0, 1, 1, [1], [1])])]),
+    "all": MetadataResponse_v1(_BROKER, 1, [(0, "t", False, [(0, 0, 1, [1], [1])])]),
+}
+"""What answers a request for metadata, or None if the connection is refused."""
+
+
+async def _count_requests_for_metadata(monkeypatch: pytest.MonkeyPatch, answer: Any) -> int:
+    """How often a loop asks for metadata of a topic within 0.5 s."""
     attempts = 0
 
-    async def refused(*_: Any) -> None:
+    async def connection(*_: Any) -> Any:
         nonlocal attempts
         attempts += 1
+        return answer and Mock(send=AsyncMock(return_value=answer))
 
     kafka_client = client.AIOKafkaClient(bootstrap_servers="127.0.0.1:1")
-    monkeypatch.setattr(kafka_client, "_get_conn", refused)
+    monkeypatch.setattr(kafka_client, "_get_conn", connection)
     monkeypatch.setattr(kafka_client.cluster, "brokers", lambda: [Mock(nodeId=1)])
+    kafka_client._topics = {"t"}
     kafka_client._sync_task = asyncio.create_task(kafka_client._md_synchronizer())
     ends = time.monotonic() + 0.5
     while time.monotonic() < ends:
-        assert not await kafka_client.force_metadata_update()
+        assert await kafka_client.force_metadata_update() == (answer is not None)
     await kafka_client.close()
     return attempts
 
 
-async def test_while_no_broker_answers_a_client_pauses_between_requests_for_metadata(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("answer", ["no broker", "no topic", "a forbidden topic", "no leader"])
+async def test_a_client_pauses_between_requests_for_metadata_until_they_are_complete(
+    monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
     monkeypatch.setattr(client.AIOKafkaClient, "_metadata_update", patches._metadata_update)
-    assert 1 <= await _count_requests_for_metadata(monkeypatch) <= 6
+    assert 1 <= await _count_requests_for_metadata(monkeypatch, _METADATA[answer]) <= 6
+    assert await _count_requests_for_metadata(monkeypatch, _METADATA["all"]) > 100
 
 
-async def test_aiokafka_still_asks_for_metadata_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("answer", _METADATA)
+async def test_aiokafka_still_asks_for_metadata_without_a_pause(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
     monkeypatch.setattr(client.AIOKafkaClient, "_metadata_update", patches._metadata_update_of_aiokafka)
-    assert await _count_requests_for_metadata(monkeypatch) > 100
+    assert await _count_requests_for_metadata(monkeypatch, _METADATA[answer]) > 100
 
 
 def test_another_version_of_a_patched_library_is_refused() -> None:
