@@ -131,6 +131,11 @@ def fetched(app: Any, topic_partition: TopicPartition) -> int | None:
     return position
 
 
+def retry_forbidden_group(app: Any) -> bool:
+    """True if the user may not read the group of a running app. Then the app tries again to join it."""
+    return bool(app.consumer.retry_forbidden_group())
+
+
 def ended_parts(app: Any) -> list[str]:
     """The background parts of a running app's consumer that have ended. Neither Faust nor aiokafka reports them."""
     client = app.consumer._thread._consumer

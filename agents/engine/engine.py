@@ -302,7 +302,6 @@ class Engine:
         messages, or an assignment, has not moved for too long and no known fault explains it; partitions that wait for
         their turn move as long as any batch ends. Raises ConsumerFailed."""
         progress = Progress(self._settings.stall_seconds)
-        assignments = {consumer.assignment for consumer in self._consumers}
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             for consumer in self._consumers:
@@ -320,7 +319,11 @@ class Engine:
             reasons = self.readiness.reasons.keys()
             # A part with a known fault is retried for as long as the fault lasts.
             unexplained = {part: position for part, position in waiting.items() if part not in reasons}
-            unassigned: dict[str, Hashable] = dict.fromkeys(reasons & assignments, 0)
+            unassigned: dict[str, Hashable] = {
+                consumer.assignment: 0
+                for consumer in self._consumers
+                if consumer.assignment in reasons and not consumer.forbidden
+            }
             if stalled := progress.update(unexplained | unassigned, time.monotonic()):
                 raise Stalled(f"{', '.join(stalled)}: did not move for {self._settings.stall_seconds:.0f} s")
 
@@ -361,8 +364,8 @@ class Engine:
             return await missing_topics(observer._client, topics)
 
     def _report_topics(self, missing: Sequence[str]) -> None:
-        """Report the worker as not ready if topics are missing, or if it may not read them."""
-        forbidden = [topic for consumer in self._consumers for topic in consumer.forbidden_topics()]
+        """Report the worker as not ready if topics are missing, or if it may not read them or a group."""
+        forbidden = [resource for consumer in self._consumers for resource in consumer.forbidden]
         if missing and self.readiness.reasons.get("topics") != _missing(missing):
             log.error("topics_missing", topics=missing)
         self._report("topics", _missing(missing) if missing else None)

@@ -9,7 +9,7 @@
 | `_RebalanceListener`, `_Consumer.resume_flow` | Faust takes messages of an earlier assignment for current ones |
 | `_Consumer.seek_to_committed` | Faust continues at an offset of which the broker has refused the commit |
 | `_Consumer._wait_next_records`, `perform_seek` | Faust seeks, and does not tell when it hands records over |
-| `_Consumer._wait_next_records` | Faust crashes if the user may not read one of the topics |
+| `_Consumer._wait_next_records` | Faust crashes if the user may not read one of the topics, or the group |
 | `_Consumer._commit_offsets` | likewise; and Faust takes a refused commit for a successful one |
 | `_Consumer.wait_first` | Faust creates four tasks for each message, which takes half of its time |
 | `_Consumer.verify_all_partitions_active` | Faust reads a position that aiokafka may not have; the worker ends |
@@ -29,7 +29,12 @@ from typing import Any
 import faust
 import structlog
 from aiokafka import OffsetAndMetadata, TopicPartition
-from aiokafka.errors import CommitFailedError, KafkaError, TopicAuthorizationFailedError
+from aiokafka.errors import (
+    CommitFailedError,
+    GroupAuthorizationFailedError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+)
 from faust.transport.consumer import Fetcher
 from faust.transport.drivers import aiokafka
 from faust.types import TP
@@ -48,7 +53,7 @@ UNASSIGNED = 0
 """The generation of messages that are dropped."""
 
 FORBIDDEN_SECONDS = 5.0
-"""Seconds between two attempts to read a topic that the user may not read."""
+"""Seconds between two attempts to read a topic or a group that the user may not read."""
 
 HANDED_OVER_AT_ONCE = 50
 """How many messages are put into the agents' queues before the agents run."""
@@ -177,7 +182,7 @@ class _Consumer(aiokafka.Consumer):
         """The partitions whose offsets have begun again since the current generation began, each with a generation of
         its own."""
         self._forbidden: dict[str, float] = {}
-        """When a broker last refused to let this user read a topic, on the monotonic clock."""
+        """When a broker last refused to let this user read a topic or a group, on the monotonic clock."""
 
     async def _wait_next_records(self, timeout: float) -> Any:
         """Faust calls this when it has handed over all records of the last fetch."""
@@ -194,29 +199,47 @@ class _Consumer(aiokafka.Consumer):
             (topic,) = error.args
             self._pause_forbidden(topic)
             return {}, set()
+        except GroupAuthorizationFailedError:  # See `retry_forbidden_group`.
+            await asyncio.sleep(1)
+            return {}, set()
         self.is_delivering = bool(records)
         return records, partitions
 
     def _pause_forbidden(self, topic: str) -> None:
         """Do not read a topic for a while. aiokafka keeps the positions of its partitions."""
-        self._note_forbidden(topic)
+        self._note_forbidden(f"topic {topic}")
         states = [self._state_of(tp) for tp in self.assignment() if tp.topic == topic]
         for state in filter(None, states):
             state.pause()
             self.loop.call_later(FORBIDDEN_SECONDS, state.resume)
 
-    def _note_forbidden(self, topic: str) -> None:
-        if not self.is_forbidden(topic):
-            log.error("topic_forbidden", topic=topic, hint="this user needs an ACL that allows Read on the topic")
-        self._forbidden[topic] = time.monotonic()
+    def retry_forbidden_group(self) -> bool:
+        """True if this user may not read the group. Then join it again: aiokafka tries nothing until its error is
+        taken, which Faust never does."""
+        client: Any = self._thread._consumer
+        coordinator = client and client._coordinator
+        if coordinator is None or not isinstance(coordinator._pending_exception, GroupAuthorizationFailedError):
+            return False
+        self._note_forbidden(f"group {coordinator.group_id}")
+        coordinator.request_rejoin()
+        with suppress(GroupAuthorizationFailedError):
+            coordinator.check_errors()
+        return True
 
-    def is_forbidden(self, topic: str) -> bool:
-        """True if this user may not read a topic."""
-        refused_at = self._forbidden.get(topic)
-        return refused_at is not None and time.monotonic() - refused_at < FORBIDDEN_SECONDS + 1
+    def _note_forbidden(self, resource: str) -> None:
+        if not self.is_forbidden(resource):
+            log.error("read_forbidden", resource=resource, hint="this user needs an ACL that allows Read on it")
+        self._forbidden[resource] = time.monotonic()
 
-    def forbidden_topics(self) -> list[str]:
-        return [topic for topic in sorted(self._forbidden) if self.is_forbidden(topic)]
+    def is_forbidden(self, resource: str) -> bool:
+        """True if this user may not read a topic or a group, for example `topic visitor.visits.requests`."""
+        refused_at = self._forbidden.get(resource)
+        return refused_at is not None and time.monotonic() - refused_at < 2 * FORBIDDEN_SECONDS
+
+    @property
+    def forbidden(self) -> list[str]:
+        """The topics and groups that this user may not read."""
+        return [resource for resource in sorted(self._forbidden) if self.is_forbidden(resource)]
 
     async def _begin_generation(self) -> None:
         """Read all partitions from their committed offsets. Raises KafkaError."""
@@ -307,7 +330,8 @@ class _Consumer(aiokafka.Consumer):
 
     async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:
         """Commit offsets. Those of topics that the user may not read are committed later. Returns False if the group
-        rebalances: the partitions are then read from the offsets that the broker knows."""
+        rebalances, or if the user may not read it: the partitions are then read from the offsets that the broker
+        knows."""
         last_generation = self._last_generation
         assignment = self.assignment()
         offsets = {tp: offset for tp, offset in offsets.items() if tp in assignment}
@@ -317,12 +341,12 @@ class _Consumer(aiokafka.Consumer):
         forbidden: set[str] = set()
         try:
             await client.commit({TopicPartition(*tp): OffsetAndMetadata(offset, "") for tp, offset in offsets.items()})
-        except CommitFailedError:
+        except (CommitFailedError, GroupAuthorizationFailedError):
             return False
         except TopicAuthorizationFailedError as error:
             (forbidden,) = error.args
         for topic in forbidden:
-            self._note_forbidden(topic)
+            self._note_forbidden(f"topic {topic}")
         if self._last_generation != last_generation:
             return False
         for tp, offset in offsets.items():

@@ -50,6 +50,7 @@ class GroupConsumer:
     ) -> None:
         self.assignment = f"{name} partitions"
         self._name = name
+        self._group = group
         self._readiness = readiness
         self._app = faust_app.create(kafka, group, session, topics, self._receive)
         self._batches = Batches(work, faust_app.FaustSource(self._app), readiness, failed, tasks=tasks, shared=shared)
@@ -86,8 +87,9 @@ class GroupConsumer:
         await self._supervisor.stop()
 
     def check(self) -> None:
-        """Raises ConsumerFailed if a part has ended unnoticed, in two checks in a row: aiokafka replaces some parts."""
-        if self._supervisor.ending:
+        """Raises ConsumerFailed if a part has ended unnoticed, in two checks in a row: aiokafka replaces some parts.
+        Tries again to join a group that the user may not read."""
+        if self._supervisor.ending or faust_app.retry_forbidden_group(self._app):
             return
         former, self._ended_parts = self._ended_parts, faust_app.ended_parts(self._app)
         if ended := [part for part in self._ended_parts if part in former]:
@@ -129,12 +131,14 @@ class GroupConsumer:
 
     def pauses(self, topic_partition: TopicPartition) -> bool:
         """True if the partition pauses for some seconds: because a batch failed, because of a flood, or because the
-        user may not read the topic."""
-        return self._batches.is_delayed(topic_partition) or topic_partition[0] in self.forbidden_topics()
+        user may not read the topic or the group."""
+        needed = {f"topic {topic_partition[0]}", f"group {self._group}"}
+        return self._batches.is_delayed(topic_partition) or not needed.isdisjoint(self.forbidden)
 
-    def forbidden_topics(self) -> Sequence[str]:
-        """The topics that the user may not read."""
-        forbidden: Sequence[str] = self._app.consumer.forbidden_topics()
+    @property
+    def forbidden(self) -> Sequence[str]:
+        """The topics and groups that the user may not read."""
+        forbidden: Sequence[str] = self._app.consumer.forbidden
         return forbidden
 
     def _receive(self, event: Event) -> None:

@@ -43,15 +43,14 @@ def kafka_and_postgres(choice: Choice, tmp_path_factory: pytest.TempPathFactory)
         yield servers
 
 
-def _acl(topic: str, operation: AclOperation, permission: AclPermissionType) -> AclBinding:
-    return AclBinding(
-        ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, "User:ANONYMOUS", "*", operation, permission
-    )
+def _forbid(
+    stack: Stack, operation: AclOperation, *names_of_resources: str, kind: ResourceType = ResourceType.TOPIC
+) -> None:
+    def acl(name: str, operation: AclOperation, permission: AclPermissionType) -> AclBinding:
+        return AclBinding(kind, name, ResourcePatternType.LITERAL, "User:ANONYMOUS", "*", operation, permission)
 
-
-def _forbid(stack: Stack, operation: AclOperation, *topics: str) -> None:
-    denied = [_acl(topic, operation, AclPermissionType.DENY) for topic in topics]
-    allowed = [_acl(topic, AclOperation.ALL, AclPermissionType.ALLOW) for topic in topics]
+    denied = [acl(name, operation, AclPermissionType.DENY) for name in names_of_resources]
+    allowed = [acl(name, AclOperation.ALL, AclPermissionType.ALLOW) for name in names_of_resources]
     client = AdminClient({"bootstrap.servers": stack.servers.kafka})
     for created in client.create_acls(denied + allowed).values():
         created.result(30)
@@ -128,7 +127,7 @@ async def test_requests_that_may_not_be_read_any_more_stop_no_others(own_stack: 
     _forbid(own_stack, AclOperation.READ, REQUESTS)
 
     async def is_named() -> bool:
-        return (await worker.reasons()).get("read access") == f"allow Read on: {REQUESTS}"
+        return (await worker.reasons()).get("read access") == f"allow Read on: topic {REQUESTS}"
 
     await eventually("a worker that names the topic", is_named)
     assert await _seconds_to_publish(own_stack, 10) < SECONDS
@@ -152,7 +151,7 @@ async def test_a_worker_starts_without_requests_that_it_may_not_see_or_read(own_
     async def are_named() -> bool:
         reasons = await worker.reasons()
         missing, forbidden = reasons.get("topics"), reasons.get("read access")
-        return missing == f"run `visitor topics`; missing: {REQUESTS}" and forbidden == f"allow Read on: {unread}"
+        return missing == f"run `visitor topics`; missing: {REQUESTS}" and forbidden == f"allow Read on: topic {unread}"
 
     await eventually("a worker that names both topics", are_named)
     assert await _seconds_to_publish(own_stack, 11) < SECONDS
@@ -196,3 +195,31 @@ async def test_an_edge_that_may_not_read_replies_says_so_and_goes_on_when_it_may
         await eventually("an answer", is_answered, 15)
     edge.kill()
     assert worker.terminate() == 0
+
+
+@pytest.mark.parametrize("forbidden", ["queries", "requests"])
+async def test_a_group_that_may_not_be_read_stops_no_other(own_stack: Stack, forbidden: str) -> None:
+    """Neither in a worker that runs, nor in one that starts."""
+    group = names.consumer_group("visitor-worker", forbidden)
+    workers = [own_stack.worker()]
+    await eventually("a ready worker", workers[0].ready)
+    await own_stack.result("centers.create", await _create_center(own_stack))
+    _forbid(own_stack, AclOperation.READ, group, kind=ResourceType.GROUP)
+    workers.append(own_stack.worker())
+
+    async def all_name_it() -> bool:
+        reasons = [(await worker.reasons()).get("read access") for worker in workers]
+        return reasons == 2 * [f"allow Read on: group {group}"]
+
+    await eventually("workers that name the group", all_name_it)
+    waiting, answered = (
+        ("centers.list", "centers.create") if forbidden == "queries" else ("centers.create", "centers.list")
+    )
+    parts = {"centers.list": {}, "centers.create": {"body": data.center()}}
+    request_id = await own_stack.send(waiting, parts[waiting], partition=0)
+    await own_stack.result(answered, await own_stack.send(answered, parts[answered], partition=0))
+    _allow_everything(own_stack)
+    await own_stack.result(waiting, request_id)
+    for worker in workers:
+        await eventually("a ready worker", worker.ready)
+        assert worker.terminate() == 0

@@ -334,7 +334,7 @@ async def test_the_offset_of_a_topic_that_may_not_be_read_is_committed_later() -
     broker.commit.side_effect = TopicAuthorizationFailedError({"forbidden"})
     assert await consumer._commit_offsets({allowed: 8, forbidden: 9})
     assert consumer._committed_offset == {allowed: 8, TP("t", 1): 5, forbidden: 5, TP("forbidden", 1): 5}
-    assert consumer.forbidden_topics() == ["forbidden"]
+    assert consumer.forbidden == ["topic forbidden"]
     assert consumer._new_offset(forbidden) == 9
     assert consumer._new_offset(allowed) is None
 
