@@ -156,13 +156,14 @@ _METADATA = {
 """What answers a request for metadata, or None if the connection is refused."""
 
 
-async def _count_requests_for_metadata(monkeypatch: pytest.MonkeyPatch, answer: Any) -> int:
-    """How often a loop asks for metadata of a topic within 0.5 s."""
-    attempts = 0
+_PAUSE = 0.1
+"""The default of aiokafka's `retry_backoff_ms`, in seconds."""
+
+
+async def _seconds_for_metadata(monkeypatch: pytest.MonkeyPatch, answer: Any, requests: int) -> float:
+    """How long a loop takes that asks for the metadata of a topic."""
 
     async def connection(*_: Any) -> Any:
-        nonlocal attempts
-        attempts += 1
         return answer and Mock(send=AsyncMock(return_value=answer))
 
     kafka_client = client.AIOKafkaClient(bootstrap_servers="127.0.0.1:1")
@@ -170,11 +171,12 @@ async def _count_requests_for_metadata(monkeypatch: pytest.MonkeyPatch, answer: 
     monkeypatch.setattr(kafka_client.cluster, "brokers", lambda: [Mock(nodeId=1)])
     kafka_client._topics = {"t"}
     kafka_client._sync_task = asyncio.create_task(kafka_client._md_synchronizer())
-    ends = time.monotonic() + 0.5
-    while time.monotonic() < ends:
+    started_at = time.monotonic()
+    for _ in range(requests):
         assert await kafka_client.force_metadata_update() == (answer is not None)
+    seconds = time.monotonic() - started_at
     await kafka_client.close()
-    return attempts
+    return seconds
 
 
 @pytest.mark.parametrize("answer", ["no broker", "no topic", "a forbidden topic", "no leader"])
@@ -182,14 +184,14 @@ async def test_a_client_pauses_between_requests_for_metadata_until_they_are_comp
     monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
     monkeypatch.setattr(client.AIOKafkaClient, "_metadata_update", patches._metadata_update)
-    assert 1 <= await _count_requests_for_metadata(monkeypatch, _METADATA[answer]) <= 6
-    assert await _count_requests_for_metadata(monkeypatch, _METADATA["all"]) > 100
+    assert await _seconds_for_metadata(monkeypatch, _METADATA[answer], 3) > 3 * _PAUSE
+    assert await _seconds_for_metadata(monkeypatch, _METADATA["all"], 30) < 30 * _PAUSE
 
 
 @pytest.mark.parametrize("answer", _METADATA)
 async def test_aiokafka_still_asks_for_metadata_without_a_pause(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
     monkeypatch.setattr(client.AIOKafkaClient, "_metadata_update", patches._metadata_update_of_aiokafka)
-    assert await _count_requests_for_metadata(monkeypatch, _METADATA[answer]) > 100
+    assert await _seconds_for_metadata(monkeypatch, _METADATA[answer], 30) < 30 * _PAUSE
 
 
 def test_another_version_of_a_patched_library_is_refused() -> None:
