@@ -11,6 +11,7 @@
 | `_Consumer._wait_next_records`, `perform_seek` | Faust seeks, and does not tell when it hands records over |
 | `_Consumer._wait_next_records` | Faust crashes if the user may not read one of the topics, or the group |
 | `_Consumer._commit_offsets` | likewise; and Faust takes a refused commit for a successful one |
+| `_RebalanceListener._commit_before` | Faust forgets what is acknowledged and not committed when a rebalance begins |
 | `_Consumer.wait_first` | Faust creates four tasks for each message, which takes half of its time |
 | `_Consumer.verify_all_partitions_active` | Faust reads a position that aiokafka may not have; the worker ends |
 | `_Consumer._to_message` | Faust drops all messages whose offsets begin again below those that were read |
@@ -54,6 +55,9 @@ UNASSIGNED = 0
 
 FORBIDDEN_SECONDS = 5.0
 """Seconds between two attempts to read a topic or a group that the user may not read."""
+
+REVOKED_COMMIT_SECONDS = 5.0
+"""How long a rebalance may wait for the last commit of a member that loses its partitions."""
 
 HANDED_OVER_AT_ONCE = 50
 """How many messages are put into the agents' queues before the agents run."""
@@ -149,7 +153,17 @@ class _RebalanceListener(aiokafka.ConsumerRebalanceListener):
         consumer: Any = self._thread.consumer
         consumer._is_revoked = True
         consumer.end_generation()
-        return super().on_partitions_revoked(revoked)
+        return self._commit_before(super().on_partitions_revoked(revoked))
+
+    async def _commit_before(self, revocation: Awaitable[None]) -> None:
+        """Commit what is acknowledged, so that the next owner of the partitions does not read it again."""
+        consumer: Any = self._thread.consumer
+        try:
+            with suppress(KafkaError, TimeoutError):
+                async with asyncio.timeout(REVOKED_COMMIT_SECONDS):
+                    await consumer._commit_offsets(consumer._filter_committable_offsets(list(consumer._acked)))
+        finally:
+            await revocation
 
     async def on_partitions_assigned(self, assigned: Any) -> None:
         await super().on_partitions_assigned(assigned)

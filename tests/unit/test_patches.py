@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import AsyncMock, Mock
+from unittest.mock import AsyncMock, Mock, call
 
 import faust
 import pytest
@@ -23,6 +23,7 @@ from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import TopicPartitionState
 from aiokafka.errors import (
     CommitFailedError,
+    GroupCoordinatorNotAvailableError,
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
     for_code,
@@ -32,6 +33,7 @@ from aiokafka.protocol.metadata import MetadataRequest, MetadataRequest_v4, Meta
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from faust.tables.recovery import Recovery
+from faust.transport import consumer as faust_consumer
 from faust.transport.consumer import Fetcher
 from faust.transport.drivers import aiokafka
 from faust.types import TP
@@ -355,6 +357,33 @@ async def test_an_offset_that_is_committed_during_a_rebalance_is_not_remembered(
     broker.commit = commit
     assert not await consumer._commit_offsets({TP("t", 0): 8})
     assert consumer._committed_offset == {TP("t", 0): 5}
+
+
+@pytest.mark.parametrize("failure", [None, CommitFailedError(), GroupCoordinatorNotAvailableError()])
+async def test_what_is_acknowledged_is_committed_before_partitions_are_revoked(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception | None
+) -> None:
+    broker = _Broker(5)
+    consumer, partition = _consumer(broker), TP("t", 0)
+    await consumer._begin_generation()
+    consumer._acked[partition].append(7)
+    broker.commit.side_effect = failure
+    committed: list[Any] = []
+
+    async def revoke(_: object) -> None:
+        committed.extend(broker.commit.await_args_list)
+
+    listener = faust_patches._RebalanceListener(Mock(consumer=consumer))
+    monkeypatch.setattr(aiokafka.ConsumerRebalanceListener, "on_partitions_revoked", lambda _, revoked: revoke(revoked))
+    await listener.on_partitions_revoked({partition})
+    assert committed == [call({partition: OffsetAndMetadata(8, "")})]
+    assert consumer.generation_of(partition) == faust_patches.UNASSIGNED
+
+
+def test_faust_still_forgets_what_is_acknowledged_when_a_rebalance_begins() -> None:
+    source = inspect.getsource(faust_consumer.Consumer.on_partitions_revoked)
+    assert "self._acked.pop(tp, None)" in source
+    assert "commit(" not in source
 
 
 async def test_faust_still_remembers_a_refused_commit_and_ends_if_a_topic_is_forbidden() -> None:
