@@ -1,5 +1,9 @@
 """Clocks of processes that a fault can step, by libfaketime. The clock of the machine does not change."""
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,17 +13,25 @@ _LIBRARIES = "usr/lib/*/faketime/libfaketime.so.1"
 
 
 class NoLibfaketime(Exception):
-    """libfaketime is not installed."""
-
-    def __init__(self) -> None:
-        super().__init__(f"No /{_LIBRARIES}. Install Debian's package faketime.")
+    """libfaketime is not installed, or has no effect."""
 
 
 def preloaded_library() -> Path:
     """Raises NoLibfaketime."""
     for path in Path("/").glob(_LIBRARIES):
         return path
-    raise NoLibfaketime
+    raise NoLibfaketime(f"No /{_LIBRARIES}. Install Debian's package faketime.")
+
+
+def require_effect(folder: Path) -> None:
+    """Check that a stepped clock is what a process reads. `folder` is for the clock's file. Raises NoLibfaketime."""
+    clock, hour = Clock(folder / "check"), 3600
+    clock.step(hour)
+    environment = {**os.environ, **clock.environment}
+    command = [sys.executable, "-c", "import time; print(time.time())"]
+    read = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    if abs(float(read) - time.time() - hour) > hour / 2:
+        raise NoLibfaketime(f"{preloaded_library()} does not step the clock of a process.")
 
 
 class Clock:

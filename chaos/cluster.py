@@ -17,6 +17,7 @@ from sqlalchemy.engine import make_url
 
 from chaos.clocks import Clock, remove_leftovers
 from chaos.disks import Disk
+from chaos.oracle import Violation
 from chaos.replication import ReplicatedPostgres
 from runtime.dev.servers import Kafka, Processes
 from runtime.dev.servers.processes import free_port
@@ -28,6 +29,8 @@ WORKERS = ("worker-0", "worker-1")
 EXTRA_WORKER = "worker-2"
 """Runs only while a fault makes the groups rebalance."""
 EDGES = ("edge-0", "edge-1")
+CALLERS = "callers"
+"""The HTTP callers as clients of the edges."""
 OPERATOR = "operator"
 """The commands of an operator."""
 CLIENTS = (*WORKERS, EXTRA_WORKER, *EDGES, OPERATOR)
@@ -54,6 +57,8 @@ class Member:
     url: str
     expected_to_end: bool = False
     """True while a fault ends the process."""
+    lacked_files: bool = False
+    """True if a fault took the file descriptors of the process. One that starts may end then."""
 
 
 @dataclass
@@ -121,7 +126,12 @@ class Cluster:
         return "\n".join([*lines, doctor.stdout])
 
     def edge_urls(self) -> list[str]:
+        """The URLs of the edges without proxies, for the run itself."""
         return [self.members[name].url for name in EDGES]
+
+    def callers_urls(self) -> list[str]:
+        """The URLs of the edges for HTTP callers."""
+        return [f"http://127.0.0.1:{self.links[CALLERS, name].port}" for name in EDGES]
 
     def start(self, name: str) -> Member:
         """Start a worker or an edge. It may not be ready yet."""
@@ -130,6 +140,7 @@ class Cluster:
         settings = {"VISITOR_KAFKA_BOOTSTRAP": bootstrap, **self.clocks[name].environment}
         if name in EDGES:
             process, url = self.stack.edge(**settings)
+            self.links[CALLERS, name].target = ("127.0.0.1", httpx.URL(url).port or 0)
         else:
             process = self.stack.worker(
                 self.worker_modules[name], VISITOR_DATABASE_URL=self.database_url(name), **settings
@@ -162,11 +173,15 @@ class Cluster:
             return self.members[name].process.child.pid
         return self.server_processes[name].pid("kafka" if name in self.brokers else "postgres")
 
-    def suspend(self, name: str) -> None:
-        """Send SIGSTOP to a process and its children: PostgreSQL has one for each connection."""
+    def suspend(self, name: str) -> int:
+        """Send SIGSTOP to a process and its children, and return how many got it: PostgreSQL has one for each
+        connection."""
+        count = 0
         for process in self._family(name):
             with suppress(psutil.NoSuchProcess):
                 process.suspend()
+                count += 1
+        return count
 
     def resume(self, name: str) -> None:
         for process in self._family(name):
@@ -226,21 +241,29 @@ class Cluster:
         await self.postgres.replicate_synchronously()
 
     async def supervise(self) -> None:
-        """Restart the processes that end by themselves, as a service manager does, and watch the memory."""
+        """Restart the processes that end by themselves, as a service manager does, and watch the memory. Raises
+        Violation."""
         while True:
             for member in list(self.members.values()):
                 if member.expected_to_end:
                     continue
                 status = member.process.child.poll()
                 if status is not None:
-                    self.own_exits[f"{member.name.partition('-')[0]}, status {status}"] += 1
-                    log.warning("%s ended with status %d: %s", member.name, status, member.process.log)
+                    self._note_own_exit(member, status)
                     self.start(member.name)
                     continue
                 with suppress(psutil.NoSuchProcess):
                     memory = psutil.Process(member.process.child.pid).memory_info().rss
                     self.peak_memory[member.name] = max(self.peak_memory[member.name], memory)
             await asyncio.sleep(0.5)
+
+    def _note_own_exit(self, member: Member, status: int) -> None:
+        """Raises Violation unless a fault took its file descriptors from the process."""
+        self.own_exits[f"{member.name.partition('-')[0]}, status {status}"] += 1
+        log.warning("%s ended with status %d: %s", member.name, status, member.process.log)
+        if not member.lacked_files:
+            text = member.process.log.read_text()[-3000:]
+            raise Violation("no process ends by itself that may open files", f"{member.name}, {status}\n{text}")
 
     async def ready(self, name: str) -> bool:
         """True if the process answers its health check with 200. False if it has ended."""
@@ -268,6 +291,9 @@ async def running(home: Path, brokers: int, worker_module: str) -> AsyncIterator
         links, kafkas = await _linked_brokers(home, brokers, server_processes, exits)
         for client in (*CLIENTS, STANDBY):
             links[client, POSTGRES] = await exits.enter_async_context(Proxy("127.0.0.1", postgres.port).listening())
+        for edge in EDGES:
+            # `start` sets the port of the edge.
+            links[CALLERS, edge] = await exits.enter_async_context(Proxy("127.0.0.1", 0).listening())
         exits.callback(_kill_servers, server_processes)
         started: list[Kafka | ReplicatedPostgres] = [postgres, *kafkas.values()]
         await asyncio.gather(*(asyncio.to_thread(server.start) for server in started))

@@ -5,7 +5,7 @@ import math
 import random
 import resource
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from subprocess import TimeoutExpired
@@ -26,7 +26,7 @@ from chaos.cluster import (
     Cluster,
 )
 from chaos.oracle import CLIENT, Violation
-from chaos.traffic import OVERLOAD, Traffic
+from chaos.traffic import Traffic
 from tests.support.proxy import Proxy
 from tests.support.stack import eventually
 
@@ -38,6 +38,9 @@ RESET_BY = 2_000
 """How many offsets a partition is reset by at most, so that the time of recovery does not grow with the run."""
 GROWING = ("visitor.visits.requests", "visitor.optins.requests", "visitor.queries", "visitor.replies")
 """Topics that get more partitions. Those of the changes do not, see docs/consume-changes.md."""
+
+WITH_OVERLOAD, WITH_REPUBLICATION = "overload, ten times the messages", "republication"
+"""The kinds of the faults that add traffic."""
 
 
 class Group(NamedTuple):
@@ -57,7 +60,7 @@ GROUPS = {
     "postgres": Group(lanes=1, pause=3),
     "network": Group(lanes=3, pause=1),
     "topics": Group(lanes=1, pause=15),
-    "load": Group(lanes=1, pause=20),
+    "load": Group(lanes=1, pause=45),
 }
 SHORT_ROUND, LONG_ROUND = 15.0, 90.0
 """The seconds in which the faults of a round begin."""
@@ -65,16 +68,32 @@ LONG_ROUNDS = 0.2
 """The share of long rounds."""
 
 
+class NoEffect(Exception):
+    """A fault changed nothing, so it does not count: for example, there was no connection to cut."""
+
+
+@dataclass
+class Round:
+    """`ends` is when the last faults of a round may begin, by time.monotonic. `overload_seconds` is how long an
+    overload lasts at least."""
+
+    ends: float
+    overload_seconds: float
+
+    def extend(self, seconds: float) -> None:
+        """Let the round last at least this much longer."""
+        self.ends = max(self.ends, time.monotonic() + seconds)
+
+
 @dataclass(frozen=True)
 class Run:
-    """What a fault acts on. `rng` belongs to the lane, whose number in its group is `lane`. `ends` is when the round
-    ends, by time.monotonic."""
+    """What a fault acts on. `rng` belongs to the lane, whose number in its group is `lane`."""
 
     cluster: Cluster
     traffic: Traffic
     rng: random.Random
     lane: int
-    ends: float
+    round: Round
 
     def broker(self) -> str:
         return self.rng.choice(list(self.cluster.brokers))
@@ -86,13 +105,13 @@ class Run:
 
     def long(self) -> float:
         """A number of seconds up to the end of the round, at least 5; short ones are more frequent."""
-        longest = max(self.ends - time.monotonic(), 5.0)
+        longest = max(self.round.ends - time.monotonic(), 5.0)
         return math.exp(self.rng.uniform(0, math.log(longest)))
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`inject` returns when the fault has ended."""
+    """`inject` returns when the fault has ended. It raises NoEffect if it changed nothing."""
 
     kind: str
     group: str
@@ -110,34 +129,59 @@ def fault(kind: str, group: str, weight: int = 4) -> Callable[[Callable[[Run], A
     return declare
 
 
-def draw(group: str, rng: random.Random) -> Fault:
-    choices = [item for item in FAULTS if item.group == group]
-    return rng.choices(choices, [item.weight for item in choices])[0]
+def deck(group: str, rng: random.Random) -> Iterator[Fault]:
+    """The faults of a group without end, shuffled like cards, of which each fault has as many as its weight. So each
+    kind appears soon."""
+    cards = [item for item in FAULTS if item.group == group for _ in range(item.weight)]
+    while True:
+        rng.shuffle(cards)
+        yield from cards
+
+
+Decks = Mapping[tuple[str, int], Iterator[Fault]]
+"""The faults of each lane, by its group and its number there."""
+
+
+def decks(seed: int) -> Decks:
+    return {
+        (name, lane): deck(name, random.Random(f"{seed} {name} {lane}"))
+        for name, group in GROUPS.items() for lane in range(group.lanes)
+    }  # fmt: skip
 
 
 async def inject_round(
-    cluster: Cluster, traffic: Traffic, rng: random.Random, log: Callable[[Fault, float], None]
+    cluster: Cluster,
+    traffic: Traffic,
+    rng: random.Random,
+    faults_by_lane: Decks,
+    overload_seconds: float,
+    log: Callable[[Fault, float], None],
 ) -> None:
     """Inject faults in all lanes, side by side, and return when they have ended. `log` gets each with its seconds.
 
     A seed draws the same faults for a lane each time; how many of them happen depends on the machine."""
-    ends = time.monotonic() + (LONG_ROUND if rng.random() < LONG_ROUNDS else SHORT_ROUND)
+    seconds = LONG_ROUND if rng.random() < LONG_ROUNDS else SHORT_ROUND
+    this_round = Round(time.monotonic() + seconds, overload_seconds)
     async with asyncio.TaskGroup() as lanes:
-        for name, group in GROUPS.items():
-            for lane in range(group.lanes):
-                run = Run(cluster, traffic, random.Random(rng.getrandbits(64)), lane, ends)
-                lanes.create_task(_inject_in_lane(name, run, log))
+        for (group, lane), faults in faults_by_lane.items():
+            run = Run(cluster, traffic, random.Random(rng.getrandbits(64)), lane, this_round)
+            lanes.create_task(_inject_in_lane(GROUPS[group].pause, faults, run, log))
 
 
-async def _inject_in_lane(group: str, run: Run, log: Callable[[Fault, float], None]) -> None:
+async def _inject_in_lane(
+    mean_pause: float, faults: Iterator[Fault], run: Run, log: Callable[[Fault, float], None]
+) -> None:
     while True:
-        pause = run.rng.expovariate(1 / GROUPS[group].pause)
-        if time.monotonic() + pause > run.ends:
+        pause = run.rng.expovariate(1 / mean_pause)
+        if time.monotonic() + pause > run.round.ends:
             return
         await asyncio.sleep(pause)
-        chosen = draw(group, run.rng)
+        chosen = next(faults)
         started = time.monotonic()
-        await chosen.inject(run)
+        try:
+            await chosen.inject(run)
+        except NoEffect:
+            continue
         log(chosen, time.monotonic() - started)
 
 
@@ -208,7 +252,9 @@ async def kill_standby(run: Run) -> None:
 
 @fault("connections cut", "network", weight=4)
 async def cut_connections(run: Run) -> None:
-    run.link().cut()
+    link = run.link()
+    _require(link.connections)
+    link.cut()
 
 
 @fault("connections slowed", "network")
@@ -217,6 +263,7 @@ async def slow_connections(run: Run) -> None:
     link.delay = run.rng.uniform(0.01, 0.2)
     await asyncio.sleep(run.rng.uniform(1, 10))
     link.delay = 0.0
+    _require(link.connections)
 
 
 @fault("connections that transmit nothing", "network")
@@ -225,6 +272,7 @@ async def hold_connections(run: Run) -> None:
     link.hold()
     await asyncio.sleep(run.rng.uniform(1, 15))
     link.release()
+    _require(link.connections)
 
 
 @fault("disk of a broker full", "brokers", weight=2)
@@ -290,13 +338,14 @@ async def rebalance(run: Run) -> None:
 @fault("partitions added", "topics", weight=1)
 async def add_partitions(run: Run) -> None:
     admin = AdminClient({"bootstrap.servers": run.cluster.bootstrap, **CLIENT})
-    topic = run.rng.choice(GROWING)
+    topics = run.rng.sample(GROWING, len(GROWING))
 
     def grow() -> bool:
         try:
-            count = len(admin.list_topics(topic, timeout=20).topics[topic].partitions)
-            if count < MAX_PARTITIONS:
-                admin.create_partitions([NewPartitions(topic, count + 1)], operation_timeout=20)[topic].result(20)
+            counts = {topic: len(admin.list_topics(topic, timeout=20).topics[topic].partitions) for topic in topics}
+            topic = next((topic for topic in topics if counts[topic] < MAX_PARTITIONS), "")
+            _require(topic)
+            admin.create_partitions([NewPartitions(topic, counts[topic] + 1)], operation_timeout=20)[topic].result(20)
         except (KafkaException, TimeoutError):
             return False
         return True
@@ -310,19 +359,22 @@ async def reset_offsets(run: Run) -> None:
     for name in WORKERS:
         with run.cluster.ending(name) as member:
             await asyncio.to_thread(member.process.kill)
-    await _reset_offsets(run.cluster.bootstrap)
-    for name in WORKERS:
-        run.cluster.start(name)
+    try:
+        await _reset_offsets(run.cluster.bootstrap)
+    finally:
+        for name in WORKERS:
+            run.cluster.start(name)
 
 
-@fault("overload, ten times the messages", "load")
+@fault(WITH_OVERLOAD, "load")
 async def overload(run: Run) -> None:
-    run.traffic.rate_factor = OVERLOAD
-    await asyncio.sleep(run.long())
-    run.traffic.rate_factor = 1
+    """The other faults go on meanwhile."""
+    seconds = run.round.overload_seconds * run.rng.uniform(1, 1.5)
+    run.round.extend(seconds)
+    await run.traffic.overload(seconds)
 
 
-@fault("republication", "topics", weight=2)
+@fault(WITH_REPUBLICATION, "topics", weight=2)
 async def republish(run: Run) -> None:
     resource = run.rng.choice(["visitor", "optin", "vehicle"])
     try:
@@ -335,6 +387,12 @@ async def republish(run: Run) -> None:
         raise Violation("visitor republish survives outages", done.stdout + done.stderr)
 
 
+def _require(effect: object) -> None:
+    """Raises NoEffect if `effect` is zero or empty."""
+    if not effect:
+        raise NoEffect
+
+
 async def _kill_and_start(run: Run, name: str) -> None:
     with run.cluster.ending(name) as member:
         await asyncio.to_thread(member.process.kill)
@@ -343,7 +401,7 @@ async def _kill_and_start(run: Run, name: str) -> None:
 
 
 async def _freeze(run: Run, name: str) -> None:
-    run.cluster.suspend(name)
+    _require(run.cluster.suspend(name))
     try:
         await asyncio.sleep(run.long())
     finally:
@@ -359,14 +417,19 @@ async def _fill_disk(run: Run, name: str) -> None:
 
 async def _exhaust_files(run: Run, name: str) -> None:
     """Let a process open no file, and cut its connections: half of those that it has open are too many."""
-    with suppress(psutil.NoSuchProcess):  # the process may end at any time
+    try:
         process = psutil.Process(run.cluster.pid(name))
         soft, hard = process.rlimit(resource.RLIMIT_NOFILE)
         process.rlimit(resource.RLIMIT_NOFILE, (process.num_fds() // 2, hard))
-        for ends, link in run.cluster.links.items():
-            if name in ends:
-                link.cut()
-        await asyncio.sleep(run.rng.uniform(2, 12))
+    except psutil.NoSuchProcess:
+        raise NoEffect from None
+    if name in run.cluster.members:
+        run.cluster.members[name].lacked_files = True
+    for ends, link in run.cluster.links.items():
+        if name in ends:
+            link.cut()
+    await asyncio.sleep(run.rng.uniform(2, 12))
+    with suppress(psutil.NoSuchProcess):  # it may have ended because of the fault
         process.rlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
@@ -388,9 +451,9 @@ def _try_reset(admin: AdminClient) -> bool:
             TopicPartition(item.topic, item.partition, max(0, item.offset - RESET_BY))
             for item in committed if item.offset > 0
         ]  # fmt: skip
-        if earlier:
-            reset = ConsumerGroupTopicPartitions(REQUEST_GROUP, earlier)
-            admin.alter_consumer_group_offsets([reset])[REQUEST_GROUP].result(20)
+        _require(earlier)
+        reset = ConsumerGroupTopicPartitions(REQUEST_GROUP, earlier)
+        admin.alter_consumer_group_offsets([reset])[REQUEST_GROUP].result(20)
     except (KafkaException, TimeoutError):
         return False
     return True

@@ -2,43 +2,55 @@
 
 import asyncio
 import json
+import math
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any
 from uuid import UUID
 
 import httpx
 from confluent_kafka import KafkaError, Message, Producer
 
-from chaos.oracle import CLIENT, SOURCE, Oracle, Request, Violation
+from chaos.http import Http, expect, is_final
+from chaos.oracle import (
+    CLIENT,
+    ERASURE,
+    MESSAGE_FAMILIES,
+    READ_BACK,
+    READS,
+    SOURCE,
+    Comparison,
+    Oracle,
+    Request,
+    Violation,
+)
 
 MESSAGES_PER_SECOND = 4.0
 OVERLOAD = 10
-CALLERS = 4
+CALLERS = 8
 VISITORS_PER_CALLER = 4
 OTHER_VISITORS = 120
 """Enough that most messages of an overload are about different visitors: those of one visitor wait for each other."""
 SERVICES = 8
 DUPLICATES = 0.05
 """The share of messages that are sent a second time, with the same id."""
-GIVE_UP_SECONDS = 180.0
+WITHOUT_KEY = 0.3
+"""The share of creating calls that have no Idempotency-Key."""
+ERASE_EVERY = 24
+"""After how many actions a caller erases a visitor."""
+ACKNOWLEDGE_SECONDS = 60.0
 _TICK_SECONDS = 0.05
-_PROBED = "visitor.visits.requests"
-_FAMILIES = {
-    "visits.create": "visits",
-    "checkins.create": "checkins",
-    "optins.create": "optins",
-    "visitorChallenges.addPoints": "points",
-    "visitors.update": "visitors",
-}
 
 
 @dataclass
 class Visitor:
     id: str
     barcode: str
+    email: str
     plate: str
     participant: int
     city: str = ""
@@ -51,58 +63,20 @@ class Center:
     challenge_id: int
 
 
+@dataclass(frozen=True)
+class Overload:
+    """`rate` is how many messages were sent in each of the `seconds`."""
+
+    seconds: float
+    rate: float
+
+
+class Unanswered(Exception):
+    """A call without Idempotency-Key has no answer."""
+
+
 def new_id(rng: random.Random) -> str:
     return str(UUID(int=rng.getrandbits(128), version=4))
-
-
-class Http:
-    """Calls of edges that are repeated, at another edge, until one answers with a final status. Counts the calls."""
-
-    def __init__(self, edge_urls: Callable[[], list[str]]) -> None:
-        self.edge_urls = edge_urls
-        self._client = httpx.AsyncClient(timeout=12)
-        self.calls = 0
-        self.attempts = 0
-
-    async def close(self) -> None:
-        await self._client.aclose()
-
-    async def call(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        headers: dict[str, str] | None = None,
-        *,
-        edge: int | None = None,
-    ) -> httpx.Response:
-        """Repeat a call, each time at a random edge or always at `edge`, until the answer is neither 429 nor 5xx.
-
-        Raises Violation after GIVE_UP_SECONDS."""
-        self.calls += 1
-        deadline = time.monotonic() + GIVE_UP_SECONDS
-        last: httpx.Response | httpx.HTTPError | None = None
-        while time.monotonic() < deadline:
-            self.attempts += 1
-            try:
-                urls = self.edge_urls()
-                url = random.choice(urls) if edge is None else urls[edge]
-                last = answer = await self._client.request(method, url + path, json=body, headers=headers)
-            except httpx.HTTPError as error:
-                last = error
-            else:
-                if answer.status_code < 500 and answer.status_code != 429:
-                    return answer
-            await asyncio.sleep(0.3)
-        detail = last.text if isinstance(last, httpx.Response) else repr(last)
-        raise Violation(f"each call is answered within {GIVE_UP_SECONDS:.0f} s", f"{method} {path}: {detail}")
-
-    async def create(self, rng: random.Random, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        answer = await self.call("POST", path, body, {"Idempotency-Key": new_id(rng)})
-        if answer.status_code != 201:
-            raise Violation("valid requests are accepted", f"POST {path}: {answer.status_code} {answer.text}")
-        data: dict[str, Any] = answer.json()["data"]
-        return data
 
 
 @dataclass
@@ -118,25 +92,26 @@ class Traffic:
     rate_factor: int = 1
     stopping: bool = False
     sent: int = 0
-    erasures: int = 0
+    overloads: list[Overload] = field(default_factory=list)
     _producer: Producer | None = None
 
     async def populate(self) -> None:
         rng = random.Random(f"{self.seed} population")
         pc_code = f"FR-T-CHAOS{self.seed}"
-        await self.http.create(
-            rng, "/centers", {"pcCode": pc_code, "label": "Chaos", "country": "FR", "isWestfield": True}
-        )
+        await self._create(
+            rng, "centers.create", "", "/centers",
+            {"pcCode": pc_code, "label": "Chaos", "country": "FR", "isWestfield": True},
+        )  # fmt: skip
         services = [
-            await self.http.create(
-                rng, "/services",
+            await self._create(
+                rng, "services.create", "", "/services",
                 {"pcCode": pc_code, "name": f"Cloakroom {number}", "category": "comfort", "useRate": "free",
                  "daysOfUse": [1, 2, 3, 4, 5, 6, 7], "colorCode": "#FFFFFF"},
             )
             for number in range(SERVICES)
         ]  # fmt: skip
-        challenge = await self.http.create(
-            rng, "/challenges",
+        challenge = await self._create(
+            rng, "challenges.create", "", "/challenges",
             {"pcCode": pc_code, "genericName": "Steps", "type": "step_counter", "startDate": "2001-01-01T00:00:00Z",
              "endDate": "2101-01-01T00:00:00Z", "winnerNumber": 3, "status": "active", "displayName": [],
              "description": [], "rewardDetail": []},
@@ -155,25 +130,6 @@ class Traffic:
 
         return await asyncio.gather(*(create(random.Random(rng.getrandbits(64))) for _ in range(count)))
 
-    async def _new_visitor(self, rng: random.Random) -> Visitor:
-        assert self.center is not None
-        letters = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=20))
-        visitor = await self.http.create(
-            rng, "/visitors",
-            {"firstName": "Zora", "lastName": "Quill", "email": f"{letters}@example.com", "gender": "f",
-             "acquisitionPcCode": self.center.pc_code, "countryCode": "FR", "optins": []},
-        )  # fmt: skip
-        path = f"/visitors/{visitor['visitorId']}"
-        vehicle = await self.http.create(
-            rng, f"{path}/vehicles", {"licensePlate": f"{letters[:6].upper()}-{letters[6:9].upper()}"}
-        )
-        participant = await self.http.create(
-            rng, f"{path}/visitorChallenges", {"challengeId": self.center.challenge_id}
-        )
-        return Visitor(
-            visitor["visitorId"], visitor["barcode"], vehicle["licensePlate"], participant["visitorChallengeId"]
-        )
-
     # Messages
 
     def connect(self) -> None:
@@ -189,8 +145,7 @@ class Traffic:
         )
 
     async def send(self) -> None:
-        """Send messages at MESSAGES_PER_SECOND, times `rate_factor`, until `stopping`; then wait until the brokers have
-        acknowledged all of them."""
+        """Send messages at MESSAGES_PER_SECOND, times `rate_factor`, until `stopping`."""
         assert self._producer is not None
         rng = random.Random(f"{self.seed} messages")
         due, last = 0.0, time.monotonic()
@@ -203,10 +158,26 @@ class Traffic:
                 self._send_one(rng)
             self._producer.poll(0)
             await asyncio.sleep(_TICK_SECONDS)
-        await asyncio.to_thread(self._producer.flush, 60)
+
+    async def flush(self) -> None:
+        """Wait until the brokers have acknowledged all messages. Raises Violation after ACKNOWLEDGE_SECONDS."""
+        assert self._producer is not None
+        if count := await asyncio.to_thread(self._producer.flush, ACKNOWLEDGE_SECONDS):
+            raise Violation(
+                f"the brokers acknowledge each message within {ACKNOWLEDGE_SECONDS:.0f} s", f"{count} messages are left"
+            )
+
+    async def overload(self, seconds: float) -> None:
+        """Let OVERLOAD times the messages be sent for this long."""
+        sent_before, started = self.sent, time.monotonic()
+        self.rate_factor = OVERLOAD
+        await asyncio.sleep(seconds)
+        self.rate_factor = 1
+        elapsed = time.monotonic() - started
+        self.overloads.append(Overload(elapsed, (self.sent - sent_before) / elapsed))
 
     def _send_one(self, rng: random.Random) -> None:
-        operation = rng.choice([*_FAMILIES, "visits.create"])
+        operation = rng.choice([*MESSAGE_FAMILIES, "visits.create"])
         everybody = [*self.visitors, *(visitor for owned in self.owned.values() for visitor in owned)]
         visitor = rng.choice(self.visitors if operation == "visitors.update" else everybody)
         request = Request(new_id(rng), operation, visitor.id)
@@ -223,6 +194,8 @@ class Traffic:
             return {"path": path, "body": self._checkin(rng)}
         if request.operation == "optins.create":
             return {"path": path, "body": _optin(rng)}
+        if request.operation == "vehicles.create":
+            return {"path": path, "body": {"licensePlate": _plate(rng)}}
         if request.operation == "visitors.update":
             return {"path": path, "body": {"addressCity": _city(rng)}}
         request.amount = rng.randrange(1, 5_000)
@@ -245,8 +218,8 @@ class Traffic:
         def send() -> None:
             assert self._producer is not None
             self._producer.produce(
-                f"visitor.{_FAMILIES[request.operation]}.requests", json.dumps(parts).encode(), key.encode(),
-                partition, acknowledge, headers=headers,
+                _topic(request.operation), json.dumps(parts).encode(), key.encode(), partition, acknowledge,
+                headers=headers,
             )  # fmt: skip
             self.sent += 1
 
@@ -261,126 +234,235 @@ class Traffic:
             send()
 
     async def probe(self, rng: random.Random, recovered: dict[str, float]) -> None:
-        """Return when each partition of the visits' requests has answered a new message, and each edge a new call. Adds
-        the seconds that each of them took to `recovered`, by name."""
+        """Return when each partition of each family has answered a new message and published its change, and each edge
+        has answered a new call. `recovered` gets the seconds that each of them took, by name; they are infinite at
+        first."""
         started = time.monotonic()
-        assert self._producer is not None
-        # The producer asks itself, so that it knows partitions that were added a moment ago.
-        metadata = await asyncio.to_thread(self._producer.list_topics, _PROBED, timeout=60)
-        partitions = len(metadata.topics[_PROBED].partitions)
+        partitions = [
+            (operation, number) for operation in MESSAGE_FAMILIES for number in range(await self._partitions(operation))
+        ]
+        probes: dict[str, Request] = {}
         # One visitor for each partition: requests about one visitor wait for each other.
-        visitors = [self.visitors[number % len(self.visitors)] for number in range(partitions)]
-        probes = [Request(new_id(rng), "visits.create", visitor.id) for visitor in visitors]
-        for number, (request, visitor) in enumerate(zip(probes, visitors, strict=True)):
-            self.produce(request, self._parts(rng, request, visitor), key=visitor.id, partition=number)
+        for (operation, partition), visitor in zip(partitions, cycle(self.visitors)):
+            request = Request(new_id(rng), operation, visitor.id)
+            self.produce(request, self._parts(rng, request, visitor), key=visitor.id, partition=partition)
+            probes[f"{MESSAGE_FAMILIES[operation]} {partition}"] = request
+
+        answers: dict[str, Awaitable[Any]] = {
+            **{f"edge {edge}": self._read_at(edge) for edge in range(len(self.http.edge_urls()))},
+            **{f"result of {name}": self.oracle.has_result(request) for name, request in probes.items()},
+            **{f"change of {name}": self.oracle.has_change(request) for name, request in probes.items()},
+        }
+        recovered.update(dict.fromkeys(answers, math.inf))
 
         async def timed(name: str, answer: Awaitable[Any]) -> None:
             await answer
             recovered[name] = time.monotonic() - started
 
-        path = f"/visitors/{visitors[0].id}"
-        await asyncio.gather(
-            *(
-                timed(f"edge {edge}", self.http.call("GET", path, edge=edge))
-                for edge in range(len(self.http.edge_urls()))
-            ),
-            *(timed(f"partition {number}", self.oracle.has_result(each.id)) for number, each in enumerate(probes)),
-        )
+        await asyncio.gather(*(timed(name, answer) for name, answer in answers.items()))
+
+    async def _partitions(self, operation: str) -> int:
+        """The number of partitions of an operation's topic. The producer asks itself, so that it knows partitions that
+        were added a moment ago."""
+        assert self._producer is not None
+        topic = _topic(operation)
+        metadata = await asyncio.to_thread(self._producer.list_topics, topic, timeout=60)
+        return len(metadata.topics[topic].partitions)
+
+    async def _read_at(self, edge: int) -> None:
+        expect(await self.http.call("GET", f"/visitors/{self.visitors[0].id}", edge=edge), 200)
 
     # HTTP calls
 
     async def call(self, caller: int) -> None:
         """Make calls about the visitors of a caller until `stopping`, one after the other."""
         rng = random.Random(f"{self.seed} caller {caller}")
-        actions = [self._visit, self._checkin_and_read, self._opt_in, self._add_points, self._update, self._update]
+        actions = [
+            self._visit, self._check_in, self._opt_in, self._add_vehicle, self._register,
+            self._register_again, self._add_points, self._update, self._update,
+        ]  # fmt: skip
+        until_erasure = ERASE_EVERY * (caller + 1) // CALLERS
         while not self.stopping:
             visitor = rng.choice(self.owned[caller])
-            if rng.random() < 0.02:
-                await self._replace(rng, caller, visitor)
+            until_erasure -= 1
+            if until_erasure:
+                with suppress(Unanswered):
+                    await rng.choice(actions)(rng, visitor)
             else:
-                await rng.choice(actions)(rng, visitor)
+                await self._replace(rng, caller, visitor)
+                until_erasure = ERASE_EVERY
             await asyncio.sleep(0.25 / self.rate_factor)
 
-    async def _write(
-        self, rng: random.Random, request: Request, method: str, path: str, body: Any, **headers: str
-    ) -> httpx.Response:
+    async def _write(self, request: Request, method: str, path: str, body: Any, **headers: str) -> httpx.Response:
+        """Repeat a call with its Idempotency-Key until it is answered."""
         request.over_http = True
         self.oracle.requests[request.id] = request
         answer = await self.http.call(method, path, body, {"Idempotency-Key": request.id, **headers})
         request.acknowledged, request.status = True, answer.status_code
         return answer
 
-    async def _visit(self, rng: random.Random, visitor: Visitor) -> None:
-        assert self.center is not None
-        body = {"barcode": visitor.barcode, "pcCode": self.center.pc_code}
-        request = Request(new_id(rng), "visits.create", visitor.id)
-        _expect(await self._write(rng, request, "POST", "/visits/entry", body), 201)
+    async def _write_without_key(self, request: Request, method: str, path: str, body: Any) -> httpx.Response:
+        """Make a call without Idempotency-Key. An answer has the key that the edge made. Raises Unanswered if there is
+        no answer: nobody knows whether such a call takes effect, and a repetition would be another request."""
+        request.over_http, request.has_own_key = True, False
+        self.http.calls += 1
+        try:
+            answer = await self.http.attempt(method, path, body)
+        except httpx.HTTPError:
+            self.oracle.lost.append(request)
+            raise Unanswered from None
+        key = answer.headers.get("Idempotency-Key")
+        if key is None and is_final(answer):
+            raise Violation("an edge returns the key that it made", f"{method} {path}: {answer.status_code}")
+        if key is None:  # for example 503 too_many_connections: the edge has not read the call
+            self.oracle.lost.append(request)
+            raise Unanswered
+        request.id = key
+        if not is_final(answer):
+            return await self._write(request, method, path, body)
+        self.oracle.requests[key] = request
+        request.acknowledged, request.status = True, answer.status_code
+        return answer
 
-    async def _checkin_and_read(self, rng: random.Random, visitor: Visitor) -> None:
-        path = f"/visitors/{visitor.id}/checkins"
-        request = Request(new_id(rng), "checkins.create", visitor.id)
-        created = _expect(await self._write(rng, request, "POST", path, self._checkin(rng)), 201)
-        read = await self.http.call("GET", f"{path}/{created.json()['data']['checkinId']}")
+    async def _create(
+        self, rng: random.Random, operation: str, visitor_id: str, path: str, body: Any, *, marker: str = "",
+        has_key: bool = True,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Create something, and read it if it has a path of its own. Raises Unanswered, if `has_key` is false."""
+        request = Request(new_id(rng), operation, visitor_id, marker=marker)
+        write = self._write if has_key else self._write_without_key
+        answer = expect(await write(request, "POST", path, body), 201)
+        reply = answer.json()
+        record: dict[str, Any] = reply.get("data", reply)  # visits have no envelope
+        if operation == "visitors.create":
+            request.visitor_id = record["visitorId"]
+        if operation in READ_BACK:
+            await self._read_back(operation, answer)
+        return record
+
+    async def _read_back(self, operation: str, created: httpx.Response) -> None:
+        path = created.headers.get("Location", "")
+        read = await self.http.call("GET", path)
         if read.status_code != 200:
             raise Violation(
                 "a caller reads its own writes", f"{path}: {created.text}, then {read.status_code} {read.text}"
             )
+        self.oracle.compared[Comparison(READS, operation)] += 1
+
+    async def _new_visitor(self, rng: random.Random, *, has_key: bool = True) -> Visitor:
+        """A new visitor with a vehicle and a participation in the challenge. Raises Unanswered, if `has_key` is
+        false."""
+        assert self.center is not None
+        email, plate = f"{_letters(rng, 20)}@example.com", _plate(rng)
+        visitor = await self._create(
+            rng, "visitors.create", "", "/visitors", self._registration(email), marker=email, has_key=has_key
+        )
+        visitor_id = visitor["visitorId"]
+        await self._add_vehicle_with(rng, visitor_id, plate, has_key=has_key)
+        participant = await self._create(
+            rng, "visitorChallenges.create", visitor_id, f"/visitors/{visitor_id}/visitorChallenges",
+            {"challengeId": self.center.challenge_id}, has_key=has_key,
+        )  # fmt: skip
+        return Visitor(visitor_id, visitor["barcode"], email, plate, participant["visitorChallengeId"])
+
+    def _registration(self, email: str) -> dict[str, Any]:
+        assert self.center is not None
+        return {
+            "firstName": "Zora", "lastName": "Quill", "email": email, "gender": "f",
+            "acquisitionPcCode": self.center.pc_code, "countryCode": "FR", "optins": [],
+        }  # fmt: skip
+
+    async def _add_vehicle_with(self, rng: random.Random, visitor_id: str, plate: str, *, has_key: bool) -> None:
+        await self._create(
+            rng, "vehicles.create", visitor_id, f"/visitors/{visitor_id}/vehicles", {"licensePlate": plate},
+            marker=plate, has_key=has_key,
+        )  # fmt: skip
+
+    async def _visit(self, rng: random.Random, visitor: Visitor) -> None:
+        assert self.center is not None
+        body = {"barcode": visitor.barcode, "pcCode": self.center.pc_code}
+        await self._create(rng, "visits.create", visitor.id, "/visits/entry", body, has_key=_draw_key(rng))
+
+    async def _check_in(self, rng: random.Random, visitor: Visitor) -> None:
+        path, body = f"/visitors/{visitor.id}/checkins", self._checkin(rng)
+        await self._create(rng, "checkins.create", visitor.id, path, body, has_key=_draw_key(rng))
 
     async def _opt_in(self, rng: random.Random, visitor: Visitor) -> None:
-        request = Request(new_id(rng), "optins.create", visitor.id)
-        _expect(await self._write(rng, request, "POST", f"/visitors/{visitor.id}/optins", _optin(rng)), 201)
+        path, body = f"/visitors/{visitor.id}/optins", _optin(rng)
+        await self._create(rng, "optins.create", visitor.id, path, body, has_key=_draw_key(rng))
+
+    async def _add_vehicle(self, rng: random.Random, visitor: Visitor) -> None:
+        await self._add_vehicle_with(rng, visitor.id, _plate(rng), has_key=_draw_key(rng))
+
+    async def _register(self, rng: random.Random, _: Visitor) -> None:
+        await self._new_visitor(rng, has_key=_draw_key(rng))
+
+    async def _register_again(self, rng: random.Random, visitor: Visitor) -> None:
+        """Register with the email of another visitor, which is refused."""
+        request = Request(new_id(rng), "visitors.create", visitor.id)
+        expect(await self._write(request, "POST", "/visitors", self._registration(visitor.email)), 409)
 
     async def _add_points(self, rng: random.Random, visitor: Visitor) -> None:
         request = Request(new_id(rng), "visitorChallenges.addPoints", visitor.id, rng.randrange(1, 5_000))
         path = f"/visitors/{visitor.id}/visitorChallenges/{visitor.participant}/points"
-        _expect(await self._write(rng, request, "POST", path, {"points": request.amount}), 204)
+        expect(await self._write(request, "POST", path, {"points": request.amount}), 204)
 
     async def _update(self, rng: random.Random, visitor: Visitor) -> None:
         """Update the city, one time in two with If-Match, which is sometimes outdated; then read it."""
         path, city, headers, expected = f"/visitors/{visitor.id}", _city(rng), {}, 204
         condition = rng.random()
         if condition < 0.5:
-            headers["If-Match"] = (await self.http.call("GET", path)).headers["ETag"]
-        if condition < 0.1:
+            headers["If-Match"] = expect(await self.http.call("GET", path), 200).headers["ETag"]
+        if condition < 0.2:
             headers["If-Match"], expected = '"1000000"', 412
         request = Request(new_id(rng), "visitors.update", visitor.id)
-        _expect(await self._write(rng, request, "PATCH", path, {"addressCity": city}, **headers), expected)
+        expect(await self._write(request, "PATCH", path, {"addressCity": city}, **headers), expected)
         if expected == 204:
             visitor.city = city
-        read = _expect(await self.http.call("GET", path), 200).json()["data"]
+        read = expect(await self.http.call("GET", path), 200).json()["data"]
         if (read.get("addressCity") or "") != visitor.city:
             raise Violation("a caller reads its own writes", f"{path}: wrote {visitor.city!r}, read {read}")
+        self.oracle.compared[Comparison(READS, "visitors.update")] += 1
 
     async def _replace(self, rng: random.Random, caller: int, visitor: Visitor) -> None:
         """Erase a visitor, and own a new one instead."""
         self.owned[caller].remove(visitor)
         self.oracle.erased.add(visitor.id)
         path = f"/visitors/{visitor.id}"
-        analytics_id = _expect(await self.http.call("GET", f"{path}/externalIds/analytics"), 200).json()["data"][
+        analytics_id = expect(await self.http.call("GET", f"{path}/externalIds/analytics"), 200).json()["data"][
             "externalId"
         ]
-        erasure = await self.http.call(
-            "POST", "/visitors/erase", [{"analyticsId": analytics_id}], {"Idempotency-Key": new_id(rng)}
-        )
-        if _expect(erasure, 200).json()["data"]["success"] != [analytics_id]:
+        request = Request(new_id(rng), ERASURE, visitor.id)
+        erasure = await self._write(request, "POST", "/visitors/erase", [{"analyticsId": analytics_id}])
+        if expect(erasure, 200).json()["data"]["success"] != [analytics_id]:
             raise Violation("an erasure erases", f"{path}: {erasure.text}")
-        _expect(await self.http.call("GET", path), 404)
-        self.erasures += 1
+        expect(await self.http.call("GET", path), 404)
+        self.oracle.compared[Comparison(READS, ERASURE)] += 1
         self.owned[caller].append(await self._new_visitor(rng))
 
 
+def _topic(operation: str) -> str:
+    return f"visitor.{MESSAGE_FAMILIES[operation]}.requests"
+
+
+def _draw_key(rng: random.Random) -> bool:
+    """True if a call has an Idempotency-Key."""
+    return rng.random() >= WITHOUT_KEY
+
+
+def _letters(rng: random.Random, count: int) -> str:
+    return "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=count))
+
+
 def _city(rng: random.Random) -> str:
-    return "City " + "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=10))
+    return f"City {_letters(rng, 10)}"
+
+
+def _plate(rng: random.Random) -> str:
+    letters = _letters(rng, 9).upper()
+    return f"{letters[:6]}-{letters[6:]}"
 
 
 def _optin(rng: random.Random) -> dict[str, Any]:
     kind = rng.choice(["commercial", "loyalty"])
     return {"optinType": kind, "optinChannel": "email", "isActive": rng.random() < 0.5}
-
-
-def _expect(answer: httpx.Response, status: int) -> httpx.Response:
-    if answer.status_code != status:
-        raise Violation(
-            f"valid calls are answered by {status}", f"{answer.request.url}: {answer.status_code} {answer.text}"
-        )
-    return answer

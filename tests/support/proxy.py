@@ -38,6 +38,11 @@ class Proxy:
             if self._connections:
                 await asyncio.wait(self._connections, timeout=_CLOSE_SECONDS)
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._connections)
+
     def hold(self) -> None:
         self._released.clear()
 
