@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import TimeoutExpired
-from typing import Literal
+from typing import Any, Literal
 from uuid import uuid4
 
 import httpx
@@ -95,7 +95,7 @@ class Cluster:
         return self.stack.servers.kafka
 
     @property
-    def topic_settings(self) -> dict[str, str]:
+    def topic_settings(self) -> dict[str, Any]:
         replicas = len(self.brokers)
         return {
             "VISITOR_KAFKA_REPLICATION": str(replicas), "VISITOR_KAFKA_MIN_INSYNC": str(min(replicas, 2)),

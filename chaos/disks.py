@@ -37,5 +37,5 @@ class Disk:
 
     def _resize(self, size: int) -> bool:
         """False if the content does not fit, because a server wrote more in between."""
-        command = ["mount", "-o", f"remount,size={size}", self._folder]
+        command = ["mount", "-o", f"remount,size={size}", str(self._folder)]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -66,7 +66,7 @@ def _pip(*arguments: str) -> int:
 def _uv(*arguments: str) -> int:
     listed = subprocess.run([*_PIP, "config", "list"], capture_output=True, text=True, check=True).stdout
     uv = Path(sys.executable).with_name("uv")
-    command = [uv, "pip", "install", "--quiet", "--python", sys.executable, *arguments]
+    command = [str(uv), "pip", "install", "--quiet", "--python", sys.executable, *arguments]
     return subprocess.run(command, cwd=ROOT, env=uv_environment(listed, os.environ), check=False).returncode
 
 
