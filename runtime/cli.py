@@ -373,6 +373,9 @@ def export(
     except DBAPIError as error:
         typer.echo(f"visitor: The export is incomplete: {error.orig}. Run it again.", err=True)
         raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. Run the same command to begin again.", err=True)
+        raise typer.Exit(130) from None
     typer.echo(f"Exported {rows:,} rows of {resource}.", err=True)
 
 

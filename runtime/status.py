@@ -34,7 +34,9 @@ INTERVAL_SECONDS = 2.0
 """Between two overviews. Rates and latencies are those of the time in between."""
 DEAD_LETTERS_SHOWN = 5
 LIVE_HEIGHT, LIVE_WIDTH = 30, 80
-"""The smallest terminal that has room for the live view."""
+"""The smallest terminal that has room for the live view of `visitor dev`."""
+MIN_WIDTH = 6
+"""Of a column of numbers. All columns fit into a terminal of 60 columns."""
 
 _GOOD, _WARNING, _BAD, _DIM = "green", "yellow", "bold red", "dim"
 
@@ -110,7 +112,7 @@ def _families(kafka: KafkaOverview, rates: Rates) -> Table:
     table = Table(box=None, pad_edge=False, header_style=_DIM)
     table.add_column("family")
     for heading in ("requests/s", "results/s", "latency p50", "p95", "lag", "oldest"):
-        table.add_column(heading, justify="right", min_width=9)
+        table.add_column(heading, justify="right", min_width=MIN_WIDTH)
     lags = _by_topic(kafka.groups)
     topics = {family: (names.requests(family), names.results(family)) for family in CATALOGUE.families}
     for name, (requests, results) in {**topics, "reads": (names.QUERIES, names.REPLIES)}.items():
@@ -187,7 +189,8 @@ def _database(database: DatabaseOverview, rates: Rates) -> Iterator[RenderableTy
     for wait in database.lock_waits:
         holder = f"{wait.application or 'another session'}, {wait.state or 'unknown state'}"
         yield Text(
-            f"session {wait.pid} waits {wait.seconds:.1f} s for a lock of session {wait.blocked_by} ({holder})",
+            f"session {wait.pid} ({wait.waiting_application or 'unnamed'}) waits {wait.seconds:.1f} s"
+            f" for a lock of session {wait.blocked_by} ({holder})",
             style=_WARNING,
         )
     for session in database.lock_holders:

@@ -20,7 +20,8 @@ _LOCK_WAITS = sa.text(
     """
     select waiting.pid, blocking.pid as blocked_by,
         coalesce(extract(epoch from clock_timestamp() - lock.waitstart), 0)::float8 as seconds,
-        coalesce(blocking.application_name, '') as application, coalesce(blocking.state, '') as state
+        coalesce(blocking.application_name, '') as application, coalesce(blocking.state, '') as state,
+        coalesce(waiting.application_name, '') as waiting_application
     from pg_stat_activity as waiting
         cross join lateral unnest(pg_blocking_pids(waiting.pid)) as blocker(pid)
         join pg_stat_activity as blocking on blocking.pid = blocker.pid
@@ -84,8 +85,8 @@ class Server:
 
 @dataclass(frozen=True)
 class LockWait:
-    """A session that waits for a lock. The other fields are about the session that holds it, or that waits in front of
-    it. They are empty without the rights of pg_read_all_stats if it is a session of another user."""
+    """A session that waits for a lock. `application` and `state` are those of the session that holds it, or that waits
+    in front of it. Texts are empty without the rights of pg_read_all_stats if it is a session of another user."""
 
     pid: int
     blocked_by: int
@@ -93,6 +94,7 @@ class LockWait:
     application: str
     state: str
     """Of pg_stat_activity, for example active, or idle in transaction."""
+    waiting_application: str
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class Batch:
         return min(lane.slow_attempts for lane in self.lanes)
 
     def add(self, lane: Lane, deliveries: Sequence[Delivery]) -> None:
-        if not lane.attempts:
+        if not lane.attempts and not self.parked:
             lane.since = time.monotonic()
         self.lanes[lane] = None
         self.deliveries.extend(deliveries)

@@ -78,7 +78,8 @@ class BatchProcessor:
         except apply.NeedsSavepoints as failed:
             locks_are_held = locks_are_held or failed.waited_for_lock
             done, changed = await self._commit(batch, decoded, locks_are_held, savepoints=True)
-        BATCH_REQUESTS.observe(len(done))
+        if requests := sum(isinstance(decoded[delivery], ValidRequest) for delivery in done):
+            BATCH_REQUESTS.observe(requests)
         try:
             await self._publish([decoded[delivery] for delivery in done])
         finally:

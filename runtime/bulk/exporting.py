@@ -1,5 +1,6 @@
 """`visitor export`: writes the rows of a table to a file or to standard output."""
 
+import asyncio
 import csv
 import io
 import sys
@@ -40,8 +41,9 @@ async def run(
         conn = await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         console = Console(stderr=True)
         with _opened(output) as stream, progress.bar(console) as bar:
-            total = await _count(conn, table) if console.is_terminal else None
-            task = bar.add_task(f"exporting {table.name}", total=total)
+            task = bar.add_task(f"exporting {table.name}", total=None)
+            if console.is_terminal:
+                bar.update(task, total=await _count(conn, table))
             encode, written = _encoder(file_format, table, stream), 0
             statement = sa.select(table.sql).order_by(table.columns[table.key])
             result = await conn.stream(statement, execution_options={"yield_per": _ROWS_PER_FETCH})
@@ -49,6 +51,7 @@ async def run(
                 stream.write(b"".join(encode(table.to_row(row).model_dump()) for row in rows))
                 written += len(rows)
                 bar.update(task, completed=written)
+                await asyncio.sleep(0)  # Ctrl-C ends the export here. The next rows may be in memory already.
     return written
 
 

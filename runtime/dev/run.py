@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -317,15 +317,19 @@ class _Dev:
                 await status.follow(source, live)
 
     async def _print_counts(self, kafka: KafkaSettings, producer: Producer) -> None:
-        """Print the number of messages. On a terminal, each count overwrites the one before."""
-        is_terminal = self._console.is_terminal
+        """Print the number of messages. On a terminal of any width, each count overwrites the one before."""
+        is_live = self._console.is_terminal and not self._console.is_dumb_terminal
         consumer = AIOKafkaConsumer(**kafka.client(), enable_auto_commit=False)
         try:
             await consumer.start()
-            while True:
-                counts = await self._counts(producer, consumer)
-                self._console.print(f"visits: {counts}", end="\r" if is_terminal else "\n")
-                await asyncio.sleep(COUNT_SECONDS if is_terminal else COUNT_SECONDS_IN_FILES)
+            with Live(console=self._console, auto_refresh=False) if is_live else nullcontext() as live:
+                while True:
+                    text = f"visits: {await self._counts(producer, consumer)}"
+                    if live is None:
+                        self._console.print(text)
+                    else:
+                        live.update(text, refresh=True)
+                    await asyncio.sleep(COUNT_SECONDS if is_live else COUNT_SECONDS_IN_FILES)
         finally:
             await close_consumer(consumer)
 

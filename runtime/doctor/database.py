@@ -1,5 +1,8 @@
 """The checks of PostgreSQL."""
 
+import asyncio
+import time
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 
 from agents.catalogue import CATALOGUE
@@ -8,6 +11,7 @@ from runtime.doctor.findings import Finding, failed, listed, ok, warning
 from runtime.doctor.installation import Installation
 from runtime.overview import DELAYED_SECONDS, LATE_SECONDS, LOCK_SECONDS
 from storage import inbox, migrate, outbox, schema_store, statistics
+from storage.statistics import LockWait
 from storage.table import METADATA
 from topics.avro import schema_id
 
@@ -18,6 +22,8 @@ CONNECTION_SHARE = 0.9
 """The share of max_connections above which new workers may get none."""
 PRUNING_DELAY = timedelta(hours=6)
 """How late workers may delete expired answers."""
+WATCH_SECONDS, PAUSE_SECONDS = 2.0, 0.02
+"""How long and how often `locks` looks for sessions that wait. A worker retries twice per second."""
 
 
 async def reachable(installation: Installation) -> Finding:
@@ -83,24 +89,51 @@ async def changes(installation: Installation) -> Finding:
 
 async def locks(installation: Installation) -> Finding:
     async with installation.database.connect() as conn:
-        waits = [wait for wait in await statistics.lock_waits(conn) if wait.seconds >= LOCK_SECONDS]
         holders = await statistics.lock_holders(conn, LOCK_SECONDS)
-    if blockers := sorted({wait.blocked_by for wait in waits} - {wait.pid for wait in waits}):
-        return warning(
-            f"{len(waits)} sessions wait for locks of {listed([f'session {pid}' for pid in blockers])}",
-            f"look at pg_stat_activity; `select pg_terminate_backend({blockers[0]})` ends the session",
-        )
-    if not holders:
+    waits = await _lock_waits(installation, {holder.pid for holder in holders})
+    blockers = {wait.blocked_by for wait in waits} | {holder.pid for holder in holders}
+    if not blockers:
         return ok(f"no session has held locks for more than {LOCK_SECONDS:.0f} s")
-    texts = [
-        f"session {holder.pid} ({holder.application or 'unnamed'}, {holder.state or 'unknown state'})"
-        f" for {holder.seconds:.0f} s on {listed(holder.tables)}"
+    held = [
+        f"session {holder.pid} ({_described(holder.application, holder.state)}) for {holder.seconds:.0f} s"
+        f" on {listed(holder.tables)}"
         for holder in holders
     ]
+    waiting = [
+        f"session {wait.pid} ({wait.waiting_application or 'unnamed'}) waits for session {wait.blocked_by}"
+        f" ({_described(wait.application, wait.state)})"
+        for wait in waits
+    ]
+    texts = [f"writes may wait for locks of {'; '.join(held)}"] if held else []
+    if waiting:
+        texts.append(listed(waiting))
+    # A session that waits itself goes on when the others have ended.
+    first = min(blockers - {wait.pid for wait in waits} or blockers)
     return warning(
-        f"writes may wait for locks of {'; '.join(texts)}",
-        f"let its owner end the transaction; `select pg_terminate_backend({holders[0].pid})` ends the session",
+        "; ".join(texts),
+        f"let its owner end the transaction; `select pg_terminate_backend({first})` ends the session",
     )
+
+
+async def _lock_waits(installation: Installation, holders: Collection[int]) -> Sequence[LockWait]:
+    """Who waits for one of the holders, or has waited for long. Workers wait for milliseconds, twice per second, so
+    this looks until somebody waits, for two seconds at most."""
+    ends_at = time.monotonic() + WATCH_SECONDS if holders else 0.0
+    while True:
+        # A transaction would see the same sessions again.
+        async with installation.database.connect() as conn:
+            waits = [
+                wait
+                for wait in await statistics.lock_waits(conn)
+                if wait.blocked_by in holders or wait.seconds >= LOCK_SECONDS
+            ]
+        if waits or time.monotonic() >= ends_at:
+            return waits
+        await asyncio.sleep(PAUSE_SECONDS)
+
+
+def _described(application: str, state: str) -> str:
+    return f"{application or 'unnamed'}, {state or 'unknown state'}"
 
 
 async def answers(installation: Installation) -> Finding:

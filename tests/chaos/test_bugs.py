@@ -6,12 +6,14 @@ from uuid import uuid4
 import pytest_asyncio
 
 from agents.engine.breaker import LEAST
+from tests.support import metrics
 from tests.support.buggy import UNENCODABLE
 from tests.support.stack import Process, Stack, eventually
 from topics import names
 from topics.envelope import JSON, RequestHeaders
 
 TOPIC = names.requests("visits")
+STATUSES = ("201", "500")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -41,6 +43,15 @@ async def test_a_handler_with_a_bug_only_fails_its_own_request(own_stack: Stack,
     assert (dead_letter.headers["error-code"], dead_letter.headers["error-topic"]) == ("bug", TOPIC)
     statuses = {row.request_id: row.status for row in await own_stack.rows("select request_id, status from inbox")}
     assert statuses == dict(zip(ids, (201, 500, 201, 500), strict=True))
+
+    async def are_counted() -> bool:
+        scraped = await metrics.scrape(worker)
+        requests = [
+            scraped.value("visitor_requests_total", operation="visits.fragile", status=each) for each in STATUSES
+        ]
+        return (requests, scraped.value("visitor_dead_letters_total", reason="bug")) == ([2, 2], 2)
+
+    await eventually("two answers, two failures and two dead letters that are counted", are_counted)
     assert await worker.ready()
 
 

@@ -19,8 +19,10 @@ import pytest
 from runtime.dev import sample
 from runtime.dev.servers import Processes
 from runtime.dev.servers.processes import free_port
+from tests.support import terminal
 from tests.support.servers import DOWNLOADS
 from tests.support.stack import eventually
+from tests.support.terminal import Terminal
 
 
 class _Dev:
@@ -37,13 +39,16 @@ class _Dev:
         self.output = home / "output"
         self.child: subprocess.Popen[bytes] | None = None
 
-    def start(self, *options: str) -> None:
+    @property
+    def environment(self) -> dict[str, str]:
         settings = {name: str(port) for name, port in self.ports.items()}
-        environment = {**os.environ, **settings, "VISITOR_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
+        return {**os.environ, **settings, "VISITOR_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
+
+    def start(self, *options: str) -> None:
         with self.output.open("wb") as output:
             self.child = subprocess.Popen(
-                [sys.executable, "-m", "runtime.cli", "dev", *options], stdout=output, stderr=output, env=environment,
-                start_new_session=True,
+                [sys.executable, "-m", "runtime.cli", "dev", *options], stdout=output, stderr=output,
+                env=self.environment, start_new_session=True,
                 # A shell also ignores SIGINT in a process that it starts in the background.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509
             )  # fmt: skip
@@ -118,32 +123,52 @@ async def _in_bash(script: str) -> str:
     return str(done.stdout)
 
 
-async def test_the_next_start_ends_the_processes_of_a_killed_dev(dev: _Dev) -> None:
+async def test_the_next_start_ends_the_processes_of_a_killed_dev_and_shows_the_status_on_its_terminal(
+    dev: _Dev,
+) -> None:
     dev.start("--no-simulation")
     await dev.await_ready()
     orphans = dev.children()
     dev.end(signal.SIGKILL)
     assert len([child for child in orphans if child.is_running()]) == 4
 
-    dev.start("--no-simulation")
-    await dev.await_ready()
-    assert "Ended processes of an earlier run" in dev.output.read_text()
-    assert [child for child in orphans if child.is_running()] == []
-    async with httpx.AsyncClient(base_url=dev.url) as client:
-        assert len((await client.get("/centers")).json()["data"]) > 3
-    assert dev.end(signal.SIGTERM) == 0
+    async with terminal.running(["dev", "--no-simulation"], dev.environment, width=120, height=45) as shown:
+        position = await shown.await_text("Ready after", await shown.await_text("Ended processes of an earlier run"))
+        assert [child for child in orphans if child.is_running()] == []
+        async with httpx.AsyncClient(base_url=dev.url) as client:
+            assert len((await client.get("/centers")).json()["data"]) > 3
+        await shown.await_text("none waits", await shown.await_text("visitor status", position))
+        shown.resize(60, 20)
+        for _ in range(2):
+            await shown.await_text("visitor status", len(shown.output))
+        await _ctrl_c_ends(shown)
 
 
-async def test_a_deleted_database_is_created_again_with_the_sample_data(dev: _Dev) -> None:
+async def _ctrl_c_ends(shown: Terminal) -> None:
+    position = len(shown.output)
+    shown.interrupt()
+    assert await shown.wait() == 0
+    assert "Stopping …" in shown.output[position:]
+    assert "Traceback" not in shown.output
+    assert shown.is_clean
+
+
+async def test_a_deleted_database_is_created_again_with_the_sample_data_and_a_narrow_terminal_shows_counts(
+    dev: _Dev,
+) -> None:
     shutil.rmtree(dev.home / "postgres")
-    dev.start("--no-simulation")
-    await dev.await_ready()
-    assert "PostgreSQL has none" in dev.output.read_text()
-    person = (await sample.find(dev.url))[0]
-    async with httpx.AsyncClient(base_url=dev.url) as client:
-        visit = {"licensePlate": person.plate, "pcCode": person.pc_code}
-        assert (await client.post("/visits/entry", json=visit)).status_code == 201
-    assert dev.end(signal.SIGTERM) == 0
+    async with terminal.running(["dev", "--no-simulation"], dev.environment, width=60, height=20) as shown:
+        await shown.await_text("Ready after", await shown.await_text("PostgreSQL has none"))
+        person = (await sample.find(dev.url))[0]
+        position = await shown.await_text("visits: requests ")
+        end = await shown.await_text(" ", position)
+        requests = int(shown.output[position:end])
+        async with httpx.AsyncClient(base_url=dev.url) as client:
+            visit = {"licensePlate": person.plate, "pcCode": person.pc_code}
+            assert (await client.post("/visits/entry", json=visit)).status_code == 201
+        # Two lines, which the next counts overwrite: the cursor goes up.
+        await shown.await_text(f"requests {requests + 1} ", await shown.await_text("\x1b[1A", position))
+        await _ctrl_c_ends(shown)
 
 
 def test_a_reset_deletes_the_data_and_no_other_files(dev: _Dev) -> None:

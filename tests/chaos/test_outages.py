@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from tests.support import oracle
+from tests.support import metrics, oracle
 from tests.support.callers import calling
 from tests.support.load import Message, Population, populate, send_all, update, visit
 from tests.support.oracle import Sent
@@ -75,10 +75,17 @@ async def test_a_server_away_for_10_seconds_loses_nothing_and_work_goes_on_by_it
                 await eventually("not ready while it is away", functools.partial(_not_ready, process), 30)
             await asyncio.sleep(AWAY_SECONDS)
             assert not await worker.ready()
+            for process in [worker, *(edges if server == "kafka" else [])]:
+                assert (await metrics.scrape(process)).value("visitor_ready") == 0
             await asyncio.to_thread(away.start)
             for edge in edges:
                 await eventually("an edge that is ready again", edge.ready, READY_SECONDS)
             await eventually("ready again", worker.ready, 90)
+        scraped = await metrics.scrape(worker)
+        assert scraped.value("visitor_ready") == 1
+        if server == "postgres":
+            # It looks for changes every second, also when there are none.
+            assert scraped.value("visitor_retries_total", part="publisher") > 1
         ended.set()
         await loading
         await callers.finish()

@@ -1,25 +1,31 @@
 """An old backup of the database is restored: the steps of docs/deploy.md apply the requests since then again."""
 
+import asyncio
 import random
-import signal
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx
 import sqlalchemy as sa
 from aiokafka import AIOKafkaConsumer
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from agents.catalogue import CATALOGUE
-from tests.support import data
-from tests.support.load import Population, populate, send_all, visit
+from runtime import overview
+from runtime.overview import KafkaOverview
+from runtime.settings import Settings
+from tests.support import data, pages
+from tests.support.load import Person, Population, populate, send_all, visit
 from tests.support.oracle import Sent, outbox_empty
+from tests.support.outbox import publisher_locked
 from tests.support.stack import Process, Stack, eventually
 from topics import names
 
-GROUP = "visitor-worker.requests"
+VISITOR_CHANGES = names.changes("visitors", "visitor")
 BACKUP = "backup"
 VISITS = 20
 RNG = random.Random(5)
@@ -50,18 +56,16 @@ async def _start_worker(stack: Stack) -> Process:
     return worker
 
 
-async def _stop(stack: Stack, worker: Process) -> None:
-    await eventually("an empty outbox", lambda: outbox_empty(stack))
-    worker.child.send_signal(signal.SIGTERM)
-    await eventually("the end of the worker", worker.ended)
+async def _stop(worker: Process) -> None:
+    assert await asyncio.to_thread(worker.terminate) == 0
 
 
-async def _reset_offsets(stack: Stack, moment: datetime) -> None:
+async def _reset_offsets(stack: Stack, group: str, moment: datetime) -> None:
     """What `kafka-consumer-groups --reset-offsets --to-datetime … --execute` does."""
     milliseconds = int(moment.timestamp() * 1000)
     topics = [names.requests(family) for family in CATALOGUE.families]
     partitions = [partition for topic in topics for partition in await stack.ends(topic)]
-    consumer = AIOKafkaConsumer(**stack.kafka.client(), group_id=GROUP, enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(**stack.kafka.client(), group_id=group, enable_auto_commit=False)
     await consumer.start()
     try:
         consumer.assign(partitions)
@@ -78,9 +82,16 @@ async def _erase(stack: Stack, visitor_id: str) -> None:
     assert (await stack.result("visitors.eraseByAnalyticsId", request)).value["status"] == 200
 
 
-async def _last_changes(stack: Stack, resource: str) -> dict[str, Any]:
-    records = await stack.read(names.changes("visitors", resource))
-    return {str(record.key): record.value for record in records}
+async def _move(stack: Stack, person: Person, city: str) -> str:
+    """Change the address of a visitor, and return the id of the request."""
+    parts = {"path": {"visitorId": person.visitor_id}, "body": {"addressCity": city}}
+    request_id = await stack.send("visitors.update", parts)
+    assert (await stack.result("visitors.update", request_id)).value["status"] == 204
+    return request_id
+
+
+async def _last_changes(stack: Stack, topic: str) -> dict[str, Any]:
+    return {str(record.key): record.value for record in await stack.read(topic)}
 
 
 async def test_after_a_restore_the_steps_of_the_docs_apply_the_requests_since_the_backup_again(
@@ -89,13 +100,15 @@ async def test_after_a_restore_the_steps_of_the_docs_apply_the_requests_since_th
     database = str(make_url(own_stack.servers.database).database)
     worker = await _start_worker(own_stack)
     population = await populate(own_stack, Sent(), 3)
-    kept, erased, _ = population.people
-    before = await own_stack.send(
-        "visitors.update", {"path": {"visitorId": kept.visitor_id}, "body": {"addressCity": "A"}}
-    )
-    await own_stack.result("visitors.update", before)
-
-    await _stop(own_stack, worker)
+    kept, erased, other = population.people
+    early_visit = visit(RNG, Population(population.pc_code, [other]))
+    await send_all(own_stack, Sent(), RNG, [early_visit])
+    await own_stack.result("visits.create", early_visit.request_id)
+    await eventually("an empty outbox", lambda: outbox_empty(own_stack))
+    async with publisher_locked(own_stack, VISITOR_CHANGES):
+        await _move(own_stack, kept, "A")
+        await _stop(worker)
+    assert not await outbox_empty(own_stack), "the backup has a change that is not published"
     backup_time = datetime.now(UTC)
     await _copy_database(own_stack, database, BACKUP)
 
@@ -103,41 +116,94 @@ async def test_after_a_restore_the_steps_of_the_docs_apply_the_requests_since_th
     new_visitor = data.visitor(population.pc_code)
     created = await own_stack.send("visitors.create", {"body": new_visitor})
     old_id = (await own_stack.result("visitors.create", created)).value["body"]["data"]["visitorId"]
-    updated = await own_stack.send(
-        "visitors.update", {"path": {"visitorId": kept.visitor_id}, "body": {"addressCity": "B"}}
-    )
-    await own_stack.result("visitors.update", updated)
-    sent = Sent()
-    await send_all(own_stack, sent, RNG, [visit(RNG, Population(population.pc_code, [kept])) for _ in range(VISITS)])
-    await _erase(own_stack, erased.visitor_id)
+    updated = await _move(own_stack, kept, "B")
+    visits = [visit(RNG, Population(population.pc_code, [kept])) for _ in range(VISITS)]
+    await send_all(own_stack, Sent(), RNG, visits)
     await eventually("all visits", lambda: _has_visits(own_stack, kept.visitor_id))
-    await _stop(own_stack, worker)
+    await _erase(own_stack, erased.visitor_id)
+    await eventually("an empty outbox", lambda: outbox_empty(own_stack))
+    await _stop(worker)
+    seen = (await _last_changes(own_stack, VISITOR_CHANGES))[kept.visitor_id]["revision"]
 
     await _copy_database(own_stack, BACKUP, database)
     assert not await _has_visits(own_stack, kept.visitor_id)
+    steps = _steps()
+    await _run_commands(own_stack, steps.pop(1))
 
-    await _reset_offsets(own_stack, backup_time - timedelta(hours=1))
-    await own_stack.delete_topics(*(topic.name for topic in CATALOGUE.change_topics))
-    assert (await own_stack.command("topics")).returncode == 0
+    group = _argument(steps.pop(2), "group")
+    await _reset_offsets(own_stack, group, backup_time - timedelta(hours=1))
+
+    step = steps.pop(3)
+    pattern = _argument(step, "topic").strip("'")
+    topics = [topic.name for topic in CATALOGUE.topics(own_stack.kafka) if re.fullmatch(pattern, topic.name)]
+    assert topics == [topic.name for topic in CATALOGUE.change_topics]
+    await own_stack.delete_topics(*topics)
+    await _run_commands(own_stack, step)
+
+    assert "Start the workers" in steps.pop(4)
     await _start_worker(own_stack)
+    await eventually("no lag", lambda: _has_no_lag(own_stack))
     new_id = (await own_stack.result("visitors.create", created, nth=2)).value["body"]["data"]["visitorId"]
-    await eventually("all visits", lambda: _has_visits(own_stack, kept.visitor_id))
-    await own_stack.result("visitors.update", updated, nth=2)
-    await eventually("the erasure", lambda: _is_absent(own_stack, erased.visitor_id))
-    republication = await own_stack.command("republish", "--restart")
-    assert republication.returncode == 0, republication.stderr
+    assert (await own_stack.result("visitors.update", updated, nth=2)).value["status"] == 204
+    assert await _has_visits(own_stack, kept.visitor_id)
+    assert await own_stack.rows("select 1 from visitors where visitor_id = :id", id=erased.visitor_id) == []
+
+    await _run_commands(own_stack, steps.pop(5))
     await eventually("an empty outbox", lambda: outbox_empty(own_stack))
 
-    rows = await own_stack.rows("select visitor_id, email, address_city, revision from visitors")
-    assert {str(row.visitor_id): row.address_city for row in rows}[kept.visitor_id] == "B"
-    assert new_id != old_id, "the docs say that ids change"
-    assert [str(row.visitor_id) for row in rows if row.email == new_visitor["email"]] == [new_id]
+    assert "Start the edges" in steps.pop(6)
+    assert steps == {}
+    edge, url = own_stack.edge()
+    await eventually("a ready edge", edge.ready)
+    async with httpx.AsyncClient(base_url=f"{url}/visitors") as client:
+        assert (await client.get(old_id)).status_code == 404, "the docs say that ids change"
+        assert (await client.get(new_id)).json()["data"]["email"] == new_visitor["email"]
+        assert (await client.get(kept.visitor_id)).json()["data"]["addressCity"] == "B"
+
     twice = await own_stack.rows("select request_id from inbox group by request_id having count(*) > 1")
     assert twice == []
-    changes = await _last_changes(own_stack, "visitor")
-    assert {key: value["revision"] for key, value in changes.items() if value is not None} == {
-        str(row.visitor_id): row.revision for row in rows
-    }
+    await _equals_last_changes(own_stack, VISITOR_CHANGES, "select visitor_id, revision from visitors")
+    await _equals_last_changes(own_stack, names.changes("visits", "visit"), "select visit_id, revision from visits")
+    await _move(own_stack, kept, "C")
+    await eventually("an empty outbox", lambda: outbox_empty(own_stack))
+    assert (await _last_changes(own_stack, VISITOR_CHANGES))[kept.visitor_id]["revision"] == seen + 1
+
+
+def _steps() -> dict[int, str]:
+    """The steps after a restore of docs/deploy.md, by number."""
+    page = (pages.ROOT / "docs" / "deploy.md").read_text()
+    _, _, section = page.partition("**After a restore of an older backup**")
+    section = section.partition("\n## ")[0]
+    parts = re.split(r"^(\d+)\. ", section, flags=re.MULTILINE)[1:]
+    return {int(number): text for number, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+async def _run_commands(stack: Stack, step: str) -> None:
+    """Run the commands of the service in a step."""
+    commands = re.findall(r"(?:^ +|`)visitor ([^`\n]+)", step, re.MULTILINE)
+    assert commands
+    for command in commands:
+        done = await stack.command(*command.split())
+        assert done.returncode == 0, done.stderr
+
+
+def _argument(step: str, name: str) -> str:
+    """An argument of the tool of Kafka in a step."""
+    (value,) = re.findall(rf"--{name} (\S+)", step)
+    return str(value)
+
+
+async def _has_no_lag(stack: Stack) -> bool:
+    async with overview.source(Settings(kafka=stack.kafka, database=stack.database)) as source:
+        kafka = (await source.read()).kafka
+    return isinstance(kafka, KafkaOverview) and sum(group.messages for group in kafka.groups) == 0
+
+
+async def _equals_last_changes(stack: Stack, topic: str, query: str) -> None:
+    """A consumer that reads the topic from the beginning gets the rows: pairs of an id and a revision."""
+    changes = await _last_changes(stack, topic)
+    revisions = {key: value["revision"] for key, value in changes.items() if value is not None}
+    assert revisions == {str(key): revision for key, revision in await stack.rows(query)}
 
 
 async def _has_visits(stack: Stack, visitor_id: str) -> bool:
@@ -145,7 +211,3 @@ async def _has_visits(stack: Stack, visitor_id: str) -> bool:
     count: int = rows[0].visits
     assert count <= VISITS, "a visit was applied twice"
     return count == VISITS
-
-
-async def _is_absent(stack: Stack, visitor_id: str) -> bool:
-    return not await stack.rows("select 1 from visitors where visitor_id = :id", id=visitor_id)

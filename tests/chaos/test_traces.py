@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from uuid import uuid4
 
 import httpx
@@ -12,9 +12,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.support import data
 from tests.support.collector import Collector, attributes, collecting
-from tests.support.stack import PERSONAL, Stack, eventually
+from tests.support.stack import PERSONAL, Record, Stack, eventually
 from topics import names
-from topics.envelope import JSON, RequestHeaders
+from topics.envelope import JSON, Headers, RequestHeaders
 
 CHANGES = names.changes("centers", "center")
 
@@ -78,14 +78,65 @@ async def test_a_batch_links_to_its_requests_and_has_a_transaction_and_a_publica
     trace_id, _, traceparent = _new_traceparent()
     assert (await traced.post("/centers", json=data.center(), headers={"traceparent": traceparent})).status_code == 201
     process = await _span(collector, "process centers.create", trace_id)
+    batch = await _batch_of(collector, process)
+    assert [link.span_id for link in process.links] == [batch.span_id]
+    parts = [await _span(collector, name, batch.trace_id.hex()) for name in ("transaction", "publish")]
+    assert {part.parent_span_id for part in parts} == {batch.span_id}
 
+
+async def test_a_batch_links_to_each_of_its_requests_and_each_result_and_change_is_in_the_trace_of_its_request(
+    own_stack: Stack, traced: httpx.AsyncClient, collector: Collector
+) -> None:
+    traceparents = [_new_traceparent()[2] for _ in range(3)]
+    centers = [data.center() for _ in range(4)]
+    headers = [
+        RequestHeaders(str(uuid4()), "centers.create", "test", JSON)._replace(traceparent=traceparent)
+        for traceparent in (*traceparents, None)
+    ]
+    values = [json.dumps({"body": center}).encode() for center in centers]
+    await _send_together(own_stack, [(value, each.encode()) for value, each in zip(values, headers, strict=True)])
+    results = [await own_stack.result("centers.create", each.request_id) for each in headers]
+    assert [result.headers["traceparent"] for result in results[:3]] == traceparents
+
+    processes = []
+    for result in results:
+        trace_id, _ = _trace_of(result)
+        process = await _span(collector, "process centers.create", trace_id)
+        assert attributes(process.attributes)["messaging.message.id"] == result.id
+        processes.append(process)
+    assert _trace_of(results[3]) == (processes[3].trace_id.hex(), processes[3].span_id.hex())
+    (batch_id,) = {link.span_id for process in processes for link in process.links}
+    batch = await _batch_of(collector, processes[0])
+    assert batch.span_id == batch_id
+    assert {link.span_id for link in batch.links} == {process.span_id for process in processes}
+
+    for center, process in zip(centers, processes, strict=True):
+        change = await _span(collector, "publish center.created", process.trace_id.hex())
+        assert change.parent_span_id == process.span_id
+        record = await own_stack.await_record(CHANGES, lambda record, key=center["pcCode"]: record.key == key)
+        assert _trace_of(record) == (change.trace_id.hex(), change.span_id.hex())
+
+
+def _trace_of(record: Record) -> tuple[str, str]:
+    """The trace id and the span id that a record carries."""
+    _, trace_id, span_id, _ = record.headers["traceparent"].split("-")
+    return trace_id, span_id
+
+
+async def _batch_of(collector: Collector, process: Span) -> Span:
     async def batches() -> list[Span]:
         return [each for each in collector.named("batch") if process.span_id in {link.span_id for link in each.links}]
 
     (batch,) = await eventually("the batch of the request", batches)
-    assert [link.span_id for link in process.links] == [batch.span_id]
-    parts = [await _span(collector, name, batch.trace_id.hex()) for name in ("transaction", "publish")]
-    assert {part.parent_span_id for part in parts} == {batch.span_id}
+    return batch
+
+
+async def _send_together(stack: Stack, messages: Sequence[tuple[bytes, Headers]]) -> None:
+    """Append messages to the same partition in one step, so that a worker fetches them together."""
+    batch = stack.producer.create_batch()
+    for value, headers in messages:
+        assert batch.append(key=None, value=value, timestamp=None, headers=headers) is not None
+    await (await stack.producer.send_batch(batch, names.requests("centers"), partition=0))
 
 
 async def test_a_read_has_its_own_transaction(traced: httpx.AsyncClient, collector: Collector) -> None:

@@ -18,7 +18,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from tests.support import data
+from tests.support import data, metrics
 from tests.support.servers import Choice, KafkaAndPostgres, own_servers
 from tests.support.stack import Process, Stack, eventually
 from topics import names
@@ -104,6 +104,13 @@ async def test_topics_that_are_missing_or_forbidden_delay_no_others_and_are_name
         } <= _errors(worker)
 
     await eventually("log lines that name the topics", named, 30)
+    scraped = await metrics.scrape(worker)
+    for topic, is_failing in ((MISSING, 1), (FORBIDDEN, 1), (HEALTHY, 0)):
+        state = {"topic": topic, "visitor_publisher_state": "failing"}
+        assert scraped.value("visitor_publisher_state", **state) == is_failing
+        assert (scraped.value("visitor_retries_total", part=f"{topic} publisher") > 0) == is_failing
+    assert scraped.value("visitor_retries_total", part=f"{names.requests('points')}:0") > 0
+    assert scraped.value("visitor_retries_total", part=f"{REQUESTS}:0") == 0
     _allow_everything(own_stack)
     command = await own_stack.command("topics")
     assert f"created {MISSING}\n" in command.stdout

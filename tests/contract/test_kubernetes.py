@@ -7,8 +7,12 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from markdown_it import MarkdownIt
 
 from runtime import settings
+from telemetry.metrics import LAG_SECONDS
+from tests.support import pages
+from tests.support.queries import Query
 
 FOLDER = Path(__file__).parents[2] / "ops" / "kubernetes"
 KUBERNETES_VERSIONS = ("1.31", "1.37")
@@ -91,6 +95,39 @@ def test_prometheus_scrapes_the_ports_of_the_metrics() -> None:
     assert ports == {"worker": "8081", "edge": "8082"}
     (rule,) = RESOURCES["NetworkPolicy/metrics"]["spec"]["ingress"]
     assert {str(port["port"]) for port in rule["ports"]} == set(ports.values())
+
+
+@pytest.mark.parametrize("name", [name for name in RESOURCES if name.startswith("HorizontalPodAutoscaler/")])
+def test_an_autoscaler_scales_a_deployment_that_leaves_it_the_number_of_pods(name: str) -> None:
+    target = RESOURCES[name]["spec"]["scaleTargetRef"]
+    assert "replicas" not in RESOURCES[f"{target['kind']}/{target['name']}"]["spec"]
+
+
+def test_workers_are_scaled_by_a_metric_that_they_export_up_to_the_number_of_partitions() -> None:
+    spec = RESOURCES["HorizontalPodAutoscaler/worker"]["spec"]
+    (metric,) = spec["metrics"]
+    (rule,) = yaml.safe_load(_adapter_rules())["rules"]["external"]
+    assert metric["external"]["metric"] == {"name": rule["name"]["as"]}
+    exported = {LAG_SECONDS.describe()[0].name: {*LAG_SECONDS._labelnames, *rule["resources"]["overrides"]}}
+    for text in (rule["seriesQuery"], rule["metricsQuery"].replace("<<.LabelMatchers>>", 'namespace="visitor"')):
+        query = Query("", text)
+        assert query.metrics == exported.keys()
+        assert query.unknown(exported) == set()
+    assert spec["maxReplicas"] <= settings.load().kafka.partitions
+
+
+def _adapter_rules() -> str:
+    """The rules of the Prometheus Adapter in docs/deploy.md."""
+    blocks = MarkdownIt().parse((pages.ROOT / "docs" / "deploy.md").read_text())
+    (rules,) = (block.content for block in blocks if block.info == "yaml" and "seriesQuery" in block.content)
+    return rules
+
+
+def test_edges_are_scaled_by_the_share_of_the_cpu_time_that_they_request() -> None:
+    (metric,) = RESOURCES["HorizontalPodAutoscaler/edge"]["spec"]["metrics"]
+    (container,) = SERVERS["Deployment/edge"]["containers"]
+    assert metric["resource"]["target"]["type"] == "Utilization"
+    assert metric["resource"]["name"] in container["resources"]["requests"]
 
 
 @pytest.mark.parametrize("kind", ["PodDisruptionBudget", "NetworkPolicy"])

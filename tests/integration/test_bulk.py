@@ -4,9 +4,11 @@ import asyncio
 import csv
 import io
 import json
-import signal
+import os
+import re
 import subprocess
-import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ import sqlalchemy as sa
 from runtime.bulk import Format, Importable, exporting, importing
 from runtime.bulk.importing import Summary
 from runtime.command import retry_until_available
-from tests.support import data
+from tests.support import data, terminal
 from tests.support.stack import Stack
+from tests.support.terminal import Terminal
 
 Done = subprocess.CompletedProcess[str]
 
@@ -80,7 +83,7 @@ async def test_a_repeated_import_applies_nothing_twice(stack: Stack, client: htt
     assert sorted(row.license_plate for row in stored) == sorted([owner["licensePlate"], *plates])
 
 
-async def test_an_interrupted_import_is_resumed_by_the_same_command(
+async def test_an_import_that_is_interrupted_on_its_terminal_is_resumed_by_the_same_command(
     stack: Stack, client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     owner = await data.visitor_with_vehicle(client)
@@ -92,19 +95,26 @@ async def test_an_interrupted_import_is_resumed_by_the_same_command(
         await conn.execute(
             sa.text("select 1 from visitors where visitor_id = :id for update"), {"id": owner["visitorId"]}
         )
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "runtime.cli", "import", "vehicles", str(file), env=stack.environment(),
-            stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        await stack.await_lock_wait()
-        process.send_signal(signal.SIGINT)
-        _, errors = await process.communicate()
-    assert (process.returncode, b"Run the same command to resume." in errors) == (130, True), errors
+        async with terminal.running(["import", "vehicles", str(file)], stack.environment()) as shown:
+            await shown.await_text("importing vehicles")
+            await stack.await_lock_wait()
+            shown.interrupt()
+            assert await shown.wait() == 130
+        _ended_with(shown, "Interrupted. Run the same command to resume.")
 
     done = await stack.command("import", "vehicles", str(file))
-    assert (done.returncode, "20 rows are applied" in done.stderr) == (0, True), done.stderr
+    # A pipe gets no progress bar.
+    assert re.fullmatch(r"20 rows are applied( \(\d+ of them by an earlier run\))?, 0 are refused.\n", done.stderr)
+    assert done.returncode == 0
     stored = await stack.rows("select license_plate from vehicles where visitor_id = :id", id=owner["visitorId"])
     assert sorted(row.license_plate for row in stored) == sorted([owner["licensePlate"], *plates])
+
+
+def _ended_with(shown: Terminal, last_line: str) -> None:
+    """A terminal is as it was, and the command says what to do."""
+    assert shown.output.endswith(f"{last_line}\r\n")
+    assert "Traceback" not in shown.output
+    assert shown.is_clean
 
 
 async def test_the_optins_of_a_visitor_are_applied_in_the_order_of_the_file(
@@ -136,6 +146,51 @@ async def test_an_export_has_all_rows_as_the_api_answers_them(stack: Stack, clie
     row = next(row for row in table if row["licensePlate"] == owner["licensePlate"])
     assert row["visitorId"] == owner["visitorId"]
     assert (row["deletionDate"], row["vehicleId"]) == ("", str(owner["vehicleId"]))
+
+
+async def test_an_export_that_is_interrupted_on_its_terminal_leaves_no_file(
+    stack: Stack, client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    owner = await data.visitor_with_vehicle(client)
+    vehicles = f"/visitors/{owner['visitorId']}/vehicles"
+    for name in ("v" * 100, "w" * 100):
+        await asyncio.gather(*(data.create(client, vehicles, data.vehicle(name=name)) for _ in range(20)))
+    output = tmp_path / "vehicles.jsonl"
+    arguments = ["export", "vehicles", "--output", str(output)]
+    with _slow_disk(tmp_path / "vehicles.jsonl.part") as drain:
+        async with terminal.running(arguments, stack.environment()) as shown:
+            await shown.await_text("0/", await shown.await_text("exporting vehicles"))
+            shown.interrupt()
+            drain()
+            assert await shown.wait() == 130
+    _ended_with(shown, "Interrupted. Run the same command to begin again.")
+    assert await asyncio.to_thread(os.listdir, tmp_path) == []
+
+    done = await stack.command(*arguments)
+    assert re.fullmatch(r"Exported \d+ rows of vehicles.\n", done.stderr)  # A pipe gets no progress bar.
+    assert len(output.read_text().splitlines()) > 40
+
+
+@contextmanager
+def _slow_disk(file: Path) -> Iterator[Callable[[], None]]:
+    """A file to which nothing can be written until the function is called: a pipe that is full."""
+    os.mkfifo(file)
+    reader = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(file, os.O_WRONLY | os.O_NONBLOCK)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(2**16))
+
+    def drain() -> None:
+        os.close(writer)
+        with suppress(BlockingIOError):
+            while os.read(reader, 2**16):
+                pass
+
+    try:
+        yield drain
+    finally:
+        os.close(reader)
 
 
 async def test_an_import_reads_what_an_export_writes(stack: Stack, client: httpx.AsyncClient, tmp_path: Path) -> None:

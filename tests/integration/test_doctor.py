@@ -1,5 +1,7 @@
 """`visitor doctor`: each check finds its fault on real servers."""
 
+import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -129,13 +131,17 @@ async def test_clocks_that_differ(stack: Stack, client: httpx.AsyncClient, monke
 
 
 async def test_requests_that_wait_and_the_session_that_blocks_them(
-    stack: Stack, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    stack: Stack,
+    client: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(kafka, "DELAYED_SECONDS", 0.5)
     monkeypatch.setattr(database, "LOCK_SECONDS", 1.0)
     parker = await data.visitor_with_vehicle(client)
     body = {"licensePlate": parker["licensePlate"], "pcCode": parker["pcCode"]}
     async with stack.engine.connect() as conn, conn.begin():
+        await conn.execute(sa.text("set local application_name = 'a-script'"))
         blocker = await conn.scalar(sa.text("select pg_backend_pid()"))
         await conn.execute(
             sa.text("select from visitors where visitor_id = :visitor for update"), {"visitor": parker["visitorId"]}
@@ -146,17 +152,57 @@ async def test_requests_that_wait_and_the_session_that_blocks_them(
             finding = (await _findings(stack))["lag"]
             return finding.state == "warning" and names.requests("visits") in finding.message
 
-        async def names_blocker() -> bool:
+        async def names_both() -> bool:
             finding = (await _findings(stack))["locks"]
+            session = re.escape(f"session {blocker} (a-script, idle in transaction)")
+            texts = (rf"{session} for \d+ s on .*visitors", rf"session \d+ \(visitor\) waits for {session}")
             return (
                 finding.state == "warning"
-                and f"session {blocker} (" in finding.message
-                and "on visitors" in finding.message
+                and all(re.search(text, finding.message) for text in texts)
                 and f"pg_terminate_backend({blocker})" in finding.advice
             )
 
         await eventually("a warning about the lag", lags)
-        await eventually("a warning about the lock", names_blocker)
+
+        async def names_both_each_time() -> bool:
+            # The worker waits for a tenth of the time only.
+            return all([await names_both() for _ in range(3)])
+
+        await eventually("warnings about the lock that name who holds it, and who waits", names_both_each_time)
+        assert await _run(stack, capsys) == (True, {"lag": "warning", "locks": "warning"})
+        monkeypatch.setattr(kafka, "LATE_SECONDS", 1.0)
+        assert await _run(stack, capsys) == (False, {"lag": "failed", "locks": "warning"})
+
+
+async def _run(stack: Stack, capsys: pytest.CaptureFixture[str]) -> tuple[bool, dict[str, str]]:
+    """Whether `visitor doctor --json` passes, and what its document says about lag and locks."""
+    settings = Settings(kafka=stack.kafka, database=stack.database)
+    passed = await doctor.run(settings, Role.operator, as_json=True)
+    document = json.read(capsys.readouterr().out.encode())
+    states = {each["check"]: each["state"] for each in document["checks"]}
+    return passed, {check: states[check] for check in ("lag", "locks")}
+
+
+async def test_a_session_that_has_waited_long_for_a_reader(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No write waits for a reader, but the change of a schema does."""
+    monkeypatch.setattr(database, "LOCK_SECONDS", 0.2)
+    async with stack.engine.connect() as reader, stack.engine.connect() as changer:
+        await reader.execute(sa.text("select from republications"))
+        pid = await reader.scalar(sa.text("select pg_backend_pid()"))
+        waiting_pid = await changer.scalar(sa.text("select pg_backend_pid()"))
+        change = asyncio.create_task(changer.execute(sa.text("lock table republications")))
+
+        async def is_named() -> bool:
+            finding = (await _findings(stack))["locks"]
+            return (
+                finding.state == "warning"
+                and f"session {waiting_pid} (unnamed) waits for session {pid} (unnamed, idle in" in finding.message
+                and f"pg_terminate_backend({pid})" in finding.advice
+            )
+
+        await eventually("a warning about the session that waits", is_named)
+        await reader.rollback()
+        await change
 
 
 @asynccontextmanager

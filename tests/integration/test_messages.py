@@ -456,8 +456,9 @@ async def test_messages_of_an_aborted_kafka_transaction_are_skipped_and_leave_no
     await eventually("no lag", no_lag)
 
 
-async def test_a_read_that_has_expired_is_dropped(stack: Stack) -> None:
-    now = datetime.now(UTC)
+async def test_a_read_that_has_expired_is_dropped_and_counted(stack: Stack) -> None:
+    worker = next(process for process in stack.processes if process.name == "worker")
+    before, now = await metrics.scrape(worker), datetime.now(UTC)
     requests = [
         RequestHeaders(str(uuid4()), "centers.list", "gateway/test", JSON, expires=now + timedelta(seconds=seconds))
         for seconds in (-1, 60)
@@ -470,6 +471,13 @@ async def test_a_read_that_has_expired_is_dropped(stack: Stack) -> None:
         assert (await stack.result("centers.list", request.request_id)).value["status"] == 200
     result_ids = {record.headers.get("ce_id") for record in await stack.read(names.results("centers"))}
     assert requests[0].request_id not in result_ids
+
+    async def are_counted() -> bool:
+        after = await metrics.scrape(worker)
+        answered = after.increase(before, "visitor_requests_total", operation="centers.list", status="200")
+        return (answered, after.increase(before, "visitor_reads_expired_total")) == (2, 1)
+
+    await eventually("two reads that were answered, and one that had expired", are_counted)
 
 
 async def test_a_write_never_expires(stack: Stack, client: httpx.AsyncClient) -> None:

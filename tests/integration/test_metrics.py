@@ -1,17 +1,24 @@
 """What the metrics of worker and edge say after calls and messages."""
 
+import asyncio
+from importlib.metadata import version
+from typing import get_args
+
 import httpx
 
 from agents.engine import measurements
+from storage import database
 from telemetry.metrics import WORKER
 from tests.support import data, queries
 from tests.support.metrics import Scrape, scrape
+from tests.support.oracle import outbox_empty
 from tests.support.outbox import waiting_changes
 from tests.support.stack import PARTITIONS, Process, Stack, eventually
 from topics import names
-from topics.envelope import JSON, RequestHeaders
+from topics.envelope import JSON, Reason, RequestHeaders
 
 REQUESTS, CHANGES = names.requests("centers"), names.changes("centers", "center")
+STATE = "visitor_publisher_state"
 
 
 def _processes(stack: Stack) -> tuple[Process, Process]:
@@ -19,40 +26,64 @@ def _processes(stack: Stack) -> tuple[Process, Process]:
     return stack.processes[0], stack.processes[1]
 
 
+async def _scrape_of_idle(stack: Stack, worker: Process) -> Scrape:
+    """A scrape of the worker when all that earlier tests have sent is counted."""
+    scrapes = [await scrape(worker)]
+
+    async def is_idle() -> bool:
+        scrapes.append(await scrape(worker))
+        counters = ("visitor_requests_total", "visitor_changes_published_total", "visitor_dead_letters_total")
+        increases = [scrapes[-1].increase(scrapes[-2], name) for name in counters]
+        return not any(increases) and await outbox_empty(stack)
+
+    await eventually("an idle worker", is_idle)
+    return scrapes[-1]
+
+
 async def test_a_call_is_counted_and_measured_until_its_result_and_its_change(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
     worker, edge = _processes(stack)
-    worker_before, edge_before = await scrape(worker), await scrape(edge)
+    worker_before, edge_before = await _scrape_of_idle(stack, worker), await scrape(edge)
     answer = await client.post("/centers", json=data.center())
     assert answer.status_code == 201
 
-    def increase(after: Scrape, before: Scrape, name: str, **labels: str) -> float:
-        return after.value(name, **labels) - before.value(name, **labels)
-
     async def changed() -> bool:
         name = "visitor_change_latency_seconds_count"
-        return increase(await scrape(worker), worker_before, name, topic=CHANGES) >= 1
+        return (await scrape(worker)).increase(worker_before, name, topic=CHANGES) >= 1
 
     await eventually("a change that is measured", changed)
+    counts: dict[str, dict[str, str]] = {
+        "visitor_requests_total": {"operation": "centers.create", "status": "201"},
+        "visitor_result_latency_seconds_count": {"topic": REQUESTS},
+        "visitor_batch_requests_sum": {},
+        "visitor_batch_seconds_count": {"topic": REQUESTS},
+        "visitor_changes_published_total": {"topic": CHANGES},
+        "visitor_change_latency_seconds_count": {"topic": CHANGES},
+    }
     after = await scrape(worker)
-    assert increase(after, worker_before, "visitor_requests_total", operation="centers.create", status="201") >= 1
-    latency = increase(after, worker_before, "visitor_result_latency_seconds_sum", topic=REQUESTS)
-    assert increase(after, worker_before, "visitor_result_latency_seconds_count", topic=REQUESTS) >= 1
-    assert 0 < latency < 60
-    assert increase(after, worker_before, "visitor_batch_requests_sum") >= 1
-    assert increase(after, worker_before, "visitor_pool_wait_seconds_count", pool="writes") >= 1
-    assert increase(after, worker_before, "visitor_changes_published_total", topic=CHANGES) >= 1
+    assert {name: after.increase(worker_before, name, **labels) for name, labels in counts.items()} == dict.fromkeys(
+        counts, 1
+    )
+    assert after.increase(worker_before, "visitor_pool_wait_seconds_count", pool="writes") >= 1
+    result, change, batch = (
+        after.increase(worker_before, f"visitor_{name}_seconds_sum", topic=topic)
+        for name, topic in (("result_latency", REQUESTS), ("change_latency", CHANGES), ("batch", REQUESTS))
+    )
+    assert batch > 0
+    assert 0 < result < change < 60
     edge_after = await scrape(edge)
-    assert increase(edge_after, edge_before, "visitor_http_calls_total", operation="centers.create", status="201") >= 1
-    assert increase(edge_after, edge_before, "visitor_http_seconds_count", operation="centers.create") >= 1
+    call = {"operation": "centers.create"}
+    assert edge_after.increase(edge_before, "visitor_http_calls_total", **call, status="201") == 1
+    assert edge_after.increase(edge_before, "visitor_http_seconds_count", **call) == 1
+    assert batch < edge_after.increase(edge_before, "visitor_http_seconds_sum", **call) < 60
 
 
 async def test_worker_and_edge_say_that_they_are_ready_and_how_they_run(stack: Stack) -> None:
     for process in _processes(stack):
         scraped = await scrape(process)
         assert scraped.value("visitor_ready") == 1
-        assert scraped.value("visitor_build_info") == 1
+        assert scraped.value("visitor_build_info", version=version("visitor-service")) == 1
         assert scraped.value("visitor_event_loop_delay_seconds_count") > 0
         assert scraped.value("process_resident_memory_bytes") > 10 * 2**20
 
@@ -64,11 +95,13 @@ async def test_a_worker_exports_no_metrics_of_the_edge_and_the_reverse(stack: St
 
 
 async def test_lag_is_given_in_messages_and_seconds_for_each_partition(stack: Stack, client: httpx.AsyncClient) -> None:
+    """Attempts to apply a request that waits for a lock are batches without requests."""
     worker, _ = _processes(stack)
     center = data.center()
     assert (await client.post("/centers", json=center)).status_code == 201
     request_id = f"lag-{center['pcCode']}"
     parts = {"path": {"pcCode": center["pcCode"]}, "body": {"label": "Lag"}}
+    before = await _scrape_of_idle(stack, worker)
     async with stack.engine.begin() as conn:
         await conn.exec_driver_sql(f"select 1 from centers where pc_code = '{center['pcCode']}' for update")
         await stack.send("centers.update", parts, request_id=request_id, partition=2, key=center["pcCode"])
@@ -78,8 +111,10 @@ async def test_lag_is_given_in_messages_and_seconds_for_each_partition(stack: St
             return scraped.value("visitor_lag_seconds", topic=REQUESTS, partition="2") > 1
 
         await eventually("lag of the partition", lags)
-        scraped = await scrape(worker)
-        assert scraped.value("visitor_lag_messages", topic=REQUESTS, partition="2") >= 1
+        waiting = await scrape(worker)
+        assert waiting.value("visitor_lag_messages", topic=REQUESTS, partition="2") == 1
+        assert waiting.increase(before, "visitor_batch_requests_count") == 0
+        assert waiting.increase(before, "visitor_result_latency_seconds_count", topic=REQUESTS) == 0
     assert (await stack.result("centers.update", request_id)).value["status"] == 204
 
     async def no_lag() -> bool:
@@ -87,6 +122,9 @@ async def test_lag_is_given_in_messages_and_seconds_for_each_partition(stack: St
         return scraped.value("visitor_lag_seconds") == scraped.value("visitor_lag_messages") == 0
 
     await eventually("no lag", no_lag)
+    done = await scrape(worker)
+    assert done.increase(before, "visitor_batch_requests_count") == 1
+    assert done.increase(before, "visitor_result_latency_seconds_sum", topic=REQUESTS) > 1
     partitions = [
         s.labels["partition"]
         for s in (await scrape(worker)).samples
@@ -97,13 +135,20 @@ async def test_lag_is_given_in_messages_and_seconds_for_each_partition(stack: St
 
 async def test_a_dead_letter_is_counted_by_its_reason(stack: Stack) -> None:
     worker, _ = _processes(stack)
-    before = (await scrape(worker)).value("visitor_dead_letters_total", reason="not_json")
-    await stack.raw(REQUESTS, b"{", RequestHeaders("broken", "centers.create", "test", JSON).encode())
+    before = await _scrape_of_idle(stack, worker)
+    broken = {"not_json": (b"{", "centers.create"), "unknown_operation": (b"{}", "centers.unknown")}
+    for value, operation in broken.values():
+        await stack.raw(REQUESTS, value, RequestHeaders("broken", operation, "test", JSON).encode())
 
     async def counted() -> bool:
-        return (await scrape(worker)).value("visitor_dead_letters_total", reason="not_json") > before
+        return (await scrape(worker)).increase(before, "visitor_dead_letters_total") >= len(broken)
 
-    await eventually("a dead letter that is counted", counted)
+    await eventually("dead letters that are counted", counted)
+    after = await scrape(worker)
+    increases = {
+        reason: after.increase(before, "visitor_dead_letters_total", reason=reason) for reason in get_args(Reason)
+    }
+    assert {reason: count for reason, count in increases.items() if count} == dict.fromkeys(broken, 1)
 
 
 async def test_the_size_of_the_inbox_is_measured(stack: Stack, client: httpx.AsyncClient) -> None:
@@ -123,6 +168,34 @@ async def test_changes_that_wait_in_the_outbox_are_measured(stack: Stack) -> Non
         await measurements._measure(stack.engine, [CHANGES])
     assert WORKER.get_sample_value("visitor_outbox_rows", {"topic": CHANGES}) == 3
     assert 60 < (WORKER.get_sample_value("visitor_outbox_oldest_seconds", {"topic": CHANGES}) or 0) < 120
+
+
+async def test_the_state_of_a_publisher_says_whether_another_session_has_its_topic(stack: Stack) -> None:
+    worker, _ = _processes(stack)
+
+    async def states() -> dict[str, float]:
+        samples = [each for each in (await scrape(worker)).samples if each.labels.get("topic") == CHANGES]
+        return {each.labels[STATE]: each.value for each in samples if each.name == STATE}
+
+    async def is_in(state: str) -> bool:
+        return await states() == {**dict.fromkeys(("idle", "publishing", "standby", "failing"), 0), state: 1}
+
+    async with waiting_changes(stack, CHANGES):
+        await eventually("a publisher that stands by", lambda: is_in("standby"))
+    await eventually("a publisher without changes", lambda: is_in("idle"))
+
+
+async def test_the_wait_for_a_connection_is_measured(stack: Stack) -> None:
+    """In the process of the test: a worker has enough connections."""
+    engine = database.connect(stack.database, connections=1, pool="test")
+    async with engine.connect():
+        waiting = asyncio.create_task(engine.connect().start())
+        await asyncio.sleep(0.3)
+        assert WORKER.get_sample_value("visitor_pool_wait_seconds_count", {"pool": "test"}) == 1
+    await (await waiting).close()
+    await engine.dispose()
+    assert WORKER.get_sample_value("visitor_pool_wait_seconds_count", {"pool": "test"}) == 2
+    assert (WORKER.get_sample_value("visitor_pool_wait_seconds_sum", {"pool": "test"}) or 0) > 0.25
 
 
 async def test_alerts_and_dashboards_use_only_metrics_and_labels_that_are_exported(

@@ -1,21 +1,12 @@
 """`visitor status`, as an operator runs it."""
 
 import asyncio
-import fcntl
-import os
-import pty
-import signal
-import struct
-import sys
-import termios
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tests.support import data
-from tests.support.stack import PARTITIONS, Stack, eventually
+from tests.support import data, terminal
+from tests.support.stack import PARTITIONS, Stack
 from topics import json, names
 
 
@@ -62,27 +53,16 @@ async def test_a_server_that_is_unavailable_is_named_and_the_other_one_is_shown(
     assert "in the inbox" in done.stdout
 
 
-async def test_on_a_terminal_it_is_refreshed_until_it_is_interrupted(stack: Stack, tmp_path: Path) -> None:
-    terminal, child = pty.openpty()
-    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "runtime.cli", "status", stdin=child, stdout=child, stderr=child,
-        env=stack.environment(TERM="xterm-256color"), start_new_session=True,
-    )  # fmt: skip
-    os.close(child)
-    os.set_blocking(terminal, False)
-    output = b""
-
-    async def shows_the_view_twice() -> bool:
-        nonlocal output
-        with suppress(BlockingIOError):
-            output += os.read(terminal, 2**20)
-        return output.count(b"visitor status") >= 2
-
-    try:
-        await eventually("two views", shows_the_view_twice)
-    finally:
-        process.send_signal(signal.SIGINT)
-        await process.wait()
-        os.close(terminal)
-    assert process.returncode == 0, output
+async def test_on_a_terminal_it_is_refreshed_in_its_size_until_it_is_interrupted(stack: Stack) -> None:
+    async with terminal.running(["status"], stack.environment(), width=120, height=40) as shown:
+        await shown.await_text("visitor status", await shown.await_text("visitor status"))
+        shown.resize(60, 30)
+        # The next view may have been on its way.
+        position = await shown.await_text("visitor status", await shown.await_text("visitor status", len(shown.output)))
+        await shown.await_text("in the inbox", position)
+        assert max(map(len, shown.lines(position))) <= 60
+        assert "oldest" in shown.output[position:]
+        shown.interrupt()
+        assert await shown.wait() == 0
+    assert "Traceback" not in shown.output
+    assert shown.is_clean

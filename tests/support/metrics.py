@@ -27,6 +27,10 @@ class Scrape:
         assert any(name.startswith(family.name) for family in self.families), f"{name} is not exported"
         return sum(each.value for each in self.samples if each.name == name and labels.items() <= each.labels.items())
 
+    def increase(self, before: "Scrape", name: str, **labels: str) -> float:
+        """How much larger the value is than in an earlier scrape."""
+        return self.value(name, **labels) - before.value(name, **labels)
+
 
 async def scrape(process: Process) -> Scrape:
     async with httpx.AsyncClient() as client:

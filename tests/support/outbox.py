@@ -9,14 +9,24 @@ from tests.support.stack import Stack
 
 
 @asynccontextmanager
-async def waiting_changes(stack: Stack, topic: str) -> AsyncIterator[None]:
-    """Insert three changes of a topic, one minute old. No worker publishes them before the context ends."""
+async def publisher_locked(stack: Stack, topic: str) -> AsyncIterator[None]:
+    """A session of the test has the publisher's lock. No worker publishes changes of the topic before the context
+    ends."""
     async with stack.engine.connect() as conn:
-        # This session has the publisher's lock.
         await conn.execute(sa.text("select pg_advisory_lock(hashtextextended(:topic, 0))"), {"topic": topic})
         try:
-            async with stack.engine.begin() as other:
-                await other.execute(
+            yield
+        finally:
+            await conn.execute(sa.text("select pg_advisory_unlock_all()"))
+
+
+@asynccontextmanager
+async def waiting_changes(stack: Stack, topic: str) -> AsyncIterator[None]:
+    """Insert three changes of a topic, one minute old. No worker publishes them before the context ends."""
+    async with publisher_locked(stack, topic):
+        try:
+            async with stack.engine.begin() as conn:
+                await conn.execute(
                     sa.text(
                         "insert into outbox (topic, key, partition_key, change_id, change_type, created_at)"
                         " select :topic, 'test', 'test', 'test', 'visit.deleted', now() - interval '1 minute'"
@@ -26,6 +36,5 @@ async def waiting_changes(stack: Stack, topic: str) -> AsyncIterator[None]:
                 )
             yield
         finally:
-            async with stack.engine.begin() as other:
-                await other.execute(sa.text("delete from outbox where change_id = 'test'"))
-            await conn.execute(sa.text("select pg_advisory_unlock_all()"))
+            async with stack.engine.begin() as conn:
+                await conn.execute(sa.text("delete from outbox where change_id = 'test'"))

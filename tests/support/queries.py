@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,37 +12,69 @@ import yaml
 OPS = Path(__file__).parents[2] / "ops"
 RULES, RULES_TEST = OPS / "prometheus" / "rules.yml", OPS / "prometheus" / "rules_test.yml"
 _SELECTOR = re.compile(r"\b((?:visitor|process|python)_\w+|up\b)(?:\{([^}]*)\})?")
-_GROUPING = re.compile(r"\bby \(([^)]*)\)")
+_GROUPING = re.compile(r"\bby \(([^)]*)\) \(")
+_AGGREGATION = re.compile(r"\b(?:sum|max|min|avg|count|absent)\(")
 _MATCHER = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
+_SHOWN = re.compile(r"\{\{\s*(?:\$labels\.)?([a-z_]\w*)\s*\}\}")
 _OF_PROMETHEUS = {"job", "instance"}
 """The labels that Prometheus adds to each series."""
+
+Exported = Mapping[str, set[str]]
+"""The labels of each sample name."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """`location` is the alert, or the dashboard and its panel."""
+    """`location` is the alert, or the dashboard and its panel. `shown` shows labels of the result: the legend of a
+    panel, or the annotations of an alert."""
 
     location: str
     text: str
+    shown: str = ""
 
     @property
     def metrics(self) -> set[str]:
         return {name for name, _ in _SELECTOR.findall(self.text)}
 
-    @property
-    def labels(self) -> set[str]:
-        """The labels that matchers and groupings name."""
-        in_matchers = {label for _, matchers in _SELECTOR.findall(self.text) for label in _MATCHER.findall(matchers)}
-        groupings = _GROUPING.findall(self.text)
-        return in_matchers | {label.strip() for grouping in groupings for label in grouping.split(",")}
+    def unknown(self, exported: Exported) -> set[str]:
+        """The metrics that are not exported, and the labels that a matcher, a grouping or `shown` names although the
+        metric or the result does not have them."""
+        missing = {name for name in self.metrics if name not in exported and name != "up"}
+        in_matchers = {
+            f"{name}: {label}"
+            for name, matchers in _SELECTOR.findall(self.text)
+            for label in set(_MATCHER.findall(matchers)) - _labels(name, exported)
+        }
+        in_groupings = {
+            f"{name}: {label}"
+            for labels, grouped in self._groupings()
+            for name, _ in _SELECTOR.findall(grouped)
+            for label in labels - _labels(name, exported)
+        }
+        in_shown = set(_SHOWN.findall(self.shown)) - self._result_labels(exported)
+        return missing | in_matchers | in_groupings | {f"shown: {label}" for label in in_shown}
 
-    def unknown(self, exported: dict[str, set[str]]) -> set[str]:
-        """The metrics that are not in `exported`, and the labels that none of the metrics has. `exported` has the names
-        of samples with their labels."""
-        exported_labels = _OF_PROMETHEUS.union(*(exported.get(name, set()) for name in self.metrics))
-        return {name for name in self.metrics if name not in exported and name != "up"} | (
-            self.labels - exported_labels
-        )
+    def _groupings(self) -> Iterator[tuple[set[str], str]]:
+        """The labels of each `by (…)`, and the expression in the parentheses that follow."""
+        for grouping in _GROUPING.finditer(self.text):
+            depth, end = 1, grouping.end()
+            while depth:
+                depth += {"(": 1, ")": -1}.get(self.text[end], 0)
+                end += 1
+            labels = {label.strip() for label in grouping[1].split(",")}
+            yield labels, self.text[grouping.end() : end - 1]
+
+    def _result_labels(self, exported: Exported) -> set[str]:
+        groupings = [labels for labels, _ in self._groupings()]
+        if groupings:
+            return set.intersection(*groupings) - {"le"}
+        if _AGGREGATION.search(self.text):
+            return set()
+        return set.intersection(*(_labels(name, exported) for name in self.metrics))
+
+
+def _labels(name: str, exported: Exported) -> set[str]:
+    return _OF_PROMETHEUS | exported.get(name, set())
 
 
 def alerts() -> list[dict[str, Any]]:
@@ -59,8 +91,8 @@ def dashboards() -> dict[str, dict[str, Any]]:
 
 def all_queries() -> Iterator[Query]:
     for alert in alerts():
-        yield Query(alert["alert"], alert["expr"])
+        yield Query(alert["alert"], alert["expr"], " ".join(alert["annotations"].values()))
     for name, dashboard in dashboards().items():
         for panel in dashboard["panels"]:
             for target in panel.get("targets", ()):
-                yield Query(f"{name}: {panel['title']}", target["expr"])
+                yield Query(f"{name}: {panel['title']}", target["expr"], target["legendFormat"])

@@ -1,6 +1,7 @@
 """Batches, retries and the circuit breaker, without Kafka and PostgreSQL."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from itertools import count
@@ -15,6 +16,7 @@ from agents.engine.floods import FLOOD, LONGEST_PAUSE, WINDOW, FloodDetector
 from agents.engine.lanes import BLOCKED_LIMIT, EVENT_BYTES, LANE_LIMIT, Event, TopicPartition
 from agents.engine.readiness import Readiness
 from agents.engine.retry import until_done
+from telemetry.metrics import WORKER
 from tests.support.stack import eventually
 from topics.kafka import DeliveryError
 from topics.supervision import TaskEnded
@@ -314,6 +316,36 @@ async def test_others_pass_requests_that_wait_for_a_lock_and_are_acknowledged_af
     await _wait_until_acknowledged(under_test, (0, 5))
     assert [(0, 1), (0, 3)] in under_test.batches
     assert under_test.readiness.reasons == {}
+
+
+async def test_the_duration_of_a_batch_is_its_own_while_parked_requests_are_tried_again(
+    under_test: _BatchesUnderTest,
+) -> None:
+    def duration() -> float:
+        return WORKER.get_sample_value("visitor_batch_seconds_sum", {"topic": "t"}) or 0.0
+
+    async def has(*batch: tuple[int, int], times: int) -> bool:
+        return under_test.batches.count(list(batch)) >= times
+
+    under_test.locked = {b"a"}
+    under_test.gate.set()
+    under_test.put(0, key=b"a")
+    await eventually("an attempt for a parked request", lambda: has((0, 0), times=2))
+
+    under_test.gate.clear()
+    before, attempts = duration(), under_test.batches.count([(0, 0)])
+    under_test.put(1, key=b"b")
+    await eventually("a batch with another request", lambda: has((0, 1), times=1))
+    started_at = time.monotonic()
+    await eventually("an attempt for the parked request meanwhile", lambda: has((0, 0), times=attempts + 1))
+    seconds = time.monotonic() - started_at
+    under_test.gate.set()
+
+    async def is_measured() -> bool:
+        return duration() > before
+
+    await eventually("a measured batch", is_measured)
+    assert duration() - before >= seconds
 
 
 async def test_a_lane_stops_if_all_its_requests_wait_for_locks_and_goes_on_without_the_locks(

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from edge import http_protocol
 from edge.http_protocol import HttpProtocol
+from telemetry.metrics import EDGE
 from tests.support.stack import eventually
 
 CONNECTIONS = 20
@@ -34,6 +35,20 @@ def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (limits | {"LINGER_SECONDS": 0.1}).items():
         monkeypatch.setattr(http_protocol, name, seconds)
     monkeypatch.setattr(HttpProtocol, "refused_connections", http_protocol._RefusedConnections())
+
+
+Counted = Callable[[str], float]
+
+
+@pytest.fixture
+def counted() -> Counted:
+    """By how much a metric has increased during the test."""
+
+    def value(name: str) -> float:
+        return EDGE.get_sample_value(name) or 0.0
+
+    before = {name: value(name) for name in ("visitor_http_timeouts_total", "visitor_http_connections_refused_total")}
+    return lambda name: value(name) - before[name]
 
 
 async def _has_started(server: uvicorn.Server) -> bool:
@@ -82,7 +97,9 @@ async def _trickle(writer: asyncio.StreamWriter, start: bytes) -> None:
 
 
 @pytest.mark.parametrize("start", [HEAD + b"X-Slow: ", HEAD + b"Content-Length: 1000\r\n\r\n"], ids=["headers", "body"])
-async def test_a_request_that_arrives_too_slowly_is_408_and_its_connection_is_closed(start: bytes) -> None:
+async def test_a_request_that_arrives_too_slowly_is_408_and_its_connection_is_closed(
+    start: bytes, counted: Counted
+) -> None:
     async with _served() as connect:
         reader, writer = await connect()
         trickling = asyncio.create_task(_trickle(writer, start))
@@ -90,6 +107,7 @@ async def test_a_request_that_arrives_too_slowly_is_408_and_its_connection_is_cl
         trickling.cancel()
         writer.close()
     assert _status_and_code(answer) == (408, "request_timeout")
+    assert counted("visitor_http_timeouts_total") == 1
     assert b"connection: close" in answer.lower()
 
 
@@ -112,7 +130,7 @@ async def test_blank_lines_do_not_keep_an_idle_connection() -> None:
             assert await _read_to_end(reader) == b""
 
 
-async def test_a_client_that_does_not_read_its_answer_is_disconnected() -> None:
+async def test_a_client_that_does_not_read_its_answer_is_disconnected(counted: Counted) -> None:
     async with _served() as connect:
         reader, writer = await connect()
         with closing(writer):
@@ -123,9 +141,10 @@ async def test_a_client_that_does_not_read_its_answer_is_disconnected() -> None:
                 while chunk := await reader.read(2**16):
                     received += len(chunk)
             assert received < len(LARGE)
+    assert counted("visitor_http_timeouts_total") == 1
 
 
-async def test_connections_beyond_the_limit_are_refused_and_logged_once() -> None:
+async def test_connections_beyond_the_limit_are_refused_and_logged_once(counted: Counted) -> None:
     async with _served() as connect:
         with structlog.testing.capture_logs() as logs:
             silent = [await connect() for _ in range(CONNECTIONS)]
@@ -141,3 +160,5 @@ async def test_connections_beyond_the_limit_are_refused_and_logged_once() -> Non
     assert [_status_and_code(answer) for answer in answers] == [(503, "too_many_connections")] * 3
     assert [(line["event"], line["limit"]) for line in logs] == [("connections_refused", CONNECTIONS)]
     assert served.split()[1] == b"200"
+    assert counted("visitor_http_connections_refused_total") == len(refused)
+    assert counted("visitor_http_timeouts_total") == len(silent)

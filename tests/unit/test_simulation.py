@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from itertools import pairwise
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from runtime import cli
 from runtime.cli import app
@@ -97,8 +97,26 @@ def test_latencies_are_those_of_the_first_records_in_any_order() -> None:
     assert (report.results, report.is_complete) == ({201: 1}, True)
 
 
-def test_a_remote_installation_is_not_used_without_consent(monkeypatch: pytest.MonkeyPatch) -> None:
+def _simulate(monkeypatch: pytest.MonkeyPatch, *options: str, answer: str = "") -> Result:
+    """Run `visitor simulate` against a remote broker, and an edge that does not answer."""
     monkeypatch.setenv("VISITOR_KAFKA_BOOTSTRAP", "localhost:9092,kafka.example.com:9092")
-    result = CliRunner().invoke(app, ["simulate", "--url", "http://127.0.0.1:1"], input="n\n")
+    return CliRunner().invoke(app, ["simulate", "--url", "http://127.0.0.1:1", *options], input=answer)
+
+
+def test_a_remote_installation_is_not_used_without_consent(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = _simulate(monkeypatch, answer="n\n")
     assert result.exit_code == 1
     assert "kafka.example.com?" in result.output
+    assert "cannot be used" not in result.output
+
+
+def test_a_remote_installation_is_used_after_a_yes(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = _simulate(monkeypatch, answer="y\n")
+    assert "kafka.example.com?" in result.output
+    assert "The installation cannot be used: ConnectError" in result.output
+
+
+def test_with_the_option_yes_a_remote_installation_is_used_without_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = _simulate(monkeypatch, "--yes")
+    assert "kafka.example.com?" not in result.output
+    assert "The installation cannot be used: ConnectError" in result.output

@@ -87,8 +87,8 @@ def test_what_is_wrong_with_kafka_is_said(kafka: KafkaOverview | Unavailable, te
             "changes: 5 changes wait, the oldest for 12 s; last published 99 s ago",
         ),
         (
-            replace(DATABASE, lock_waits=(LockWait(1, 2, 3.25, "psql", "idle in transaction"),)),
-            "session 1 waits 3.2 s for a lock of session 2 (psql, idle in transaction)",
+            replace(DATABASE, lock_waits=(LockWait(1, 2, 3.25, "psql", "idle in transaction", "visitor"),)),
+            "session 1 (visitor) waits 3.2 s for a lock of session 2 (psql, idle in transaction)",
         ),
         (
             replace(
