@@ -29,7 +29,8 @@ WATCH_SECONDS = 1.0
 
 class KeyEntry(BaseModel):
     """One `[[keys]]` entry. `edge.scopes` says which scopes exist. With `centers` or `countries`, the caller sees and
-    changes only what belongs to these. `rate` is in calls per second; None for the edge's default."""
+    changes only what belongs to these. An empty list is refused: the caller would have no restriction. `rate` is in
+    calls per second; None for the edge's default."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -38,8 +39,8 @@ class KeyEntry(BaseModel):
     scopes: list[str] = Field(min_length=1)
     origin_type: str = Field("api", pattern=r"^[a-z0-9._-]{1,63}$")
     expires: AwareDatetime | None = None
-    centers: list[Annotated[str, Field(pattern=r"^[A-Z]{2}-[A-Z0-9]+-[A-Z0-9]+$")]] = []
-    countries: list[Annotated[str, Field(pattern=r"^[A-Z]{2}$")]] = []
+    centers: list[Annotated[str, Field(pattern=r"^[A-Z]{2}-[A-Z0-9]+-[A-Z0-9]+$")]] = Field([], min_length=1)
+    countries: list[Annotated[str, Field(pattern=r"^[A-Z]{2}$")]] = Field([], min_length=1)
     rate: int | None = Field(None, ge=1)
 
 

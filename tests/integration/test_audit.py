@@ -14,7 +14,7 @@ from tests.support import data
 from tests.support.edges import bearer, entry
 from tests.support.stack import Stack, eventually
 
-READER = entry("reader", "reader").replace('"*:write"', '"visitors:erase"')
+READER = entry("reader", "reader", scopes=("*:read", "visitors:erase"))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

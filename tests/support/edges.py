@@ -1,7 +1,8 @@
 """Edges without Kafka."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -52,14 +53,14 @@ _ENTRY = """
 [[keys]]
 name = "{name}"
 sha256 = "{digest}"
-scopes = ["*:read", "*:write"]
+scopes = {scopes}
 {more}
 """
 
 
-def entry(name: str, key: str, more: str = "") -> str:
+def entry(name: str, key: str, more: str = "", scopes: Sequence[str] = ("*:read", "*:write")) -> str:
     """An entry of the file of keys."""
-    return _ENTRY.format(name=name, digest=keys.digest(key), more=more)
+    return _ENTRY.format(name=name, digest=keys.digest(key), scopes=json.dumps(scopes), more=more)
 
 
 @asynccontextmanager
