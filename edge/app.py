@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import structlog
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -238,7 +238,8 @@ class _Boundary:
             app = answers.of_fault(
                 Forbidden("unknown_host", "Without API keys, call the service as localhost, 127.0.0.1 or [::1].")
             )
-        await app(scope, receive_body, send_with_headers)
+        with suppress(ClientDisconnect):  # Nobody waits for an answer.
+            await app(scope, receive_body, send_with_headers)
 
 
 _OF_ALL_RESPONSES = [(name.lower().encode(), value.encode()) for name, value in http_headers.OF_ALL_RESPONSES.items()]

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from agents.catalogue import Catalogue, Operation
-from edge import answers, conditional, idempotency, preferences, scopes, translate
+from edge import answers, bodies, conditional, idempotency, preferences, scopes, translate
 from edge import headers as http_headers
 from edge.authentication import Authentication
 from edge.callers import Callers
@@ -28,7 +28,6 @@ from schemas.faults import (
     NotFound,
     PreconditionFailed,
     RateLimited,
-    TooLarge,
     Unauthorized,
     Unavailable,
 )
@@ -307,25 +306,9 @@ def _traceparent(request: Request) -> str | None:
 
 
 async def _read_parts(operation: Operation, request: Request) -> dict[str, Any]:
-    """The parts of the request. Raises Invalid, TooLarge, UnsupportedContentCoding and UnsupportedMediaType."""
+    """The parts of the request. Raises ClientDisconnect, Invalid, TooLarge, UnsupportedContentCoding and
+    UnsupportedMediaType."""
     codings = ",".join(request.headers.getlist("content-encoding"))
-    content = translate.Content(await _read_body(request), request.headers.get("content-type", ""), codings)
+    body = await bodies.read(request, names.VALUE_LIMIT)
+    content = translate.Content(body, request.headers.get("content-type", ""), codings)
     return translate.parts_of(operation, request.scope["path_params"], request.scope["query_string"], content)
-
-
-async def _read_body(request: Request) -> bytes:
-    """Raises TooLarge as soon as the body exceeds the limit, so that the rest is not read into memory, and before the
-    body is read if its announced length does."""
-    # The server accepts digits only.
-    if int(request.headers.get("content-length", 0)) > names.VALUE_LIMIT:
-        raise _body_too_large()
-    body = bytearray()
-    async for chunk in request.stream():
-        body.extend(chunk)
-        if len(body) > names.VALUE_LIMIT:
-            raise _body_too_large()
-    return bytes(body)
-
-
-def _body_too_large() -> TooLarge:
-    return TooLarge("body_too_large", f"A body may have at most {names.VALUE_LIMIT} bytes.")

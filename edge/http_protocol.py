@@ -33,6 +33,9 @@ HEADERS_LIMIT = 65_536
 LINGER_SECONDS = 2.0
 """How long a refused connection is kept for the client to read the refusal. If the edge closed a connection on which
 data arrives, the client's system would discard the refusal (RFC 9112, section 9.6)."""
+LINGERING_LIMIT = 100
+"""How many connections beyond the limit of connections are kept for their refusal. They need file descriptors, of which
+`runtime.edge_process` reserves some. Further ones are closed at once."""
 
 
 class _Refused(Exception):
@@ -44,9 +47,11 @@ class _Refused(Exception):
 
 
 class _RefusedConnections:
-    """Logs refused connections, many of them with one line."""
+    """The connections beyond the limit: `lingering` are those that are kept for their refusal. Many of them are logged
+    with one line."""
 
     def __init__(self) -> None:
+        self.lingering: set[HttpProtocol] = set()
         self._count = 0
         self._logged_at = -LOG_SECONDS
 
@@ -84,14 +89,22 @@ class HttpProtocol(HttpToolsProtocol):
         self._timer = self.loop.call_later(WATCH_SECONDS, self._watch)
 
     def _refuse_connection(self, limit: int) -> None:
-        """Close the connection at once: refused connections must not use up the file descriptors."""
         self._is_refused = True
         self.connections.discard(self)
         self.refused_connections.note(limit)
         self._write_refusal(Unavailable("too_many_connections", "Try again in a moment."))
-        self.transport.close()
+        if len(self.refused_connections.lingering) < LINGERING_LIMIT:
+            self.refused_connections.lingering.add(self)
+            self._linger()
+        else:
+            self.transport.close()
+
+    def _linger(self) -> None:
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.refused_connections.lingering.discard(self)
         if self._timer is not None:
             self._timer.cancel()
         super().connection_lost(exc)
@@ -211,8 +224,7 @@ class HttpProtocol(HttpToolsProtocol):
             # The application may be reading a body that is malformed.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        self.transport.write_eof()
-        self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        self._linger()
 
     def _write_refusal(self, fault: Fault) -> None:
         body = json.write(fault.body())

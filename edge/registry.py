@@ -12,10 +12,12 @@ from urllib.parse import unquote
 from starlette.requests import Request
 from starlette.responses import Response
 
+from edge import bodies
 from edge.authentication import Authentication
 from edge.routing import Endpoint
 from edge.schema_directory import SchemaDirectory, Version
 from schemas.faults import Fault, Unauthorized
+from topics import names
 
 PREFIX = "/registry"
 MEDIA_TYPE = "application/vnd.schemaregistry.v1+json"
@@ -234,9 +236,10 @@ def _schema_id(request: Request) -> int:
 
 
 async def _schema_in_body(request: Request) -> str:
+    """Raises RegistryError, TooLarge, ClientDisconnect."""
     try:
-        body = json.loads(await request.body())
-    except ValueError:
+        body = json.loads(await bodies.read(request, names.VALUE_LIMIT))
+    except (ValueError, RecursionError):
         raise RegistryError(422, 42201, "The body must be JSON.") from None
     schema_type, text = (body.get("schemaType", "AVRO"), body.get("schema")) if isinstance(body, dict) else ("", None)
     if schema_type != "AVRO" or not isinstance(text, str):

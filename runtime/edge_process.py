@@ -23,7 +23,7 @@ The client should close first: a call fails if the edge closes the connection at
 
 
 RESERVED_FILES = 200
-"""File descriptors for the connections to Kafka, log files and the like."""
+"""File descriptors for the connections to Kafka, for those that are being refused, for log files and the like."""
 
 
 def run(settings: Settings, catalogue: Catalogue) -> int:

@@ -11,12 +11,12 @@ from uuid import UUID
 
 import structlog
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from edge import answers, scopes
+from edge import answers, bodies, scopes
 from edge.authentication import Authentication
 from edge.callers import Callers
 from edge.identity import Identity
@@ -38,7 +38,6 @@ from schemas.faults import (
     Invalid,
     NotFound,
     RateLimited,
-    TooLarge,
     Unauthorized,
     UnsupportedMediaType,
 )
@@ -162,6 +161,8 @@ class Console:
             except Fault as fault:
                 _audit_refusal(request, identity, fault)
                 return answers.of_fault(fault, fields)
+            except ClientDisconnect:
+                raise
             except Exception:
                 log.exception("bug", operation="console", path=request.scope["route"].path)
                 return answers.of_fault(Bug("internal", "The console failed unexpectedly. See the log of the edge."))
@@ -289,14 +290,10 @@ def _require_own_page(request: Request) -> None:
 
 
 async def _body(request: Request) -> Selection:
-    """Raises UnsupportedMediaType, TooLarge, Invalid."""
+    """Raises UnsupportedMediaType, TooLarge, Invalid, ClientDisconnect."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != JSON:
         raise UnsupportedMediaType("unsupported_media_type", f"Send {JSON}.")
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_LIMIT:
-            raise TooLarge("body_too_large", f"A body may have at most {BODY_LIMIT} bytes.")
+    body = await bodies.read(request, BODY_LIMIT)
     try:
         return _parse(Selection, json.read(body))
     except InvalidMessage as error:

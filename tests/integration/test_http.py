@@ -20,6 +20,8 @@ from runtime.dev.servers.processes import free_port
 from tests.support import data
 from tests.support.answers import error_codes
 from tests.support.data import ABSENT_VISITOR_ID
+from tests.support.metrics import scrape
+from tests.support.raw_http import connect, request
 from tests.support.stack import Stack, eventually
 from topics.names import VALUE_LIMIT
 
@@ -221,6 +223,25 @@ async def test_a_timeout_of_a_read_has_no_idempotency_key(impatient_client: http
     assert (answer.status_code, error_codes(answer)) == (504, [(None, "no_answer")])
     assert "Idempotency-Key" not in answer.headers
     assert "Idempotency-Key" not in answer.text
+
+
+async def test_a_read_is_dropped_by_the_worker_once_nobody_waits_for_it(
+    stack: Stack, impatient_client: httpx.AsyncClient
+) -> None:
+    """The edge gives up before the worker begins. The client is gone before that."""
+
+    async def dropped() -> float:
+        return (await scrape(stack.processes[0])).value("visitor_reads_expired_total")
+
+    before = await dropped()
+
+    async def is_dropped() -> bool:
+        _, writer = await connect(impatient_client.base_url)
+        writer.write(request(b"GET /centers HTTP/1.1"))
+        writer.close()
+        return await dropped() > before
+
+    await eventually("a read that is dropped", is_dropped)
 
 
 async def test_without_kafka_the_edge_returns_503_and_retry_after(stack: Stack) -> None:

@@ -17,32 +17,11 @@ from edge.codings import COMPRESSED_BYTES
 from tests.support import data
 from tests.support.answers import error_codes
 from tests.support.data import ABSENT_VISITOR_ID
+from tests.support.raw_http import connect, exchange, request, status_and_code
 from tests.support.stack import Stack, eventually
 from topics.names import VALUE_LIMIT
 
 JSON_TYPE = {"content-type": "application/json"}
-
-
-async def _exchange(client: httpx.AsyncClient, *chunks: bytes) -> bytes:
-    """Send these bytes on a new connection, and read until the edge closes it."""
-    reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
-    with closing(writer):
-        for chunk in chunks:
-            writer.write(chunk)
-        async with asyncio.timeout(10):
-            return await reader.read(-1)
-
-
-def _status_and_code(answer: bytes) -> tuple[int, str]:
-    """The status of a raw answer and the code of its first error. Fails if the body has not its announced length."""
-    head, _, body = answer.partition(b"\r\n\r\n")
-    lines = head.lower().split(b"\r\n")
-    assert b"content-length: %d" % len(body) in lines, answer
-    return int(head.split()[1]), json.loads(body)["errors"][0]["code"]
-
-
-def _request(line: bytes, *headers: bytes) -> bytes:
-    return b"\r\n".join([line, b"Host: localhost", *headers, b"", b""])
 
 
 @pytest.mark.parametrize(
@@ -324,13 +303,13 @@ async def test_by_default_no_script_may_call(client: httpx.AsyncClient) -> None:
     "target", [b"/centers?sort=" + b"x" * 70_000, b"/" + b"x" * 70_000, b"/centers?sort=" + b"x" * 4_000_000]
 )
 async def test_an_overlong_url_is_414(client: httpx.AsyncClient, target: bytes) -> None:
-    answer = await _exchange(client, _request(b"GET %s HTTP/1.1" % target))
-    assert _status_and_code(answer) == (414, "target_too_long")
+    answer = await exchange(client.base_url, request(b"GET %s HTTP/1.1" % target))
+    assert status_and_code(answer) == (414, "target_too_long")
 
 
 async def test_a_url_of_64_kib_is_accepted(client: httpx.AsyncClient) -> None:
     target = b"/centers?sort=" + b"label,-label," * 5_000 + b"label"
-    answer = await _exchange(client, _request(b"GET %s HTTP/1.1" % target, b"Connection: close"))
+    answer = await exchange(client.base_url, request(b"GET %s HTTP/1.1" % target, b"Connection: close"))
     assert answer.startswith(b"HTTP/1.1 400")
     assert b"too_long" in answer
 
@@ -339,30 +318,30 @@ async def test_a_url_of_64_kib_is_accepted(client: httpx.AsyncClient) -> None:
     "headers", [(b"X-Filler: " + b"x" * 70_000,), (b"X-Filler: x",) * 10_000, (b"X-Filler: " + b"x" * 4_000_000,)]
 )
 async def test_too_large_headers_are_431(client: httpx.AsyncClient, headers: tuple[bytes, ...]) -> None:
-    answer = await _exchange(client, _request(b"GET /centers HTTP/1.1", *headers))
-    assert _status_and_code(answer) == (431, "headers_too_large")
+    answer = await exchange(client.base_url, request(b"GET /centers HTTP/1.1", *headers))
+    assert status_and_code(answer) == (431, "headers_too_large")
 
 
 async def test_a_header_without_end_is_431(client: httpx.AsyncClient) -> None:
     chunks = [b"x" * 50_000] * 20
-    answer = await _exchange(client, b"GET /centers HTTP/1.1\r\nHost: localhost\r\nX-Filler: ", *chunks)
-    assert _status_and_code(answer) == (431, "headers_too_large")
+    answer = await exchange(client.base_url, b"GET /centers HTTP/1.1\r\nHost: localhost\r\nX-Filler: ", *chunks)
+    assert status_and_code(answer) == (431, "headers_too_large")
 
 
 @pytest.mark.parametrize(
     "request_bytes",
     [
-        _request(b"POST /centers HTTP/1.1", b"Content-Length: 5", b"Transfer-Encoding: chunked") + b"0\r\n\r\n",
-        _request(b"POST /centers HTTP/1.1", b"Transfer-Encoding: chunked", b"Content-Length: 5") + b"0\r\n\r\n",
-        _request(b"POST /centers HTTP/1.1", b"Content-Length: 5", b"Content-Length: 6") + b"hello!",
-        _request(b"POST /centers HTTP/1.1", b"Content-Length: +5") + b"hello",
-        _request(b"POST /centers HTTP/1.1", b"Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n",
-        _request(b"POST /centers HTTP/1.1", b"Transfer-Encoding: identity") + b"hello",
-        _request(b"GET /centers HTTP/1.1", b"Host: localhost"),
+        request(b"POST /centers HTTP/1.1", b"Content-Length: 5", b"Transfer-Encoding: chunked") + b"0\r\n\r\n",
+        request(b"POST /centers HTTP/1.1", b"Transfer-Encoding: chunked", b"Content-Length: 5") + b"0\r\n\r\n",
+        request(b"POST /centers HTTP/1.1", b"Content-Length: 5", b"Content-Length: 6") + b"hello!",
+        request(b"POST /centers HTTP/1.1", b"Content-Length: +5") + b"hello",
+        request(b"POST /centers HTTP/1.1", b"Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n",
+        request(b"POST /centers HTTP/1.1", b"Transfer-Encoding: identity") + b"hello",
+        request(b"GET /centers HTTP/1.1", b"Host: localhost"),
         b"GET /centers HTTP/1.1\r\n\r\n",
-        _request(b"GET /centers HTTP/1.1", b"X-Folded: a", b" b"),
-        _request(b"GET /centers HTTP/1.1", b"X-Blank : a"),
-        _request(b"GET /cen ters HTTP/1.1"),
+        request(b"GET /centers HTTP/1.1", b"X-Folded: a", b" b"),
+        request(b"GET /centers HTTP/1.1", b"X-Blank : a"),
+        request(b"GET /cen ters HTTP/1.1"),
         b"hello\r\n\r\n",
     ],
 )
@@ -370,14 +349,14 @@ async def test_a_request_with_ambiguous_framing_is_refused_and_its_connection_cl
     client: httpx.AsyncClient, request_bytes: bytes
 ) -> None:
     """RFC 9112, sections 3.2, 6.1 and 6.3: what one server takes for a body, another takes for the next request."""
-    smuggled = _request(b"GET /health HTTP/1.1")
-    answer = await _exchange(client, request_bytes + smuggled)
+    smuggled = request(b"GET /health HTTP/1.1")
+    answer = await exchange(client.base_url, request_bytes + smuggled)
     assert answer.count(b"HTTP/1.1 ") == 1
-    assert _status_and_code(answer) == (400, "not_http")
+    assert status_and_code(answer) == (400, "not_http")
 
 
 async def test_a_broken_second_request_does_not_disturb_the_answer_to_the_first(client: httpx.AsyncClient) -> None:
-    answer = await _exchange(client, _request(b"GET /centers?limit=1 HTTP/1.1") + b"hello\r\n\r\n")
+    answer = await exchange(client.base_url, request(b"GET /centers?limit=1 HTTP/1.1") + b"hello\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b'"_links"' in answer
 
@@ -397,16 +376,16 @@ _EXPECTS = (b"Expect: 100-continue", b"Content-Type: application/json")
 async def test_a_call_that_is_refused_anyway_need_not_send_its_body(
     client: httpx.AsyncClient, line: bytes, headers: tuple[bytes, ...], refusal: Any
 ) -> None:
-    answer = await _exchange(client, _request(line, *_EXPECTS, *headers))
+    answer = await exchange(client.base_url, request(line, *_EXPECTS, *headers))
     assert b"100 Continue" not in answer
-    assert _status_and_code(answer) == refusal
+    assert status_and_code(answer) == refusal
 
 
 async def test_a_call_that_waits_is_told_to_continue(client: httpx.AsyncClient) -> None:
     body = json.dumps(data.center()).encode()
-    reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+    reader, writer = await connect(client.base_url)
     with closing(writer):
-        writer.write(_request(b"POST /centers HTTP/1.1", *_EXPECTS, b"Content-Length: %d" % len(body)))
+        writer.write(request(b"POST /centers HTTP/1.1", *_EXPECTS, b"Content-Length: %d" % len(body)))
         async with asyncio.timeout(10):
             assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
             writer.write(body)
@@ -429,11 +408,11 @@ async def test_an_offer_to_upgrade_is_ignored(client: httpx.AsyncClient) -> None
     offer = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk")
     center = json.dumps(data.center()).encode()
     json_offer = (*offer, b"Content-Type: application/json")
-    post = _request(b"POST /centers HTTP/1.1", *json_offer, b"Content-Length: %d" % len(center))
-    chunked = _request(b"POST /centers HTTP/1.1", *json_offer, b"Transfer-Encoding: chunked")
+    post = request(b"POST /centers HTTP/1.1", *json_offer, b"Content-Length: %d" % len(center))
+    chunked = request(b"POST /centers HTTP/1.1", *json_offer, b"Transfer-Encoding: chunked")
     chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(center), center)
-    get = _request(b"GET /centers?limit=1 HTTP/1.1", *offer)
-    reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+    get = request(b"GET /centers?limit=1 HTTP/1.1", *offer)
+    reader, writer = await connect(client.base_url)
     statuses = []
     with closing(writer):
         for sent in ((post + center,), (get,), (post, center), (chunked, chunks)):

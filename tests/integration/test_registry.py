@@ -14,6 +14,7 @@ from edge import keys
 from storage import schema_store
 from tests.support.stack import WIRE, Stack, eventually
 from topics import avro, names, releases
+from topics.names import VALUE_LIMIT
 
 REQUEST = WIRE.requests["visits.create"]
 REQUEST_ID = avro.schema_id(REQUEST)
@@ -113,6 +114,27 @@ async def test_an_error_has_the_code_of_confluents_api(
     registry: httpx.AsyncClient, path: str, status: int, code: int
 ) -> None:
     response = await registry.get(path)
+    assert (response.status_code, response.json()["error_code"]) == (status, code)
+
+
+NESTED = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code"),
+    [
+        (b" " * (VALUE_LIMIT + 1), 413, 41301),
+        (b"{", 422, 42201),
+        (NESTED.encode(), 422, 42201),
+        (json.dumps({"schema": NESTED + "]" * len(NESTED)}).encode(), 422, 42201),
+        (json.dumps({"schema": '{"type":"array","items":' * 5_000 + '"int"' + "}" * 5_000}).encode(), 422, 42201),
+    ],
+    ids=["too-large", "no-json", "nested", "nested-json", "nested-schema"],
+)
+async def test_a_body_that_is_no_schema_is_refused(
+    registry: httpx.AsyncClient, content: bytes, status: int, code: int
+) -> None:
+    response = await registry.post(f"/subjects/{SUBJECT}", content=content)
     assert (response.status_code, response.json()["error_code"]) == (status, code)
 
 

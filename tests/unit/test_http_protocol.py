@@ -1,7 +1,6 @@
 """Connections whose clients are slow, or too many, on a server without Kafka."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing, suppress
 
@@ -15,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from edge import http_protocol
 from edge.http_protocol import HttpProtocol
 from telemetry.metrics import EDGE
+from tests.support.raw_http import Connection, read_to_end, status_and_code
 from tests.support.stack import eventually
 
 CONNECTIONS = 20
@@ -55,7 +55,7 @@ async def _has_started(server: uvicorn.Server) -> bool:
     return server.started
 
 
-Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+Connect = Callable[[], Awaitable[Connection]]
 
 
 @asynccontextmanager
@@ -68,7 +68,7 @@ async def _served() -> AsyncIterator[Connect]:
     await eventually("a server", lambda: _has_started(server))
     port = server.servers[0].sockets[0].getsockname()[1]
 
-    async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def connect() -> Connection:
         return await asyncio.open_connection("127.0.0.1", port)
 
     try:
@@ -76,16 +76,6 @@ async def _served() -> AsyncIterator[Connect]:
     finally:
         server.force_exit = server.should_exit = True
         await serving
-
-
-async def _read_to_end(reader: asyncio.StreamReader) -> bytes:
-    async with asyncio.timeout(5):
-        return await reader.read(-1)
-
-
-def _status_and_code(answer: bytes) -> tuple[int, str]:
-    head, _, body = answer.partition(b"\r\n\r\n")
-    return int(head.split()[1]), json.loads(body)["errors"][0]["code"]
 
 
 async def _trickle(writer: asyncio.StreamWriter, start: bytes) -> None:
@@ -103,10 +93,10 @@ async def test_a_request_that_arrives_too_slowly_is_408_and_its_connection_is_cl
     async with _served() as connect:
         reader, writer = await connect()
         trickling = asyncio.create_task(_trickle(writer, start))
-        answer = await _read_to_end(reader)
+        answer = await read_to_end(reader)
         trickling.cancel()
         writer.close()
-    assert _status_and_code(answer) == (408, "request_timeout")
+    assert status_and_code(answer) == (408, "request_timeout")
     assert counted("visitor_http_timeouts_total") == 1
     assert b"connection: close" in answer.lower()
 
@@ -117,7 +107,7 @@ async def test_a_connection_without_a_request_is_closed(sent: bytes) -> None:
         reader, writer = await connect()
         with closing(writer):
             writer.write(sent)
-            assert await _read_to_end(reader) == b""
+            assert await read_to_end(reader) == b""
 
 
 async def test_blank_lines_do_not_keep_an_idle_connection() -> None:
@@ -127,7 +117,7 @@ async def test_blank_lines_do_not_keep_an_idle_connection() -> None:
             writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await reader.readuntil(b"\r\n\r\n0")
             writer.write(b"\r\n")
-            assert await _read_to_end(reader) == b""
+            assert await read_to_end(reader) == b""
 
 
 async def test_a_client_that_does_not_read_its_answer_is_disconnected(counted: Counted) -> None:
@@ -149,16 +139,35 @@ async def test_connections_beyond_the_limit_are_refused_and_logged_once(counted:
         with structlog.testing.capture_logs() as logs:
             silent = [await connect() for _ in range(CONNECTIONS)]
             refused = [await connect() for _ in range(3)]
-            answers = [await _read_to_end(reader) for reader, _ in refused]
+            answers = [await read_to_end(reader) for reader, _ in refused]
             for reader, _ in silent:
-                await _read_to_end(reader)
+                await read_to_end(reader)
         last = await connect()
         last[1].write(HEAD + b"Content-Length: 2\r\nConnection: close\r\n\r\nab")
-        served = await _read_to_end(last[0])
+        served = await read_to_end(last[0])
     for _, writer in [*silent, *refused, last]:
         writer.close()
-    assert [_status_and_code(answer) for answer in answers] == [(503, "too_many_connections")] * 3
+    assert [status_and_code(answer) for answer in answers] == [(503, "too_many_connections")] * 3
     assert [(line["event"], line["limit"]) for line in logs] == [("connections_refused", CONNECTIONS)]
     assert served.split()[1] == b"200"
     assert counted("visitor_http_connections_refused_total") == len(refused)
     assert counted("visitor_http_timeouts_total") == len(silent)
+
+
+async def test_few_refused_connections_are_kept_for_their_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("LINGERING_LIMIT", 2), ("LINGER_SECONDS", 60), ("HEADERS_SECONDS", 60)):
+        monkeypatch.setattr(http_protocol, name, value)
+    lingering = HttpProtocol.refused_connections.lingering
+
+    async def are_none() -> bool:
+        return not lingering
+
+    async with _served() as connect:
+        silent = [await connect() for _ in range(CONNECTIONS)]
+        refused = [await connect() for _ in range(5)]
+        answers = [await read_to_end(reader) for reader, _ in refused]
+        assert len(lingering) == 2
+        for _, writer in [*silent, *refused]:
+            writer.close()
+        await eventually("the end of the refused connections", are_none)
+    assert {status_and_code(answer) for answer in answers} == {(503, "too_many_connections")}
