@@ -1,6 +1,7 @@
 """The code in README.md and docs/ works as a reader meets it: `sh` blocks and the example programs in Python are run
 against an installation with the sample data, `json` blocks are JSON. Blocks of other languages are shown only.
-`interop/` runs the examples in all languages, under worse conditions.
+`interop/` runs the examples in all languages, under worse conditions. Links, and the files and tests that a page names,
+exist.
 """
 
 import asyncio
@@ -183,3 +184,29 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
         assert file.exists(), f"{page.name} links to {target}"
         if anchor:
             assert anchor[1:] in anchors(file), f"{page.name} links to {target}{anchor}"
+
+
+FOLDERS = {file.name for file in ROOT.iterdir() if file.is_dir() and not file.name.startswith(".")}
+CREATED = {"agents/families/parking/notes.py", "schemas/releases/0.2.0"}
+"""Files that a reader of the pages creates."""
+TEST_NAME = re.compile(r"test_\w+(\.py)?")
+
+
+def _inline_code(page: Path) -> Iterator[str]:
+    for token in MarkdownIt().enable("table").parse(page.read_text()):
+        yield from (child.content for child in token.children or () if child.type == "code_inline")
+
+
+def _tests() -> set[str]:
+    """The names of all test functions, and of the files that have them."""
+    files = [file for folder in ("tests", "interop") for file in (ROOT / folder).rglob("test_*.py")]
+    functions = (re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE) for file in files)
+    return {file.name for file in files}.union(*functions)
+
+
+@pytest.mark.parametrize("page", list(dict.fromkeys(PAGES)), ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_and_tests_that_a_page_names_exist(page: Path) -> None:
+    named = set(_inline_code(page))
+    paths = {code for code in named if "/" in code and code.partition("/")[0] in FOLDERS}
+    assert {path for path in paths - CREATED if not list(ROOT.glob(path))} == set()
+    assert {code for code in named if TEST_NAME.fullmatch(code)} <= _tests()
