@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import os
+import sys
+import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
@@ -13,16 +16,16 @@ import sqlalchemy as sa
 from confluent_kafka import Producer
 
 from tests.support import data
-from tests.support.stack import Record, Stack, eventually
+from tests.support.stack import PARTITIONS, WAIT_SECONDS, Record, Stack, eventually
 from topics import names
 
 TOPIC = names.requests("visits")
 PARTITION = 1
 
 
-async def _send(stack: Stack, value: bytes, headers: Sequence[tuple[str, bytes]], key: bytes = b"the-key") -> None:
+async def _send(stack: Stack, value: bytes, headers: Sequence[tuple[str, bytes]], topic: str = TOPIC) -> None:
     producer = Producer({"bootstrap.servers": stack.servers.kafka})
-    producer.produce(TOPIC, value, key, PARTITION, headers=list(headers))
+    producer.produce(topic, value, b"the-key", PARTITION, headers=list(headers))
     assert await asyncio.to_thread(producer.flush, 20) == 0
 
 
@@ -45,7 +48,7 @@ def _new_source() -> str:
 
 async def _run(stack: Stack, *arguments: str) -> str:
     """The output of a command that succeeds."""
-    done = await stack.command("dead-letters", *arguments)
+    done = await stack.command("dead-letters", *arguments, seconds=180)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -54,13 +57,58 @@ async def _list(stack: Stack, *options: str) -> Any:
     return json.loads(await _run(stack, "list", "--json", *options))
 
 
-async def _await_letters(stack: Stack, source: str, number: int) -> list[dict[str, Any]]:
-    async def have_arrived() -> bool:
-        letters = await stack.read(names.DEAD_LETTERS)
-        return len([letter for letter in letters if letter.headers.get("ce_source") == source]) >= number
+async def _answer(stack: Stack, answer: str, *arguments: str) -> tuple[int, str]:
+    """The status and the output of a command on a terminal. When it asks, somebody types the answer."""
+    terminal, end_of_command = os.openpty()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "runtime.cli", "dead-letters", *arguments,
+        stdin=end_of_command, stdout=end_of_command, stderr=end_of_command, env=stack.environment(),
+    )  # fmt: skip
+    os.close(end_of_command)
+    output = b""
+    with suppress(OSError):  # The terminal of a process that has ended gives EIO.
+        while chunk := await asyncio.wait_for(asyncio.to_thread(os.read, terminal, 4096), WAIT_SECONDS):
+            output += chunk
+            if answer and b"[y/N]" in output:
+                os.write(terminal, f"{answer}\n".encode())
+                answer = ""
+    os.close(terminal)
+    return await process.wait(), output.decode()
 
-    # Each call of the command takes seconds.
+
+async def _positions(stack: Stack, source: str) -> dict[str, tuple[int, int]]:
+    """The positions of the dead letters of a source, by the ids of their requests, empty for a request without one."""
+    letters = [each for each in await stack.read(names.DEAD_LETTERS) if each.headers.get("ce_source") == source]
+    return {letter.headers.get("ce_id", ""): letter.position for letter in letters}
+
+
+async def _actions(stack: Stack, source: str) -> dict[str, str]:
+    """What was done with the dead letters of a source, by the ids of their requests."""
+    rows = await stack.rows('select partition, "offset", action from dead_letter_marks')
+    actions = {(partition, offset): action for partition, offset, action in rows}
+    positions = await _positions(stack, source)
+    return {request_id: actions[position] for request_id, position in positions.items() if position in actions}
+
+
+async def _unmark(stack: Stack, source: str) -> None:
+    """Forget what was done with the dead letters of a source."""
+    keys = [{"partition": each[0], "offset": each[1]} for each in (await _positions(stack, source)).values()]
+    async with stack.engine.begin() as conn:
+        await conn.execute(
+            sa.text('delete from dead_letter_marks where partition = :partition and "offset" = :offset'), keys
+        )
+
+
+async def _await_arrival(stack: Stack, source: str, number: int) -> None:
+    async def have_arrived() -> bool:
+        return len(await _positions(stack, source)) >= number
+
     await eventually(f"{number} dead letters of {source}", have_arrived)
+
+
+async def _await_letters(stack: Stack, source: str, number: int) -> list[dict[str, Any]]:
+    # Each call of the command takes seconds.
+    await _await_arrival(stack, source, number)
 
     async def all_letters() -> list[dict[str, Any]] | None:
         letters: list[dict[str, Any]] = (await _list(stack, "--source", source))["deadLetters"]
@@ -139,16 +187,11 @@ async def test_a_replay_that_was_killed_before_it_marked_is_repeated_and_applies
     async with _failing_visits(stack, parker["pcCode"]):
         await _send(stack, _visit(parker), _headers(source, request_id))
         (letter,) = await _await_letters(stack, source, 1)
-    partition, offset = map(int, letter["id"].split(":"))
     for replays in (1, 2):
         assert "1 replayed." in await _run(stack, "replay", letter["id"])
         result_id = (await _sent(stack, source))[-1].id
         await stack.result("visits.create", result_id, nth=replays + (request_id is not None))
-        async with stack.engine.begin() as conn:
-            await conn.execute(
-                sa.text('delete from dead_letter_marks where partition = :partition and "offset" = :offset'),
-                {"partition": partition, "offset": offset},
-            )
+        await _unmark(stack, source)
     assert len(await _sent(stack, source)) == 3
     assert await _visits(stack, parker) == 1
 
@@ -189,6 +232,86 @@ async def test_a_discarded_dead_letter_is_shown_and_is_not_replayed(stack: Stack
     assert "Nothing to replay." in replayed
     assert "0 discarded." in await _run(stack, "discard", letter["id"])
     assert len(await _sent(stack, source)) == 1
+
+
+async def test_a_filter_discards_what_matches_it_and_nothing_else(stack: Stack) -> None:
+    source, other_source = _new_source(), _new_source()
+    await _send(stack, b"{", _headers(source, "early"))
+    await _send(stack, b"{", _headers(other_source, "other"))
+    await _await_arrival(stack, source, 1)
+    await _await_next_second()
+    await _send(stack, b"\xff", _headers(source, "reason"))
+    await _send(stack, b"{", _headers(source, "operation", "visits.destroy"))
+    await _send(stack, b"{", _headers(source, "topic", "centers.create"), names.requests("centers"))
+    await _await_arrival(stack, source, 4)
+    await _await_next_second()
+    await _send(stack, b"{", _headers(source, "late"))
+    written_at = {each["requestId"]: each["writtenAt"] for each in await _await_letters(stack, source, 5)}
+    middle = min(written_at[name] for name in ("reason", "operation", "topic")).removesuffix("Z")
+    filters = {
+        "reason": "not_utf8", "operation": "visits.destroy", "topic": names.requests("centers"),
+        "until": middle, "since": written_at["late"].removesuffix("Z"),
+    }  # fmt: skip
+    discards = (_run(stack, "discard", "--source", source, f"--{name}", value) for name, value in filters.items())
+    for output in await asyncio.gather(*discards):
+        assert "\n1 discarded." in output
+    assert await _actions(stack, source) == dict.fromkeys(written_at, "discarded")
+    assert await _actions(stack, other_source) == {}
+    assert "\n1 discarded." in await _run(stack, "discard", "--source", other_source)
+
+
+async def _await_next_second() -> None:
+    """Filters by time have whole seconds."""
+    second = int(time.time())
+
+    async def has_passed() -> bool:
+        return int(time.time()) > second
+
+    await eventually("the next second", has_passed)
+
+
+async def test_more_than_100_dead_letters_are_replayed_and_discarded_after_a_yes(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    parker, source = await data.visitor_with_vehicle(client), _new_source()
+    selection = ("--source", source)
+    request_ids = [str(uuid4()) for _ in range(101)]
+
+    async def answered(times: int, status: int) -> None:
+        for request_id in request_ids:
+            assert (await stack.result("visits.create", request_id, nth=times)).value["status"] == status
+
+    async with _failing_visits(stack, parker["pcCode"]):
+        for number, request_id in enumerate(request_ids):
+            await stack.raw(TOPIC, _visit(parker), _headers(source, request_id), partition=number % PARTITIONS)
+        await answered(1, 500)
+
+    commands = ("replay", "discard")
+    without_terminal = (stack.command("dead-letters", command, *selection) for command in commands)
+    on_terminal = (_answer(stack, "n", command, *selection) for command in commands)
+    (*refused, (replay, asked_to_replay), (discard, asked_to_discard)) = await asyncio.gather(
+        *without_terminal, *on_terminal
+    )
+    assert [(done.returncode, "Aborted" in done.stderr) for done in refused] == [(1, True)] * 2
+    assert (replay, "Replay 101 dead letters? [y/N]" in asked_to_replay) == (1, True)
+    assert (discard, "Discard 101 dead letters? [y/N]" in asked_to_discard) == (1, True)
+    assert (len(await _sent(stack, source)), await _actions(stack, source)) == (101, {})
+
+    status, output = await _answer(stack, "y", "replay", *selection)
+    assert (status, "101 replayed." in output) == (0, True)
+    await answered(2, 201)
+    assert "Nothing to replay." in await _run(stack, "replay", *selection)
+    assert (len(await _sent(stack, source)), await _visits(stack, parker)) == (202, 101)
+    assert await _actions(stack, source) == dict.fromkeys(request_ids, "replayed")
+
+    await _unmark(stack, source)
+    assert "101 replayed." in await _run(stack, "replay", *selection, "--yes")
+    await answered(3, 201)
+    assert (len(await _sent(stack, source)), await _visits(stack, parker)) == (303, 101)
+
+    await _unmark(stack, source)
+    assert "101 discarded." in await _run(stack, "discard", *selection, "--yes")
+    assert await _actions(stack, source) == dict.fromkeys(request_ids, "discarded")
 
 
 async def test_replaying_all_dead_letters_asks(stack: Stack) -> None:

@@ -213,7 +213,7 @@ class Stack:
         }
         return await asyncio.to_thread(
             subprocess.run, [sys.executable, "-m", "runtime.cli", *arguments],
-            capture_output=True, text=True, check=False, timeout=seconds,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=seconds,
             env=self.environment(**(topic_settings | settings)),
         )  # fmt: skip
 
