@@ -6,8 +6,9 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -18,10 +19,15 @@ from sqlalchemy.engine import make_url
 from runtime.dev.servers.processes import free_port
 from storage.database import DatabaseSettings, connect
 from tests.support import oracle
+from tests.support.answers import error_codes
+from tests.support.data import ABSENT_VISITOR_ID
 from tests.support.load import activity, populate, send_all, update, visit, with_challenge
 from tests.support.oracle import Sent
 from tests.support.servers import KafkaAndPostgres
 from tests.support.stack import Process, Stack, eventually
+from topics import names
+from topics.dead_letters import Position
+from topics.envelope import JSON, RequestHeaders
 
 SERVER_CONNECTIONS = 3
 """Fewer than the clients, so that the transactions of a client run in different sessions."""
@@ -84,11 +90,53 @@ async def test_the_service_works_through_pgbouncer_in_transaction_mode(own_stack
     await eventually("a result for every request", lambda: oracle.all_answered(own_stack, sent, FAMILIES))
     await eventually("all changes published", lambda: oracle.outbox_empty(own_stack))
     await oracle.verify(own_stack, sent, FAMILIES)
-    republished = await own_stack.command("republish", "center", **pooled)
-    assert republished.returncode == 0, republished.stderr
+    visitor_id = str(population.people[0].visitor_id)
+    await _use_every_command(own_stack, visitor_id, pooled)
+    await _use_the_console(own_stack, visitor_id, pooled)
     for worker in workers:
         assert worker.terminate() == 0
         assert {error for error in _retried(worker) if "deadlock detected" not in error} == set()
+
+
+async def _use_every_command(stack: Stack, visitor_id: str, pooled: dict[str, str]) -> None:
+    """All commands that connect to the database, side by side."""
+    replayed, discarded = await _dead_letter(stack), await _dead_letter(stack)
+    outputs = {
+        ("republish", "center"): "center: 1 rows",
+        ("export", "visitors"): visitor_id,
+        ("export-visitor", visitor_id): visitor_id,
+        ("audit", "--visitor", visitor_id): "visitors.update",
+        ("doctor",): "ok      schema",
+        ("status", "--json"): '"database"',
+        ("dead-letters", "list"): "not_json",
+        ("dead-letters", "replay", replayed): "1 replayed.",
+        ("dead-letters", "discard", discarded): "1 discarded.",
+    }
+    commands = (stack.command(*arguments, seconds=180, **pooled) for arguments in outputs)
+    for arguments, done in zip(outputs, await asyncio.gather(*commands), strict=True):
+        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+        assert outputs[arguments] in done.stdout, (arguments, done.stdout)
+
+
+async def _dead_letter(stack: Stack) -> str:
+    """The id of a new dead letter."""
+    request_id = str(uuid4())
+    headers = RequestHeaders(request_id, "visits.create", "gateway/test", JSON).encode()
+    await stack.raw(names.requests("visits"), b"{", headers)
+    letter = await stack.await_record(names.DEAD_LETTERS, lambda record: record.headers.get("ce_id") == request_id)
+    return str(Position(*letter.position))
+
+
+async def _use_the_console(stack: Stack, visitor_id: str, pooled: dict[str, str]) -> None:
+    edge, url = stack.edge(VISITOR_HTTP_CONSOLE="true", **pooled)
+    await eventually("a ready edge", edge.ready)
+    letter = await _dead_letter(stack)
+    async with httpx.AsyncClient(base_url=f"{url}/console/api/", timeout=60) as console:
+        calls = [console.get(path) for path in ("requests?id=1", f"visitors/{visitor_id}", "dead-letters")]
+        assert [answer.status_code for answer in await asyncio.gather(*calls)] == [200] * 3
+        replay = await console.post("dead-letters/replay", json={"ids": [letter]})
+        assert replay.json() == {"replayed": [letter]}
+    edge.kill()
 
 
 def _retried(worker: Process) -> set[str]:
@@ -114,3 +162,26 @@ async def test_a_worker_without_the_setting_ends_and_names_it(own_stack: Stack, 
     await eventually("the worker's end", worker.ended)
     assert worker.child.returncode == 1
     assert "Set VISITOR_DATABASE_TRANSACTION_POOLING=true" in worker.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"), [(("export", "visitors"), 2), (("dead-letters", "list"), 2), (("doctor",), 1)]
+)
+async def test_a_command_without_the_setting_names_it(
+    own_stack: Stack, pooled_url: str, arguments: Sequence[str], status: int
+) -> None:
+    done = await own_stack.command(*arguments, VISITOR_DATABASE_URL=pooled_url)
+    assert done.returncode == status
+    assert "Set VISITOR_DATABASE_TRANSACTION_POOLING=true" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_a_console_without_the_setting_is_unavailable(own_stack: Stack, pooled_url: str) -> None:
+    edge, url = own_stack.edge(VISITOR_HTTP_CONSOLE="true", VISITOR_DATABASE_URL=pooled_url)
+    await eventually("a ready edge", edge.ready)
+    async with httpx.AsyncClient(base_url=f"{url}/console/api/", timeout=60) as console:
+        for path in (f"visitors/{ABSENT_VISITOR_ID}", "dead-letters"):
+            answer = await console.get(path)
+            assert (answer.status_code, error_codes(answer)) == (503, [(None, "database_unavailable")])
+    edge.kill()
+    assert '"bug"' not in edge.log.read_text()

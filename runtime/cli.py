@@ -30,7 +30,7 @@ from runtime.command import (
 from runtime.settings import Settings, WrongSetting
 from runtime.settings import known as known_settings
 from runtime.settings import load as load_settings
-from storage.connecting import ConnectionFailed
+from storage.connecting import ConnectionFailed, WrongPooling
 from topics import acls as acl_table
 from topics.connection_errors import ConnectionRefused
 
@@ -84,7 +84,7 @@ def main() -> None:
     except ConnectionRefused as error:
         sys.stderr.write(f"visitor: {error.message}\n")
         sys.exit(2)
-    except (WrongSetting, WrongKeyFile, ports.PortTaken, ConnectionFailed) as error:
+    except (WrongSetting, WrongKeyFile, ports.PortTaken, ConnectionFailed, WrongPooling) as error:
         sys.stderr.write(f"visitor: {error}\n")
         sys.exit(2)
 

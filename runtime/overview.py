@@ -22,8 +22,8 @@ from runtime import latencies
 from runtime.latencies import Latency, Offsets
 from runtime.settings import Settings
 from storage import inbox, migrate, outbox, statistics
-from storage.connecting import ConnectionFailed
-from storage.database import WrongPooling, connect
+from storage.connecting import ConnectionFailed, WrongPooling
+from storage.database import connect
 from storage.statistics import LockHolder, LockWait
 from topics import dead_letters, names
 from topics.connection_errors import ConnectionRefused

@@ -30,6 +30,11 @@ class ConnectionFailed(ConnectionError):
     """PostgreSQL or its certificate refuses the connection. The message names the setting."""
 
 
+class WrongPooling(Exception):
+    """A pooler in transaction mode is in front of the database, and the setting does not say so. The message names the
+    setting."""
+
+
 def arguments(text: str) -> tuple[URL, dict[str, Any]]:
     """The URL and the `connect_args` for an engine of SQLAlchemy. Raises ConnectionFailed if a file that the URL names
     cannot be used."""

@@ -78,8 +78,7 @@ def connect(
         "statement_timeout": str(limit * 1000),
         "lock_timeout": milliseconds(lock_timeout),
         "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_TIMEOUT * 1000),
-        "default_transaction_read_only": "on" if read_only else "off",
-    } | ({} if read_only else _PLANNED_ONCE)
+    } | ({"default_transaction_read_only": "on"} if read_only else _PLANNED_ONCE)
     url, arguments = connecting.arguments(settings.url.get_secret_value())
     engine = create_async_engine(
         url,
@@ -107,10 +106,6 @@ def connect(
 
 
 _TRANSACTION_POOLING = "transaction_pooling"
-
-
-class WrongPooling(Exception):
-    """A pooler in transaction mode is in front of the database, and the setting does not say so."""
 
 
 def driver_options(settings: DatabaseSettings, parameters: Mapping[str, str]) -> dict[str, Any]:
@@ -178,7 +173,9 @@ def _explain_pooling(context: sa.engine.ExceptionContext) -> None:
     cause = _driver_error(context.sqlalchemy_exception or context.original_exception)
     refused = isinstance(cause, asyncpg.ProtocolViolationError) and "startup parameter" in str(cause)
     if refused or isinstance(cause, _STATEMENTS_OF_OTHERS):
-        raise WrongPooling(f"{cause}. Set VISITOR_DATABASE_TRANSACTION_POOLING=true for PgBouncer.") from cause
+        raise connecting.WrongPooling(
+            f"{cause}. Set VISITOR_DATABASE_TRANSACTION_POOLING=true for PgBouncer."
+        ) from cause
 
 
 class Repeat(Exception):

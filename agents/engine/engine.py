@@ -30,7 +30,8 @@ from agents.engine.settings import EngineSettings
 from agents.operation import Catalogue
 from agents.wire import Wire
 from storage import deletions, inbox, migrate
-from storage.database import DatabaseSettings, WrongPooling, connect
+from storage.connecting import WrongPooling
+from storage.database import DatabaseSettings, connect
 from storage.tx import Resources
 from telemetry import event_loop
 from telemetry.metrics import READY

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from schemas.faults import Unavailable
-from storage.connecting import ConnectionFailed
+from storage.connecting import ConnectionFailed, WrongPooling
 from topics.connection_errors import ConnectionRefused
 from topics.kafka import DeliveryError
 from topics.supervision import Interrupted, interruptions_raised
@@ -34,7 +34,7 @@ def database_explained() -> Iterator[None]:
     """Raises Unavailable for an error of PostgreSQL."""
     try:
         yield
-    except (SQLAlchemyError, ConnectionFailed, OSError, TimeoutError) as error:
+    except (SQLAlchemyError, ConnectionFailed, WrongPooling, OSError, TimeoutError) as error:
         log.warning("console_database_failed", error=type(error).__name__)
         message = "PostgreSQL does not answer. `visitor migrate` says whether it is reachable and has the right schema."
         raise Unavailable("database_unavailable", message) from error
