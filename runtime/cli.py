@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import typer
-from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError
 
 from edge import keys as edge_keys
 from edge.keys import WrongKeyFile
@@ -26,6 +26,7 @@ from runtime.command import (
     load_settings_and_disable_logs,
     retry_until_available,
     run,
+    utc,
 )
 from runtime.settings import Settings, WrongSetting
 from runtime.settings import known as known_settings
@@ -58,6 +59,9 @@ class Role(StrEnum):
     worker = "worker"
     edge = "edge"
 
+
+WHOLE_LINES = 240
+"""Columns of an output that is no terminal, so that programs find each line whole."""
 
 app.add_typer(dead_letters_cli.app, name="dead-letters", rich_help_panel=Readers.DIAGNOSIS)
 
@@ -211,6 +215,8 @@ def status(
     patches.apply()
     settings = load_settings_and_disable_logs()
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WHOLE_LINES
     if once or as_json or not console.is_terminal:
         is_available = run(runtime_status.print_once(settings, console, as_json=as_json))
         raise typer.Exit(0 if is_available else 1)
@@ -488,26 +494,35 @@ def simulate(
     raise typer.Exit(1 if minutes is not None and report.unanswered else 0)
 
 
-@app.command(name="consume", rich_help_panel=Readers.DEVELOPERS)
+@app.command(name="consume", rich_help_panel=Readers.DIAGNOSIS)
 def consume_command(
     topic: Annotated[str, typer.Argument(help="The topic, for example visitor.visits.changes.visit.")],
     from_beginning: Annotated[bool, typer.Option("--from-beginning", help="Start at the oldest message.")] = False,
+    since: Annotated[
+        datetime | None, typer.Option(help="Start at this time (UTC), without reading what is older.")
+    ] = None,
     to_end: Annotated[
-        bool, typer.Option("--to-end", help="Print the messages that the topic has now, from the oldest one, and end.")
+        bool,
+        typer.Option(
+            "--to-end", help="Print the messages that the topic has now, from the oldest one or --since, and end."
+        ),
     ] = False,
 ) -> None:
     """Print the messages of a topic as JSON lines, until Ctrl-C or up to the end. Avro is decoded."""
     from runtime import consume
 
     settings = load_settings_and_configure_logs()
-    source = (settings.kafka, settings.schema_registry, topic)
+    source, start = (settings.kafka, settings.schema_registry, topic), utc(since)
     try:
-        run(consume.print_all(*source) if to_end else consume.follow(*source, from_beginning=from_beginning))
+        if to_end:
+            run(consume.print_all(*source, since=start))
+        else:
+            run(consume.follow(*source, from_beginning=from_beginning, since=start))
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
     except ConnectionRefused:
         raise
-    except UnknownTopicOrPartitionError:
+    except (UnknownTopicOrPartitionError, TopicAuthorizationFailedError):
         raise typer.BadParameter(f"{topic} does not exist, or this user may not read it. See `visitor acls`.") from None
     except KafkaError as error:
         raise WrongSetting(f"VISITOR_KAFKA_BOOTSTRAP: {settings.kafka.bootstrap} does not answer ({error})") from error

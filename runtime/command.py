@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import structlog
@@ -27,6 +28,11 @@ class WrongRevision(Exception):
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
     return uvloop.run(work)
+
+
+def utc(time: datetime | None) -> datetime | None:
+    """The time that an option names: in UTC, unless it has an offset."""
+    return time if time is None or time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 def load_settings_and_configure_logs() -> Settings:

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterable
+from datetime import datetime
 from typing import Any, NoReturn
 
 from aiokafka import AIOKafkaConsumer
@@ -24,9 +25,15 @@ CHECK_SECONDS = 5.0
 
 
 async def follow(
-    kafka: KafkaSettings, schema_registry: SchemaRegistrySettings, topic: str, *, from_beginning: bool
+    kafka: KafkaSettings,
+    schema_registry: SchemaRegistrySettings,
+    topic: str,
+    *,
+    from_beginning: bool,
+    since: datetime | None,
 ) -> None:
-    """Print messages until cancelled. An outage of the broker does not end this. Raises KafkaError."""
+    """Print messages until cancelled: those that arrive from now on, of the time `since` or later, or all. An outage of
+    the broker does not end this. Raises KafkaError."""
     patches.apply()
     values = _values(schema_registry)
     consumer = AIOKafkaConsumer(
@@ -38,15 +45,20 @@ async def follow(
     )
     try:
         await consumer.start()
+        if since is not None:
+            for partition, offset in (await snapshot.offsets_at(consumer, consumer.assignment(), since)).items():
+                consumer.seek(partition, offset)
         await run_together({"messages": _print(values, consumer), "check": _check(consumer)})
     finally:
         await close_consumer(consumer)
 
 
-async def print_all(kafka: KafkaSettings, schema_registry: SchemaRegistrySettings, topic: str) -> None:
-    """Print the messages that the topic has now. Raises KafkaError."""
+async def print_all(
+    kafka: KafkaSettings, schema_registry: SchemaRegistrySettings, topic: str, *, since: datetime | None
+) -> None:
+    """Print the messages that the topic has now, or those of the time `since` or later. Raises KafkaError."""
     patches.apply()
-    await _print(_values(schema_registry), snapshot.records(kafka, topic))
+    await _print(_values(schema_registry), snapshot.records(kafka, topic, since))
 
 
 def _values(schema_registry: SchemaRegistrySettings) -> "Values":
@@ -79,6 +91,13 @@ async def printable(values: "Values", record: Any) -> dict[str, Any]:
     }
 
 
+def _text(value: bytes) -> dict[str, str]:
+    try:
+        return {"text": value.decode()}
+    except UnicodeDecodeError:
+        return {}
+
+
 class Values:
     """Decodes values with the schemas of this release, of earlier ones, and of the company's registry."""
 
@@ -96,7 +115,7 @@ class Values:
         try:
             return await self._read(format_of(content_type, value), value)
         except (InvalidMessage, RegistryUnavailable) as error:
-            return {"unreadable": str(error), "bytes": len(value)}
+            return {"unreadable": str(error), "bytes": len(value), **_text(value)}
 
     async def _read(self, content_type: str, value: bytes) -> Any:
         try:

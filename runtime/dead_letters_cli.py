@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, TypedDict, Unpack
 
 import typer
 from aiokafka.errors import KafkaError
 
-from runtime.command import WrongRevision, load_settings_and_configure_logs, retry_until_available, run
+from runtime.command import WrongRevision, load_settings_and_configure_logs, retry_until_available, run, utc
 from topics.connection_errors import ConnectionRefused
 from topics.dead_letters import Position
 from topics.envelope import Reason
@@ -133,12 +133,8 @@ def discard(
 def _filter(ids: list[str] | None, **options: Unpack[Options]) -> "Filter":
     from runtime.dead_letters import Filter
 
-    options["since"], options["until"] = _utc(options["since"]), _utc(options["until"])
+    options["since"], options["until"] = utc(options["since"]), utc(options["until"])
     return Filter(positions=frozenset(map(_position, ids or [])), **options)
-
-
-def _utc(time: datetime | None) -> datetime | None:
-    return None if time is None else time.replace(tzinfo=UTC)
 
 
 def _position(text: str) -> Position:

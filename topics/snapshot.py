@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,14 +15,17 @@ FETCH_BYTES = 8 * 2**20
 """Bytes of one fetch of a period. The consumer's default of 50 MB would be in memory at once."""
 
 
-async def records(settings: KafkaSettings, topic: str) -> AsyncIterator[Any]:
-    """The records that a topic has now; those of one partition in order. Raises KafkaError, for example
-    UnknownTopicOrPartitionError."""
-    async with _consumer(settings) as consumer:
+async def records(settings: KafkaSettings, topic: str, since: datetime | None = None) -> AsyncIterator[Any]:
+    """The records that a topic has now, or those of this time or later; those of one partition in order. Raises
+    KafkaError, for example UnknownTopicOrPartitionError."""
+    async with _Consumer(settings) as consumer:
         if not (partitions := await _partitions(consumer, [topic])):
             raise UnknownTopicOrPartitionError(topic)
-        consumer.assign(partitions)
-        ends = await consumer.end_offsets(list(partitions))
+        if since is None:
+            consumer.assign(partitions)
+            ends = await consumer.end_offsets(list(partitions))
+        else:
+            ends = await _seek_to_time(consumer, partitions, since)
         async for record in _up_to(consumer, ends):
             yield record
 
@@ -45,7 +47,7 @@ class Period:
         """Those of one partition in order. A topic that does not exist has none. If `partition_of` is set, it says
         which one of how many partitions of each topic to read. Raises KafkaError."""
         count = 0
-        async with _consumer(self.settings, fetch_max_bytes=FETCH_BYTES) as consumer:
+        async with _Consumer(self.settings, fetch_max_bytes=FETCH_BYTES) as consumer:
             partitions = await _partitions(consumer, topics)
             if partition_of is not None:
                 counts = Counter(each.topic for each in partitions)
@@ -62,7 +64,7 @@ class Period:
 async def record_at(settings: KafkaSettings, topic: str, partition: int, offset: int) -> Any | None:
     """The record at a position; None if the topic does not have it, or not any more. Raises KafkaError."""
     position = TopicPartition(topic, partition)
-    async with _consumer(settings) as consumer:
+    async with _Consumer(settings) as consumer:
         if position not in await _partitions(consumer, [topic]):
             return None
         start, end = await consumer.beginning_offsets([position]), await consumer.end_offsets([position])
@@ -82,8 +84,7 @@ async def _seek_to_time(
     ends of these partitions."""
     if not partitions:
         return {}
-    first = await consumer.offsets_for_times(dict.fromkeys(partitions, _milliseconds(time)))
-    starts = {each: start.offset for each, start in first.items() if start is not None}
+    starts = await offsets_at(consumer, partitions, time)
     ends: dict[TopicPartition, int] = await consumer.end_offsets(list(starts)) if starts else {}
     consumer.assign(list(starts))
     for each, offset in starts.items():
@@ -91,25 +92,43 @@ async def _seek_to_time(
     return ends
 
 
+async def offsets_at(
+    consumer: AIOKafkaConsumer, partitions: Collection[TopicPartition], time: datetime
+) -> dict[TopicPartition, int]:
+    """The first offset of this time or later, of those partitions that have one."""
+    starts = await consumer.offsets_for_times(dict.fromkeys(partitions, _milliseconds(time)))
+    return {each: start.offset for each, start in starts.items() if start is not None}
+
+
 def _milliseconds(time: datetime) -> int:
     return round(time.timestamp() * 1000)
 
 
-@asynccontextmanager
-async def _consumer(settings: KafkaSettings, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
-    """A consumer without a group and without partitions."""
-    consumer = AIOKafkaConsumer(
-        **settings.client(),
-        **options,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-    )
-    try:
-        await consumer.start()
-        yield consumer
-    finally:
-        await close_consumer(consumer)
+class _Consumer:
+    """A consumer without a group and without partitions.
+
+    It is no generator, because the event loop closes at its end all generators at once that are still open, and a
+    generator that is being closed cannot close another one."""
+
+    def __init__(self, settings: KafkaSettings, **options: Any) -> None:
+        self._consumer = AIOKafkaConsumer(
+            **settings.client(),
+            **options,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+        )
+
+    async def __aenter__(self) -> AIOKafkaConsumer:
+        try:
+            await self._consumer.start()
+        except BaseException:
+            await close_consumer(self._consumer)
+            raise
+        return self._consumer
+
+    async def __aexit__(self, *_: object) -> None:
+        await close_consumer(self._consumer)
 
 
 async def _partitions(consumer: AIOKafkaConsumer, topics: Iterable[str]) -> set[TopicPartition]:

@@ -1,6 +1,10 @@
 """Valid and invalid messages, as upstream systems send them."""
 
+import asyncio
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,8 +18,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from agents.catalogue import CATALOGUE
 from tests.support import data, metrics, misnamed
 from tests.support.stack import WIRE, Stack, decode, eventually, plain
-from topics import names
+from topics import admin, names
 from topics.envelope import AVRO, CORRELATION, JSON, Headers, ReplyTo, RequestHeaders
+from topics.names import TopicSpec
 
 TOPIC = names.requests("visits")
 MessageFactory = Callable[[str, dict[str, Any]], tuple[bytes | None, Headers]]
@@ -411,6 +416,40 @@ async def test_visitor_consume_to_end_prints_what_a_topic_has_and_ends(stack: St
     lines = [json.loads(line) for line in consumed.stdout.splitlines()]
     assert request_id in [line["headers"].get("ce_id") for line in lines]
     assert (len(lines), consumed.returncode) == (await stack.count(names.DEAD_LETTERS), 0)
+
+
+async def test_visitor_consume_begins_at_a_time(stack: Stack) -> None:
+    topic, noon = f"times-{uuid4()}", datetime(2026, 11, 26, 12, tzinfo=UTC)
+    await admin.ensure(stack.kafka, [TopicSpec(topic, 2, 1, {"retention.ms": "-1"})])
+    for seconds in (-2, -1, 0, 1):
+        await stack.producer.send_and_wait(
+            topic, b"{}", str(seconds).encode(), 0, timestamp_ms=round(noon.timestamp() + seconds) * 1000
+        )
+    consumed = await stack.command("consume", topic, "--since", "2026-11-26T13:00:00+01:00", "--to-end")
+    assert [json.loads(line)["key"] for line in consumed.stdout.splitlines()] == ["0", "1"], consumed.stderr
+
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "runtime.cli", "consume", topic, "--since", "2026-11-26T12:00:01",
+        env=stack.environment(), stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert json.loads(await process.stdout.readline())["key"] == "1"
+    await stack.producer.send_and_wait(topic, b"{}", b"new", 1)
+    assert json.loads(await process.stdout.readline())["key"] == "new"
+    process.terminate()
+    await process.wait()
+
+
+async def test_visitor_consume_ends_without_a_word_if_its_reader_has_ended(stack: Stack) -> None:
+    await stack.raw(TOPIC, b"{}", _headers(str(uuid4())))
+    reading, writing = os.pipe()
+    os.close(reading)
+    consumed = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-m", "runtime.cli", "consume", TOPIC, "--to-end"],
+        env=stack.environment(), stdout=writing, stderr=subprocess.PIPE, check=False, timeout=60,
+    )  # fmt: skip
+    os.close(writing)
+    assert consumed.stderr == b""
 
 
 async def test_visitor_consume_to_end_refuses_a_topic_that_does_not_exist(stack: Stack) -> None:

@@ -40,10 +40,11 @@ async def test_it_is_printed_once_if_the_output_is_no_terminal(stack: Stack) -> 
         assert text in done.stdout
 
 
-async def test_it_says_that_no_worker_runs(stack: Stack) -> None:
-    done = await stack.command("status", VISITOR_WORKER_GROUP="nobody")
+async def test_it_says_that_no_worker_runs_in_one_line_that_programs_can_search(stack: Stack) -> None:
+    done = await stack.command("status", VISITOR_WORKER_GROUP="nobody-of-the-second-installation")
     assert done.returncode == 0, done.stderr
-    assert "No worker runs: the consumer group nobody.requests has no members." in done.stdout
+    group = "nobody-of-the-second-installation.requests"
+    assert f"No worker runs: the consumer group {group} has no members." in done.stdout.splitlines()
 
 
 async def test_a_server_that_is_unavailable_is_named_and_the_other_one_is_shown(stack: Stack) -> None:
