@@ -78,13 +78,15 @@ class MarkedLetter(NamedTuple):
 @dataclass
 class Plan:
     """What a command will do. `letters` will be handled. The numbers count the other dead letters of the filter, and
-    those of `letters` that are older than the inbox's answers."""
+    those of `letters` that are older than the inbox's answers. `still_faulty` counts those of `letters` whose replay
+    fails again, by reason."""
 
     letters: list[DeadLetter] = field(default_factory=list)
     marked: int = 0
     incomplete: int = 0
     foreign: int = 0
     older_than_inbox: int = 0
+    still_faulty: Counter[str] = field(default_factory=Counter)
 
 
 class NoSuchDeadLetter(Exception):
@@ -149,6 +151,8 @@ class DeadLetters:
             else:
                 plan.letters.append(letter)
                 plan.older_than_inbox += letter.written_at < inbox_start
+                if letter.reason not in dead_letters.REPLAYABLE:
+                    plan.still_faulty[letter.reason] += 1
         return plan
 
     async def plan_discard(self, selection: Filter) -> Plan:
@@ -308,6 +312,8 @@ def _describe(console: Console, plan: Plan, settings: Settings) -> None:
         "are not from a request topic of this release and cannot be replayed.": plan.foreign,
         f"are older than the answers of the inbox ({settings.worker.inbox_days:g} days). If the sender has sent such a"
         " request again with the same id, a replay may apply it twice.": plan.older_than_inbox,
+        f"({', '.join(plan.still_faulty)}) will be dead letters again, because the messages themselves are wrong. Let"
+        " their senders send corrected ones, and discard these.": plan.still_faulty.total(),
     }
     for note, count in notes.items():
         if count:

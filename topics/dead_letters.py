@@ -11,6 +11,8 @@ from topics.envelope import PREFIX, InvalidMessage, Reason
 from topics.incoming import read_message
 from topics.kafka import Outgoing
 
+REPLAYABLE: frozenset[Reason] = frozenset({"bug", "reply_topic_not_allowed", "unknown_operation", "unknown_schema"})
+"""The reasons that operators can remove. With any other, the message itself is wrong, and a replay fails again."""
 _CUT = "error-cut"
 _ADDED = ("error-code", "error-message", "error-topic", "error-partition", "error-offset", "error-timestamp", _CUT)
 

@@ -86,7 +86,7 @@ async def detail(letters: DeadLetters, position: Position) -> Mapping[str, Any]:
 def outline(value: Any) -> Any:
     """The value with the types of texts and numbers instead of them."""
     match value:
-        case {"unreadable": str(), **rest} if rest.keys() <= {"bytes"}:
+        case {"unreadable": str(), **rest} if rest.keys() <= {"bytes", "text"}:
             return "unreadable"
         case dict():
             return {name: outline(item) for name, item in value.items()}
@@ -110,6 +110,7 @@ async def plan(letters: DeadLetters, selection: Selection, inbox_days: float) ->
         "incomplete": planned.incomplete,
         "foreign": planned.foreign,
         "olderThanInbox": planned.older_than_inbox,
+        "stillFaulty": planned.still_faulty.total(),
         "inboxDays": inbox_days,
     }
 

@@ -218,6 +218,9 @@ async def test_dead_letters_are_selected_and_counted(stack: Stack) -> None:
     table = await _run(stack, "list", "--source", source)
     assert "visits.destroy" in table
     assert "unknown_operation  1" in table
+    planned = await _run(stack, "replay", "--source", source, "--dry-run")
+    assert "3 would be replayed." in planned
+    assert "2 (not_json) will be dead letters again" in planned
 
 
 async def test_a_discarded_dead_letter_is_shown_and_is_not_replayed(stack: Stack) -> None:
@@ -227,6 +230,7 @@ async def test_a_discarded_dead_letter_is_shown_and_is_not_replayed(stack: Stack
     assert "1 discarded." in await _run(stack, "discard", letter["id"])
     shown = json.loads(await _run(stack, "show", letter["id"]))
     assert (shown["action"], shown["reason"], shown["record"]["headers"]["ce_id"]) == ("discarded", "not_json", "a")
+    assert shown["record"]["value"]["text"] == "{"
     replayed = await _run(stack, "replay", letter["id"])
     assert "1 were replayed or discarded before" in replayed
     assert "Nothing to replay." in replayed

@@ -162,4 +162,4 @@ def test_an_outline_has_the_fields_without_their_texts_and_numbers() -> None:
         "path": {"visitType": "text"},
         "body": {"age": "number", "tags": ["text", "text", "text", "…"], "vip": True, "email": None},
     }
-    assert outline({"unreadable": "The value must be JSON.", "bytes": 1}) == "unreadable"
+    assert outline({"unreadable": "The value must be JSON.", "bytes": 4, "text": "Zora"}) == "unreadable"

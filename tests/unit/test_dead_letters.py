@@ -98,3 +98,5 @@ def test_the_docs_explain_every_reason_and_no_other() -> None:
     explained = [reason for cell in cells for reason in re.findall(r"`(\w+)`", cell[1])]
     assert sorted(explained) == sorted(get_args(Reason))
     assert all(cell[2].strip() and cell[3].strip() for cell in cells)
+    replayed = {reason for cell in cells if "replay" in cell[4] for reason in re.findall(r"`(\w+)`", cell[1])}
+    assert replayed == dead_letters.REPLAYABLE

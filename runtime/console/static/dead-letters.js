@@ -165,6 +165,7 @@ export function deadLettersView(content, parameters) {
         left && ["note", `${plural(left, "other")} cannot be replayed: ${[[plan.marked, "handled before"], [plan.incomplete, "incomplete"], [plan.foreign, "not from a request topic"]]
           .filter(([number]) => number).map(([number, why]) => `${count(number)} ${why}`).join(", ")}.`],
         plan.olderThanInbox && ["warn", `${plural(plan.olderThanInbox, "message")} are older than the answers of the inbox (${plan.inboxDays} days). If a sender has sent such a request again, a replay may apply it twice.`],
+        plan.stillFaulty && ["warn", `${plural(plan.stillFaulty, "message")} will be dead letters again: the fault is in the message itself. Let its sender send a corrected one.`],
       ].filter(Boolean);
       const text = plan.replayable
         ? "The original messages are sent to their topics again, byte for byte and with their ids. The inbox recognises what was applied before. A request that met a bug is applied again."
