@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAuthorizationFailedError
 from pydantic.alias_generators import to_camel
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -255,6 +255,8 @@ async def _or_unavailable(
 
 def explain(error: Exception) -> str:
     """Why a server is unavailable, in one line."""
+    if isinstance(error, TopicAuthorizationFailedError):
+        return f"this user lacks a right to a topic, see `visitor acls` ({error})"
     if isinstance(error, KafkaConnectionError) and not isinstance(error, ConnectionRefused):
         return "no broker answers at VISITOR_KAFKA_BOOTSTRAP"
     if isinstance(error, OSError) and not isinstance(error, ConnectionFailed):

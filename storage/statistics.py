@@ -36,7 +36,7 @@ _LOCK_WAITS = sa.text(
 
 _LOCK_HOLDERS = sa.text(
     """
-    select holder.pid, extract(epoch from clock_timestamp() - holder.xact_start)::float8 as seconds,
+    select holder.pid, extract(epoch from statement_timestamp() - holder.xact_start)::float8 as seconds,
         coalesce(holder.application_name, '') as application, coalesce(holder.state, '') as state,
         array_agg(distinct class.relname::text order by class.relname::text) as tables
     from pg_stat_activity as holder
@@ -46,13 +46,15 @@ _LOCK_HOLDERS = sa.text(
         and holder.xact_start < clock_timestamp() - make_interval(secs => :seconds)
         and lock.mode not in ('AccessShareLock', 'ShareUpdateExclusiveLock')
         and class.relnamespace <> 'pg_catalog'::regnamespace
+        and not (class.relname in ('outbox', 'publishers') and lock.mode = 'RowExclusiveLock')
     group by 1, 2, 3, 4
     order by seconds desc
     limit 20
     """
 )
 """The two modes are those of reads and of maintenance: no write waits for them. Rows that a transaction has locked are
-not in pg_locks, but the lock of their table is."""
+not in pg_locks, but the lock of their table is. Publishers keep theirs while they wait for Kafka, and no write but an
+erasure waits for these."""
 
 _SERVER = sa.text(
     "select current_setting('server_version_num')::int, pg_is_in_recovery(), clock_timestamp(),"

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 
+from aiokafka.errors import TopicAuthorizationFailedError
 from rich.console import Console
 from rich.text import Text
 
@@ -100,6 +101,8 @@ async def _finding(check: Check, installation: Installation) -> Finding:
                 return await check.examine(installation)
     except TimeoutError:
         return failed(f"no answer within {CHECK_SECONDS:.0f} s", _ADVICE)
+    except TopicAuthorizationFailedError as error:
+        return failed(overview.explain(error), "add the ACL")
     except Exception as error:
         return failed(overview.explain(error), _ADVICE)
 

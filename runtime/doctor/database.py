@@ -70,7 +70,7 @@ async def clock(installation: Installation) -> Finding:
     offset = (server.clock - before - (after - before) / 2).total_seconds()
     if abs(offset) > CLOCK_LIMIT.total_seconds():
         return warning(f"the clock of PostgreSQL differs by {offset:+.1f} s", "synchronise the clocks, by NTP")
-    return ok(f"the clock of PostgreSQL differs by {offset * 1000:+.0f} ms")
+    return ok(f"the clock of PostgreSQL differs by {round(offset * 1000):+d} ms")
 
 
 async def changes(installation: Installation) -> Finding:
@@ -95,13 +95,12 @@ async def locks(installation: Installation) -> Finding:
     if not blockers:
         return ok(f"no session has held locks for more than {LOCK_SECONDS:.0f} s")
     held = [
-        f"session {holder.pid} ({_described(holder.application, holder.state)}) for {holder.seconds:.0f} s"
-        f" on {listed(holder.tables)}"
-        for holder in holders
+        f"{_session(each.pid, each.application, each.state)} for {each.seconds:.0f} s on {listed(each.tables)}"
+        for each in holders
     ]
     waiting = [
-        f"session {wait.pid} ({wait.waiting_application or 'unnamed'}) waits for session {wait.blocked_by}"
-        f" ({_described(wait.application, wait.state)})"
+        f"session {wait.pid} ({wait.waiting_application or 'unnamed'}) waits for"
+        f" {_session(wait.blocked_by, wait.application, wait.state)}"
         for wait in waits
     ]
     texts = [f"writes may wait for locks of {'; '.join(held)}"] if held else []
@@ -113,6 +112,10 @@ async def locks(installation: Installation) -> Finding:
         "; ".join(texts),
         f"let its owner end the transaction; `select pg_terminate_backend({first})` ends the session",
     )
+
+
+def _session(pid: int, application: str, state: str) -> str:
+    return f"session {pid} ({application or 'unnamed'}, {state or 'unknown state'})"
 
 
 async def _lock_waits(installation: Installation, holders: Collection[int]) -> Sequence[LockWait]:
@@ -130,10 +133,6 @@ async def _lock_waits(installation: Installation, holders: Collection[int]) -> S
         if waits or time.monotonic() >= ends_at:
             return waits
         await asyncio.sleep(PAUSE_SECONDS)
-
-
-def _described(application: str, state: str) -> str:
-    return f"{application or 'unnamed'}, {state or 'unknown state'}"
 
 
 async def answers(installation: Installation) -> Finding:

@@ -48,7 +48,7 @@ async def topics(installation: Installation) -> Finding:
         advice = "run `visitor topics`"
         if resources := CATALOGUE.resources_of(missing):
             advice += f"; if a topic was lost, then fill it again: `visitor republish --restart {' '.join(resources)}`"
-        return failed(f"{listed(missing)} do not exist, or may not be described", advice)
+        return failed(f"missing, or may not be described: {listed(missing)}", advice)
     # More partitions than a new topic would get are no fault.
     differences = [
         each for each in differences if each.setting != "partitions" or int(each.actual) < settings.partitions

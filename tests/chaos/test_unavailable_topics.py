@@ -130,6 +130,7 @@ async def test_requests_that_may_not_be_read_any_more_stop_no_others(own_stack: 
     """Neither does the offset of the last one, which may not be committed. It is committed later."""
     worker = own_stack.worker()
     await eventually("a ready worker", worker.ready)
+    # A result is published up to a second before the offset of its request is committed.
     await own_stack.result("centers.create", await _create_center(own_stack))
     _forbid(own_stack, AclOperation.READ, REQUESTS)
 
@@ -138,6 +139,12 @@ async def test_requests_that_may_not_be_read_any_more_stop_no_others(own_stack: 
 
     await eventually("a worker that names the topic", is_named)
     assert await _seconds_to_publish(own_stack, 10) < SECONDS
+    consumed = await own_stack.command("consume", REQUESTS, "--to-end")
+    assert (consumed.returncode, "or this user may not" in consumed.stderr) == (2, True), consumed.stderr
+    examined = json.loads((await own_stack.command("doctor", "--json")).stdout)["checks"]
+    failed = {each["check"]: each["message"] + each["advice"] for each in examined if each["state"] == "failed"}
+    assert {check for check, text in failed.items() if "visitor acls" not in text} == set(), failed
+    assert {"kafka rights", "lag"} <= failed.keys()
     _allow_everything(own_stack)
 
     async def is_committed() -> bool:

@@ -102,7 +102,7 @@ async def test_a_missing_topic_and_a_topic_with_another_configuration(
         return [TopicSpec("visitor.nowhere", 1, 1, {})]
 
     monkeypatch.setattr(type(kafka.CATALOGUE), "topics", with_another_topic)
-    await _fails(stack, "topics", "visitor.nowhere do not exist", "run `visitor topics`")
+    await _fails(stack, "topics", "missing, or may not be described: visitor.nowhere", "run `visitor topics`")
 
 
 async def test_kafka_that_keeps_requests_longer_than_the_inbox_keeps_answers(stack: Stack) -> None:
@@ -203,6 +203,55 @@ async def test_a_session_that_has_waited_long_for_a_reader(stack: Stack, monkeyp
         await eventually("a warning about the session that waits", is_named)
         await reader.rollback()
         await change
+
+
+async def test_a_session_that_holds_locks_of_several_tables_is_named_once_and_a_publisher_is_not(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "LOCK_SECONDS", 0.0)
+
+    async def message() -> str:
+        return (await _findings(stack))["locks"].message
+
+    async with stack.engine.connect() as conn:
+        session = f"session {await conn.scalar(sa.text('select pg_backend_pid()'))} ("
+        # As a publisher does, which then waits for Kafka.
+        await conn.execute(
+            sa.text("with claimed as (delete from outbox where false) update publishers set topic = topic")
+        )
+        assert session not in await message()
+        for table in ("visitors", "vehicles"):
+            await conn.execute(sa.text(f"delete from {table} where false"))
+        text = await message()
+        assert (text.count(session), text.count("on vehicles, visitors")) == (1, 1)
+        await conn.rollback()
+
+
+async def test_of_sessions_that_wait_for_each_other_the_one_that_waits_for_nobody_is_named(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "LOCK_SECONDS", 0.5)
+    locking, writing = (
+        sa.text(f"lock table articles in {mode} mode") for mode in ("access exclusive", "row exclusive")
+    )
+    async with stack.engine.connect() as first, stack.engine.connect() as second, stack.engine.connect() as third:
+        blocker = await first.scalar(sa.text("select pg_backend_pid()"))
+        await first.execute(sa.text("set application_name = 'report'"))
+        await first.execute(sa.text("select from articles"))
+        second_lock = asyncio.create_task(second.execute(locking))
+        await stack.await_lock_wait()
+        third_lock = asyncio.create_task(third.execute(writing))
+
+        async def warns() -> bool:
+            finding = (await _findings(stack))["locks"]
+            named = f"session {blocker} (report, idle in transaction)"
+            return named in finding.message and f"({blocker})" in finding.advice
+
+        await eventually("a warning about the first session", warns)
+        await first.rollback()
+        await second_lock
+        await second.rollback()
+        await third_lock
 
 
 @asynccontextmanager
