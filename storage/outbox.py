@@ -245,6 +245,9 @@ _COUNT = sa.select(sa.func.count()).select_from(
     .limit(sa.bindparam("limit", type_=sa.Integer))
     .subquery()
 )
+_CONTAINING = sa.select(*(OUTBOX.c[name] for name in _COLUMNS)).where(
+    sa.text("position(:text in value) > 0").bindparams(sa.bindparam("text", type_=sa.LargeBinary))
+)
 _INSERT = insertion(created_at="created_at")
 _CLAIM = _claim()
 _ACQUIRE = _acquire()
@@ -280,6 +283,11 @@ async def count(conn: AsyncConnection, topic: str, *, limit: int) -> int:
 async def waiting(conn: AsyncConnection, topics: Sequence[str]) -> list[Waiting]:
     """What waits, by topic, in the order of `topics`."""
     return [Waiting(*row) for row in await conn.execute(_WAITING, {"topic": list(topics)})]
+
+
+async def containing(conn: AsyncConnection, text: bytes) -> list[Entry]:
+    """The waiting changes whose values contain a text. Reads the whole outbox, which is short if publishers work."""
+    return [Entry(*row) for row in await conn.execute(_CONTAINING, {"text": text})]
 
 
 async def last_id(conn: AsyncConnection) -> int:

@@ -1,6 +1,7 @@
 """One request by its id: its message, its entry in the inbox, its results and its changes."""
 
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
@@ -13,8 +14,9 @@ from runtime.console.servers import reading, searching_kafka
 from runtime.console.view import View
 from runtime.consume import Values
 from schemas.faults import Unavailable
-from storage import inbox
+from storage import inbox, outbox
 from storage.inbox import Receipt
+from storage.outbox import Entry
 from topics import dead_letters, names
 from topics.envelope import PREFIX, TRACEPARENT, InvalidMessage
 from topics.incoming import read_message
@@ -73,6 +75,8 @@ class Message(View):
     """Of a change."""
     visitor_id: UUID | None
     """Of a change: the visitor to whom the entity belongs."""
+    change_id: str | None
+    """Of a change: what identifies it in its topic and in the outbox."""
     trace_id: str | None
     """From the header traceparent, to look the request up in a tracing backend."""
 
@@ -111,6 +115,7 @@ class Traces:
         What cannot be read is in the notes."""
         notes: list[str] = []
         receipts = await self._receipts(request_id, notes)
+        waiting = await self._waiting(request_id, notes) if receipts else []
         searches = _searches(receipts, minutes)
         by_position: dict[tuple[str, int, int], Message] = {}
         try:
@@ -120,7 +125,7 @@ class Traces:
         except Unavailable as fault:
             notes.append(fault.entries[0].message)
         messages = list(by_position.values())
-        notes += _explanations(self._kafka, receipts, messages)
+        notes += _explanations(self._kafka, receipts, messages, waiting)
         return Trace(
             request_id=request_id,
             answered=[_answered(receipt) for receipt in receipts],
@@ -142,6 +147,20 @@ class Traces:
             return []
         topic = f"{position['topic']}:{position['partition']}"
         return [receipt for receipt in receipts if receipt.entry.topic == topic]
+
+    async def _waiting(self, request_id: str, notes: list[str]) -> list[Entry]:
+        """Its changes that are not published yet. Read them before Kafka: a change leaves the outbox for Kafka."""
+        try:
+            async with reading(self._database) as conn:
+                entries = await outbox.containing(conn, request_id.encode())
+        except Unavailable as fault:
+            notes.append(fault.entries[0].message)
+            return []
+        return [
+            entry
+            for entry in entries
+            if _is_id((await self._values.read(None, entry.value)).get("causedBy"), request_id)
+        ]
 
     async def _messages(self, request_id: str, searches: Iterable[_Search], notes: list[str]) -> AsyncIterator[Message]:
         for search in searches:
@@ -198,6 +217,7 @@ class Traces:
             "change",
             record,
             name=f"{value['resource']} {value['action']}",
+            change_id=_headers(record).get("ce_id"),
             entity_id=value["id"],
             revision=value["revision"],
             visitor_id=value["visitorId"],
@@ -237,8 +257,10 @@ def _change_topics() -> list[str]:
     return [topic.name for topic in CATALOGUE.change_topics]
 
 
-def _explanations(kafka: KafkaSettings, receipts: Sequence[Receipt], messages: Sequence[Message]) -> list[str]:
-    """Why messages may be missing."""
+def _explanations(
+    kafka: KafkaSettings, receipts: Sequence[Receipt], messages: Sequence[Message], waiting: Sequence[Entry]
+) -> list[str]:
+    """Why messages may be missing. `waiting` are changes that the outbox still has."""
     kinds = {message.kind for message in messages}
     oldest = datetime.now(UTC) - names.request_lifetime(kafka)
     if receipts and all(receipt.received_at < oldest for receipt in receipts):
@@ -258,11 +280,16 @@ def _explanations(kafka: KafkaSettings, receipts: Sequence[Receipt], messages: S
         notes.append(
             f"The message was not stored in the {minutes} minutes before it was applied. It may have waited longer."
         )
+    published = {message.change_id for message in messages}
+    unpublished = Counter(entry.topic for entry in waiting if entry.change_id not in published)
     succeeded = any(receipt.entry.status < 400 for receipt in receipts)
-    if succeeded and "change" not in kinds:
+    if unpublished:
+        topics = ", ".join(f"{topic} ({count})" for topic, count in sorted(unpublished.items()))
+        notes.append(f"Its changes for {topics} are in the outbox and not published yet. `visitor doctor` says why.")
+    elif succeeded and "change" not in kinds:
         notes.append(
-            "No change was found. The request may have changed nothing, the outbox may still have the change, or Kafka"
-            " has compacted it because the entity has a newer one."
+            "No change was found, and none waits in the outbox. The request may have changed nothing, or Kafka has"
+            " compacted the change because the entity has a newer one."
         )
     return notes
 

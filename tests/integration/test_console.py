@@ -71,6 +71,26 @@ async def test_a_request_is_followed_from_its_message_to_its_change(
     assert {(line["caller"], line["operation"]) for line in lines} == {("api/local", "console.request")}
 
 
+async def test_a_change_that_is_not_published_yet_is_named(
+    stack: Stack, client: httpx.AsyncClient, console: httpx.AsyncClient
+) -> None:
+    _, body = await _parker(client)
+    topic, key = names.changes("visits", "visit"), str(uuid4())
+
+    # No worker publishes the changes of this topic as long as another session has its lock.
+    async with stack.engine.connect() as conn, conn.begin():
+        await conn.execute(sa.text("select pg_advisory_xact_lock(hashtextextended(:topic, 0))"), {"topic": topic})
+        assert (await client.post("/visits/entry", json=body, headers={"Idempotency-Key": key})).status_code == 201
+        (note,) = (await _get(console, "requests", id=key))["notes"]
+    assert note.startswith(f"Its changes for {topic} (1) are in the outbox and not published yet.")
+
+    async def published() -> bool:
+        trace = await _get(console, "requests", id=key)
+        return trace["notes"] == [] and "change" in [message["kind"] for message in trace["messages"]]
+
+    await eventually("the change", published)
+
+
 async def test_an_http_call_is_found_by_its_idempotency_key(
     client: httpx.AsyncClient, console: httpx.AsyncClient
 ) -> None:
@@ -175,7 +195,7 @@ async def test_dead_letters_are_filtered_shown_and_replayed_once(stack: Stack, c
 
     selection = {"ids": [letter["id"]]}
     plan = (await console.post("dead-letters/plan", json=selection)).json()
-    assert (plan["replayable"], plan["marked"]) == (1, 0)
+    assert (plan["replayable"], plan["marked"], plan["stillFaulty"]) == (1, 0, 1)
     assert (await _get(console, "dead-letters", source=source))["total"] == 1
     replayed = await console.post("dead-letters/replay", json=selection)
     assert replayed.json() == {"replayed": [letter["id"]]}
