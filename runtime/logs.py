@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from logging.handlers import WatchedFileHandler
 from typing import Any
 
+import asyncpg
 import structlog
 from structlog.typing import EventDict, Processor
 
@@ -96,4 +97,11 @@ def _frames(error: BaseException) -> Iterator[str]:
         yield from _frames(cause)
         yield "which led to\n"
     yield from traceback.format_tb(error.__traceback__)
-    yield f"{type(error).__module__}.{type(error).__qualname__}\n"
+    yield f"{type(error).__module__}.{type(error).__qualname__}{_schema_names(error)}\n"
+
+
+def _schema_names(error: BaseException) -> str:
+    """What an error of PostgreSQL is about, for example ` (table visitors, constraint visitors_age_check)`."""
+    names = {kind: getattr(error, f"{kind}_name", None) for kind in ("table", "column", "constraint")}
+    text = ", ".join(f"{kind} {name}" for kind, name in names.items() if name)
+    return f" ({text})" if isinstance(error, asyncpg.PostgresError) and text else ""
