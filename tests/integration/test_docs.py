@@ -1,11 +1,12 @@
-"""The code in README.md and docs/ works as a reader meets it: `sh` blocks and the example programs in Python are run
-against an installation with the sample data, `json` blocks are JSON. Blocks of other languages are shown only.
-`interop/` runs the examples in all languages, under worse conditions. Links, and the files and tests that a page names,
-exist.
+"""The code in README.md and docs/ works as a reader meets it: `sh` blocks, SQL and the example programs in Python are
+run against an installation with the sample data, `json` blocks are JSON. Blocks of other languages are shown only;
+`tests/unit/test_cli.py` looks at the commands and options in them. `interop/` runs the examples in all languages, under
+worse conditions. Links, and the files and tests that a page names, exist.
 """
 
 import asyncio
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -94,9 +95,10 @@ async def test_commands_in_the_docs_work(
 
 
 def _run(stack: Stack, reader: Path, command: str) -> "subprocess.CompletedProcess[str]":
+    path = f"{reader / '.venv' / 'bin'}:{os.environ['PATH']}"
     return subprocess.run(
-        ["bash", "-c", command], cwd=reader, env=stack.environment(), capture_output=True, text=True, check=False,
-        timeout=60,
+        ["bash", "-c", command], cwd=reader, env=stack.environment(PATH=path), capture_output=True, text=True,
+        check=False, timeout=60,
     )  # fmt: skip
 
 
@@ -110,6 +112,22 @@ async def _follow(stack: Stack, reader: Path, command: str) -> None:
     assert json.loads(line)["headers"]["ce_type"].startswith("visitor.")
     process.terminate()
     await process.wait()
+
+
+def _queries() -> Iterator[str]:
+    """The SELECT statements of `sql` blocks and code spans."""
+    for page in PAGES:
+        tokens = MarkdownIt("commonmark").enable("table").parse(page.read_text())
+        spans = [span for token in tokens for span in token.children or () if span.type == "code_inline"]
+        blocks = [token for token in tokens if token.type == "fence" and token.info == "sql"]
+        yield from (each.content for each in (*blocks, *spans) if re.match("select .* from", each.content))
+
+
+async def test_queries_in_the_docs_work(stack: Stack) -> None:
+    queries = list(_queries())
+    assert queries
+    for query in queries:
+        await stack.rows(query)
 
 
 def _example(stack: Stack, folder: Path, name: str) -> Awaitable[asyncio.subprocess.Process]:

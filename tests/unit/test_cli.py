@@ -1,12 +1,20 @@
-"""The command line: help and completion."""
+"""The command line: help, completion, and the commands in the documentation."""
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
+from markdown_it import MarkdownIt
 from typer.main import get_command
 
 from runtime import cli
+from tests.support.pages import ROOT
+
+COMMAND = re.compile(r"(?<!-n )\bvisitor ([a-z][a-z-]*(?: [^|;&<>#`\n]*)?)")
+"""What follows `visitor`, but not the namespace in `kubectl -n visitor …`."""
 
 
 def test_help_groups_all_commands_by_their_readers() -> None:
@@ -23,3 +31,29 @@ def test_bash_completes_the_names_of_commands() -> None:
         [sys.executable, "-c", script], env=os.environ | asked, capture_output=True, text=True, check=False
     )
     assert "doctor" in completed.stdout.split(), completed.stderr
+
+
+def _commands_in_the_docs() -> Iterator[str]:
+    for page in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/README.md")):
+        tokens = MarkdownIt("commonmark").enable("table").parse(page.read_text())
+        spans = [span for token in tokens for span in token.children or () if span.type == "code_inline"]
+        fences = [token for token in tokens if token.type == "fence" and token.info in ("console", "sh")]
+        for code in (*spans, *fences):
+            yield from COMMAND.findall(code.content.replace("\\\n", " "))
+
+
+def _unknown(words: list[str]) -> list[str]:
+    """Those of the words of a command that are neither commands nor options, although they should be."""
+    command: Any = get_command(cli.app)
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        if words[0] not in command.commands:
+            return words[:1]
+        command, words = command.commands[words[0]], words[1:]
+    known = {"--help", *(name for parameter in command.params for name in parameter.opts)}
+    return [word for word in words if word.startswith("--") and word.partition("=")[0].rstrip("]") not in known]
+
+
+def test_the_docs_name_only_commands_and_options_that_exist() -> None:
+    commands = set(_commands_in_the_docs())
+    assert len(commands) > 50
+    assert {command: unknown for command in commands if (unknown := _unknown(command.replace("[", " ").split()))} == {}
