@@ -261,7 +261,6 @@ async def test_a_filter_discards_what_matches_it_and_nothing_else(stack: Stack) 
         assert "\n1 discarded." in output
     assert await _actions(stack, source) == dict.fromkeys(written_at, "discarded")
     assert await _actions(stack, other_source) == {}
-    assert "\n1 discarded." in await _run(stack, "discard", "--source", other_source)
 
 
 async def _await_next_second() -> None:
