@@ -95,9 +95,11 @@ async def running(
     """Run a `visitor` command on a terminal of its own. It is killed if it has not ended at the end of the block."""
     master, slave = pty.openpty()
     _set_size(slave, width, height)
+    # pytest-xdist sets these, and they go before the size of the terminal.
+    own = {name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES")}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "runtime.cli", *arguments, stdin=slave, stdout=slave, stderr=slave,
-        env={**environment, "TERM": "xterm-256color"}, start_new_session=True,
+        env={**own, "TERM": "xterm-256color"}, start_new_session=True,
         # The terminal sends Ctrl-C and changes of its size to the processes that it controls.
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )  # fmt: skip
