@@ -21,7 +21,7 @@ from tests.support.scene import BODY_NAMES, CREATED_BY, LOCALES, Scene
 from tests.support.servers import Choice, Servers, own_servers
 from tests.support.stack import Stack, eventually, stack_on
 
-SECONDS = int(os.environ.get("VISITOR_FUZZ_SECONDS", "40"))
+SECONDS = int(os.environ.get("VISITOR_FUZZ_SECONDS", "25"))
 SHORT = SECONDS < 900
 """The time is too short for the boundary values of all operations; every eighth operation is tested."""
 SEED = "1"

@@ -122,6 +122,12 @@ def test_folding_a_folded_text_changes_nothing(text: str) -> None:
     assert fold(folded) == folded
 
 
+@given(st.text(st.characters(max_codepoint=127)))
+def test_ascii_is_folded_like_any_text(text: str) -> None:
+    """A text with an accent is folded the slow way, and the accent is removed."""
+    assert fold(text) == fold(f"{text}\N{COMBINING ACUTE ACCENT}")
+
+
 @given(st.emails().filter(lambda email: "`" not in email and "xn--" not in email.lower()))
 def test_an_email_without_accents_needs_no_folded_column(email: str) -> None:
     assert fold_beyond_mailbox(email) is None
