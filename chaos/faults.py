@@ -368,7 +368,7 @@ async def reset_offsets(run: Run) -> None:
 
 @fault(WITH_OVERLOAD, "load")
 async def overload(run: Run) -> None:
-    """The other faults go on meanwhile."""
+    """The other faults continue during an overload."""
     seconds = run.round.overload_seconds * run.rng.uniform(1, 1.5)
     run.round.extend(seconds)
     await run.traffic.overload(seconds)

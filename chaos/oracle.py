@@ -91,7 +91,7 @@ _WITHOUT_CHANGE = {"lastVisitDate", "lastParkingSession", "checkinCount"}
 
 
 class Comparison(NamedTuple):
-    """What was compared: a kind, and the operation or the table of it if there are several."""
+    """The subject of a comparison: its kind, and the operation or table if the kind has several."""
 
     kind: str
     subject: str = ""
@@ -240,8 +240,8 @@ class Oracle:
         """The end of each partition. Another client asks for them: the one that reads would tell what it has seen."""
         admin = AdminClient({"bootstrap.servers": self.bootstrap, **CLIENT})
         latest: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        wanted = {TopicPartition(*position): latest for position in self._positions}
-        futures = admin.list_offsets(wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=30)
+        specs = {TopicPartition(*position): latest for position in self._positions}
+        futures = admin.list_offsets(specs, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=30)
         return {(item.topic, item.partition): future.result().offset for item, future in futures.items()}
 
     async def has_result(self, request: Request) -> None:
@@ -409,8 +409,8 @@ class Oracle:
         self._verify_effects()
 
     def _attribute_changes(self) -> None:
-        """Find the calls without answer that took effect: only they have causes that nobody knows. Each of them can
-        explain the changes of one cause."""
+        """Find the unanswered calls that took effect. The oracle does not know their request ids, so each of them may
+        explain the changes of one unknown cause."""
         for cause, changes in self._changes_of_strangers.items():
             if self._is_known(cause):
                 continue

@@ -303,7 +303,7 @@ class Traffic:
 
     async def _write_without_key(self, request: Request, method: str, path: str, body: Any) -> httpx.Response:
         """Make a call without Idempotency-Key. An answer has the key that the edge made. Raises Unanswered if there is
-        no answer: nobody knows whether such a call takes effect, and a repetition would be another request."""
+        no answer: it is unknown whether such a call took effect, and a repetition would be another request."""
         request.over_http, request.has_own_key = True, False
         self.http.calls += 1
         try:

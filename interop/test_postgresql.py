@@ -11,14 +11,12 @@ from pathlib import Path
 import httpx
 import pytest
 import sqlalchemy as sa
-from pydantic import SecretStr
 
 from runtime.dev.servers.processes import free_port
-from storage import database
 from storage.connecting import ConnectionFailed
-from storage.database import DatabaseSettings
 from tests.support import data
 from tests.support.certificates import HOST, YESTERDAY, Authority, Certificate
+from tests.support.connecting import connect_once
 from tests.support.stack import Stack, eventually
 
 KEY_PASSWORD = "a password of a key"
@@ -156,15 +154,6 @@ async def test_the_service_works_with_a_certificate_whose_key_has_a_password(
     assert worker.terminate() == 0
 
 
-async def _connect(url: str) -> None:
-    engine = database.connect(DatabaseSettings(url=SecretStr(url)), connections=1)
-    try:
-        async with engine.connect() as conn:
-            await conn.execute(sa.text("select 1"))
-    finally:
-        await engine.dispose()
-
-
 async def test_urls_work_as_people_write_them_for_libpq(
     server: Server, authority: Authority, verified: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,9 +169,9 @@ async def test_urls_work_as_people_write_them_for_libpq(
         server.url("careful", **_with(certificate), **verified),
     ]
     for url in urls:
-        await _connect(url)
+        await connect_once(url)
         server.run("psql", url, "--command", "select 1")
-    await _connect(server.url("visitor", sslmode="verify-full", sslrootcert="system"))  # psql 15 does not know it.
+    await connect_once(server.url("visitor", sslmode="verify-full", sslrootcert="system"))  # psql 15 does not know it.
 
 
 async def test_wrong_settings_give_one_line_that_names_the_url(
@@ -209,7 +198,7 @@ async def test_wrong_settings_give_one_line_that_names_the_url(
     ]
     for url, pattern in cases:
         with pytest.raises(ConnectionFailed) as failure:
-            await _connect(url)
+            await connect_once(url)
         (line,) = str(failure.value).splitlines()
         assert line.startswith("VISITOR_DATABASE_URL"), line
         assert re.search(pattern, line), line

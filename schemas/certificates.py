@@ -1,4 +1,4 @@
-"""What is wrong with a certificate, that of a server or our own, in one line that names the setting."""
+"""Explains a faulty certificate, of a server or of this client, in one line that names the setting."""
 
 import ssl
 from pathlib import Path

@@ -27,17 +27,15 @@ from confluent_kafka.admin import (
     ScramMechanism,
     UserScramCredentialUpsertion,
 )
-from pydantic import SecretStr
 
 from runtime import settings
 from runtime.dev import servers as embedded
 from runtime.dev.servers.processes import free_port, kept_port
 from runtime.settings import WrongSetting
-from storage import database
 from storage.connecting import ConnectionFailed
-from storage.database import DatabaseSettings
 from tests.support import data
 from tests.support.certificates import HOST, YESTERDAY, Authority, Certificate
+from tests.support.connecting import connect_once
 from tests.support.postgres_tls import tls_in_front_of
 from tests.support.servers import DOWNLOADS, Servers
 from tests.support.stack import Stack, bare_stack_on, eventually
@@ -400,21 +398,12 @@ async def test_a_worker_with_a_wrong_password_says_so_and_waits(
     worker.kill()
 
 
-async def _connect(url: str) -> None:
-    engine = database.connect(DatabaseSettings(url=SecretStr(url)), connections=1)
-    try:
-        async with engine.connect() as conn:
-            await conn.execute(sa.text("select 1"))
-    finally:
-        await engine.dispose()
-
-
 async def test_wrong_settings_of_postgresql_give_one_line_that_names_the_url(
     stack: Stack, postgres: embedded.Postgres, database_url: str, authority: Authority, stranger: Authority
 ) -> None:
     verified = f"?sslmode=verify-full&sslrootcert={authority.file}"
     for accepted in (database_url + verified, f"{database_url}?sslmode=require", f"{postgres.url}?ssl=prefer"):
-        await _connect(accepted)
+        await connect_once(accepted)
     wrong_password = sa.make_url(database_url).set(password="wrong").render_as_string(hide_password=False)
     async with tls_in_front_of(postgres.port, authority.issue("database-expired", expires=YESTERDAY)) as port:
         cases = [
@@ -428,7 +417,7 @@ async def test_wrong_settings_of_postgresql_give_one_line_that_names_the_url(
         ]
         for url, text in cases:
             with pytest.raises(ConnectionFailed) as failure:
-                await _connect(url)
+                await connect_once(url)
             assert "VISITOR_DATABASE_URL" in _one_line(str(failure.value))
             assert text in str(failure.value)
     done = await stack.command("migrate", VISITOR_DATABASE_URL=cases[0][0])

@@ -49,8 +49,8 @@ def _unknown(words: list[str]) -> list[str]:
         if words[0] not in command.commands:
             return words[:1]
         command, words = command.commands[words[0]], words[1:]
-    known = {"--help", *(name for parameter in command.params for name in parameter.opts)}
-    return [word for word in words if word.startswith("--") and word.partition("=")[0].rstrip("]") not in known]
+    options = {"--help", *(name for parameter in command.params for name in parameter.opts)}
+    return [word for word in words if word.startswith("--") and word.partition("=")[0].rstrip("]") not in options]
 
 
 def test_the_docs_name_only_commands_and_options_that_exist() -> None:
