@@ -12,6 +12,7 @@ import pytest_asyncio
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.support.leftovers import end_leftovers
 from tests.support.servers import Choice, KafkaAndPostgres, Servers, any_servers, choose, own_servers
 from tests.support.stack import Stack, eventually, stack_on
 from topics import patches
@@ -35,6 +36,11 @@ class SideBySide(LoadScopeScheduling):
     # Marks would be shorter, but pytest-xdist 3.8 loses them under pytest 9.2.
     def _split_scope(self, nodeid: str) -> str:
         return "shared" if nodeid.startswith(SHARED) else nodeid.partition("::")[0]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # This is the main process.
+        end_leftovers()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SideBySide:

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -15,6 +17,7 @@ import pytest
 from runtime.dev.servers import downloads
 from runtime.dev.servers.downloads import check
 from runtime.dev.servers.processes import Processes, ServerFailed, free_port, kept_port
+from tests.support.leftovers import MARK, end_leftovers
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
@@ -80,6 +83,36 @@ def test_processes_of_a_killed_parent_are_ended_at_the_next_start(tmp_path: Path
     assert not psutil.pid_exists(pid)
 
 
+_PYTEST = """
+import os, subprocess, sys
+from tests.support.leftovers import end_leftovers
+end_leftovers()
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+print(child.pid, flush=True)
+if sys.argv[1] == "is killed":
+    os.kill(os.getpid(), 9)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("run", ["is killed", "goes on"])
+def test_a_test_run_ends_the_processes_of_a_killed_run_only(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MARK, os.environ[MARK])  # restores it afterwards
+    with subprocess.Popen(
+        [sys.executable, "-c", _PYTEST, run], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other_run:
+        assert other_run.stdout is not None
+        pid = int(other_run.stdout.readline())
+        if run == "is killed":
+            other_run.wait(10)
+        try:
+            assert (pid in end_leftovers()) == (run == "is killed")
+            assert psutil.pid_exists(pid) == (run == "goes on")
+        finally:
+            if psutil.pid_exists(pid):
+                psutil.Process(pid).kill()
+
+
 def test_a_process_that_reuses_a_recorded_pid_is_not_ended(tmp_path: Path) -> None:
     other = Processes(tmp_path / "other")
     other.spawn("other", SLEEP, log=tmp_path / "log")
@@ -104,6 +137,27 @@ def test_free_ports_differ_and_are_not_those_of_outgoing_connections() -> None:
     assert len(ports) == 500
     lowest_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     assert max(ports) < lowest_outgoing
+
+
+_CHOOSER = """
+import sys
+from runtime.dev.servers import processes
+processes._PORTS = processes._PORTS[:20]
+print(*(processes.free_port() for _ in range(5)), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_processes_that_run_side_by_side_choose_different_ports() -> None:
+    arguments = [sys.executable, "-c", _CHOOSER]
+    with ExitStack() as stack:
+        choosers = [
+            stack.enter_context(subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            for _ in range(3)
+        ]
+        ports = [port for chooser in choosers if chooser.stdout for port in chooser.stdout.readline().split()]
+    assert len(ports) == 15
+    assert len(set(ports)) == 15
 
 
 def test_no_process_starts_during_the_shutdown(tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
 """The child processes of one home. A file records them, so that the next start ends those of a killed parent."""
 
+import fcntl
 import json
 import os
 import secrets
 import socket
 import subprocess
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from typing import IO
 
 import psutil
 from tenacity import retry, retry_if_result, stop_after_delay, wait_fixed
@@ -144,13 +148,28 @@ _choosing = threading.Lock()
 
 
 def free_port() -> int:
-    """A port that nothing uses and that no earlier call of this process has returned."""
+    """A port that nothing uses. No other call returns it while this process lives, in any process of this user."""
     with _choosing:
         while True:
             port = secrets.choice(_PORTS)
-            if port not in _chosen_ports and _is_free(port):
+            if port not in _chosen_ports and _reserve(port) and _is_free(port):
                 _chosen_ports.add(port)
                 return port
+
+
+def _reserve(port: int) -> bool:
+    """Lock the byte of a file that stands for the port. The system unlocks it when this process ends."""
+    try:
+        fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@cache
+def _reservations() -> IO[bytes]:
+    """The file stays open: closing it would unlock all ports of this process."""
+    return (Path(tempfile.gettempdir()) / f"visitor-ports-{os.getuid()}").open("ab")
 
 
 def _is_free(port: int) -> bool:
