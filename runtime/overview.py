@@ -53,9 +53,9 @@ class Unavailable:
 
 @dataclass(frozen=True)
 class PartitionLag:
-    """The messages of a partition that its consumer group has not committed. Workers commit once per second, so a
-    small number is normal under load. `seconds` is the age of the oldest of them; None if it could not be read in
-    time, 0 if there is none."""
+    """The messages of a partition that its consumer group has not committed, and the transaction markers between
+    them. Workers commit once per second, so a small number is normal under load. `seconds` is the age of the oldest
+    message; None if it could not be read in time, 0 if there is none."""
 
     topic: str
     partition: int
