@@ -23,7 +23,7 @@ from agents.answers import Answer
 from agents.engine.change_entries import change_entries
 from agents.engine.decode import ValidRequest
 from agents.engine.lanes import BLOCKED_LIMIT, OrderKey, TopicPartition
-from agents.engine.turns import in_turns
+from agents.engine.turns import Pause, in_turns
 from agents.wire import Wire
 from schemas.faults import BUG, Fault, KeyReused, Unavailable
 from storage import deletions, inbox, outbox
@@ -60,6 +60,7 @@ class NeedsSavepoints(Exception):
 class Attempt:
     """One attempt to apply a batch.
 
+    - `pause`: lets other tasks run.
     - `lock_timeout`: how long a statement waits for a lock.
     - `blocked`: the order keys of requests that wait for a lock. `apply` adds to them. Later requests with the same
       order key wait as well, so that they stay in order.
@@ -68,6 +69,7 @@ class Attempt:
     """
 
     wire: Wire
+    pause: Pause
     lock_timeout: timedelta
     blocked: set[OrderKey] = field(default_factory=set)
     savepoints: bool = True
@@ -224,7 +226,7 @@ async def _apply_run(
     if not run:
         return []
     txs = [Tx(conn, incoming.cause(), attempt.now, target=incoming.target()) for incoming in run]
-    return list(zip(run, await _call(run, txs, attempt.wire), strict=True))
+    return list(zip(run, await _call(run, txs, attempt), strict=True))
 
 
 class _Applied(NamedTuple):
@@ -238,7 +240,7 @@ class _Applied(NamedTuple):
     erased: Sequence[UUID]
 
 
-async def _call(run: _Run, txs: Sequence[Tx], wire: Wire) -> Sequence[_Applied | Fault]:
+async def _call(run: _Run, txs: Sequence[Tx], attempt: Attempt) -> Sequence[_Applied | Fault]:
     """The outcomes of a run. A Fault of a single request that may have written something is raised, so that it is
     rolled back."""
     operation = run[0].operation
@@ -256,8 +258,8 @@ async def _call(run: _Run, txs: Sequence[Tx], wire: Wire) -> Sequence[_Applied |
                 raise
             outcomes = [fault]
     return [
-        outcome if isinstance(outcome, Fault) else _applied(incoming, tx, outcome, wire)
-        async for incoming, tx, outcome in in_turns(zip(run, txs, outcomes, strict=True))
+        outcome if isinstance(outcome, Fault) else _applied(incoming, tx, outcome, attempt.wire)
+        async for incoming, tx, outcome in in_turns(zip(run, txs, outcomes, strict=True), attempt.pause)
     ]
 
 

@@ -17,13 +17,13 @@ import structlog
 from agents.engine.lanes import Delivery, Event, Lane, OrderKey, Source, TopicPartition
 from agents.engine.readiness import Readiness
 from agents.engine.retry import is_retryable, note_failure, pause_after
+from agents.engine.turns import BATCH_LIMIT
 from storage.database import is_too_slow
 from telemetry.metrics import BATCH_DURATION, FLOODS, RETRIES
 from topics.supervision import Failed, Supervisor, interruptions_raised
 
 log = structlog.get_logger(__name__)
 
-BATCH_LIMIT = 500
 PARKED_SECONDS = 0.5
 """Seconds between two attempts to apply parked events."""
 OVERLAP_SECONDS = 0.02
@@ -112,15 +112,25 @@ that `is_retryable` accepts are a failed attempt."""
 
 class Batches:
     """The lanes of one source, and the tasks that process their events. `tasks` is how many batches run at once, each
-    with lanes of its own. If not `shared`, each batch has one lane. `failed` is called if a task ends by itself."""
+    with lanes of its own. If not `shared`, each batch has one lane. `limit` tells how many events a batch may have.
+    `failed` is called if a task ends by itself."""
 
     def __init__(
-        self, work: Work, source: Source, readiness: Readiness, failed: Failed, *, tasks: int, shared: bool
+        self,
+        work: Work,
+        source: Source,
+        readiness: Readiness,
+        failed: Failed,
+        *,
+        tasks: int,
+        shared: bool,
+        limit: Callable[[], int],
     ) -> None:
         self._work = work
         self._source = source
         self._readiness = readiness
         self._shared = shared
+        self._limit = limit
         self._feed = Feed(source)
         self._lanes: dict[TopicPartition, Lane] = {}
         """Those that were taken last are at the end."""
@@ -218,12 +228,13 @@ class Batches:
         """Wait for events, and take those that wait or are just arriving, up to the limit."""
         await self._wait_for_events()
         batch = Batch(parked=False, locks_are_held=any(lane.parked for lane in self._lanes.values()))
+        limit = self._limit()
         while lanes := self._lanes_for(batch):
             for lane in lanes:
-                batch.add(lane, lane.take(BATCH_LIMIT - len(batch.deliveries)))
+                batch.add(lane, lane.take(limit - len(batch.deliveries)))
                 lane.last_turn = self._ended_batches
                 self._lanes[lane.topic_partition] = self._lanes.pop(lane.topic_partition)
-                if len(batch.deliveries) >= BATCH_LIMIT:
+                if len(batch.deliveries) >= limit:
                     return batch
             # Events may also arrive in lanes that cannot join the batch, so this alone would not end.
             if not await self._feed.has_more():

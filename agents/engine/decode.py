@@ -14,7 +14,7 @@ from agents import answers
 from agents.answers import Answer
 from agents.engine.lanes import OrderKey
 from agents.engine.schema_lookup import SchemaLookup
-from agents.engine.turns import in_turns
+from agents.engine.turns import Pause, in_turns
 from agents.operation import AnyRequest, Catalogue, Operation
 from agents.wire import Wire
 from schemas.faults import Fault, Invalid, PreconditionFailed, TooLarge, from_validation
@@ -143,9 +143,9 @@ class Decoder:
         self._schemas = schemas
         self._reply_topics = reply_topics
 
-    async def decode_all(self, records: Iterable[Record]) -> list[Decoded]:
+    async def decode_all(self, records: Iterable[Record], pause: Pause) -> list[Decoded]:
         """Decode records, also those whose schemas first have to be looked up. Raises only transient errors."""
-        decoded = [self.decode(record) async for record in in_turns(records)]
+        decoded = [self.decode(record) async for record in in_turns(records, pause)]
         unknown_ids = {schema_id for schema_id in map(_unknown_schema_id, decoded) if schema_id is not None}
         if not unknown_ids or not await self._schemas.add_to_codec(unknown_ids):
             return decoded

@@ -27,6 +27,7 @@ from agents.engine.readiness import Readiness
 from agents.engine.retry import until_done
 from agents.engine.schema_lookup import SchemaLookup
 from agents.engine.settings import EngineSettings
+from agents.engine.turns import BATCH_LIMIT, ReadsFirst
 from agents.operation import Catalogue
 from agents.wire import Wire
 from storage import deletions, inbox, migrate
@@ -101,6 +102,7 @@ class Engine:
         self._registry = SchemaRegistry(schema_registry) if schema_registry.url else None
         self._schemas = SchemaLookup(wire, self._background, self._registry)
         self._publisher = Publisher(self._change_producers(), self._background, self.readiness)
+        self._reads_first = ReadsFirst()
         self._work = BatchProcessor(
             decoder=Decoder(catalogue, wire, self._schemas, settings.reply_topic_patterns),
             wire=wire,
@@ -108,6 +110,7 @@ class Engine:
             writes=self._writes,
             reads=self._reads,
             breaker=Breaker(settings.failure_limit),
+            reads_first=self._reads_first,
             resources=resources,
             changed=self._publisher.wake,
         )
@@ -237,10 +240,16 @@ class Engine:
                 self._work.write,
                 tasks=self._database.connections,
                 shared=True,
+                limit=self._reads_first.batch_limit,
             ),
             # One lane per batch: a slow read delays only those of its own partition.
             self._consumer(
-                "queries", [names.QUERIES], self._work.read, tasks=self._database.query_connections, shared=False
+                "queries",
+                [names.QUERIES],
+                self._work.read,
+                tasks=self._database.query_connections,
+                shared=False,
+                limit=lambda: BATCH_LIMIT,
             ),
         ]
         self._supervisor.start("publisher", self._publisher.run())
@@ -258,7 +267,9 @@ class Engine:
         await asyncio.gather(*(consumer.end() for consumer in self._consumers))
         await self._supervisor.stop()
 
-    def _consumer(self, name: str, topics: Sequence[str], work: Work, *, tasks: int, shared: bool) -> GroupConsumer:
+    def _consumer(
+        self, name: str, topics: Sequence[str], work: Work, *, tasks: int, shared: bool, limit: Callable[[], int]
+    ) -> GroupConsumer:
         return GroupConsumer(
             name,
             kafka=self._kafka,
@@ -268,6 +279,7 @@ class Engine:
             work=work,
             tasks=tasks,
             shared=shared,
+            limit=limit,
             readiness=self.readiness,
             failed=self.fail,
         )

@@ -5,7 +5,7 @@ consumer with requests would wait behind a gateway's backlog.
 """
 
 import asyncio
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -31,8 +31,8 @@ class ConsumerFailed(Exception):
 
 
 class GroupConsumer:
-    """`name` says what it consumes. `tasks` and `shared` are those of Batches. `failed` is called when a task of
-    Batches or Faust ends by itself."""
+    """`name` says what it consumes. `tasks`, `shared` and `limit` are those of Batches. `failed` is called when a task
+    of Batches or Faust ends by itself."""
 
     def __init__(
         self,
@@ -45,6 +45,7 @@ class GroupConsumer:
         work: Work,
         tasks: int,
         shared: bool,
+        limit: Callable[[], int],
         readiness: Readiness,
         failed: Failed,
     ) -> None:
@@ -53,7 +54,8 @@ class GroupConsumer:
         self._group = group
         self._readiness = readiness
         self._app = faust_app.create(kafka, group, session, topics, self._receive)
-        self._batches = Batches(work, faust_app.FaustSource(self._app), readiness, failed, tasks=tasks, shared=shared)
+        source = faust_app.FaustSource(self._app)
+        self._batches = Batches(work, source, readiness, failed, tasks=tasks, shared=shared, limit=limit)
         self._app.on_partitions_revoked.connect(self._revoked)
         self._app.on_partitions_assigned.connect(self._assigned)
         self._readiness.not_ready(self.assignment, "waiting for an assignment")

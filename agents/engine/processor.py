@@ -18,6 +18,7 @@ from agents.engine.decode import Decoded, Decoder, InvalidRecord, RefusedRequest
 from agents.engine.lanes import Delivery, OrderKey
 from agents.engine.outbound import Outbound, Readable, reason_of
 from agents.engine.retry import is_retryable
+from agents.engine.turns import Pause, ReadsFirst, next_turn
 from agents.wire import Wire
 from schemas.faults import BUG, Fault, Unavailable
 from storage.commits import Commits
@@ -46,6 +47,7 @@ class BatchProcessor:
         writes: AsyncEngine,
         reads: AsyncEngine,
         breaker: Breaker,
+        reads_first: ReadsFirst,
         resources: Resources,
         changed: Callable[[set[str]], None],
     ) -> None:
@@ -59,6 +61,7 @@ class BatchProcessor:
         self._changed = changed
         self._commits = Commits()
         self._breaker = breaker
+        self._reads_first = reads_first
         # Prometheus does not notice the first increment of a counter that did not exist before.
         for reason in get_args(Reason):
             DEAD_LETTERS.labels(reason)
@@ -66,7 +69,8 @@ class BatchProcessor:
     async def write(self, batch: Batch) -> None:
         """Apply the requests of a batch in one transaction, publish the results and conclude the deliveries. Requests
         that wait for a lock are parked. Raises what `is_retryable` accepts, and NearlyEverythingFails."""
-        decoded = await self._decode(batch)
+        await self._reads_first.give_way()
+        decoded = await self._decode(batch, self._reads_first.give_way)
         with spans.of_batch(decoded.values()):
             await self._write(batch, decoded)
 
@@ -87,8 +91,8 @@ class BatchProcessor:
             self._changed(changed)
         batch.conclude(done)
 
-    async def _decode(self, batch: Batch) -> dict[Delivery, Decoded]:
-        decoded = await self._decoder.decode_all(delivery.record for delivery in batch.deliveries)
+    async def _decode(self, batch: Batch, pause: Pause) -> dict[Delivery, Decoded]:
+        decoded = await self._decoder.decode_all((delivery.record for delivery in batch.deliveries), pause)
         return dict(zip(batch.deliveries, decoded, strict=True))
 
     async def _commit(
@@ -103,7 +107,7 @@ class BatchProcessor:
         """Apply the requests of a batch and park those that wait for a lock. Returns the deliveries that are done, and
         the change topics with new entries in the outbox."""
         lock_timeout = BLOCKED_LOCK_TIMEOUT if locks_are_held else LOCK_TIMEOUT
-        attempt = Attempt(self._wire, lock_timeout, batch.parked_keys, savepoints, last_try)
+        attempt = Attempt(self._wire, self._reads_first.give_way, lock_timeout, batch.parked_keys, savepoints, last_try)
         requests = [incoming for incoming in decoded.values() if isinstance(incoming, ValidRequest)]
         changed: set[str] = set()
         with traces.part("transaction"):
@@ -121,7 +125,11 @@ class BatchProcessor:
     async def read(self, batch: Batch) -> None:
         """Answer each read as soon as its own data is there, without waiting for the other reads. Raises what
         `is_retryable` accepts, and NearlyEverythingFails."""
-        decoded = await self._decode(batch)
+        with self._reads_first.reading():
+            await self._read(batch)
+
+    async def _read(self, batch: Batch) -> None:
+        decoded = await self._decode(batch, next_turn)
         with spans.of_batch(decoded.values()):
             ready: dict[Delivery, Decoded] = {
                 delivery: incoming for delivery, incoming in decoded.items() if not isinstance(incoming, ValidRequest)

@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import pytest
 import pytest_asyncio
 
-from agents.engine.batches import BATCH_LIMIT, Batch, Batches
+from agents.engine.batches import Batch, Batches
 from agents.engine.breaker import LEAST, Breaker, NearlyEverythingFails
 from agents.engine.floods import FLOOD, LONGEST_PAUSE, WINDOW, FloodDetector
 from agents.engine.lanes import BLOCKED_LIMIT, EVENT_BYTES, LANE_LIMIT, Event, TopicPartition
 from agents.engine.readiness import Readiness
 from agents.engine.retry import until_done
+from agents.engine.turns import BATCH_LIMIT
 from telemetry.metrics import WORKER
 from tests.support.stack import eventually
 from topics.kafka import DeliveryError
@@ -79,6 +80,7 @@ class _BatchesUnderTest:
             lambda *failure: self.failures.append(failure),
             tasks=2,
             shared=True,
+            limit=lambda: BATCH_LIMIT,
         )
 
     @property
@@ -416,7 +418,9 @@ async def test_an_error_that_ends_a_task_is_reported(error: BaseException, repor
         raise error
 
     source = _Source()
-    batches = Batches(fail, source, Readiness(), lambda *failure: failures.append(failure), tasks=1, shared=True)
+    batches = Batches(
+        fail, source, Readiness(), lambda *failure: failures.append(failure), tasks=1, shared=True, limit=lambda: 1
+    )
     batches.put(_event(1))
 
     async def failed() -> bool:
