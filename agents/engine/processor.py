@@ -69,7 +69,6 @@ class BatchProcessor:
     async def write(self, batch: Batch) -> None:
         """Apply the requests of a batch in one transaction, publish the results and conclude the deliveries. Requests
         that wait for a lock are parked. Raises what `is_retryable` accepts, and NearlyEverythingFails."""
-        await self._reads_first.give_way()
         decoded = await self._decode(batch, self._reads_first.give_way)
         with spans.of_batch(decoded.values()):
             await self._write(batch, decoded)
