@@ -20,7 +20,7 @@ from schemas.shapes import shape_of
 from storage.table import Table
 from storage.tx import Tx
 from topics import names
-from topics.kafka import KafkaSettings
+from topics.settings import KafkaSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import uvloop
 from faust.transport.drivers.aiokafka import Transport
 
 from agents.engine import app as faust_app
-from topics.kafka import KafkaSettings
+from topics.settings import KafkaSettings
 
 
 async def main() -> None:

@@ -23,10 +23,10 @@ from benchmarks.population import Message, Messages, Person, Population
 from runtime.dev.servers import Kafka, Postgres, Processes
 from runtime.dev.servers.processes import free_port
 from storage import migrate
-from storage.database import DatabaseSettings
+from storage.settings import DatabaseSettings
 from topics import admin, names
 from topics.envelope import JSON, RequestHeaders
-from topics.kafka import KafkaSettings
+from topics.settings import KafkaSettings
 
 PARTITIONS = 4
 VISITORS = 500

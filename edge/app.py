@@ -28,7 +28,7 @@ from edge.settings import HttpSettings
 from schemas.faults import Forbidden, MethodNotAllowed, NotFound
 from telemetry import event_loop, traces
 from telemetry.metrics import READY
-from topics.kafka import KafkaSettings
+from topics.settings import KafkaSettings
 from topics.supervision import Supervisor
 
 log = structlog.get_logger(__name__)

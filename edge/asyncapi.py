@@ -15,7 +15,7 @@ from schemas.faults import Errors
 from schemas.model import Model
 from topics import avro, names
 from topics.envelope import AVRO, EXPIRY_TIME, ID_LIMIT, IF_MATCH, JSON, MORE, PREFIX, REVISION, SOURCE
-from topics.kafka import KafkaSettings
+from topics.settings import KafkaSettings
 
 Document = dict[str, Any]
 

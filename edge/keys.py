@@ -16,6 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from edge import scopes
 from edge.identity import Identity, Territory
 from schemas.faults import Unauthorized
+from schemas.misconfigured import Misconfigured
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +51,7 @@ class KeyFile(BaseModel):
     keys: list[KeyEntry]
 
 
-class WrongKeyFile(Exception):
+class WrongKeyFile(Misconfigured):
     """The key file cannot be read or is invalid. The message says why."""
 
 

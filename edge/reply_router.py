@@ -13,16 +13,8 @@ from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 from schemas.faults import Unavailable
 from topics import json, names
 from topics.envelope import CORRELATION, MORE, REVISION, ReplyTo, RequestHeaders
-from topics.kafka import (
-    DeliveryError,
-    KafkaSettings,
-    Outgoing,
-    Producer,
-    close_consumer,
-    describe,
-    ended_tasks,
-    tail,
-)
+from topics.kafka import DeliveryError, Outgoing, Producer, close_consumer, describe, ended_tasks, tail
+from topics.settings import KafkaSettings
 from topics.supervision import Failed, Interrupted, Supervisor, interruptions_raised, run_together
 
 log = structlog.get_logger(__name__)

@@ -17,7 +17,8 @@ from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 
 from runtime.dev.servers.processes import free_port
-from storage.database import DatabaseSettings, connect
+from storage.database import connect
+from storage.settings import DatabaseSettings
 from tests.support import oracle
 from tests.support.answers import error_codes
 from tests.support.data import ABSENT_VISITOR_ID

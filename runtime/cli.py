@@ -1,6 +1,7 @@
 """The command line: `visitor …`.
 
-A command imports slow modules itself, so that `visitor health` starts fast: probes run it every few seconds.
+A command imports slow modules itself. Without the drivers, the operations and their libraries, `visitor health` and the
+completion of a shell take half the time: probes run the one every few seconds, and people wait for the other.
 """
 
 import json
@@ -14,10 +15,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import typer
-from aiokafka.errors import KafkaError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError
 
-from edge import keys as edge_keys
-from edge.keys import WrongKeyFile
 from runtime import dead_letters_cli, health, ports
 from runtime.bulk import Format, Importable
 from runtime.command import (
@@ -31,9 +29,8 @@ from runtime.command import (
 from runtime.settings import Settings, WrongSetting
 from runtime.settings import known as known_settings
 from runtime.settings import load as load_settings
-from storage.connecting import ConnectionFailed, WrongPooling
+from schemas.misconfigured import Misconfigured
 from topics import acls as acl_table
-from topics.connection_errors import ConnectionRefused
 
 app = typer.Typer(
     help="The service that owns the data about the visitors of a group of shopping centers. It applies requests from"
@@ -85,10 +82,7 @@ def main() -> None:
     """The entry point. A wrong setting or a port in use prints what to correct and exits with status 2."""
     try:
         app()
-    except ConnectionRefused as error:
-        sys.stderr.write(f"visitor: {error.message}\n")
-        sys.exit(2)
-    except (WrongSetting, WrongKeyFile, ports.PortTaken, ConnectionFailed, WrongPooling) as error:
+    except Misconfigured as error:
         sys.stderr.write(f"visitor: {error}\n")
         sys.exit(2)
 
@@ -331,6 +325,8 @@ def import_command(
     """Create visitors, vehicles or optins from the rows of a file, by request messages. Repeat it to resume.
 
     Prints a JSON line for each row that is refused, and exits with status 1 if there is any."""
+    from aiokafka.errors import KafkaError
+
     from runtime.bulk import importing
     from runtime.bulk.rows import UnusableFile
 
@@ -345,7 +341,7 @@ def import_command(
     except KeyboardInterrupt:
         typer.echo("Interrupted. Run the same command to resume.", err=True)
         raise typer.Exit(130) from None
-    except ConnectionRefused:
+    except Misconfigured:
         raise
     except KafkaError as error:
         typer.echo(f"visitor: Kafka failed: {error}. Run the same command to resume.", err=True)
@@ -469,6 +465,7 @@ def simulate(
     import random
 
     import httpx
+    from aiokafka.errors import KafkaError
     from rich.console import Console
 
     from runtime.simulation import run as simulation
@@ -509,6 +506,8 @@ def consume_command(
     ] = False,
 ) -> None:
     """Print the messages of a topic as JSON lines, until Ctrl-C or up to the end. Avro is decoded."""
+    from aiokafka.errors import KafkaError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError
+
     from runtime import consume
 
     settings = load_settings_and_configure_logs()
@@ -520,7 +519,7 @@ def consume_command(
             run(consume.follow(*source, from_beginning=from_beginning, since=start))
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
-    except ConnectionRefused:
+    except Misconfigured:
         raise
     except (UnknownTopicOrPartitionError, TopicAuthorizationFailedError):
         raise typer.BadParameter(f"{topic} does not exist, or this user may not read it. See `visitor acls`.") from None
@@ -545,6 +544,7 @@ def key(
 
     A caller may have two keys: add the new entry, let its programs use the new key, and remove the old entry."""
     from agents.catalogue import CATALOGUE
+    from edge import keys as edge_keys
 
     secret = edge_keys.new_key()
     entry: dict[str, Any] = {"name": name, "sha256": edge_keys.digest(secret), "scopes": scope}

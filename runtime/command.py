@@ -8,13 +8,10 @@ from typing import Any, TypeVar
 
 import structlog
 import uvloop
-from aiokafka.errors import KafkaError
 
-from agents.engine.retry import is_retryable
 from runtime import logs, settings
 from runtime.settings import Settings
-from storage.connecting import ConnectionFailed
-from topics.connection_errors import ConnectionRefused
+from schemas.misconfigured import Misconfigured
 from topics.supervision import interruptions_raised
 
 log = structlog.get_logger(__name__)
@@ -49,13 +46,16 @@ def load_settings_and_disable_logs() -> Settings:
 
 
 async def retry_until_available(attempt: Callable[[], Awaitable[Result]]) -> Result:
-    """Retry every second while the server is not available: it may be starting. Raises ConnectionFailed and
-    ConnectionRefused, which name a wrong setting."""
+    """Retry every second while the server is not available: it may be starting. Raises Misconfigured."""
+    from aiokafka.errors import KafkaError  # slow
+
+    from agents.engine.retry import is_retryable
+
     while True:
         try:
             with interruptions_raised():
                 return await attempt()
-        except (ConnectionFailed, ConnectionRefused):
+        except Misconfigured:
             raise  # Retrying does not correct a setting.
         except Exception as error:
             if not (is_retryable(error) or isinstance(error, KafkaError)):

@@ -16,8 +16,9 @@ from topics.codec import UnknownSchema
 from topics.content_types import format_of
 from topics.decompression import UnreadBatch
 from topics.envelope import InvalidMessage
-from topics.kafka import KafkaSettings, close_consumer, ended_tasks
-from topics.schema_registry import RegistryUnavailable, SchemaRegistry, SchemaRegistrySettings
+from topics.kafka import close_consumer, ended_tasks
+from topics.schema_registry import RegistryUnavailable, SchemaRegistry
+from topics.settings import KafkaSettings, SchemaRegistrySettings
 from topics.supervision import run_together
 
 CHECK_SECONDS = 5.0

@@ -6,16 +6,14 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, TypedDict, Unpack
 
 import typer
-from aiokafka.errors import KafkaError
 
 from runtime.command import WrongRevision, load_settings_and_configure_logs, retry_until_available, run, utc
-from topics.connection_errors import ConnectionRefused
-from topics.dead_letters import Position
+from schemas.misconfigured import Misconfigured
 from topics.envelope import Reason
-from topics.kafka import DeliveryError
 
 if TYPE_CHECKING:
     from runtime.dead_letters import Filter
+    from topics.dead_letters import Position
 
 app = typer.Typer(
     help="Inspect dead letters, send them again, or discard them. docs/dead-letters.md explains every reason.",
@@ -137,7 +135,9 @@ def _filter(ids: list[str] | None, **options: Unpack[Options]) -> "Filter":
     return Filter(positions=frozenset(map(_position, ids or [])), **options)
 
 
-def _position(text: str) -> Position:
+def _position(text: str) -> "Position":
+    from topics.dead_letters import Position
+
     try:
         return Position.parse(text)
     except ValueError:
@@ -151,12 +151,16 @@ def _confirm(question: str) -> None:
 @contextmanager
 def _errors_explained() -> Iterator[None]:
     """Exits with status 1 and one line."""
+    from aiokafka.errors import KafkaError
+
+    from topics.kafka import DeliveryError
+
     try:
         yield
     except WrongRevision as error:
         typer.echo(f"visitor: {error}", err=True)
         raise typer.Exit(1) from None
-    except ConnectionRefused:
+    except Misconfigured:
         raise
     except (KafkaError, DeliveryError) as error:
         typer.echo(f"visitor: Kafka: {error}. Run the same command again.", err=True)

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 import agents.catalogue  # noqa: F401 - declares the tables
 from runtime.operator_database import Retry, connected
 from storage import deletions, inbox
-from storage.database import DatabaseSettings
+from storage.settings import DatabaseSettings
 from storage.table import tables_with_column
 from topics import json
 

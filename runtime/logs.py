@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from logging.handlers import WatchedFileHandler
 from typing import Any
 
-import asyncpg
 import structlog
 from structlog.typing import EventDict, Processor
 
@@ -104,4 +103,4 @@ def _schema_names(error: BaseException) -> str:
     """What an error of PostgreSQL is about, for example ` (table visitors, constraint visitors_age_check)`."""
     names = {kind: getattr(error, f"{kind}_name", None) for kind in ("table", "column", "constraint")}
     text = ", ".join(f"{kind} {name}" for kind, name in names.items() if name)
-    return f" ({text})" if isinstance(error, asyncpg.PostgresError) and text else ""
+    return f" ({text})" if type(error).__module__ == "asyncpg.exceptions" and text else ""

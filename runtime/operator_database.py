@@ -8,7 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from runtime.command import WrongRevision
 from storage import migrate
-from storage.database import DatabaseSettings, connect
+from storage.database import connect
+from storage.settings import DatabaseSettings
 
 Result = TypeVar("Result")
 

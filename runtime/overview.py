@@ -27,8 +27,8 @@ from storage.database import connect
 from storage.statistics import LockHolder, LockWait
 from topics import dead_letters, names
 from topics.connection_errors import ConnectionRefused
-from topics.kafka import KafkaSettings
 from topics.observer import Group, Observer
+from topics.settings import KafkaSettings
 from topics.supervision import interruptions_raised
 
 LIMIT_SECONDS = 5.0

@@ -2,8 +2,10 @@
 
 import socket
 
+from schemas.misconfigured import Misconfigured
 
-class PortTaken(Exception):
+
+class PortTaken(Misconfigured):
     """The port is in use. The message names the setting that chooses another port."""
 
 

@@ -13,11 +13,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from agents.engine.settings import EngineSettings
 from edge.settings import HttpSettings
-from storage.database import DatabaseSettings
+from schemas.misconfigured import Misconfigured
+from storage.settings import DatabaseSettings
 from telemetry import traces
 from topics import names
-from topics.kafka import KafkaSettings
-from topics.schema_registry import SchemaRegistrySettings
+from topics.settings import KafkaSettings, SchemaRegistrySettings
 
 PREFIX = "VISITOR_"
 
@@ -79,7 +79,7 @@ class Settings(BaseSettings):
         return self
 
 
-class WrongSetting(Exception):
+class WrongSetting(Misconfigured):
     """The message names each wrong setting and what is expected."""
 
 

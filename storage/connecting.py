@@ -10,6 +10,7 @@ from sqlalchemy import URL, make_url
 
 from schemas import certificates
 from schemas.certificates import ClientSettings, WrongTlsFile
+from schemas.misconfigured import Misconfigured
 
 SETTING = "VISITOR_DATABASE_URL"
 _DRIVER = "postgresql+asyncpg"
@@ -26,11 +27,11 @@ _FILES = {"sslrootcert", "sslcert", "sslkey", "sslcrl"}
 _CLIENT_CERTIFICATE = ClientSettings(f"{SETTING} (sslcert)", f"{SETTING} (sslkey)", f"{SETTING} (sslpassword)")
 
 
-class ConnectionFailed(ConnectionError):
+class ConnectionFailed(Misconfigured, ConnectionError):
     """PostgreSQL or its certificate refuses the connection. The message names the setting."""
 
 
-class WrongPooling(Exception):
+class WrongPooling(Misconfigured):
     """A pooler in transaction mode is in front of the database, and the setting does not say so. The message names the
     setting."""
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import asyncpg
 import sqlalchemy as sa
-from pydantic import BaseModel, Field, SecretStr
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
 
 from storage import connecting
+from storage.settings import DatabaseSettings
 from telemetry.metrics import POOL_WAIT
 
 STATEMENT_TIMEOUT = 15
@@ -36,18 +36,6 @@ caller gets the error."""
 IDLE_IN_TRANSACTION_TIMEOUT = 45
 """Seconds. It is longer than `topics.kafka.SEND_LIMIT`, the time for which the publisher keeps its transaction open
 while it waits for the broker. It is short enough to release the locks of a frozen process soon."""
-
-
-class DatabaseSettings(BaseModel):
-    url: SecretStr = Field(
-        SecretStr("postgresql+asyncpg://visitor@localhost:5432/visitor"),
-        description="URL of PostgreSQL, with libpq's parameters for TLS, such as `?sslmode=verify-full`.",
-    )
-    connections: int = Field(2, ge=1, description="Connections of a worker for requests.")
-    query_connections: int = Field(4, ge=1, description="Connections of a worker for reads.")
-    transaction_pooling: bool = Field(
-        False, description="Set it to true behind a pooler in transaction mode, for example PgBouncer."
-    )
 
 
 _PLANNED_ONCE = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "enable_sort": "off"}

@@ -18,7 +18,8 @@ from sqlalchemy import Connection, NullPool
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from storage import connecting
-from storage.database import DatabaseSettings, driver_options
+from storage.database import driver_options
+from storage.settings import DatabaseSettings
 from storage.table import METADATA
 
 _LOCK = 7_161_001

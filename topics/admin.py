@@ -9,8 +9,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
-from topics.kafka import KafkaSettings
 from topics.names import TopicSpec, record_lifetime
+from topics.settings import KafkaSettings
 
 
 @dataclass(frozen=True)

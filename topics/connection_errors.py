@@ -11,14 +11,14 @@ from aiokafka.errors import (
 )
 
 from schemas import certificates
+from schemas.misconfigured import Misconfigured
 
 
-class ConnectionRefused(KafkaConnectionError):  # type: ignore[misc]
+class ConnectionRefused(Misconfigured, KafkaConnectionError):  # type: ignore[misc]
     """No connection to a broker, because of a setting. The message names it."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+    def __str__(self) -> str:
+        return str(self.args[0])  # without the name of the class, which KafkaError adds
 
 
 _PROTOCOL = "VISITOR_KAFKA_SECURITY_PROTOCOL"

@@ -1,11 +1,10 @@
-"""The connection to Kafka: its settings, the producers, and consumers without a group."""
+"""The connection to Kafka: the producers, and consumers without a group."""
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence, Set
 from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -18,19 +17,14 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
 )
-from aiokafka.helpers import create_ssl_context
 from aiokafka.partitioner import murmur2
-from pydantic import BaseModel, Field, SecretStr
 
-from schemas import certificates
-from schemas.certificates import ClientSettings, WrongTlsFile
 from topics.envelope import Headers
+from topics.settings import KafkaSettings, milliseconds
 from topics.supervision import Interrupted, interruptions_raised
 
 log = structlog.get_logger(__name__)
 
-METADATA_SECONDS = 5.0
-"""How soon clients notice new partitions, and topics that were created again."""
 CHANGES_METADATA_SECONDS = 30.0
 """The same for the producers of change topics, of which a worker has dozens."""
 DELIVERY_TIMEOUT = 20.0
@@ -43,75 +37,6 @@ idle-in-transaction timeout is longer."""
 TRANSACTION_TIMEOUT = SEND_LIMIT + 5
 """Seconds after which Kafka aborts a transaction whose producer is gone. The broker looks for such transactions every
 10 seconds. Consumers with read_committed wait until then. A producer that takes over aborts the transaction at once."""
-
-
-def _milliseconds(seconds: float) -> int:
-    return int(seconds * 1000)
-
-
-_CLIENT_CERTIFICATE = ClientSettings(
-    "VISITOR_KAFKA_SSL_CERTFILE", "VISITOR_KAFKA_SSL_KEYFILE", "VISITOR_KAFKA_SSL_KEY_PASSWORD"
-)
-
-
-class KafkaSettings(BaseModel):
-    """How to reach Kafka; names and values as in Kafka's own client settings."""
-
-    bootstrap: str = Field("localhost:9092", description="Addresses of brokers, comma-separated.")
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        "PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."
-    )
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
-        "SCRAM-SHA-512", description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."
-    )
-    sasl_username: str | None = Field(None, description="User of the SASL mechanism.")
-    sasl_password: SecretStr | None = Field(None, description="Password of the SASL mechanism.")
-    ssl_cafile: str | None = Field(None, description="File with the CA certificates to trust; by default the system's.")
-    ssl_certfile: str | None = Field(None, description="File with the client's certificate, for mutual TLS.")
-    ssl_keyfile: str | None = Field(None, description="File with the client's private key, for mutual TLS.")
-    ssl_key_password: SecretStr | None = Field(None, description="Password of the private key, if it is encrypted.")
-    partitions: int = Field(6, ge=1, description="Partitions of a topic that `visitor topics` creates.")
-    replication: int = Field(3, ge=1, description="Replicas of a topic that `visitor topics` creates.")
-    min_insync: int = Field(2, ge=1, description="min.insync.replicas of a topic that `visitor topics` creates.")
-    retention_days: float = Field(
-        7.0,
-        gt=0,
-        le=28,
-        description="Retention of requests and results, in topics that `visitor topics` creates; 28 at most, so that"
-        " personal data is gone 30 days after an erasure.",
-    )
-
-    def ssl_context(self) -> ssl.SSLContext | None:
-        """None without TLS. Raises WrongTlsFile."""
-        if "SSL" not in self.security_protocol.split("_"):
-            return None
-        for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
-            if file := getattr(self, name):
-                certificates.require_readable(f"VISITOR_KAFKA_{name.upper()}", file)
-        try:
-            context: ssl.SSLContext = create_ssl_context(cafile=self.ssl_cafile)
-        except ssl.SSLError as error:
-            raise WrongTlsFile(f"VISITOR_KAFKA_SSL_CAFILE: {self.ssl_cafile} has no PEM certificates") from error
-        if self.ssl_certfile:
-            password = self.ssl_key_password.get_secret_value() if self.ssl_key_password else None
-            certificates.load_own(context, self.ssl_certfile, self.ssl_keyfile, password, _CLIENT_CERTIFICATE)
-        return context
-
-    def client(self) -> dict[str, Any]:
-        """The arguments that every aiokafka client takes."""
-        arguments: dict[str, Any] = {
-            "bootstrap_servers": self.bootstrap,
-            "metadata_max_age_ms": _milliseconds(METADATA_SECONDS),
-            "security_protocol": self.security_protocol,
-            "ssl_context": self.ssl_context(),
-        }
-        if self.security_protocol.startswith("SASL"):
-            arguments |= {
-                "sasl_mechanism": self.sasl_mechanism,
-                "sasl_plain_username": self.sasl_username,
-                "sasl_plain_password": self.sasl_password.get_secret_value() if self.sasl_password else None,
-            }
-        return arguments
 
 
 class Outgoing(NamedTuple):
@@ -223,8 +148,8 @@ class FencedProducer:
             self._client = await connect(
                 self._settings,
                 transactional_id=self._id,
-                transaction_timeout_ms=_milliseconds(TRANSACTION_TIMEOUT),
-                metadata_max_age_ms=_milliseconds(CHANGES_METADATA_SECONDS),
+                transaction_timeout_ms=milliseconds(TRANSACTION_TIMEOUT),
+                metadata_max_age_ms=milliseconds(CHANGES_METADATA_SECONDS),
             )
         except TransactionalIdAuthorizationFailed as error:
             raise DeliveryError(
@@ -273,7 +198,7 @@ _DEFAULTS: dict[str, Any] = {
     "max_batch_size": 256 * 1024,
     "max_request_size": 32 * 2**20,
     "compression_type": None,
-    "request_timeout_ms": _milliseconds(DELIVERY_TIMEOUT),
+    "request_timeout_ms": milliseconds(DELIVERY_TIMEOUT),
 }
 
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import NamedTuple
 from urllib.parse import quote
 
-from topics.kafka import KafkaSettings
+from topics.settings import KafkaSettings
 
 QUERIES = "visitor.queries"
 REPLIES = "visitor.replies"

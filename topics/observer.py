@@ -13,7 +13,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import KafkaError, for_code
 
-from topics.kafka import KafkaSettings, close_consumer, ended_tasks, missing_topics
+from topics.kafka import close_consumer, ended_tasks, missing_topics
+from topics.settings import KafkaSettings
 
 FETCH_BYTES = 64 * 1024
 """Bytes per partition and fetch. A larger batch is delivered nevertheless, alone (Kafka's documentation,

@@ -12,7 +12,8 @@ from aiokafka.errors import KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 
 from topics.envelope import PREFIX
-from topics.kafka import DeliveryError, KafkaSettings, Outgoing, abort, connect, describe, ended_tasks
+from topics.kafka import DeliveryError, Outgoing, abort, connect, describe, ended_tasks
+from topics.settings import KafkaSettings
 
 log = structlog.get_logger(__name__)
 

@@ -16,7 +16,7 @@ from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
 
 from topics.acls import Acl, Operation
-from topics.kafka import KafkaSettings
+from topics.settings import KafkaSettings
 
 _BITS: dict[Operation, int] = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10}
 """The codes of Kafka's org.apache.kafka.common.acl.AclOperation."""

@@ -3,31 +3,19 @@
 import json
 import ssl
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, Field, HttpUrl, SecretStr
 
 from topics.avro import Schema, schema_text
+from topics.settings import SchemaRegistrySettings
 
 TIMEOUT = 10.0
 """Seconds for one request to the registry."""
 FULL_TRANSITIVE = "FULL_TRANSITIVE"
 """Each version of a subject can read, and be read by, all other versions."""
 _CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
-
-
-class SchemaRegistrySettings(BaseModel):
-    url: HttpUrl | None = Field(
-        None, description="URL of the company's schema registry (Confluent's API); without it, schema ids are computed."
-    )
-    username: str | None = Field(None, description="User at the registry, for Basic authentication.")
-    password: SecretStr | None = Field(None, description="Password at the registry.")
-    cafile: Path | None = Field(
-        None, description="File with the CA certificates to trust; by default those of the certifi package."
-    )
 
 
 class RegistryUnavailable(Exception):

@@ -9,7 +9,8 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
-from topics.kafka import KafkaSettings, close_consumer, ended_tasks
+from topics.kafka import close_consumer, ended_tasks
+from topics.settings import KafkaSettings
 
 FETCH_BYTES = 8 * 2**20
 """Bytes of one fetch of a period. The consumer's default of 50 MB would be in memory at once."""

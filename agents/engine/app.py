@@ -24,7 +24,8 @@ from yarl import URL
 
 from agents.engine import faust_patches
 from agents.engine.lanes import Event, TopicPartition
-from topics.kafka import METADATA_SECONDS, KafkaSettings, ended_tasks
+from topics.kafka import ended_tasks
+from topics.settings import METADATA_SECONDS, KafkaSettings
 
 log = structlog.get_logger(__name__)
 

@@ -32,14 +32,16 @@ from agents.operation import Catalogue
 from agents.wire import Wire
 from storage import deletions, inbox, migrate
 from storage.connecting import WrongPooling
-from storage.database import DatabaseSettings, connect
+from storage.database import connect
+from storage.settings import DatabaseSettings
 from storage.tx import Resources
 from telemetry import event_loop
 from telemetry.metrics import READY
 from topics import admin, names
-from topics.kafka import DeliveryError, FencedProducer, KafkaSettings, Producer, close_consumer, missing_topics
+from topics.kafka import DeliveryError, FencedProducer, Producer, close_consumer, missing_topics
 from topics.replies import ReplyProducer
-from topics.schema_registry import SchemaRegistry, SchemaRegistrySettings
+from topics.schema_registry import SchemaRegistry
+from topics.settings import KafkaSettings, SchemaRegistrySettings
 from topics.supervision import Interrupted, Supervisor, TaskEnded, interruptions_raised
 
 log = structlog.get_logger(__name__)

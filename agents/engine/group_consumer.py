@@ -15,7 +15,7 @@ from agents.engine import app as faust_app
 from agents.engine.batches import Batches, Work
 from agents.engine.lanes import Event, TopicPartition
 from agents.engine.readiness import Readiness
-from topics.kafka import KafkaSettings
+from topics.settings import KafkaSettings
 from topics.supervision import Failed, Supervisor, TaskEnded, interruptions_raised
 
 log = structlog.get_logger(__name__)

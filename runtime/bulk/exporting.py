@@ -18,7 +18,7 @@ from agents.catalogue import CATALOGUE
 from runtime import progress
 from runtime.bulk import Format
 from runtime.operator_database import Retry, connected
-from storage.database import DatabaseSettings
+from storage.settings import DatabaseSettings
 from storage.table import Table
 from topics import json
 

@@ -28,7 +28,8 @@ from runtime.bulk.rows import Refusal, Row, as_json, read
 from runtime.operator_database import Retry
 from topics import json, names, patches
 from topics.envelope import REVISION
-from topics.kafka import KafkaSettings, Outgoing, Producer, consumer_at_ends, ended_tasks
+from topics.kafka import Outgoing, Producer, consumer_at_ends, ended_tasks
+from topics.settings import KafkaSettings
 
 BATCH = 500
 """Rows that are sent together."""

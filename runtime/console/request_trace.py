@@ -20,7 +20,7 @@ from storage.outbox import Entry
 from topics import dead_letters, names
 from topics.envelope import PREFIX, TRACEPARENT, InvalidMessage
 from topics.incoming import read_message
-from topics.kafka import KafkaSettings
+from topics.settings import KafkaSettings
 from topics.snapshot import Period, record_at
 from topics.traceparent import read_traceparent
 

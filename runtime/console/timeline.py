@@ -20,7 +20,8 @@ from runtime.consume import Values
 from schemas.faults import Unavailable
 from storage import deletions, inbox
 from storage.table import Table
-from topics.kafka import KafkaSettings, partition_of
+from topics.kafka import partition_of
+from topics.settings import KafkaSettings
 from topics.snapshot import Period
 
 ROWS_LIMIT = 200

@@ -8,7 +8,7 @@ from agents.catalogue import CATALOGUE
 from agents.wire import Wire
 from topics import avro, names
 from topics.avro import Schema
-from topics.kafka import KafkaSettings
+from topics.settings import KafkaSettings
 
 _HOUR = 3600 * 1000
 

@@ -33,7 +33,8 @@ from runtime.simulation import run as simulator
 from runtime.simulation.report import Report
 from storage import migrate
 from topics import admin, names, patches
-from topics.kafka import DeliveryError, KafkaSettings, Producer, close_consumer
+from topics.kafka import DeliveryError, Producer, close_consumer
+from topics.settings import KafkaSettings
 from topics.supervision import Interrupted, TaskEnded, interruptions_raised, run_together
 
 READY_SECONDS = 60.0

@@ -17,7 +17,8 @@ from runtime.dev.sample import SamplePerson
 from runtime.simulation import app_users, crm, gateways, people, plan
 from runtime.simulation.clock import Clock
 from runtime.simulation.report import Report
-from topics.kafka import KafkaSettings, Producer, consumer_at_ends
+from topics.kafka import Producer, consumer_at_ends
+from topics.settings import KafkaSettings
 
 LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 CALLS_PER_PASSAGE = 0.5

@@ -21,7 +21,8 @@ from tests.support.oracle import Sent, outbox_empty
 from tests.support.servers import Choice, Kafka, own_kafka
 from tests.support.stack import PARTITIONS, Process, Record, Stack, decode, eventually
 from topics import names
-from topics.kafka import DeliveryError, FencedProducer, KafkaSettings, Outgoing
+from topics.kafka import DeliveryError, FencedProducer, Outgoing
+from topics.settings import KafkaSettings
 
 TOPIC = names.changes("visitors", "visitor")
 FAMILIES = ("visits", "visitors", "parking", "centers")

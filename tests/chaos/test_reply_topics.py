@@ -8,8 +8,9 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.protocol.admin import CreateAclsRequest
 
 from tests.support.servers import Choice, Kafka, own_kafka
-from topics.kafka import KafkaSettings, Outgoing
+from topics.kafka import Outgoing
 from topics.replies import ReplyProducer
+from topics.settings import KafkaSettings
 
 BROKER = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",

@@ -21,15 +21,14 @@ from runtime import doctor
 from runtime.doctor import configuration, database, kafka
 from runtime.doctor.findings import Finding
 from runtime.settings import Settings, WorkerSettings
-from storage.database import DatabaseSettings
+from storage.settings import DatabaseSettings
 from tests.support import data
 from tests.support.certificates import Authority
 from tests.support.stack import WIRE, Stack, eventually
 from topics import json, names, rights
 from topics.acls import Role
-from topics.kafka import KafkaSettings
 from topics.names import TopicSpec
-from topics.schema_registry import SchemaRegistrySettings
+from topics.settings import KafkaSettings, SchemaRegistrySettings
 
 
 async def _findings(stack: Stack, role: Role = Role.operator, **changed: Any) -> dict[str, Finding]:

@@ -26,8 +26,9 @@ from schemas.model import Model, NoFields
 from schemas.requests import Request
 from schemas.types import Int64
 from storage import inbox, outbox
-from storage.database import LOCK_TIMEOUT, DatabaseSettings, connect, is_too_slow, is_transient
+from storage.database import LOCK_TIMEOUT, connect, is_too_slow, is_transient
 from storage.outbox import Ownership
+from storage.settings import DatabaseSettings
 from storage.tx import Tx
 from tests.support.load import populate
 from tests.support.oracle import Sent

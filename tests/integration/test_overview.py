@@ -12,13 +12,13 @@ from runtime import overview
 from runtime.overview import DatabaseOverview, KafkaOverview, Overview, Source, Unavailable
 from runtime.settings import Settings
 from storage import migrate
-from storage.database import DatabaseSettings
+from storage.settings import DatabaseSettings
 from storage.statistics import LockWait
 from tests.support import data
 from tests.support.outbox import waiting_changes
 from tests.support.stack import PARTITIONS, Stack, eventually
 from topics import names
-from topics.kafka import KafkaSettings
+from topics.settings import KafkaSettings
 
 
 def _settings(stack: Stack) -> Settings:

@@ -13,7 +13,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from storage import database
-from storage.database import DatabaseSettings, connect, is_too_slow, is_transient
+from storage.database import connect, is_too_slow, is_transient
+from storage.settings import DatabaseSettings
 from tests.support import data
 from tests.support.stack import Stack, eventually
 from topics import names

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from storage import database
-from storage.database import DatabaseSettings
+from storage.settings import DatabaseSettings
 
 
 async def connect_once(url: str) -> None:

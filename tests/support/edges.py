@@ -17,7 +17,8 @@ from edge.authentication import Authentication
 from edge.reply_router import Reply, ReplyRouter
 from edge.settings import HttpSettings
 from topics.envelope import RequestHeaders
-from topics.kafka import KafkaSettings, Outgoing
+from topics.kafka import Outgoing
+from topics.settings import KafkaSettings
 
 
 class ImmediateReplyRouter(ReplyRouter):

@@ -25,12 +25,12 @@ from agents.catalogue import CATALOGUE
 from agents.wire import Wire
 from runtime.dev.servers.processes import free_port
 from storage import migrate
-from storage.database import DatabaseSettings
+from storage.settings import DatabaseSettings
 from tests.support.servers import Servers
 from topics import admin, json, names, releases
 from topics.content_types import format_of
 from topics.envelope import JSON, RequestHeaders
-from topics.kafka import KafkaSettings
+from topics.settings import KafkaSettings
 
 WIRE = Wire(CATALOGUE)
 for _released in releases.released():

@@ -11,7 +11,7 @@ from agents.catalogue import CATALOGUE, Operation
 from edge import asyncapi
 from topics import names
 from topics.envelope import CORRELATION, IF_MATCH, REVISION, RequestHeaders, change_headers
-from topics.kafka import KafkaSettings
+from topics.settings import KafkaSettings
 
 KAFKA = KafkaSettings()
 DOCUMENT = asyncapi.describe(CATALOGUE, KAFKA)

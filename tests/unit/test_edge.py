@@ -17,7 +17,7 @@ from edge.settings import HttpSettings
 from tests.support.data import ABSENT_VISITOR_ID
 from tests.support.edges import ImmediateReplyRouter, SilentReplyRouter, edge_with_keys
 from topics import json
-from topics.kafka import KafkaSettings
+from topics.settings import KafkaSettings
 from topics.supervision import TaskEnded
 
 

@@ -16,7 +16,8 @@ from agents.wire import Wire
 from topics import avro, json, names
 from topics.acls import Acl
 from topics.envelope import AVRO, JSON, InvalidMessage
-from topics.kafka import KafkaSettings, partition_of
+from topics.kafka import partition_of
+from topics.settings import KafkaSettings
 
 WIRE = Wire(CATALOGUE)
 
