@@ -1,7 +1,7 @@
 """The command line: `visitor …`.
 
-A command imports slow modules itself. Without the drivers, the operations and their libraries, `visitor health` and the
-completion of a shell take half the time: probes run the one every few seconds, and people wait for the other.
+A command imports slow modules itself: drivers, the operations and their libraries. Probes run `visitor health` every
+few seconds, and a shell with completion runs `visitor` at each Tab; both take half the time.
 """
 
 import json
