@@ -74,7 +74,8 @@ def snappy(data: bytes) -> bytes:
 
 def _xerial_blocks(data: bytes) -> list[bytes]:
     blocks, position = [], _XERIAL_HEADER
-    while position < len(data):
+    # snappy-java, by which brokers check a batch, ends there too: fewer bytes cannot be the length of a block.
+    while position + _BLOCK_LENGTH.size <= len(data):
         (length,) = _BLOCK_LENGTH.unpack_from(data, position)
         position += _BLOCK_LENGTH.size
         if length <= 0:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from agents.catalogue import CATALOGUE
-from tests.support import data, metrics, misnamed
+from tests.support import data, metrics, odd_batches
 from tests.support.stack import WIRE, Stack, decode, eventually, plain
 from topics import admin, names
 from topics.envelope import AVRO, CORRELATION, JSON, Headers, ReplyTo, RequestHeaders
@@ -291,6 +291,19 @@ async def test_compressed_messages_are_read(stack: Stack, client: httpx.AsyncCli
     assert (await stack.result("visits.create", request_id)).value["status"] == 201
 
 
+async def test_a_batch_with_bytes_after_its_last_snappy_block_is_read(stack: Stack, client: httpx.AsyncClient) -> None:
+    parker, request_id = await data.visitor_with_vehicle(client), str(uuid4())
+    producer = AIOKafkaProducer(bootstrap_servers=stack.servers.kafka, compression_type="snappy")
+    await producer.start()
+    batch = producer.create_batch()
+    batch.append(key=None, value=_value(parker), timestamp=None, headers=_headers(request_id))
+    build = batch._build
+    batch._build = lambda: odd_batches.with_bytes_at_the_end(bytes(build()), b"\0")
+    await (await producer.send_batch(batch, TOPIC, partition=2))
+    await producer.stop()
+    assert (await stack.result("visits.create", request_id)).value["status"] == 201
+
+
 async def test_an_answer_of_a_handler_is_final_for_its_request_even_if_it_is_an_error(
     stack: Stack, client: httpx.AsyncClient
 ) -> None:
@@ -364,10 +377,10 @@ async def test_a_header_name_that_is_not_utf8_is_ignored(stack: Stack, client: h
     parker = await data.visitor_with_vehicle(client)
     request_id = str(uuid4())
     batch = stack.producer.create_batch()
-    headers = [(misnamed.NAME, b"x"), *_headers(request_id)]
+    headers = [(odd_batches.NAME, b"x"), *_headers(request_id)]
     batch.append(key=None, value=_value(parker), timestamp=None, headers=headers)
     build = batch._build
-    batch._build = lambda: misnamed.misname(bytes(build()))
+    batch._build = lambda: odd_batches.misname(bytes(build()))
     await (await stack.producer.send_batch(batch, TOPIC, partition=2))
     assert (await stack.result("visits.create", request_id)).value["status"] == 201
 

@@ -9,7 +9,7 @@ import cramjam
 from aiokafka.codec import snappy_encode
 from aiokafka.record.util import encode_varint
 
-from tests.support.misnamed import ATTRIBUTES, HEADER_BYTES, LENGTH, with_checksum
+from tests.support.odd_batches import ATTRIBUTES, HEADER_BYTES, LENGTH, with_checksum
 
 CHUNK = bytes(2**20)
 XERIAL_HEADER = 16

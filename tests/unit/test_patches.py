@@ -42,7 +42,7 @@ from mode.threads import ServiceThread
 
 from agents.engine import faust_patches
 from tests.support import bombs
-from tests.support.misnamed import ATTRIBUTES, HEADER_BYTES, LENGTH, NAME, misname, with_checksum
+from tests.support.odd_batches import ATTRIBUTES, HEADER_BYTES, LENGTH, NAME, misname, with_checksum
 from topics import decompression, patches
 from topics.supervision import TaskEnded
 
@@ -51,11 +51,11 @@ XERIAL = codecs.snappy_encode(b"")
 """The header of snappy-java's framing."""
 
 
-def _batch(base_offset: int, *, compressed: bool, misnamed: tuple[int, ...]) -> bytes:
-    """A batch of four records. The records with the indexes in `misnamed` have a header name that is not UTF-8."""
+def _batch(base_offset: int, *, compressed: bool, odd_batches: tuple[int, ...]) -> bytes:
+    """A batch of four records. The records with the indexes in `odd_batches` have a header name that is not UTF-8."""
     builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, 0, 2**16)
     for index in range(4):
-        name = NAME if index in misnamed else "right-name"
+        name = NAME if index in odd_batches else "right-name"
         builder.append(
             index, 1, b"key", f"not {name}".encode(), [(name, b"x"), ("ce_id", b"%d" % (base_offset + index))]
         )  # fmt: skip
@@ -78,7 +78,7 @@ def test_aiokafka_still_logs_why_a_connection_fails_and_raises_something_else() 
 def test_records_with_a_header_name_that_is_not_utf8_are_delivered(compressed: bool) -> None:
     patches.apply()
     batches = ((10, ()), (14, (1, 3)), (18, ()))
-    data = b"".join(_batch(offset, compressed=compressed, misnamed=misnamed) for offset, misnamed in batches)
+    data = b"".join(_batch(offset, compressed=compressed, odd_batches=odd_batches) for offset, odd_batches in batches)
     fetched = fetcher.PartitionRecords(TopicPartition("t", 0), fetcher.MemoryRecords(data), [], 10, None, None, True, 0)
     records = list(fetched)
     misnamed_records = [record for record in records if record.offset in (15, 17)]
@@ -90,7 +90,7 @@ def test_records_with_a_header_name_that_is_not_utf8_are_delivered(compressed: b
 
 
 def test_aiokafka_still_fails_on_a_header_name_that_is_not_utf8() -> None:
-    batches = MemoryRecords(_batch(10, compressed=False, misnamed=(1,)))
+    batches = MemoryRecords(_batch(10, compressed=False, odd_batches=(1,)))
     with pytest.raises(UnicodeDecodeError):
         list(batches.next_batch())
 
@@ -485,16 +485,16 @@ def test_faust_still_commits_nothing_where_the_first_offsets_have_no_message() -
 
 
 @pytest.mark.parametrize("codec", BOMB_CODECS)
-@pytest.mark.parametrize("misnamed", [(), (0,)], ids=["in C", "in Python"])
+@pytest.mark.parametrize("odd_batches", [(), (0,)], ids=["in C", "in Python"])
 def test_a_batch_that_expands_too_far_is_one_record_and_the_others_are_delivered(
-    codec: str, misnamed: tuple[int, ...]
+    codec: str, odd_batches: tuple[int, ...]
 ) -> None:
     patches.apply()
     mebibytes = decompression.LIMIT // 2**20 + 1
     batches = [
-        _batch(10, compressed=True, misnamed=misnamed),
+        _batch(10, compressed=True, odd_batches=odd_batches),
         bombs.bomb(codec, mebibytes, 14),
-        _batch(15, compressed=True, misnamed=()),
+        _batch(15, compressed=True, odd_batches=()),
         bombs.bomb(codec, mebibytes - 2, 19),
     ]
     fetched = fetcher.PartitionRecords(
@@ -530,6 +530,11 @@ def test_invalid_compressed_data_is_refused(codec: str, data: bytes) -> None:
 def test_what_aiokafka_compresses_is_decompressed(codec: str) -> None:
     text = b"some text" * 10_000
     assert getattr(decompression, codec)(getattr(codecs, f"{codec}_encode")(text)) == text
+
+
+@pytest.mark.parametrize("rest", [b"\0", b"\0\0\0"])
+def test_bytes_after_the_last_block_of_snappy_java_are_ignored(rest: bytes) -> None:
+    assert decompression.snappy(codecs.snappy_encode(b"some text") + rest) == b"some text"
 
 
 def test_aiokafka_still_decompresses_without_a_limit() -> None:

@@ -1,4 +1,5 @@
-"""Record batches with a header name that is not UTF-8. Clients in other languages can send them, aiokafka cannot."""
+"""Record batches that clients in other languages can send and aiokafka cannot: with a header name that is not UTF-8,
+or with bytes after the compressed records."""
 
 import struct
 
@@ -18,6 +19,12 @@ def misname(batch: bytes) -> bytes:
     """Replace the header name `NAME` of an uncompressed batch by bytes that are not UTF-8, and update the checksum."""
     renamed = batch.replace(_NAME_LENGTH + NAME.encode(), _NAME_LENGTH + _NOT_UTF8)
     return with_checksum(bytearray(renamed))
+
+
+def with_bytes_at_the_end(batch: bytes, rest: bytes) -> bytes:
+    longer = bytearray(batch + rest)
+    struct.pack_into(">i", longer, LENGTH, len(longer) - LENGTH - 4)
+    return with_checksum(longer)
 
 
 def with_checksum(batch: bytearray) -> bytes:
