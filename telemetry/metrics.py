@@ -24,7 +24,7 @@ EDGE = CollectorRegistry()
 SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """Buckets from a request on an idle installation to the longest time that anything may take: a rebalance."""
 REQUESTS_OF_BATCH = (1, 2, 5, 10, 25, 50, 100, 250, 500)
-"""Up to `agents.engine.batches.BATCH_LIMIT`."""
+"""Up to `agents.engine.turns.BATCH_LIMIT`."""
 
 
 def _of_both(*collectors: Collector) -> None:

@@ -23,7 +23,7 @@ from agents.answers import Answer
 from agents.engine.change_entries import change_entries
 from agents.engine.decode import ValidRequest
 from agents.engine.lanes import BLOCKED_LIMIT, OrderKey, TopicPartition
-from agents.engine.turns import Pause, in_turns
+from agents.engine.turns import in_turns, next_turn
 from agents.wire import Wire
 from schemas.faults import BUG, Fault, KeyReused, Unavailable
 from storage import deletions, inbox, outbox
@@ -60,7 +60,6 @@ class NeedsSavepoints(Exception):
 class Attempt:
     """One attempt to apply a batch.
 
-    - `pause`: lets other tasks run.
     - `lock_timeout`: how long a statement waits for a lock.
     - `blocked`: the order keys of requests that wait for a lock. `apply` adds to them. Later requests with the same
       order key wait as well, so that they stay in order.
@@ -69,7 +68,6 @@ class Attempt:
     """
 
     wire: Wire
-    pause: Pause
     lock_timeout: timedelta
     blocked: set[OrderKey] = field(default_factory=set)
     savepoints: bool = True
@@ -259,7 +257,7 @@ async def _call(run: _Run, txs: Sequence[Tx], attempt: Attempt) -> Sequence[_App
             outcomes = [fault]
     return [
         outcome if isinstance(outcome, Fault) else _applied(incoming, tx, outcome, attempt.wire)
-        async for incoming, tx, outcome in in_turns(zip(run, txs, outcomes, strict=True), attempt.pause)
+        async for incoming, tx, outcome in in_turns(zip(run, txs, outcomes, strict=True), next_turn)
     ]
 
 

@@ -106,7 +106,7 @@ class BatchProcessor:
         """Apply the requests of a batch and park those that wait for a lock. Returns the deliveries that are done, and
         the change topics with new entries in the outbox."""
         lock_timeout = BLOCKED_LOCK_TIMEOUT if locks_are_held else LOCK_TIMEOUT
-        attempt = Attempt(self._wire, self._reads_first.give_way, lock_timeout, batch.parked_keys, savepoints, last_try)
+        attempt = Attempt(self._wire, lock_timeout, batch.parked_keys, savepoints, last_try)
         requests = [incoming for incoming in decoded.values() if isinstance(incoming, ValidRequest)]
         changed: set[str] = set()
         with traces.part("transaction"):

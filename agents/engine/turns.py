@@ -26,15 +26,15 @@ RECENT_SECONDS = 1.0
 FIRST_SECONDS = 0.05
 """How long a read goes first. A slow one mostly waits for the database, and needs no turns."""
 SHARE = 2.0
-"""Writes wait at most so many times as long as they work."""
+"""Batches wait at most so many times as long as none waits."""
 
 
 async def in_turns(items: Iterable[Item], pause: Pause) -> AsyncIterator[Item]:
-    """The items, with a pause after every `ITEMS` of them."""
-    for number, item in enumerate(items, 1):
-        yield item
-        if number % ITEMS == 0:
+    """The items, with a pause between every `ITEMS` of them."""
+    for number, item in enumerate(items):
+        if number and number % ITEMS == 0:
             await pause()
+        yield item
 
 
 async def next_turn() -> None:
@@ -44,15 +44,19 @@ async def next_turn() -> None:
 
 class ReadsFirst:
     """Makes large batches of writes wait for reads, but not for long: reads that never end take two thirds of the time
-    at most. A batch of `ITEMS` requests or fewer waits for nobody."""
+    at most. A batch of `ITEMS` requests or fewer waits for nobody. A batch must not wait in a transaction, where it may
+    hold locks."""
 
     def __init__(self) -> None:
         self._running = 0
         self._none_runs = asyncio.Event()
         self._last_read = -math.inf
+        self._waiting = 0
+        """How many batches wait."""
         self._credit = 0.0
-        """How long writes may wait, in seconds. It grows while they work."""
-        self._credited_until = time.monotonic()
+        """How long batches may wait, in seconds. It grows while none waits."""
+        self._since = time.monotonic()
+        """When the last batch began to wait, or ended."""
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -74,23 +78,22 @@ class ReadsFirst:
 
     async def give_way(self) -> None:
         """Let other tasks run, and wait while reads run that go first."""
-        now = time.monotonic()
-        patience = self.patience(now)
+        self._count_time()
+        patience = min(self._credit, self._last_read + FIRST_SECONDS - self._since) if self._running else 0
         if patience <= 0:
             await next_turn()
             return
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._none_runs.wait(), patience)
-        self.waited(now, time.monotonic())
+        self._waiting += 1
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._none_runs.wait()
+        finally:
+            self._count_time()
+            self._waiting -= 1
 
-    def patience(self, now: float) -> float:
-        """How long writes may wait now, in seconds."""
-        if not self._running:
-            return 0.0
-        self._credit = min(FIRST_SECONDS, self._credit + SHARE * (now - self._credited_until))
-        self._credited_until = now
-        return min(self._credit, self._last_read + FIRST_SECONDS - now)
-
-    def waited(self, since: float, until: float) -> None:
-        self._credit -= until - since
-        self._credited_until = until
+    def _count_time(self) -> None:
+        """Count the time since the last call: a batch has waited, or none has."""
+        now = time.monotonic()
+        passed, self._since = now - self._since, now
+        self._credit = min(FIRST_SECONDS, self._credit + (-passed if self._waiting else SHARE * passed))

@@ -19,7 +19,6 @@ from agents.engine import apply
 from agents.engine.apply import Attempt
 from agents.engine.decode import Decoder, ValidRequest
 from agents.engine.schema_lookup import SchemaLookup
-from agents.engine.turns import next_turn
 from agents.operation import Catalogue, operation
 from agents.wire import Wire
 from schemas.model import Model, NoFields
@@ -78,7 +77,7 @@ def _valid_requests(database: AsyncEngine, *seconds: int) -> list[ValidRequest]:
 
 async def _apply(conn: AsyncConnection, requests: Sequence[ValidRequest], **options: Any) -> list[int | None]:
     await conn.execute(sa.text("set local statement_timeout = 300"))
-    await apply.apply(conn, requests, Attempt(WIRE, next_turn, LOCK_TIMEOUT, **options))
+    await apply.apply(conn, requests, Attempt(WIRE, LOCK_TIMEOUT, **options))
     return [request.answer.status if request.answer else None for request in requests]
 
 
@@ -114,7 +113,7 @@ async def test_a_visit_takes_six_statements(stack: Stack, database: AsyncEngine)
         database.sync_engine, "before_cursor_execute", lambda _conn, _cursor, sql, *_: statements.append(sql)
     )
     async with database.begin() as conn:
-        await apply.apply(conn, [request], Attempt(wire, next_turn, LOCK_TIMEOUT, savepoints=False))
+        await apply.apply(conn, [request], Attempt(wire, LOCK_TIMEOUT, savepoints=False))
     assert request.answer is not None
     assert request.answer.status == 201
     # In addition to BEGIN and COMMIT.

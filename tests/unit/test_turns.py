@@ -1,6 +1,7 @@
 """Turns of the event loop: writes wait for reads, but not for long."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -48,27 +49,36 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
     return stopped_clock
 
 
-def test_a_write_waits_for_the_first_part_of_a_read_only(clock: _Clock) -> None:
+async def test_a_write_waits_for_the_first_part_of_a_read_only(clock: _Clock) -> None:
     reads_first = ReadsFirst()
-    clock.now += 1
-    assert reads_first.patience(clock.now) == 0
     with reads_first.reading():
-        assert reads_first.patience(clock.now) == pytest.approx(FIRST_SECONDS)
-        assert reads_first.patience(clock.now + FIRST_SECONDS / 5) == pytest.approx(FIRST_SECONDS * 4 / 5)
-        assert reads_first.patience(clock.now + FIRST_SECONDS) <= 0
+        clock.now += FIRST_SECONDS + 0.001
+        write = asyncio.create_task(reads_first.give_way())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert write.done()
 
 
-def test_reads_that_never_end_take_a_bounded_share_of_the_time(clock: _Clock) -> None:
-    reads_first, worked, waited = ReadsFirst(), 0.0, 0.0
-    while worked < 1:
-        worked += 0.001
-        clock.now += 0.001
-        with reads_first.reading():
-            patience = reads_first.patience(clock.now)
-        waited += patience
-        clock.now += patience
-        reads_first.waited(clock.now - patience, clock.now)
-    assert waited == pytest.approx(SHARE * worked, abs=FIRST_SECONDS)
+@pytest.mark.parametrize("writers", [1, 3])
+async def test_reads_that_never_end_take_a_bounded_share_of_the_time(writers: int) -> None:
+    reads_first, ends_at, waiting = ReadsFirst(), time.monotonic() + 1.5, 0
+    waited, since = 0.0, time.monotonic()
+
+    async def write() -> None:
+        nonlocal waiting, waited, since
+        while time.monotonic() < ends_at:
+            await asyncio.sleep(0.001)
+            since = since if waiting else time.monotonic()
+            waiting += 1
+            with reads_first.reading():  # A new read goes first each time.
+                await reads_first.give_way()
+            waiting -= 1
+            waited += 0 if waiting else time.monotonic() - since
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(writers):
+            group.create_task(write())
+    assert 0.4 < waited / 1.5 < SHARE / (SHARE + 1) + 0.1
 
 
 def test_batches_are_smaller_within_a_second_after_a_read(clock: _Clock) -> None:
