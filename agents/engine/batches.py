@@ -17,7 +17,6 @@ import structlog
 from agents.engine.lanes import Delivery, Event, Lane, OrderKey, Source, TopicPartition
 from agents.engine.readiness import Readiness
 from agents.engine.retry import is_retryable, note_failure, pause_after
-from agents.engine.turns import BATCH_LIMIT
 from storage.database import is_too_slow
 from telemetry.metrics import BATCH_DURATION, FLOODS, RETRIES
 from topics.supervision import Failed, Supervisor, interruptions_raised
@@ -78,7 +77,7 @@ class Batch:
 
     @property
     def slow_attempts(self) -> int:
-        return min(lane.slow_attempts for lane in self.lanes)
+        return min((lane.parked if self.parked else lane).slow_attempts for lane in self.lanes)
 
     def add(self, lane: Lane, deliveries: Sequence[Delivery]) -> None:
         if not lane.attempts and not self.parked:
@@ -316,10 +315,11 @@ class Batches:
 
     async def _retry_parked(self, lane: Lane) -> None:
         batch = Batch(parked=True, locks_are_held=True)
-        batch.add(lane, lane.parked.oldest(BATCH_LIMIT))
+        batch.add(lane, lane.parked.oldest(self._limit()))
         error, _ = await self._process(batch)
         if lane.closed:
             return
+        lane.parked.slow_attempts = lane.parked.slow_attempts + is_too_slow(error) if error is not None else 0
         if error is not None:
             note_failure(lane.name, 2, error, self._readiness)
         elif lane.parked:

@@ -77,9 +77,13 @@ class Delivery:
 
 class Parked:
     """Deliveries whose requests wait for a lock of another transaction, by order key. Those with the same order key are
-    in the order of their arrival."""
+    in the order of their arrival. `slow_attempts` counts the attempts to apply them that were too slow since one
+    succeeded."""
 
     def __init__(self) -> None:
+        self.slow_attempts = 0
+        self.size = 0
+        """In bytes."""
         self._by_key: dict[OrderKey, dict[Delivery, None]] = {}
         self._keys: dict[Delivery, OrderKey] = {}
 
@@ -96,9 +100,11 @@ class Parked:
     def add(self, delivery: Delivery, order_key: OrderKey) -> None:
         self._by_key.setdefault(order_key, {})[delivery] = None
         self._keys[delivery] = order_key
+        self.size += delivery.size
 
     def remove(self, delivery: Delivery) -> None:
         order_key = self._keys.pop(delivery)
+        self.size -= delivery.size
         del self._by_key[order_key][delivery]
         if not self._by_key[order_key]:
             del self._by_key[order_key]
@@ -106,6 +112,7 @@ class Parked:
     def clear(self) -> None:
         self._by_key.clear()
         self._keys.clear()
+        self.size = 0
 
     def oldest(self, limit: int) -> list[Delivery]:
         """Up to `limit` deliveries."""
@@ -165,7 +172,8 @@ class Lane:
     @property
     def has_waiting(self) -> bool:
         """True if a batch may take events."""
-        return bool(self._queue) and len(self.parked) < PARKED_LIMIT and self._blocked_in_a_row < BLOCKED_LIMIT
+        may_park = len(self.parked) < PARKED_LIMIT and self.parked.size < LANE_LIMIT
+        return bool(self._queue) and may_park and self._blocked_in_a_row < BLOCKED_LIMIT
 
     @property
     def is_ready(self) -> bool:

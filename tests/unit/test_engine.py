@@ -69,6 +69,9 @@ class _BatchesUnderTest:
         """Batches with one of these events fail."""
         self.locked: set[bytes] = set()
         """Requests with these record keys wait for a lock."""
+        self.slow: set[bytes] = set()
+        """Requests with these record keys take too long, until their batch has had `slow_attempts` such attempts."""
+        self.slow_attempts = 3
         self.failures: list[tuple[str, BaseException]] = []
         self.started = asyncio.Event()
         self.source = _Source()
@@ -97,6 +100,11 @@ class _BatchesUnderTest:
         await self.gate.wait()
         if self.failing & set(positions):
             raise DeliveryError("no broker")
+        if (
+            self.slow & {delivery.record.key for delivery in batch.deliveries}
+            and batch.slow_attempts < self.slow_attempts
+        ):
+            raise TimeoutError
         blocked = {
             delivery: (*delivery.lane.topic_partition, delivery.record.key)
             for delivery in batch.deliveries
@@ -317,6 +325,22 @@ async def test_others_pass_requests_that_wait_for_a_lock_and_are_acknowledged_af
     under_test.locked = set()
     await _wait_until_acknowledged(under_test, (0, 5))
     assert [(0, 1), (0, 3)] in under_test.batches
+    assert under_test.readiness.reasons == {}
+
+
+async def test_a_parked_request_that_is_too_slow_at_each_attempt_does_not_wait_for_ever(
+    under_test: _BatchesUnderTest,
+) -> None:
+    under_test.locked = {b"a"}
+    under_test.gate.set()
+    under_test.put(0, key=b"a")
+
+    async def is_parked() -> bool:
+        return "wait for locks" in under_test.readiness.reasons.get("t:0", "")
+
+    await eventually("the request is parked", is_parked)
+    under_test.slow, under_test.locked = {b"a"}, set()
+    await _wait_until_acknowledged(under_test, (0, 0))
     assert under_test.readiness.reasons == {}
 
 
