@@ -34,7 +34,7 @@ from storage import deletions, inbox, migrate
 from storage.connecting import WrongPooling
 from storage.database import connect
 from storage.settings import DatabaseSettings
-from storage.tx import Resources
+from storage.tx import Resources, clock
 from telemetry import event_loop
 from telemetry.metrics import READY
 from topics import admin, names
@@ -97,13 +97,15 @@ class Engine:
         # One more for parked requests.
         self._writes = connect(database, connections=database.connections + 1, pool="writes")
         self._reads = connect(database, connections=database.query_connections, read_only=True, pool="reads")
-        self._background = connect(database, connections=2, pool="background")
+        # A publisher keeps a connection while it waits for Kafka, which may take half a minute.
+        self._publishing = connect(database, connections=2, pool="publishers")
+        self._background = connect(database, connections=1, pool="background")
         self._producer = Producer(kafka)
         self._reply_producer = ReplyProducer(kafka)
         wire = Wire(catalogue)
         self._registry = SchemaRegistry(schema_registry) if schema_registry.url else None
         self._schemas = SchemaLookup(wire, self._background, self._registry)
-        self._publisher = Publisher(self._change_producers(), self._background, self.readiness)
+        self._publisher = Publisher(self._change_producers(), self._publishing, self.readiness)
         self._reads_first = ReadsFirst()
         self._work = BatchProcessor(
             decoder=Decoder(catalogue, wire, self._schemas, settings.reply_topic_patterns),
@@ -292,8 +294,9 @@ class Engine:
         since = start = datetime.min.replace(tzinfo=UTC)
 
         async def prune() -> tuple[datetime | None, int]:
-            now = datetime.now(UTC)
             async with self._background.begin() as conn:
+                # A worker whose clock is wrong would delete the answers to requests that may be delivered again.
+                now = await clock(conn)
                 repeated = await tombstones.repeat(conn, now)
                 return await inbox.prune(conn, since, now - keep), repeated + await deletions.prune(conn, now)
 
@@ -408,8 +411,9 @@ class Engine:
 
     async def _close(self) -> None:
         """Close everything at once, because each part may wait some seconds for a server that hangs."""
-        engines = (self._writes, self._reads, self._background)
+        engines = (self._writes, self._reads, self._publishing, self._background)
         producers = (self._producer, self._reply_producer)
+        await self._publisher.close()
         closing = [
             self._drop_observer(),
             *(producer.stop() for producer in producers),

@@ -51,6 +51,7 @@ class Publisher:
         self._readiness = readiness
         self._wakeups = {topic: asyncio.Event() for topic in producers}
         self._owner = uuid4()
+        self._attempts: set[asyncio.Task[float | None]] = set()
         self._failing: set[str] = set()
         """The topics whose last attempt failed."""
         self._retrying = asyncio.Semaphore(1)
@@ -64,12 +65,20 @@ class Publisher:
             self._wakeups[topic].set()
 
     async def run(self) -> None:
-        """Publish until cancelled. Raises what is not transient, and TaskEnded."""
+        """Publish until cancelled. Attempts that run go on until `close`. Raises what is not transient, and
+        TaskEnded."""
         publishers = {f"publisher {topic}": self._publish_topic(topic) for topic in self._wakeups}
-        try:
-            await run_together({"publisher": self._poll()} | publishers)
-        finally:
-            await asyncio.gather(*(producer.stop() for producer in self._producers.values()))
+        await run_together({"publisher": self._poll()} | publishers)
+
+    async def close(self) -> None:
+        """Call this after `run` has ended. An attempt may take STOP_SECONDS to finish: if it were cancelled between its
+        two transactions, the next owner would send the changes again."""
+        if self._attempts:
+            _, unfinished = await asyncio.wait(self._attempts, timeout=STOP_SECONDS)
+            for attempt in unfinished:
+                attempt.cancel()
+            await asyncio.gather(*unfinished, return_exceptions=True)
+        await asyncio.gather(*(producer.stop() for producer in self._producers.values()))
 
     async def _poll(self) -> None:
         while True:
@@ -94,14 +103,11 @@ class Publisher:
 
     async def _publish_oldest(self, topic: str) -> float | None:
         """Publish the oldest changes if this publisher owns the topic. Returns the pause before the next attempt in
-        seconds, or None if no change is left. A worker that stops finishes the attempt: otherwise the next owner would
-        send the changes again."""
-        attempt = asyncio.ensure_future(self._attempt_in_turn(topic))
-        try:
-            return await asyncio.shield(attempt)
-        except asyncio.CancelledError:
-            await asyncio.gather(asyncio.wait_for(attempt, STOP_SECONDS), return_exceptions=True)
-            raise
+        seconds, or None if no change is left."""
+        attempt = asyncio.create_task(self._attempt_in_turn(topic))
+        self._attempts.add(attempt)
+        attempt.add_done_callback(self._attempts.discard)
+        return await asyncio.shield(attempt)
 
     async def _attempt_in_turn(self, topic: str) -> float | None:
         """Topics that fail take turns, because an attempt may keep a database connection until its timeout. So they do
