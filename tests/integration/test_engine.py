@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 import pytest_asyncio
 import sqlalchemy as sa
@@ -15,10 +16,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 import agents.catalogue
-from agents.engine import apply
+from agents.engine import apply, republish
 from agents.engine.apply import Attempt
 from agents.engine.decode import Decoder, ValidRequest
 from agents.engine.schema_lookup import SchemaLookup
+from agents.families.visits.visits import VISITS
 from agents.operation import Catalogue, operation
 from agents.wire import Wire
 from schemas.model import Model, NoFields
@@ -29,6 +31,7 @@ from storage.database import LOCK_TIMEOUT, connect, is_too_slow, is_transient
 from storage.outbox import Ownership
 from storage.settings import DatabaseSettings
 from storage.tx import Tx
+from tests.support import data
 from tests.support.load import populate
 from tests.support.oracle import Sent
 from tests.support.plans import plan_of
@@ -320,3 +323,22 @@ async def test_of_libraries_only_warnings_and_errors_are_logged(stack: Stack) ->
     assert {line["event"] for line in lines if line["level"] == "info"} >= {"started", "assigned"}
     others = [line for line in lines if not line["logger"].startswith(ours) or line["event"].startswith("[^")]
     assert [line for line in others if line["level"] not in ("warning", "error")] == []
+
+
+async def test_a_republication_of_events_begins_with_the_first_that_is_recent(
+    stack: Stack, database: AsyncEngine, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parker, now = await data.visitor_with_vehicle(client), datetime.now(UTC)
+    body = {"licensePlate": parker["licensePlate"], "pcCode": parker["pcCode"]}
+    for hours in (4, 3, 2, 1, 1):
+        visit = body | {"visitDate": (now - timedelta(hours=hours)).isoformat()}
+        request = await stack.send("visits.create", {"path": {"visitType": "entry"}, "body": visit}, partition=0)
+        assert (await stack.result("visits.create", request)).value["status"] == 201
+    first = "select min(visit_id) as id from visits where visit_date >= :time"
+    expected = (await stack.rows(first, time=now - timedelta(hours=2, minutes=30)))[0].id
+    monkeypatch.setattr(republish, "KEYS_AT_ONCE", 2)
+    async with database.connect() as conn:
+        for retention, last_key in ((timedelta(hours=2, minutes=30), str(expected - 1)), (timedelta(0), None)):
+            monkeypatch.setattr(names, "EVENT_RETENTION", retention)
+            republication = await republish.begin(conn, VISITS, restart=True)
+            assert republication.last_key == last_key
