@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import quote, unquote
 from uuid import UUID, uuid4
@@ -43,7 +45,11 @@ log = structlog.get_logger(__name__)
 
 PATIENCE_SECONDS = 0.1
 """After a wait of this length, the edge checks whether the caller is still there."""
+STORED_ANSWER = "answers.get"
 STORED_ANSWERS = "/requests/{family}/{idempotencyKey}"
+
+_Work = Callable[[Identity, dict[str, str]], Awaitable[Response]]
+"""Answers a call of this caller. It may set header fields, which an answer has even if the work raises a fault."""
 
 
 class Calls:
@@ -64,45 +70,49 @@ class Calls:
         required = scopes.required(operation.name, family, reads=operation.is_query)
 
         async def answer(request: Request) -> Response:
-            return await self._answer(operation, required, request)
+            work = partial(self._answer, operation, required, request)
+            return await self._for_caller(operation.name, request, work)
 
         return _measured(operation.name, f"{operation.method} {operation.path}", answer)
 
     @property
     def stored_answers(self) -> Endpoint:
         """The endpoint of STORED_ANSWERS, where the caller of an asynchronous write finds its answer."""
-        return _measured("answers.get", f"GET {STORED_ANSWERS}", self._stored_answer)
 
-    async def _stored_answer(self, request: Request) -> Response:
+        async def answer(request: Request) -> Response:
+            return await self._for_caller(STORED_ANSWER, request, partial(self._stored_answer, request))
+
+        return _measured(STORED_ANSWER, f"GET {STORED_ANSWERS}", answer)
+
+    async def _for_caller(self, name: str, request: Request, work: _Work) -> Response:
+        """Identify and count the caller, and do the work. A fault is an answer, with the fields that the work has
+        set."""
         fields: dict[str, str] = {}
         identity = None
         try:
             identity = self._authentication.identify(request.headers.get("authorization"))
             self._callers.count(identity, fields)
-            family, key = (unquote(value) for value in request.path_params.values())
-            if family not in self._catalogue.families:
-                raise NotFound("route_not_found", "There is no such family.")
-            # Reading the answer is the same as repeating the call, so that it needs such a scope.
-            if identity.scopes.isdisjoint(scopes.of_writes(family)):
-                identity.require_scopes(frozenset((f"{family}:write",)))
-            path = {
-                "topic": names.requests(family),
-                "source": identity.source,
-                "requestId": f"{identity.name}/{key}",
-            }
-            headers = RequestHeaders(str(uuid4()), "answers.get", identity.source, JSON)
-            reply = await self._query(
-                self._catalogue.by_name["answers.get"], headers, {"path": path}, request, identity
-            )
-            accept_encoding = request.headers.get("accept-encoding", "")
-            return answers.of_stored_answer(path["requestId"], reply, fields, accept_encoding)
+            return await work(identity, fields)
         except Fault as fault:
-            _audit_refusal("answers.get", request, identity, fault)
+            _audit_refusal(name, request, identity, fault)
             return answers.of_fault(fault, fields)
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception:
-            return _bug("answers.get", request, fields)
+            return _bug(name, request, fields)
+
+    async def _stored_answer(self, request: Request, identity: Identity, fields: dict[str, str]) -> Response:
+        family, key = (unquote(value) for value in request.path_params.values())
+        if family not in self._catalogue.families:
+            raise NotFound("route_not_found", "There is no such family.")
+        # Reading the answer is the same as repeating the call, so that it needs such a scope.
+        if identity.scopes.isdisjoint(scopes.of_writes(family)):
+            identity.require_scopes(frozenset((f"{family}:write",)))
+        path = {"topic": names.requests(family), "source": identity.source, "requestId": f"{identity.name}/{key}"}
+        headers = RequestHeaders(str(uuid4()), STORED_ANSWER, identity.source, JSON)
+        reply = await self._query(self._catalogue.by_name[STORED_ANSWER], headers, {"path": path}, request, identity)
+        accept_encoding = request.headers.get("accept-encoding", "")
+        return answers.of_stored_answer(path["requestId"], reply, fields, accept_encoding)
 
     async def ask(self, name: str, parts: dict[str, Any]) -> Any:
         """The answer to an internal query of the edge itself. Raises NoAnswer, Unavailable."""
@@ -113,27 +123,22 @@ class Calls:
             raise Unavailable("not_available", "The service cannot answer this now. Try again in a moment.")
         return json.read(reply.body)
 
-    async def _answer(self, operation: Operation, required: frozenset[str], request: Request) -> Response:
-        fields: dict[str, str] = {}
-        identity = None
-        try:
-            identity = self._authentication.identify(request.headers.get("authorization"))
-            self._callers.count(identity, fields)
-            identity.require_scopes(required)
-            if operation.is_query:
-                return await self._read(operation, request, identity, fields)
-            # The header is checked before the body is read: a caller that waits for "100 Continue" need not send it.
-            key = idempotency.read(request.headers.getlist(http_headers.IDEMPOTENCY_KEY))
-            # Error answers have the key too, so that a caller without a key of its own can repeat the call.
-            fields[http_headers.IDEMPOTENCY_KEY] = key.header
-            return await self._write(operation, request, identity, key.value, fields)
-        except Fault as fault:
-            _audit_refusal(operation.name, request, identity, fault)
-            return answers.of_fault(fault, fields)
-        except ClientDisconnect:
-            return Response(status_code=400)
-        except Exception:
-            return _bug(operation.name, request, fields)
+    async def _answer(
+        self,
+        operation: Operation,
+        required: frozenset[str],
+        request: Request,
+        identity: Identity,
+        fields: dict[str, str],
+    ) -> Response:
+        identity.require_scopes(required)
+        if operation.is_query:
+            return await self._read(operation, request, identity, fields)
+        # The header is checked before the body is read: a caller that waits for "100 Continue" need not send it.
+        key = idempotency.read(request.headers.getlist(http_headers.IDEMPOTENCY_KEY))
+        # Error answers have the key too, so that a caller without a key of its own can repeat the call.
+        fields[http_headers.IDEMPOTENCY_KEY] = key.header
+        return await self._write(operation, request, identity, key.value, fields)
 
     async def _read(
         self, operation: Operation, request: Request, identity: Identity, fields: dict[str, str]

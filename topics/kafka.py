@@ -1,7 +1,7 @@
 """The connection to Kafka: the producers, and consumers without a group."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence, Set
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence, Set
 from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -246,7 +246,7 @@ async def _partitions(client: AIOKafkaProducer, topic: str) -> int:
     return len(cached or await client.partitions_for(topic))
 
 
-async def missing_topics(client: AIOKafkaClient, topics: Iterable[str]) -> list[str]:
+async def missing_topics(client: AIOKafkaClient, topics: Collection[str]) -> list[str]:
     """Those of the topics that do not exist, or that the user may not describe, from fresh metadata. Raises
     KafkaError."""
     for topic in topics:

@@ -13,6 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import KafkaError, for_code
 
+from topics import snapshot
 from topics.kafka import close_consumer, ended_tasks, missing_topics
 from topics.settings import KafkaSettings
 
@@ -123,9 +124,7 @@ class Observer:
     async def offsets_at(self, partitions: Sequence[TopicPartition], time: datetime) -> dict[TopicPartition, int]:
         """The first offset of each partition that was written at this time or later. Partitions without one are left
         out."""
-        milliseconds = int(time.timestamp() * 1000)
-        offsets = await self._offsets.offsets_for_times(dict.fromkeys(partitions, milliseconds)) if partitions else {}
-        return {partition: first.offset for partition, first in offsets.items() if first is not None}
+        return await snapshot.offsets_at(self._offsets, partitions, time)
 
     async def oldest(
         self, offsets: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]

@@ -83,8 +83,6 @@ async def _seek_to_time(
 ) -> dict[TopicPartition, int]:
     """Assign those partitions that have records of this time or later, each from the first such record. Returns the
     ends of these partitions."""
-    if not partitions:
-        return {}
     starts = await offsets_at(consumer, partitions, time)
     ends: dict[TopicPartition, int] = await consumer.end_offsets(list(starts)) if starts else {}
     consumer.assign(list(starts))
@@ -97,6 +95,8 @@ async def offsets_at(
     consumer: AIOKafkaConsumer, partitions: Collection[TopicPartition], time: datetime
 ) -> dict[TopicPartition, int]:
     """The first offset of this time or later, of those partitions that have one."""
+    if not partitions:
+        return {}
     starts = await consumer.offsets_for_times(dict.fromkeys(partitions, _milliseconds(time)))
     return {each: start.offset for each, start in starts.items() if start is not None}
 

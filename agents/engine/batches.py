@@ -256,13 +256,14 @@ class Batches:
 
     def _lanes_for(self, batch: Batch) -> Sequence[Lane]:
         """The lanes whose waiting events may join the batch."""
-        own = [lane for lane in batch.lanes if lane.has_waiting]
-        if batch.lanes and (not self._shared or any(lane.alone for lane in batch.lanes)):
-            return own
         ready = [lane for lane in self._lanes.values() if lane.is_ready]
-        if not batch.lanes and ready and (not self._shared or ready[0].alone):
-            return ready[:1]
-        return own + [lane for lane in ready if not lane.alone]
+        others = [lane for lane in ready if not lane.alone]
+        if not batch.lanes:
+            takes_one = not self._shared or (ready and ready[0].alone)
+            return ready[:1] if takes_one else others
+        own = [lane for lane in batch.lanes if lane.has_waiting]
+        takes_own = not self._shared or any(lane.alone for lane in batch.lanes)
+        return own if takes_own else own + others
 
     async def _process(self, batch: Batch) -> tuple[Exception | None, float]:
         """Returns the error of an attempt that is to be repeated, and the duration in seconds. Raises other errors."""
