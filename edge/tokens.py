@@ -12,7 +12,6 @@ import httpx
 import jwt
 import structlog
 from jwt import PyJWK, PyJWKSet
-from jwt.exceptions import PyJWKSetError
 
 from edge import scopes
 from edge.identity import Identity
@@ -111,10 +110,12 @@ class Issuer:
                         pass
 
     async def _refresh(self, client: httpx.AsyncClient) -> bool:
+        """Read the keys of the issuer. Returns False, and keeps those that are known, if the answer has no usable keys,
+        whatever it is."""
         try:
             url = self._settings.oidc_jwks_url or (await _get(client, _discovery_url(self._issuer)))["jwks_uri"]
             keys = {key.key_id: key for key in PyJWKSet.from_dict(await _get(client, url)).keys}
-        except (httpx.HTTPError, PyJWKSetError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # Depending on the answer, httpx and PyJWT raise InvalidURL, AttributeError …
             log.warning("issuer_unreachable", issuer=self._issuer, error=f"{type(error).__name__}: {error}"[:200])
             return False
         usable = {

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from typer.testing import CliRunner
 
@@ -207,6 +207,8 @@ class _Issuer:
         self.url = url
         self.fails = False
         self.calls = 0
+        self.nonsense: dict[str, str] = {}
+        """What it answers instead, by the last part of the path."""
         self.keys: dict[str, dict[str, Any]] = {
             "rsa": RSAAlgorithm.to_jwk(RSA_KEY.public_key(), as_dict=True),
             "ec": ECAlgorithm.to_jwk(EC_KEY.public_key(), as_dict=True),
@@ -215,14 +217,18 @@ class _Issuer:
             routes=[Route("/.well-known/openid-configuration", self._discover), Route("/keys", self._serve_keys)]
         )
 
-    async def _discover(self, _: Request) -> JSONResponse:
+    async def _discover(self, request: Request) -> Response:
         self.calls += 1
         if self.fails:
             return JSONResponse({}, status_code=500)
-        return JSONResponse({"issuer": self.url, "jwks_uri": f"{self.url}/keys"})
+        return self._answer(request, {"issuer": self.url, "jwks_uri": f"{self.url}/keys"})
 
-    async def _serve_keys(self, _: Request) -> JSONResponse:
-        return JSONResponse({"keys": [key | {"kid": key_id} for key_id, key in self.keys.items()]})
+    async def _serve_keys(self, request: Request) -> Response:
+        return self._answer(request, {"keys": [key | {"kid": key_id} for key_id, key in self.keys.items()]})
+
+    def _answer(self, request: Request, value: Any) -> Response:
+        nonsense = self.nonsense.get(request.url.path.rpartition("/")[2])
+        return JSONResponse(value) if nonsense is None else Response(nonsense)
 
     def claims(self, **changes: Any) -> dict[str, Any]:
         now = int(time.time())
@@ -303,6 +309,41 @@ async def test_a_failure_of_the_issuer_leaves_the_keys_that_are_known(
             await eventually("another attempt to read the keys", was_asked)
             answer = await client.get("/centers", headers=bearer(issuer.token(jti=f"{fails} {len(keys)}")))
             assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("part", "nonsense"),
+    [
+        ("keys", "[]"),
+        ("keys", '"text"'),
+        ("keys", "null"),
+        ("keys", "<html>"),
+        ("keys", '{"keys": {"a": 1}}'),
+        ("keys", '{"keys": [{"kty": "RSA", "kid": [], "n": "AQAB", "e": "AQAB"}]}'),
+        ("keys", "[" * 100_000),
+        ("openid-configuration", "[]"),
+        ("openid-configuration", '{"jwks_uri": 1}'),
+        ("openid-configuration", '{"jwks_uri": "https://issuer.example/\\u0001"}'),
+        ("openid-configuration", '{"jwks_uri": "//["}'),
+    ],
+    ids=lambda value: value[:40],
+)
+async def test_an_answer_of_the_issuer_that_is_nonsense_leaves_the_keys_that_are_known_and_the_edge_running(
+    monkeypatch: pytest.MonkeyPatch, issuer: _Issuer, file: Path, part: str, nonsense: str
+) -> None:
+    _write(file, entry("a", "key"))
+    async with _edge_of(monkeypatch, issuer, keys=file) as client:
+        issuer.nonsense = {part: nonsense}
+        calls = issuer.calls
+        assert (await client.get("/centers", headers=bearer(issuer.token(key_id="new")))).status_code == 401
+
+        async def was_asked_again() -> bool:
+            return issuer.calls > calls + 1
+
+        await eventually("another attempt to read the keys", was_asked_again, seconds=5)
+        for credentials in (issuer.token(jti="new"), "key"):
+            assert (await client.get("/centers", headers=bearer(credentials))).status_code == 200
+        assert (await client.get("/health/live")).status_code == 200
 
 
 async def test_scopes_can_be_a_list_in_another_claim(monkeypatch: pytest.MonkeyPatch, issuer: _Issuer) -> None:
