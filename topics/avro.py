@@ -116,8 +116,9 @@ def schema_id(schema: Schema) -> int:
 
 
 def full_name(schema: Schema) -> str:
-    """The full name of a record."""
-    return schema["name"] if "." in schema["name"] else f"{schema['namespace']}.{schema['name']}"
+    """The full name of a record. Without a namespace, it is the bare name."""
+    name, namespace = schema["name"], schema.get("namespace")
+    return f"{namespace}.{name}" if namespace and "." not in name else name
 
 
 def absent_as_left_out(model: type[BaseModel], record: Any) -> Any:

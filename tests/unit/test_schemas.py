@@ -133,4 +133,4 @@ def test_an_incompatible_record_is_refused() -> None:
 
 def test_a_schema_that_is_no_record_cannot_be_added() -> None:
     with pytest.raises(ValueError, match="7 is invalid"):
-        Codec([]).add(7, {"type": "record", "name": "Broken"})
+        Codec([]).add(7, {"type": "record", "name": "Broken", "fields": [{"name": "without a type"}]})

@@ -78,6 +78,19 @@ def test_the_error_about_invalid_avro_has_a_code(corrupt: Any, code: str) -> Non
     assert refused.value.code == code
 
 
+@pytest.mark.parametrize("namespace", [{}, {"namespace": ""}, {"namespace": None}], ids=["absent", "empty", "null"])
+def test_a_record_of_another_system_needs_no_namespace(namespace: dict[str, Any]) -> None:
+    operation = CATALOGUE.by_name["visits.create"]
+    wire, own = Wire(CATALOGUE), WIRE.requests["visits.create"]
+    schema = {name: value for name, value in own.items() if name != "namespace"} | namespace
+    assert avro.full_name(schema) == "VisitsCreateRequest"
+    id_of_registry = 7
+    wire.codec.add(id_of_registry, schema)
+    value = WIRE.write_request(operation, AVRO, _visit(barcode="b"))
+    read = wire.read_request(operation, AVRO, b"\x00" + id_of_registry.to_bytes(4, "big") + value[5:])
+    assert operation.request.model_validate(read).body.barcode == "b"
+
+
 def test_avro_can_encode_a_result_with_errors() -> None:
     operation = CATALOGUE.by_name["visits.create"]
     entry = {"code": "c", "type": "conflict", "field": None, "message": "m"}
