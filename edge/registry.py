@@ -5,6 +5,7 @@ deserializers use. Schemas are registered by the releases of the service, not th
 import base64
 import binascii
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 from urllib.parse import unquote
@@ -24,6 +25,8 @@ MEDIA_TYPE = "application/vnd.schemaregistry.v1+json"
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
 """The schema of an id never changes."""
 COMPATIBILITY = "FULL_TRANSITIVE"
+_NUMBER = re.compile("[0-9]{1,10}")
+"""Ids and versions are 32-bit integers. `int` refuses texts with thousands of digits."""
 
 
 class RegistryError(Exception):
@@ -156,8 +159,8 @@ class Registry:
         versions, number = await self._of_subject(request), _parameter(request, "version")
         if number in ("latest", "-1"):
             return versions[-1]
-        if not (number.isascii() and number.isdigit()):
-            raise RegistryError(422, 42202, "The version must be a positive number or 'latest'.")
+        if not _NUMBER.fullmatch(number):
+            raise RegistryError(422, 42202, "The version must be a positive 32-bit number or 'latest'.")
         if not 1 <= int(number) <= len(versions):
             raise RegistryError(404, 40402, f"Version {number} not found.")
         return versions[int(number) - 1]
@@ -230,7 +233,7 @@ def _password(credentials: str) -> str:
 
 def _schema_id(request: Request) -> int:
     text = _parameter(request, "id")
-    if not (text.isascii() and text.isdigit()):
+    if not _NUMBER.fullmatch(text):
         raise RegistryError(404, 40403, "Schema not found")
     return int(text)
 
