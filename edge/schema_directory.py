@@ -50,7 +50,7 @@ class SchemaDirectory:
         self._by_subject: dict[str, list[StoredSchema]] = defaultdict(list)
         self._position = 0
         self._read_at = -REFRESH_SECONDS
-        self._reading = asyncio.Lock()
+        self._reading: asyncio.Task[None] | None = None
 
     async def schema(self, schema_id: int) -> StoredSchema | None:
         if schema_id not in self._by_id:
@@ -86,14 +86,20 @@ class SchemaDirectory:
         return len({schema.record_name for schema in self._by_subject.get(subject, [])}) == 1
 
     async def _refresh(self) -> None:
-        async with self._reading:
-            if time.monotonic() - self._read_at < REFRESH_SECONDS:
-                return
-            while page := await self._read_after(self._position):
-                for row in page:
-                    self._add(StoredSchema(row["id"], row["recordName"], row["text"]))
-                self._position = page[-1]["position"]
-            self._read_at = time.monotonic()
+        """Read the schemas that are new. Calls that arrive meanwhile share the result: if each tried again after a
+        failure, the last of 100 calls would wait for 100 timeouts. The first call may be cancelled."""
+        if time.monotonic() - self._read_at < REFRESH_SECONDS:
+            return
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read())
+        await asyncio.shield(self._reading)
+
+    async def _read(self) -> None:
+        while page := await self._read_after(self._position):
+            for row in page:
+                self._add(StoredSchema(row["id"], row["recordName"], row["text"]))
+            self._position = page[-1]["position"]
+        self._read_at = time.monotonic()
 
     def _add(self, schema: StoredSchema) -> None:
         self._by_id[schema.id] = schema

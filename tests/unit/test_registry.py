@@ -1,9 +1,13 @@
 """The schema registry of the edge, without Kafka."""
 
+import asyncio
+from typing import Any
+
 import pytest
 
 from edge.reply_router import Reply
-from tests.support.edges import ImmediateReplyRouter, running_edge
+from edge.schema_directory import SchemaDirectory
+from tests.support.edges import ImmediateReplyRouter, SilentReplyRouter, running_edge
 from topics import json
 
 SUBJECT = "visitor.Center"
@@ -38,3 +42,36 @@ async def test_what_is_no_number_has_the_error_code_of_confluents_api(
     async with running_edge(monkeypatch, _RouterOfSchemas) as client:
         response = await client.get("/registry" + path.format(number))
         assert (response.status_code, response.json()["error_code"]) == (status, code)
+
+
+async def test_calls_that_wait_for_the_workers_fail_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SilentReplyRouter, "sent", 0)
+    async with running_edge(monkeypatch, SilentReplyRouter, timeout_seconds=0.5) as client:
+        paths = ["/registry/subjects", "/registry/schemas/ids/1", f"/registry/subjects/{SUBJECT}/versions"] * 10
+        calls = await asyncio.gather(*map(client.get, paths))
+        assert {call.status_code for call in calls} == {504}
+        assert SilentReplyRouter.sent == 1
+        assert (await client.get("/registry/subjects")).status_code == 504
+        assert SilentReplyRouter.sent == 2
+
+
+async def test_a_call_that_is_cancelled_leaves_the_others_their_answer() -> None:
+    reading, goes_on = asyncio.Event(), asyncio.Event()
+    rows = [{"id": 1, "position": 1, "recordName": SUBJECT, "text": "{}"}]
+    positions = []
+
+    async def read_after(position: int) -> list[dict[str, Any]]:
+        positions.append(position)
+        reading.set()
+        await goes_on.wait()
+        return [] if position else rows
+
+    directory = SchemaDirectory({}, read_after)
+    first, second = (asyncio.create_task(directory.subjects()) for _ in range(2))
+    await reading.wait()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    goes_on.set()
+    assert await second == [SUBJECT]
+    assert positions == [0, 1]
