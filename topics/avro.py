@@ -32,6 +32,8 @@ _AVRO_TYPES: dict[type, Any] = {
     Decimal: {"type": "bytes", "logicalType": "decimal", "precision": 38, "scale": 9},
 }
 Schema = dict[str, Any]
+LARGEST_ID = 2**31 - 1
+"""Ids are positive 32-bit integers, also those of registries."""
 
 
 def record_of(
@@ -112,7 +114,7 @@ def schema_id(schema: Schema) -> int:
     """The id of a schema, which is computed because no registry assigns one: the first 32 bits of the SHA-256 of the
     schema's text, without the highest bit, so that the id is a positive 32-bit integer. Schemas that differ in a
     default or in a logical type have different ids."""
-    return int.from_bytes(hashlib.sha256(schema_text(schema).encode()).digest()[:4], "big") & 0x7FFFFFFF
+    return int.from_bytes(hashlib.sha256(schema_text(schema).encode()).digest()[:4], "big") & LARGEST_ID
 
 
 def full_name(schema: Schema) -> str:

@@ -56,7 +56,7 @@ class Codec:
         try:
             # An equal schema is the same object, so that `read` recognises it.
             self._writers[id_in_values] = self._own.get(schema_id(schema)) or _parse(schema)
-        except (SchemaParseException, UnknownType, KeyError, TypeError) as error:
+        except (SchemaParseException, UnknownType, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"the schema with the id {id_in_values} is invalid: {error}") from error
 
     def assign(self, computed_id: int, id_in_values: int) -> None:

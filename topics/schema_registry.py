@@ -2,13 +2,15 @@
 
 import json
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 
-from topics.avro import Schema, schema_text
+from topics.avro import LARGEST_ID, Schema, schema_text
 from topics.settings import SchemaRegistrySettings
 
 TIMEOUT = 10.0
@@ -19,7 +21,8 @@ _CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
 
 
 class RegistryUnavailable(Exception):
-    """The registry does not answer, or refuses a request. The message says which request, and why."""
+    """The registry does not answer, refuses a request, or answers something else than a registry does. The message says
+    which request, and why."""
 
 
 class SchemaRegistry:
@@ -37,8 +40,13 @@ class SchemaRegistry:
 
     async def register(self, subject: str, schema: Schema) -> int:
         """Register a schema under a subject, unless it is registered already. Returns its id."""
-        answer = await self._request("POST", f"subjects/{_quoted(subject)}/versions", {"schema": schema_text(schema)})
-        return int(answer["id"])
+        path = f"subjects/{_quoted(subject)}/versions"
+        answer = await self._request("POST", path, {"schema": schema_text(schema)})
+        with _understood("POST", path):
+            assigned = int(answer["id"])
+            if not 0 <= assigned <= LARGEST_ID:
+                raise ValueError(f"the id {assigned} is not a positive 32-bit integer")
+            return assigned
 
     async def require_compatibility(self, subject: str, level: str) -> None:
         """Let the registry refuse versions of the subject that are not compatible."""
@@ -46,10 +54,15 @@ class SchemaRegistry:
 
     async def schema(self, schema_id: int) -> Schema | None:
         """The schema with this id; None if the registry has none that is Avro."""
-        answer = await self._request("GET", f"schemas/ids/{schema_id}", absent_is_none=True)
+        path = f"schemas/ids/{schema_id}"
+        answer = await self._request("GET", path, absent_is_none=True)
         if answer is None or answer.get("schemaType", "AVRO") != "AVRO":
             return None
-        schema = json.loads(answer["schema"])
+        with _understood("GET", path):
+            try:
+                schema = json.loads(answer["schema"])
+            except RecursionError:  # A registry may accept a schema that is nested more deeply than we can read.
+                return None
         return schema if isinstance(schema, dict) else None
 
     async def close(self) -> None:
@@ -58,16 +71,29 @@ class SchemaRegistry:
     async def _request(self, method: str, path: str, body: Any = None, *, absent_is_none: bool = False) -> Any:
         headers = {"Accept": _CONTENT_TYPE} | ({} if body is None else {"Content-Type": _CONTENT_TYPE})
         content = None if body is None else json.dumps(body)
-        try:
+        with _understood(method, path):
             response = await self._client.request(method, path, content=content, headers=headers)
             if absent_is_none and response.status_code == HTTPStatus.NOT_FOUND:
                 return None
             if response.is_success:
-                return response.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise RegistryUnavailable(f"schema registry: {method} {path}: {type(error).__name__}: {error}") from error
+                return _object(response.json())
         reason = response.text[:200]
         raise RegistryUnavailable(f"schema registry: {method} {path}: status {response.status_code}: {reason}")
+
+
+@contextmanager
+def _understood(method: str, path: str) -> Iterator[None]:
+    """Raises RegistryUnavailable, which names the request, if there is no answer, or one without the expected form."""
+    try:
+        yield
+    except (httpx.HTTPError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise RegistryUnavailable(f"schema registry: {method} {path}: {type(error).__name__}: {error}") from error
+
+
+def _object(answer: Any) -> dict[str, Any]:
+    if not isinstance(answer, dict):
+        raise TypeError("the answer is no JSON object")
+    return answer
 
 
 def _quoted(subject: str) -> str:
