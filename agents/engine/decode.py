@@ -143,13 +143,26 @@ class Decoder:
         self._schemas = schemas
         self._reply_topics = reply_topics
 
-    async def decode_all(self, records: Iterable[Record], pause: Pause) -> list[Decoded]:
-        """Decode records, also those whose schemas first have to be looked up. Raises only transient errors."""
+    async def decode_all(self, records: Iterable[Record], pause: Pause) -> list[Decoded | None]:
+        """Decode records, also those whose schemas first have to be looked up. If these are many, some records are left
+        for another batch: None for each record of a partition from the first one on whose schema was not looked up.
+        Raises only transient errors."""
         decoded = [self.decode(record) async for record in in_turns(records, pause)]
-        unknown_ids = {schema_id for schema_id in map(_unknown_schema_id, decoded) if schema_id is not None}
-        if not unknown_ids or not await self._schemas.add_to_codec(unknown_ids):
-            return decoded
-        return [each if _unknown_schema_id(each) is None else self.decode(each.record) for each in decoded]
+        unknown_ids = _unknown_ids(decoded)
+        if not unknown_ids:
+            return [*decoded]
+        found, pending = await self._schemas.add_to_codec(unknown_ids)
+        results: list[Decoded | None] = []
+        left = set()
+        for each in decoded:
+            schema_id, partition = _unknown_schema_id(each), (each.record.topic, each.record.partition)
+            if schema_id in pending:
+                left.add(partition)
+            if partition in left:
+                results.append(None)
+            else:
+                results.append(self.decode(each.record) if schema_id in found else each)
+        return results
 
     def decode(self, record: Record) -> Decoded:
         """Never raises for the content of a record."""
@@ -210,6 +223,23 @@ class Decoder:
         right = self._topics[operation.name]
         if topic != right:
             raise Invalid("wrong_topic", f"Requests of {operation.name} are taken from {right}.")
+
+
+def _unknown_ids(decoded: Iterable[Decoded]) -> list[int]:
+    """The schema ids to look up, in this order: the first one of each partition, the oldest first, then the second
+    ones, and so on. So a partition with garbage delays no other one."""
+    since: dict[tuple[str, int], dict[int, float]] = {}
+    for each in decoded:
+        schema_id = _unknown_schema_id(each)
+        if schema_id is not None:
+            of_partition = since.setdefault((each.record.topic, each.record.partition), {})
+            of_partition.setdefault(schema_id, each.record.timestamp)
+    turns = [
+        (turn, timestamp, schema_id)
+        for of_partition in since.values()
+        for turn, (schema_id, timestamp) in enumerate(of_partition.items())
+    ]
+    return list(dict.fromkeys(schema_id for _, _, schema_id in sorted(turns)))
 
 
 def _unknown_schema_id(decoded: Decoded) -> int | None:

@@ -91,8 +91,10 @@ class BatchProcessor:
         batch.conclude(done)
 
     async def _decode(self, batch: Batch, pause: Pause) -> dict[Delivery, Decoded]:
+        """The decoded deliveries, without those that are left for another batch."""
         decoded = await self._decoder.decode_all((delivery.record for delivery in batch.deliveries), pause)
-        return dict(zip(batch.deliveries, decoded, strict=True))
+        pairs = zip(batch.deliveries, decoded, strict=True)
+        return {delivery: incoming for delivery, incoming in pairs if incoming is not None}
 
     async def _commit(
         self,

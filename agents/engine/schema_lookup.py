@@ -3,7 +3,9 @@
 import asyncio
 import json
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator, Sequence, Set
+from contextlib import suppress
+from typing import NamedTuple
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -12,7 +14,7 @@ from agents.wire import Wire
 from storage import schema_store
 from topics import releases
 from topics.avro import Schema, full_name, schema_id, schema_text
-from topics.schema_registry import FULL_TRANSITIVE, SchemaRegistry
+from topics.schema_registry import FULL_TRANSITIVE, RegistryUnavailable, SchemaRegistry
 
 log = structlog.get_logger(__name__)
 
@@ -20,6 +22,19 @@ ABSENT_SECONDS = 5.0
 """How long an id counts as unknown after a lookup did not find it. Another worker may add its schema at any time."""
 REGISTRATIONS = 8
 """How many schemas are registered at once."""
+LOOKUPS = 8
+"""How many schemas are requested from the company's registry at once."""
+LOOKUP_LIMIT = 32
+"""How many schemas are requested for one batch. Each message of a batch of garbage may have another id."""
+LOOKUP_SECONDS = 10.0
+"""How long a batch waits for them."""
+
+
+class Lookup(NamedTuple):
+    """The ids whose schemas the codec has now, and those that were not looked up yet. All other ids are unknown."""
+
+    found: Set[int]
+    pending: Set[int]
 
 
 class SchemaLookup:
@@ -66,17 +81,17 @@ class SchemaLookup:
             )
         )
 
-    async def add_to_codec(self, ids: Collection[int]) -> bool:
-        """Look up schemas by the ids in values. Returns True if it found at least one. Raises RegistryUnavailable, and
-        the transient errors of the database."""
+    async def add_to_codec(self, ids: Iterable[int]) -> Lookup:
+        """Look up schemas by the ids in values. If the registry has to be asked about many, it is asked about the first
+        ones only; of these, at least the first one is not pending after that. Raises RegistryUnavailable, and the
+        transient errors of the database."""
         now = time.monotonic()
         self._absent_until = {each: until for each, until in self._absent_until.items() if until > now}
         missing = [each for each in ids if each not in self._absent_until]
         schemas = await self._look_up(missing) if missing else {}
-        for each in missing:
-            if each not in schemas or not self._add(each, schemas[each]):
-                self._absent_until[each] = now + ABSENT_SECONDS
-        return bool(schemas)
+        found = {each for each, schema in schemas.items() if schema is not None and self._add(each, schema)}
+        self._absent_until |= dict.fromkeys(schemas.keys() - found, time.monotonic() + ABSENT_SECONDS)
+        return Lookup(found, pending=set(missing) - schemas.keys())
 
     def _add(self, id_in_values: int, schema: Schema) -> bool:
         try:
@@ -86,15 +101,40 @@ class SchemaLookup:
             return False
         return True
 
-    async def _look_up(self, ids: Collection[int]) -> dict[int, Schema]:
+    async def _look_up(self, ids: Sequence[int]) -> dict[int, Schema | None]:
+        """The schemas with these ids; None for an id that has none. Ids that nobody was asked about are left out."""
         async with self._database.connect() as conn:
             stored = await schema_store.find(conn, ids)
-        schemas = {entry.id: json.loads(entry.schema) for entry in stored.values()}
-        if self._registry is not None:
+        schemas: dict[int, Schema | None] = {entry.id: json.loads(entry.schema) for entry in stored.values()}
+        others = [each for each in ids if each not in schemas]
+        if self._registry is None or not others:
+            return schemas | dict.fromkeys(others)
+        return schemas | await _request(self._registry, others[:LOOKUP_LIMIT])
+
+
+async def _request(registry: SchemaRegistry, ids: Sequence[int]) -> dict[int, Schema | None]:
+    """The answers of the registry that arrive in time. Raises RegistryUnavailable without one about the first id: then
+    its message could wait for ever, and nobody would know why."""
+    slots = asyncio.Semaphore(LOOKUPS)
+    answers: dict[int, Schema | None] = {}
+    failures: dict[int, RegistryUnavailable] = {}
+
+    async def request(schema_id: int) -> None:
+        async with slots:
+            try:
+                answers[schema_id] = await registry.schema(schema_id)
+            except RegistryUnavailable as error:
+                failures[schema_id] = error
+
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LOOKUP_SECONDS), asyncio.TaskGroup() as group:
             for each in ids:
-                if each not in schemas and (schema := await self._registry.schema(each)) is not None:
-                    schemas[each] = schema
-        return schemas
+                group.create_task(request(each))
+    first = ids[0]
+    if first not in answers:
+        late = RegistryUnavailable(f"schema registry: no schema {first} within {LOOKUP_SECONDS:.0f} s")
+        raise failures.get(first, late)
+    return answers
 
 
 def _entry(id_in_values: int, schema: Schema) -> schema_store.Entry:
