@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from agents.wire import Wire
 from storage import schema_store
 from topics import releases
-from topics.avro import Schema, full_name, schema_id, schema_text
+from topics.avro import LARGEST_ID, Schema, full_name, schema_id, schema_text
 from topics.schema_registry import FULL_TRANSITIVE, RegistryUnavailable, SchemaRegistry
 
 log = structlog.get_logger(__name__)
@@ -87,7 +87,8 @@ class SchemaLookup:
         transient errors of the database."""
         now = time.monotonic()
         self._absent_until = {each: until for each, until in self._absent_until.items() if until > now}
-        missing = [each for each in ids if each not in self._absent_until]
+        # A value has room for larger ids. The database and registries refuse them.
+        missing = [each for each in ids if each <= LARGEST_ID and each not in self._absent_until]
         schemas = await self._look_up(missing) if missing else {}
         found = {each for each, schema in schemas.items() if schema is not None and self._add(each, schema)}
         self._absent_until |= dict.fromkeys(schemas.keys() - found, time.monotonic() + ABSENT_SECONDS)

@@ -225,6 +225,13 @@ async def test_an_unknown_id_is_not_requested_again_at_once(worker: _Worker) -> 
     assert worker.company.asked == worker.database.asked == [1]
 
 
+@pytest.mark.parametrize("schema_id", [2**31, 2**32 - 1])
+async def test_an_id_that_no_schema_can_have_is_unknown_without_a_question(worker: _Worker, schema_id: int) -> None:
+    assert await worker.decode([_record(schema_id, 0), _record(1, 1)]) == []
+    assert worker.reasons == {(0, 0): "unknown_schema", (0, 1): "unknown_schema"}
+    assert worker.company.asked == worker.database.asked == [1]
+
+
 class _Broker:
     """Takes dead letters."""
 
