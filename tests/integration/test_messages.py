@@ -46,6 +46,10 @@ UNREADABLE: dict[str, tuple[str, MessageFactory]] = {
         "unknown_schema",
         lambda request_id, parker: (b"\x00\x00\x00\x00\x01" + _avro(parker)[5:], _headers(request_id, AVRO)),
     ),
+    "schema id above 31 bits": (
+        "unknown_schema",
+        lambda request_id, parker: (b"\x00\xff\xff\xff\xff" + _avro(parker)[5:], _headers(request_id, AVRO)),
+    ),
     "not JSON": ("not_json", lambda request_id, parker: (b'{"path":', _headers(request_id))),
     "JSON that is not an object": ("not_an_object", lambda request_id, parker: (b"[1, 2]", _headers(request_id))),
     "unknown operation": (
