@@ -1,6 +1,7 @@
 """The connection to Kafka: the producers, and consumers without a group."""
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence, Set
 from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
@@ -385,8 +386,9 @@ async def close_consumer(consumer: AIOKafkaConsumer) -> None:
 
 
 def ended_tasks(client: AIOKafkaConsumer | AIOKafkaProducer) -> list[str]:
-    """The background tasks of a started client that have ended although the client is not closed. aiokafka 0.14.0 does
-    not report them: a consumer without its fetcher waits for ever, and a producer without its sender sends nothing."""
+    """The background tasks of a started client that have ended although the client is not closed, each with the reason.
+    aiokafka 0.14.0 does not report them: a consumer without its fetcher waits for ever, and a producer without its
+    sender sends nothing."""
     if client._closed:
         return []
     if isinstance(client, AIOKafkaProducer):
@@ -396,4 +398,15 @@ def ended_tasks(client: AIOKafkaConsumer | AIOKafkaProducer) -> list[str]:
         # A consumer with a group has the first of these tasks, a consumer without a group the second.
         for name in ("_coordination_task", "_reset_committed_task"):
             tasks[name] = getattr(client._coordinator, name, None)
-    return [name for name, task in tasks.items() if task is not None and task.done()]
+    return [f"{name} ({_end_of(task)})" for name, task in tasks.items() if task is not None and task.done()]
+
+
+def _end_of(task: "asyncio.Task[Any]") -> str:
+    """How a task has ended, without values of messages."""
+    if task.cancelled():
+        return "cancelled"
+    error = task.exception()
+    if error is None:
+        return "returned"
+    *_, frame = traceback.extract_tb(error.__traceback__) or [None]
+    return type(error).__name__ if frame is None else f"{type(error).__name__} in {frame.name}, line {frame.lineno}"

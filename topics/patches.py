@@ -27,6 +27,9 @@
 - **Commits for topics that were deleted.** aiokafka 0.14.0 repeats such a commit until the topic exists again. Until
   then, it commits nothing for other partitions, and then it commits an offset of the deleted topic for the new one.
   With the patch, it asks for metadata, and leaves out partitions that do not exist.
+- **Writes to a connection that has just closed.** uvloop raises RuntimeError for them, which asyncio's own event loop
+  does not, and aiokafka 0.14.0 does not expect it: the task that asks for metadata ended, for example, when a broker
+  was killed. With the patch, it is a KafkaConnectionError.
 
 `tests/unit/test_patches.py` fails once aiokafka no longer needs them.
 """
@@ -34,13 +37,13 @@
 import asyncio
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from functools import partial
+from functools import partial, partialmethod
 from importlib.metadata import version
 from typing import Any
 
-from aiokafka import ConsumerRecord, TopicPartition, client
+from aiokafka import ConsumerRecord, TopicPartition, client, conn
 from aiokafka.admin import client as admin_client
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.consumer import fetcher
@@ -98,6 +101,8 @@ def apply() -> None:
     client.log.addFilter(_is_new)
     client.AIOKafkaClient.bootstrap = _bootstrap
     client.AIOKafkaClient._metadata_update = _metadata_update
+    for name, send in _SENDS.items():
+        setattr(conn.AIOKafkaConnection, name, partialmethod(_write, send))
     GroupCoordinator._send_req = _send_to_coordinator
     GroupCoordinator._do_commit_offsets = _commit_offsets
     # The classes in C and those in Python, which `_LenientBatch` uses.
@@ -271,6 +276,20 @@ async def _bootstrap(self: client.AIOKafkaClient) -> None:
         if failure is None:
             raise
         raise failure from error
+
+
+_SENDS = {name: getattr(conn.AIOKafkaConnection, name) for name in ("send", "_send_sasl_token")}
+"""aiokafka's own methods that write to a connection."""
+
+
+def _write(self: conn.AIOKafkaConnection, send: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    try:
+        return send(self, *args, **options)
+    except KafkaError:  # It is a RuntimeError, too.
+        raise
+    except RuntimeError as error:
+        self.close(reason=conn.CloseReason.CONNECTION_BROKEN, exc=error)
+        raise KafkaConnectionError(f"Connection at {self._host}:{self._port} broken: {error}") from error
 
 
 def _is_new(record: logging.LogRecord) -> bool:

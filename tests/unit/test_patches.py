@@ -14,7 +14,7 @@ from unittest.mock import AsyncMock, Mock, call
 
 import faust
 import pytest
-from aiokafka import OffsetAndMetadata, TopicPartition, client
+from aiokafka import OffsetAndMetadata, TopicPartition, client, conn
 from aiokafka import codec as codecs
 from aiokafka.admin import client as admin_client
 from aiokafka.codec import gzip_encode
@@ -24,6 +24,8 @@ from aiokafka.consumer.subscription_state import TopicPartitionState
 from aiokafka.errors import (
     CommitFailedError,
     GroupCoordinatorNotAvailableError,
+    IncompatibleBrokerVersion,
+    KafkaConnectionError,
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
     for_code,
@@ -539,3 +541,36 @@ def test_bytes_after_the_last_block_of_snappy_java_are_ignored(rest: bytes) -> N
 
 def test_aiokafka_still_decompresses_without_a_limit() -> None:
     assert "cramjam.zstd.decompress(payload)" in inspect.getsource(codecs)
+
+
+def _connection_that_uvloop_has_closed() -> conn.AIOKafkaConnection:
+    connection = conn.AIOKafkaConnection("127.0.0.1", 9092, on_close=Mock())
+    connection._versions = {MetadataRequest([]).API_KEY: (0, 4)}
+    connection._reader, connection._read_task = Mock(), Mock()
+    connection._writer = Mock(write=Mock(side_effect=RuntimeError("the handler is closed")))
+    return connection
+
+
+@pytest.mark.parametrize(("send", "request_"), [("send", MetadataRequest([])), ("_send_sasl_token", b"token")])
+async def test_a_write_to_a_connection_that_has_just_closed_is_a_connection_error(send: str, request_: Any) -> None:
+    patches.apply()
+    connection = _connection_that_uvloop_has_closed()
+    on_close = connection._on_close_cb
+    with pytest.raises(KafkaConnectionError, match="the handler is closed"):
+        getattr(connection, send)(request_)
+    assert not connection.connected()
+    on_close.assert_called_once_with(connection, conn.CloseReason.CONNECTION_BROKEN)
+
+
+async def test_a_request_that_a_broker_does_not_know_is_still_no_connection_error() -> None:
+    patches.apply()
+    connection = _connection_that_uvloop_has_closed()
+    connection._versions = {}
+    with pytest.raises(IncompatibleBrokerVersion):
+        connection.send(MetadataRequest([]))
+    assert connection._on_close_cb.call_count == 0
+
+
+async def test_aiokafka_still_does_not_expect_the_error_of_uvloop() -> None:
+    with pytest.raises(RuntimeError):
+        patches._SENDS["send"](_connection_that_uvloop_has_closed(), MetadataRequest([]))
