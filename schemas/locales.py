@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterator, Mapping
 
-from babel import Locale
 from babel.core import get_global
 from babel.localedata import locale_identifiers
+
+from schemas.locale_labels import LABELS
 
 PATTERN = "^[A-Za-z]{2,3}([-_][A-Za-z]{4})?[-_]([A-Za-z]{2}|[0-9]{3})$"
 """A language, an optional script, and a territory: a country, or an area such as 419 for Latin America."""
@@ -55,12 +56,10 @@ def canonical(code: str) -> str | None:
 
 def label(code: str) -> str:
     """The name of a locale's language in that language and in the locale's usual script: Français for `fr-FR`."""
+    return LABELS[label_key(code)]
+
+
+def label_key(code: str) -> str:
+    """The locale's language, and its usual script if the language is usually written in another one."""
     language, script = code.partition("-")[0], _SCRIPTS[code]
-    identifiers = [language]
-    if script != _usual_script(language, ""):
-        identifiers.insert(0, f"{language}_{script}")
-    for identifier in identifiers:
-        name = Locale.parse(identifier).get_language_name()
-        if name:
-            return name.capitalize()
-    return code.capitalize()
+    return language if script == _usual_script(language, "") else f"{language}_{script}"

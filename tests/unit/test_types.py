@@ -11,6 +11,7 @@ from babel.localedata import locale_identifiers
 from pydantic import TypeAdapter, ValidationError
 
 from schemas import locales
+from schemas.locale_labels import LABELS
 from schemas.model import Model
 from schemas.types import (
     Amount,
@@ -30,6 +31,7 @@ from schemas.types import (
     Url,
     Uuid,
 )
+from tools.locale_labels import labels
 from topics import json
 
 
@@ -202,6 +204,10 @@ def test_all_cldr_locales_with_a_language_and_a_territory_are_accepted() -> None
 )  # fmt: skip
 def test_the_label_of_a_locale_is_the_name_of_its_language_in_that_language(code: str, name: str) -> None:
     assert locales.label(code) == name
+
+
+def test_the_labels_of_all_locales_are_those_of_babel() -> None:
+    assert labels() == LABELS, "run python -m tools.locale_labels"
 
 
 @pytest.mark.parametrize(("sent", "stored"), [(5, "5"), (Decimal("31.40"), "31.40"), (Decimal("-0.1"), "-0.1")])
