@@ -1,6 +1,7 @@
 """What the metrics of worker and edge say after calls and messages."""
 
 import asyncio
+import time
 from importlib.metadata import version
 from typing import get_args
 
@@ -45,7 +46,9 @@ async def test_a_call_is_counted_and_measured_until_its_result_and_its_change(
 ) -> None:
     worker, edge = _processes(stack)
     worker_before, edge_before = await _scrape_of_idle(stack, worker), await scrape(edge)
+    started_at = time.monotonic()
     answer = await client.post("/centers", json=data.center())
+    seconds = time.monotonic() - started_at
     assert answer.status_code == 201
 
     async def changed() -> bool:
@@ -76,7 +79,8 @@ async def test_a_call_is_counted_and_measured_until_its_result_and_its_change(
     call = {"operation": "centers.create"}
     assert edge_after.increase(edge_before, "visitor_http_calls_total", **call, status="201") == 1
     assert edge_after.increase(edge_before, "visitor_http_seconds_count", **call) == 1
-    assert batch < edge_after.increase(edge_before, "visitor_http_seconds_sum", **call) < 60
+    # A batch may end after the call: it waits until the broker has acknowledged the result.
+    assert 0 < edge_after.increase(edge_before, "visitor_http_seconds_sum", **call) < seconds
 
 
 async def test_worker_and_edge_say_that_they_are_ready_and_how_they_run(stack: Stack) -> None:
