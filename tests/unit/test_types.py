@@ -206,6 +206,11 @@ def test_the_label_of_a_locale_is_the_name_of_its_language_in_that_language(code
     assert locales.label(code) == name
 
 
+def test_labels_are_given_without_reading_the_files_of_babel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("babel.localedata.load", pytest.fail)
+    assert all(locales.label(code) for code in locales.CODES)
+
+
 def test_the_labels_of_all_locales_are_those_of_babel() -> None:
     assert labels() == LABELS, "run python -m tools.locale_labels"
 
