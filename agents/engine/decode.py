@@ -151,7 +151,7 @@ class Decoder:
         unknown_ids = _unknown_ids(decoded)
         if not unknown_ids:
             return [*decoded]
-        found, pending = await self._schemas.add_to_codec(unknown_ids)
+        resolved, pending = await self._schemas.add_to_codec(unknown_ids)
         results: list[Decoded | None] = []
         left = set()
         for each in decoded:
@@ -161,7 +161,7 @@ class Decoder:
             if partition in left:
                 results.append(None)
             else:
-                results.append(self.decode(each.record) if schema_id in found else each)
+                results.append(self.decode(each.record) if schema_id in resolved else each)
         return results
 
     def decode(self, record: Record) -> Decoded:

@@ -33,7 +33,7 @@ LOOKUP_SECONDS = 10.0
 class Lookup(NamedTuple):
     """The ids whose schemas the codec has now, and those that were not looked up yet. All other ids are unknown."""
 
-    found: Set[int]
+    resolved: Set[int]
     pending: Set[int]
 
 
@@ -90,9 +90,9 @@ class SchemaLookup:
         # A value has room for larger ids. The database and registries refuse them.
         missing = [each for each in ids if each <= LARGEST_ID and each not in self._absent_until]
         schemas = await self._look_up(missing) if missing else {}
-        found = {each for each, schema in schemas.items() if schema is not None and self._add(each, schema)}
-        self._absent_until |= dict.fromkeys(schemas.keys() - found, time.monotonic() + ABSENT_SECONDS)
-        return Lookup(found, pending=set(missing) - schemas.keys())
+        resolved = {each for each, schema in schemas.items() if schema is not None and self._add(each, schema)}
+        self._absent_until |= dict.fromkeys(schemas.keys() - resolved, time.monotonic() + ABSENT_SECONDS)
+        return Lookup(resolved, pending=set(missing) - schemas.keys())
 
     def _add(self, id_in_values: int, schema: Schema) -> bool:
         try:
@@ -103,7 +103,7 @@ class SchemaLookup:
         return True
 
     async def _look_up(self, ids: Sequence[int]) -> dict[int, Schema | None]:
-        """The schemas with these ids; None for an id that has none. Ids that nobody was asked about are left out."""
+        """The schemas by id; None for an id without a schema. Ids that were not looked up yet are left out."""
         async with self._database.connect() as conn:
             stored = await schema_store.find(conn, ids)
         schemas: dict[int, Schema | None] = {entry.id: json.loads(entry.schema) for entry in stored.values()}
@@ -114,8 +114,8 @@ class SchemaLookup:
 
 
 async def _request(registry: SchemaRegistry, ids: Sequence[int]) -> dict[int, Schema | None]:
-    """The answers of the registry that arrive in time. Raises RegistryUnavailable without one about the first id: then
-    its message could wait for ever, and nobody would know why."""
+    """Request schemas from the registry, and return those that arrive in time. Raises RegistryUnavailable if the first
+    one does not: its message would otherwise wait without a reason in the logs."""
     slots = asyncio.Semaphore(LOOKUPS)
     answers: dict[int, Schema | None] = {}
     failures: dict[int, RegistryUnavailable] = {}

@@ -44,8 +44,8 @@ async def next_turn() -> None:
 
 class ReadsFirst:
     """Makes large batches of writes wait for reads, but not for long: reads that never end take two thirds of the time
-    at most. A batch of `ITEMS` requests or fewer waits for nobody. A batch must not wait in a transaction, where it may
-    hold locks."""
+    at most. A batch of `ITEMS` requests or fewer does not wait. A batch must not wait inside a transaction, because it
+    may hold locks there."""
 
     def __init__(self) -> None:
         self._running = 0
@@ -53,10 +53,10 @@ class ReadsFirst:
         self._last_read = -math.inf
         self._waiting = 0
         """How many batches wait."""
-        self._credit = 0.0
+        self._credit = FIRST_SECONDS
         """How long batches may wait, in seconds. It grows while none waits."""
         self._since = time.monotonic()
-        """When the last batch began to wait, or ended."""
+        """Until when `_credit` has been updated."""
 
     @contextmanager
     def reading(self) -> Iterator[None]:
