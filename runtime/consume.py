@@ -14,8 +14,8 @@ from agents.wire import Wire
 from topics import json, patches, releases, snapshot
 from topics.codec import UnknownSchema
 from topics.content_types import format_of
-from topics.decompression import UnreadBatch
 from topics.envelope import InvalidMessage
+from topics.fetch_limits import UnreadBatch
 from topics.kafka import close_consumer, ended_tasks
 from topics.schema_registry import RegistryUnavailable, SchemaRegistry
 from topics.settings import KafkaSettings, SchemaRegistrySettings

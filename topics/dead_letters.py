@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
 from topics import names
-from topics.decompression import UnreadBatch
 from topics.envelope import PREFIX, InvalidMessage, Reason
+from topics.fetch_limits import CutValue, UnreadBatch
 from topics.incoming import read_message
 from topics.kafka import Outgoing
 
@@ -86,8 +86,8 @@ class DeadLetter:
 
 def from_record(record: RequestRecord, code: Reason, reason: str) -> Outgoing:
     """The dead letter of a record: the message as it was received, with the reason in additional headers. If the
-    message is larger than the topic accepts, it is cut and has the header error-cut; the original is at the position in
-    the headers. A compressed message can be that large."""
+    message exceeds a limit of requests, it is cut and has the header error-cut: a replay would be refused. The original
+    is at the position in the headers."""
     added = {
         "error-code": code,
         "error-message": reason,
@@ -98,9 +98,9 @@ def from_record(record: RequestRecord, code: Reason, reason: str) -> Outgoing:
     }
     key, value, received = record.key, record.value, list(record.headers or ())
     headers = list(_fitting(received))
-    too_large = len(key or b"") > names.KEY_LIMIT or len(value or b"") > names.LARGEST_RECORD
-    if too_large or len(headers) < len(received) or isinstance(value, UnreadBatch):
-        key, value = key and key[: names.KEY_LIMIT], value and value[: names.LARGEST_RECORD]
+    too_large = len(key or b"") > names.KEY_LIMIT or isinstance(value, (CutValue, UnreadBatch))
+    if too_large or len(headers) < len(received):
+        key = key and key[: names.KEY_LIMIT]
         headers.append((_CUT, b"true"))
     if key is None and value is None:
         # The producer refuses messages with neither.

@@ -27,6 +27,7 @@ from topics.envelope import (
     ReplyTo,
     RequestHeaders,
 )
+from topics.fetch_limits import CutValue
 from topics.traceparent import read_traceparent
 
 ReceivedHeaders = Iterable[tuple[str, bytes | None]]
@@ -182,7 +183,7 @@ def _envelope(received: _Received, value: bytes | None) -> dict[str, Any] | None
 def _read_envelope(value: bytes | None) -> dict[str, Any]:
     if value is None:
         raise InvalidMessage("no_value", "The message has no value.")
-    if len(value) > names.VALUE_LIMIT:
+    if len(value) > names.VALUE_LIMIT or isinstance(value, CutValue):
         message = f"A message in structured mode holds at most {names.VALUE_LIMIT} bytes, its envelope included."
         raise InvalidMessage("value_too_large", message)
     envelope = json.read(value)

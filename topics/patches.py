@@ -13,8 +13,12 @@
   topics that it names, where `auto.create.topics.enable` is true. A reply topic that its owner has deleted would come
   back. With the patch, brokers create nothing.
 - **Batches that expand without a limit.** aiokafka 0.14.0 decompresses a batch as a whole, whatever it expands to. With
-  the patch, a batch that exceeds `topics.decompression.LIMIT` is skipped, and one record with an `UnreadBatch` as its
-  value is delivered at its last offset.
+  the patch, a batch that exceeds a limit of `topics.fetch_limits` is skipped, and one record with an `UnreadBatch` as
+  its value is delivered at its last offset.
+- **Fetches that expand without a limit.** aiokafka 0.14.0 limits the number of records that it delivers at once, but
+  not their size, and keeps the batches that it has decompressed. A fetch can have hundreds of batches of which each
+  expands to megabytes. With the patch, a delivery ends after `DELIVERED_BYTES`, with at most `PARTITION_BYTES` of each
+  partition. Of the batches that were delivered in part, `DECOMPRESSED_BYTES` are kept.
 - **Asking for metadata without a pause.** Several loops of aiokafka 0.14.0 ask for metadata until a broker answers and
   each partition has a leader. If brokers are down, the process has no file descriptors, or a topic was deleted or may
   not be described, they ask thousands of times per second, and log each time. With the patch, a request for metadata
@@ -36,9 +40,11 @@
 
 import asyncio
 import logging
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial, partialmethod
 from importlib.metadata import version
 from typing import Any
@@ -60,15 +66,27 @@ from aiokafka.errors import (
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.record import default_records
-from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
+from aiokafka.record.default_records import DefaultRecordBase, DefaultRecordBatch, _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
 
-from topics import decompression
+from topics import fetch_limits
 from topics.connection_errors import explained
-from topics.decompression import NotDecompressed, UnreadBatch
+from topics.fetch_limits import BatchNotRead, UnreadBatch, bytes_of
 
 SHORT_FETCH_MS = 100
 """The longest wait of a fetch that leaves out an assigned partition."""
+
+DELIVERED_BYTES = 2 * 2**20
+"""Bytes of records after which a delivery of several records ends. Its last record may exceed them."""
+
+PARTITION_BYTES = 512 * 2**10
+"""The same for the records of one partition in a delivery."""
+
+RECORD_BYTES = 500
+"""The memory of a record without its key, value and headers."""
+
+DECOMPRESSED_BYTES = 16 * 2**20
+"""Bytes of decompressed batches that a consumer keeps for its next deliveries."""
 
 PATCHED = {"aiokafka": "0.14.0"}
 """The version of each library that the patches were written for."""
@@ -93,6 +111,9 @@ def apply() -> None:
     require_versions(PATCHED)
     fetcher.MemoryRecords = _Records
     fetcher.PartitionRecords = _PartitionRecords
+    fetcher.FetchResult.check_assignment = _check_assignment
+    fetcher.FetchResult.getall = _get_all
+    fetcher.Fetcher.fetched_records = _fetched_records
     fetcher.Fetcher.close = _close_fetcher
     fetcher.Fetcher._get_actions_per_node = _fetch_shortly_if_partitions_wait
     for module in (client, admin_client):
@@ -107,8 +128,12 @@ def apply() -> None:
     GroupCoordinator._do_commit_offsets = _commit_offsets
     # The classes in C and those in Python, which `_LenientBatch` uses.
     for module in (sys.modules[DefaultRecordBatch.__module__], default_records):
-        for codec in (decompression.gzip, decompression.snappy, decompression.lz4, decompression.zstd):
+        for codec in (fetch_limits.gzip, fetch_limits.snappy, fetch_limits.lz4, fetch_limits.zstd):
             setattr(module, f"{codec.__name__}_decode", codec)
+
+
+_LENGTH_OFFSET, _LENGTH = 8, struct.Struct(">i")
+"""The length of a batch follows its first offset."""
 
 
 class _Records:
@@ -116,12 +141,20 @@ class _Records:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
+        self._position = 0
         self._batches: Any = MemoryRecords(data)
         self.batch: Any = None
         self.size_in_bytes, self.has_next = self._batches.size_in_bytes, self._batches.has_next
 
     def next_batch(self) -> Any:
+        """Raises BatchNotRead for an uncompressed batch. The next call returns the batch after it."""
         self.batch = self._batches.next_batch()
+        start = self._position
+        (length,) = _LENGTH.unpack_from(self._data, start + _LENGTH_OFFSET)
+        self._position += _LENGTH_OFFSET + _LENGTH.size + length
+        if length > fetch_limits.LARGE_RECORD and not self.batch.compression_type:
+            batch = memoryview(self._data)[start : self._position]
+            fetch_limits.check_headers(batch[DefaultRecordBase.HEADER_STRUCT.size :])
         return self.batch
 
     def again(self, offset: int) -> "_LenientRecords":
@@ -161,6 +194,8 @@ class _LenientBytes(bytearray):
 
 class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
     next_fetch_offset: int
+    decompressed = 0
+    """Bytes of the batch that was delivered in part."""
 
     def _unpack_records(self) -> Iterator[Any]:
         while True:
@@ -169,8 +204,13 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
                 return
             except UnicodeDecodeError:
                 self._records: Any = self._records.again(self.next_fetch_offset)
-            except NotDecompressed:
+            except BatchNotRead:
                 yield self._unread(self._records.batch)
+
+    def close(self) -> None:
+        """Release the current batch at once. The object and its iterator refer to each other, so Python would keep
+        both for a while."""
+        self._records_iterator.close()
 
     def _unread(self, batch: Any) -> ConsumerRecord:
         """The record that stands for a batch."""
@@ -181,6 +221,71 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
             self._tp.topic, self._tp.partition, last, batch.max_timestamp, batch.timestamp_type, None, value, None, -1,
             0, (),
         )  # fmt: skip
+
+
+@dataclass
+class _Delivery:
+    """How many bytes the current delivery of a task may still have. It has at least one record."""
+
+    allowed: int = DELIVERED_BYTES
+
+
+_delivery: ContextVar[_Delivery] = ContextVar("delivery")
+_fetched_records_of_aiokafka = fetcher.Fetcher.fetched_records
+
+
+async def _fetched_records(self: fetcher.Fetcher, partitions: Any, timeout: float = 0, max_records: Any = None) -> Any:
+    _drop_decompressed(self)
+    _delivery.set(_Delivery())
+    delivered = await _fetched_records_of_aiokafka(self, partitions, timeout, max_records)
+    for tp in delivered.keys() & self._records.keys():
+        self._records[tp] = self._records.pop(tp)  # The others come first in the next delivery.
+    return delivered
+
+
+def _drop_decompressed(self: fetcher.Fetcher) -> None:
+    """Keep no more than `DECOMPRESSED_BYTES` of batches that were delivered in part. The others are fetched again."""
+    size = 0
+    for tp, result in list(self._records.items()):
+        records = getattr(result, "_partition_records", None)
+        size += records.decompressed if records is not None else 0
+        if size > DECOMPRESSED_BYTES and records is not None and records.decompressed:
+            records.close()
+            del self._records[tp]
+            self._notify(self._wait_consume_future)
+
+
+_check_assignment_of_aiokafka = fetcher.FetchResult.check_assignment
+
+
+def _check_assignment(self: fetcher.FetchResult, tp: TopicPartition) -> bool:
+    records = self._partition_records
+    is_assigned: bool = _check_assignment_of_aiokafka(self, tp)
+    if not is_assigned and records is not None:
+        records.close()
+    return is_assigned
+
+
+def _get_all(self: fetcher.FetchResult, max_records: int | None = None) -> list[Any]:
+    """The next records of a partition. Like aiokafka's own method, but with a limit of bytes."""
+    delivery = _delivery.get()
+    if delivery.allowed <= 0 or not self.check_assignment(self._topic_partition) or not self.has_more():
+        return []
+    fetch_limits.last_size.set(0)
+    least = max(0, delivery.allowed - PARTITION_BYTES)
+    records: list[Any] = []
+    for record in self._partition_records:
+        records.append(record)
+        delivery.allowed -= RECORD_BYTES + bytes_of(record.key, record.value, record.headers)
+        if delivery.allowed <= least or len(records) == max_records:
+            break
+    else:
+        self._update_position()
+        self._partition_records = None
+        return records
+    self._update_position()
+    self._partition_records.decompressed = fetch_limits.last_size.get() or self._partition_records.decompressed
+    return records
 
 
 _get_actions_per_node = fetcher.Fetcher._get_actions_per_node

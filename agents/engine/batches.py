@@ -133,6 +133,7 @@ class Batches:
         self._feed = Feed(source)
         self._lanes: dict[TopicPartition, Lane] = {}
         """Those that were taken last are at the end."""
+        self._working: set[Lane] = set()
         self._ended_batches = 0
         self._collecting = asyncio.Lock()
         self._running = 0
@@ -155,7 +156,8 @@ class Batches:
             self._readiness.ready(lane.name)
             lane = None
         if lane is None:
-            lane = self._lanes[topic_partition] = Lane(topic_partition, event.message.generation_id, self._source)
+            generation = event.message.generation_id
+            lane = self._lanes[topic_partition] = Lane(topic_partition, generation, self._source, self._working)
             # Prometheus does not notice the first increment of a counter that did not exist before.
             FLOODS.labels(*topic_partition)
             RETRIES.labels(lane.name)

@@ -24,8 +24,8 @@ from storage.tx import Caller, Cause, Target
 from telemetry import traces
 from topics import names
 from topics.codec import UnknownSchema
-from topics.decompression import UnreadBatch
 from topics.envelope import InvalidMessage, ReplyTo, RequestHeaders
+from topics.fetch_limits import CutValue, UnreadBatch
 from topics.incoming import RequestMessage, read_message
 from topics.replies import is_allowed
 
@@ -196,7 +196,7 @@ class Decoder:
             raise PreconditionFailed("no_revision", f"{operation.name} is not about a record with a revision.")
         if record.value is None:
             raise InvalidMessage("no_value", "The message has no value.")
-        if len(record.value) > names.VALUE_LIMIT:
+        if isinstance(record.value, CutValue):
             raise TooLarge("value_too_large", f"A request holds at most {names.VALUE_LIMIT} bytes.")
         parts = self._wire.read_request(operation, headers.content_type, message.data)
         query = parts.get("query")

@@ -15,6 +15,7 @@
 | `_Consumer.wait_first` | Faust creates four tasks for each message, which takes half of its time |
 | `_Consumer.verify_all_partitions_active` | Faust reads a position that aiokafka may not have; the worker ends |
 | `_Consumer._to_message` | Faust drops all messages whose offsets begin again below those that were read |
+| `_Consumer._to_message` | a message keeps its value of up to 16 MiB, even if it is too large for a request |
 | `_Consumer._new_offset`, `_add_gap` | Faust never commits a partition whose first offsets have no message |
 | `NoMonitor` | Faust takes its own metrics several times for each message |
 
@@ -42,6 +43,7 @@ from faust.types import TP
 from mode import Service
 from mode.utils.futures import maybe_async
 
+from topics import fetch_limits, names
 from topics.patches import require_versions
 from topics.supervision import TaskEnded
 
@@ -325,6 +327,9 @@ class _Consumer(aiokafka.Consumer):
             self._restarted[tp] = self._last_generation
         message = super()._to_message(tp, record)
         message.generation_id = self.generation_of(tp)
+        # A longer key is never used as a whole.
+        message.key = message.key and message.key[: names.KEY_LIMIT + 1]
+        message.value = fetch_limits.cut(message.value)
         return message
 
     def position_of(self, tp: TP) -> int | None:

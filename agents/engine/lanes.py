@@ -17,9 +17,15 @@ from itertools import chain, islice
 from typing import Any, Protocol
 
 from agents.engine.floods import FloodDetector
+from topics.fetch_limits import bytes_of
 
 LANE_LIMIT = 2 * 2**20
-"""Bytes of waiting events at which a lane pauses its partition. It resumes below half of that."""
+"""Bytes of waiting events at which a lane pauses its partition, if few lanes have events. It resumes below half of
+that."""
+LANES_LIMIT = 32 * 2**20
+"""Bytes that all lanes with events share, if LANE_LIMIT for each would be more."""
+SMALLEST_LANE_LIMIT = 256 * 2**10
+"""A lane may have so many bytes, however many lanes have events. A batch can then take a hundred events of a lane."""
 EVENT_BYTES = 1024
 """Approximate size of an event without its key, value and headers."""
 PARKED_LIMIT = 2_000
@@ -135,9 +141,11 @@ class Lane:
       ended when the last of them began. `concluded` counts the events.
     - `attempts` and `slow_attempts` count the failed attempts, and those of them that were too slow, since a batch
       succeeded. `since` is the time of the first of them, or of the current batch.
+
+    `working` has the lanes of the source that have events.
     """
 
-    def __init__(self, topic_partition: TopicPartition, generation: int, source: Source) -> None:
+    def __init__(self, topic_partition: TopicPartition, generation: int, source: Source, working: "set[Lane]") -> None:
         self.topic_partition = topic_partition
         self.generation = generation
         self.name = f"{topic_partition[0]}:{topic_partition[1]}"
@@ -149,12 +157,12 @@ class Lane:
         self.attempts = self.slow_attempts = self.batches = self.last_turn = self.concluded = 0
         self.since = 0.0
         self._source = source
+        self._working = working
         self._queue: deque[Delivery] = deque()
         self._queue_size = 0
         self._not_concluded: OrderedDict[Delivery, None] = OrderedDict()
         """In the order of arrival."""
         self._last: Event | None = None
-        self._acknowledged: Event | None = None
         self._blocked_in_a_row = 0
         self._paused = False
         self._released = asyncio.Event()
@@ -165,9 +173,15 @@ class Lane:
         self._queue.append(delivery)
         self._queue_size += delivery.size
         self._not_concluded[delivery] = None
-        if self._queue_size >= LANE_LIMIT and not self._paused:
+        self._working.add(self)
+        if self._queue_size >= self._limit and not self._paused:
             self._paused = True
             self._source.pause(self.topic_partition)
+
+    @property
+    def _limit(self) -> int:
+        """Bytes of waiting events at which the lane pauses its partition."""
+        return max(SMALLEST_LANE_LIMIT, min(LANE_LIMIT, LANES_LIMIT // len(self._working)))
 
     @property
     def has_waiting(self) -> bool:
@@ -194,7 +208,7 @@ class Lane:
         """Remove the oldest waiting events, at most `limit`, for a batch."""
         taken = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
         self._queue_size -= sum(delivery.size for delivery in taken)
-        if self._paused and self._queue_size < LANE_LIMIT / 2:
+        if self._paused and self._queue_size < self._limit / 2:
             self._paused = False
             self._source.resume(self.topic_partition)
         if not self.busy:
@@ -230,14 +244,17 @@ class Lane:
         self._blocked_in_a_row = 0
         first = next(iter(self._not_concluded), None)
         event = self._last if first is None else first.previous
-        if event is not None and event is not self._acknowledged:
+        if event is not None and event.message.offset >= self.next_offset:
             self._source.acknowledge(event)
-            self._acknowledged = event
             self.next_offset = event.message.offset + 1
+        if first is None:
+            self._last = None  # It may have a megabyte.
+            self._working.discard(self)
 
     def close(self) -> None:
         """Drop the events that wait or are parked. Events that are not acknowledged are delivered again."""
         self.closed = True
+        self._working.discard(self)
         self._queue.clear()
         self.parked.clear()
         self._released.clear()
@@ -251,5 +268,4 @@ class Lane:
 
 def _size(event: Event) -> int:
     message = event.message
-    headers = sum(len(name) + len(value or b"") for name, value in message.headers or ())
-    return EVENT_BYTES + len(message.value or b"") + len(message.key or b"") + headers
+    return EVENT_BYTES + bytes_of(message.key, message.value, message.headers or ())

@@ -2,6 +2,7 @@
 caller."""
 
 import asyncio
+import functools
 import json
 import time
 from pathlib import Path
@@ -17,9 +18,15 @@ from tests.support.stack import PARTITIONS, Process, Stack, eventually
 from topics import names
 
 TOPIC = names.requests("visits")
+CENTERS = names.requests("centers")
 FLOOD = 1_500
 BOMBS = {"zstd": 950, "gzip": 400, "lz4": 400, "snappy": 100}
 """The decompressed size of a batch in mebibytes, by codec."""
+HEADERS = 8_000_000
+"""The number of headers of one record. They have 16 MB in a batch, and 600 MB as objects of Python."""
+SMALL_BOMBS, SMALL_BOMB = 100, 15
+"""How many batches of a few kilobytes a partition gets, and the decompressed size of each in mebibytes. It is within
+the limit of a batch."""
 CROWD = 1_500_000
 """The number of records in one batch of a megabyte."""
 PAGE = 500
@@ -99,8 +106,9 @@ async def test_batches_that_expand_to_hundreds_of_megabytes_become_dead_letters(
     offsets = []
     memory = MemoryPeak(worker.child.pid, edge.child.pid)
     async with memory.watched():
-        for codec, mebibytes in BOMBS.items():
-            encoded = await asyncio.to_thread(bombs.bomb, codec, mebibytes)
+        encodings = [functools.partial(bombs.bomb, codec, mebibytes) for codec, mebibytes in BOMBS.items()]
+        for encode in [*encodings, functools.partial(bombs.headers, HEADERS, "zstd")]:
+            encoded = await asyncio.to_thread(encode)
             offsets.append(await _send_batch(own_stack, TOPIC, 2, encoded))
             for partition in range(PARTITIONS):
                 await _send_batch(own_stack, names.REPLIES, partition, encoded)
@@ -116,6 +124,21 @@ async def test_batches_that_expand_to_hundreds_of_megabytes_become_dead_letters(
     assert memory.peak < MEMORY_LIMIT
     line = await own_stack.consume(TOPIC, lambda line: (line["partition"], line["offset"]) == (2, offsets[0]))
     assert "exceeds" in line["value"]["unreadable"]
+
+
+async def test_many_batches_that_expand_within_the_limit_are_read_in_turn(own_stack: Stack, worker: Process) -> None:
+    """One fetch has all of them, and they would not fit into memory together."""
+    encoded = await asyncio.to_thread(bombs.bomb, "zstd", SMALL_BOMB)
+    memory = MemoryPeak(worker.child.pid)
+    async with memory.watched():
+        for _ in range(SMALL_BOMBS):
+            for partition in range(PARTITIONS):
+                await _send_batch(own_stack, CENTERS, partition, encoded)
+        assert await _seconds(own_stack, partition=2) < 10
+    assert memory.peak < MEMORY_LIMIT
+    assert await worker.ready()
+    # The next worker need not read the rest.
+    await own_stack.delete_records(CENTERS)
 
 
 async def test_a_batch_of_more_records_than_fit_into_memory_is_read_in_parts(own_stack: Stack, worker: Process) -> None:

@@ -18,19 +18,29 @@ CODECS = {"gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 """The number of each codec in the attributes of a batch."""
 
 
-def bomb(codec: str, mebibytes: int, base_offset: int = 0) -> bytes:
-    """A batch of one record, whose value has this many mebibytes."""
+def bomb(codec: str, mebibytes: int, base_offset: int = 0, records: int = 1) -> bytes:
+    """A batch of records, each with a value of this many mebibytes."""
     length = mebibytes * len(CHUNK)
-    record = _varint(0) + _varint(0) + _varint(0) + _varint(-1) + _varint(length)
-    parts = [_varint(len(record) + length + 1) + record, *[CHUNK] * mebibytes, _varint(0)]
-    return _batch(CODECS[codec], _COMPRESS[codec](parts), 1, base_offset)
+    parts: list[bytes] = []
+    for number in range(records):
+        start = varint(0) + varint(0) + varint(number) + varint(-1) + varint(length)
+        parts += [varint(len(start) + length + 1) + start, *[CHUNK] * mebibytes, varint(0)]
+    return _batch(CODECS[codec], _COMPRESS[codec](parts), records, base_offset)
 
 
 def crowd(count: int, base_offset: int = 0) -> bytes:
     """A batch of many records, none of which has a key, a value or headers."""
-    records = (_varint(0) + _varint(0) + _varint(number) + _varint(-1) * 2 + _varint(0) for number in range(count))
-    parts = [b"".join(_varint(len(record)) + record for record in records)]
+    records = (varint(0) + varint(0) + varint(number) + varint(-1) * 2 + varint(0) for number in range(count))
+    parts = [b"".join(varint(len(record)) + record for record in records)]
     return _batch(CODECS["zstd"], _zstd(parts), count, base_offset)
+
+
+def headers(count: int, codec: str | None, base_offset: int = 0) -> bytes:
+    """A batch of one record with this many empty headers. Without a codec, it is not compressed."""
+    record = varint(0) * 3 + varint(-1) + varint(1) + b"v" + varint(count) + varint(0) * 2 * count
+    records = varint(len(record)) + record
+    data = records if codec is None else _COMPRESS[codec]([records])
+    return _batch(0 if codec is None else CODECS[codec], data, 1, base_offset)
 
 
 def _batch(codec: int, data: bytes, count: int, base_offset: int) -> bytes:
@@ -41,7 +51,7 @@ def _batch(codec: int, data: bytes, count: int, base_offset: int) -> bytes:
     return with_checksum(batch)
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
     buffer = bytearray()
     encode_varint(number, buffer.append)
     return bytes(buffer)

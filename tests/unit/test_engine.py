@@ -13,7 +13,7 @@ import pytest_asyncio
 from agents.engine.batches import Batch, Batches
 from agents.engine.breaker import LEAST, Breaker, NearlyEverythingFails
 from agents.engine.floods import FLOOD, LONGEST_PAUSE, WINDOW, FloodDetector
-from agents.engine.lanes import BLOCKED_LIMIT, EVENT_BYTES, LANE_LIMIT, Event, TopicPartition
+from agents.engine.lanes import BLOCKED_LIMIT, EVENT_BYTES, LANE_LIMIT, LANES_LIMIT, Event, TopicPartition
 from agents.engine.readiness import Readiness
 from agents.engine.retry import until_done
 from agents.engine.turns import BATCH_LIMIT
@@ -195,6 +195,18 @@ async def test_the_partition_of_a_full_lane_is_paused_until_the_lane_is_half_emp
     under_test.gate.set()
     await _wait_until_acknowledged(under_test, (0, capacity), (1, 0))
     assert under_test.source.calls == [("pause", ("t", 0)), ("resume", ("t", 0))]
+
+
+async def test_many_lanes_share_the_memory_of_a_few(under_test: _BatchesUnderTest) -> None:
+    lanes = 4 * LANES_LIMIT // LANE_LIMIT
+    size = 0
+    for offset in range(2 * LANE_LIMIT // EVENT_BYTES):
+        for partition in range(lanes):
+            if ("pause", ("t", partition)) not in under_test.source.calls:
+                under_test.put(offset, partition)
+                size += EVENT_BYTES
+    assert len(under_test.source.calls) == lanes
+    assert LANES_LIMIT / 2 < size < 1.5 * LANES_LIMIT
 
 
 async def _keep_arriving(under_test: _BatchesUnderTest, partition: int) -> None:

@@ -7,7 +7,7 @@ import inspect
 import struct
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock, Mock, call
@@ -45,7 +45,7 @@ from mode.threads import ServiceThread
 from agents.engine import faust_patches
 from tests.support import bombs
 from tests.support.odd_batches import ATTRIBUTES, HEADER_BYTES, LENGTH, NAME, misname, with_checksum
-from topics import decompression, patches
+from topics import fetch_limits, patches
 from topics.supervision import TaskEnded
 
 BOMB_CODECS = ["gzip", "snappy", "lz4", "zstd"]
@@ -492,7 +492,7 @@ def test_a_batch_that_expands_too_far_is_one_record_and_the_others_are_delivered
     codec: str, odd_batches: tuple[int, ...]
 ) -> None:
     patches.apply()
-    mebibytes = decompression.LIMIT // 2**20 + 1
+    mebibytes = fetch_limits.LIMIT // 2**20 + 1
     batches = [
         _batch(10, compressed=True, odd_batches=odd_batches),
         bombs.bomb(codec, mebibytes, 14),
@@ -504,7 +504,7 @@ def test_a_batch_that_expands_too_far_is_one_record_and_the_others_are_delivered
     )
     records = list(fetched)
     assert [record.offset for record in records] == list(range(10, 20))
-    unread = [record.value for record in records if isinstance(record.value, decompression.UnreadBatch)]
+    unread = [record.value for record in records if isinstance(record.value, fetch_limits.UnreadBatch)]
     assert [(value.first, value.last) for value in unread] == [(14, 14)]
     assert len(records[-1].value) == (mebibytes - 2) * 2**20
     assert fetched.next_fetch_offset == 20
@@ -521,26 +521,122 @@ def test_a_batch_that_expands_too_far_is_passed_over_as_a_whole() -> None:
     assert fetched.next_fetch_offset == 15
 
 
+@pytest.mark.parametrize("codec", [None, *BOMB_CODECS])
+def test_a_record_with_too_many_headers_is_not_read(codec: str | None) -> None:
+    """It would take 70 bytes of memory for each two bytes."""
+    patches.apply()
+    enough, too_many = fetch_limits.HEADERS_LIMIT, fetch_limits.LARGE_RECORD // 2
+    batches = [
+        bombs.headers(enough, codec, 10),
+        bombs.headers(too_many, codec, 11),
+        _batch(12, compressed=True, odd_batches=()),
+        bombs.headers(too_many, codec, 16),
+    ]
+    fetched = fetcher.PartitionRecords(
+        TopicPartition("t", 0), fetcher.MemoryRecords(b"".join(batches)), [], 10, None, None, True, 0
+    )
+    records = list(fetched)
+    assert [record.offset for record in records] == list(range(10, 17))
+    assert len(records[0].headers) == enough
+    unread = [record.value for record in records if isinstance(record.value, fetch_limits.UnreadBatch)]
+    assert [value.first for value in unread] == [11, 16]
+    assert "headers" in str(unread[0].reason)
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_headers_of_invalid_records_are_left_to_aiokafka(cut: int) -> None:
+    record = bytes(fetch_limits.LARGE_RECORD * 2)
+    fetch_limits.check_headers(bombs.varint(len(record)) + record)
+    fetch_limits.check_headers((bombs.varint(-1) * fetch_limits.LARGE_RECORD)[:-cut])
+    fetch_limits.check_headers((bombs.varint(2**40) + b"\xff" * fetch_limits.LARGE_RECORD)[:-cut])
+
+
 @pytest.mark.parametrize("data", [b"", b"\xff" * 20, XERIAL + struct.pack(">i", -4), XERIAL + struct.pack(">i", 2**30)])
 @pytest.mark.parametrize("codec", BOMB_CODECS)
 def test_invalid_compressed_data_is_refused(codec: str, data: bytes) -> None:
-    with pytest.raises(decompression.NotDecompressed):
-        getattr(decompression, codec)(data)
+    with pytest.raises(fetch_limits.BatchNotRead):
+        getattr(fetch_limits, codec)(data)
 
 
 @pytest.mark.parametrize("codec", BOMB_CODECS)
 def test_what_aiokafka_compresses_is_decompressed(codec: str) -> None:
     text = b"some text" * 10_000
-    assert getattr(decompression, codec)(getattr(codecs, f"{codec}_encode")(text)) == text
+    assert getattr(fetch_limits, codec)(getattr(codecs, f"{codec}_encode")(text)) == text
 
 
 @pytest.mark.parametrize("rest", [b"\0", b"\0\0\0"])
 def test_bytes_after_the_last_block_of_snappy_java_are_ignored(rest: bytes) -> None:
-    assert decompression.snappy(codecs.snappy_encode(b"some text") + rest) == b"some text"
+    assert fetch_limits.snappy(codecs.snappy_encode(b"some text") + rest) == b"some text"
 
 
 def test_aiokafka_still_decompresses_without_a_limit() -> None:
     assert "cramjam.zstd.decompress(payload)" in inspect.getsource(codecs)
+
+
+class _Fetched:
+    """Fetched batches of partitions, delivered as aiokafka delivers them. `fetched_again` has the partitions whose
+    batches were dropped."""
+
+    def __init__(self, batches: Mapping[int, bytes]) -> None:
+        self._batches = {TopicPartition("t", partition): data for partition, data in batches.items()}
+        self._positions = dict.fromkeys(self._batches, 0)
+        self.fetched_again: list[int] = []
+        subscriptions = Mock(reassignment_in_progress=False)
+        self._fetcher = Mock(_records={}, _subscriptions=subscriptions, _wait_consume_future=None)
+        for tp in self._batches:
+            self._fetch(tp)
+
+    async def deliver(self, partitions: Iterable[int], max_records: int | None = None) -> dict[int, list[int]]:
+        """The offsets of one delivery by partition."""
+        fetch = fetcher.Fetcher.fetched_records
+        wanted = [TopicPartition("t", partition) for partition in partitions]
+        delivered = await fetch(self._fetcher, wanted, 0, max_records)
+        for tp in self._batches.keys() - self._fetcher._records.keys():
+            self.fetched_again.append(tp.partition)
+            self._fetch(tp)
+        return {tp.partition: [record.offset for record in records] for tp, records in delivered.items()}
+
+    def _fetch(self, tp: TopicPartition) -> None:
+        position = self._positions[tp]
+        records = fetcher.PartitionRecords(
+            tp, fetcher.MemoryRecords(self._batches[tp]), [], position, None, None, True, 0
+        )
+        state = Mock(paused=False, position=position)
+
+        def consumed_to(offset: int) -> None:
+            state.position = self._positions[tp] = offset
+
+        state.consumed_to = consumed_to
+        assignment = Mock(active=True, state_value=Mock(return_value=state))
+        self._fetcher._records[tp] = fetcher.FetchResult(
+            tp, assignment=assignment, partition_records=records, backoff=0
+        )
+
+
+async def test_a_delivery_has_a_limited_size_and_all_partitions_have_their_turn() -> None:
+    patches.apply()
+    megabyte = [bombs.bomb("zstd", 1, offset) for offset in range(20)]
+    fetched = _Fetched({partition: b"".join(megabyte) for partition in range(4)})
+    deliveries = [await fetched.deliver(range(4)) for _ in range(2 * 20)]
+    assert [len(delivery) for delivery in deliveries] == [2] * len(deliveries)
+    assert {len(offsets) for delivery in deliveries for offsets in delivery.values()} == {1}
+    assert [sorted(delivery) for delivery in deliveries[:4]] == [[0, 1], [2, 3], [0, 1], [2, 3]]
+    for partition in range(4):
+        offsets = [offset for delivery in deliveries for offset in delivery.get(partition, [])]
+        assert offsets == list(range(20)), partition
+
+
+async def test_decompressed_batches_that_wait_are_limited() -> None:
+    patches.apply()
+    fetched = _Fetched(dict.fromkeys(range(4), bombs.bomb("zstd", 1, records=14)))
+    for offset in range(2):
+        for partition in range(4):
+            assert await fetched.deliver([partition]) == {partition: [offset]}
+    assert fetched.fetched_again
+
+
+def test_aiokafka_still_delivers_any_number_of_bytes() -> None:
+    assert "len(ret_list) >= max_records" in inspect.getsource(fetcher)
 
 
 def _connection_that_uvloop_has_closed() -> conn.AIOKafkaConnection:
