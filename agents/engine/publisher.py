@@ -114,24 +114,24 @@ class Publisher:
         not delay the others."""
         async with self._retrying if topic in self._failing else nullcontext():
             try:
-                pause = await self._attempt(topic)
+                state, pause = await self._attempt(topic)
             except BaseException:
                 self._failing.add(topic)
                 PUBLISHER.labels(topic).state("failing")
                 raise
         self._failing.discard(topic)
+        PUBLISHER.labels(topic).state(_STATES[state])
         return pause
 
-    async def _attempt(self, topic: str) -> float | None:
-        """Raises DeliveryError and what `is_transient` accepts."""
+    async def _attempt(self, topic: str) -> tuple[Ownership, float | None]:
+        """Also returns the pause, see `_publish_oldest`. Raises DeliveryError and what `is_transient` accepts."""
         producer = self._producers[topic]
         async with self._engine.connect() as conn, conn.begin():
             state = await outbox.acquire(conn, topic, self._owner)
-            PUBLISHER.labels(topic).state(_STATES[state])
             if state is Ownership.NO_CHANGES:
-                return None
+                return state, None
             if state is Ownership.OTHER_OWNER:
-                return outbox.LEASE_SECONDS
+                return state, outbox.LEASE_SECONDS
             if state is Ownership.NEW_OWNER or not producer.usable:
                 await producer.take_over()
             entries = await outbox.claim(conn, topic, self._owner)
@@ -140,7 +140,7 @@ class Publisher:
                     await producer.send([_message(entry) for entry in traced])
         _count(topic, entries)
         # Changes that were committed after the claim have set the wakeup, or are noticed by the next poll.
-        return 0 if outbox.is_full(entries) else None
+        return state, 0 if outbox.is_full(entries) else None
 
 
 _STATES = {

@@ -34,6 +34,7 @@ FORBIDDEN_RESULTS = names.results("points")
 REQUESTS = names.requests("centers")
 HEALTHY = names.changes("optins", "legalText")
 FIRST = TopicPartition(REQUESTS, 0)
+SCRAPES = 50
 SECONDS = 4
 """In which a change of a healthy topic is published, and a result of a healthy family."""
 
@@ -108,12 +109,13 @@ async def test_topics_that_are_missing_or_forbidden_delay_no_others_and_are_name
     states = {MISSING: 1, FORBIDDEN: 1, HEALTHY: 0}
 
     async def failing() -> bool:
-        """A publisher that tries again is not failing for as long as that takes."""
         scraped = await metrics.scrape(worker)
         state = {"visitor_publisher_state": "failing"}
         return states == {topic: scraped.value("visitor_publisher_state", topic=topic, **state) for topic in states}
 
     await eventually("two publishers that fail", failing)
+    # Also while they try again.
+    assert [await failing() for _ in range(SCRAPES)] == [True] * SCRAPES
     scraped = await metrics.scrape(worker)
     for topic, is_failing in states.items():
         assert (scraped.value("visitor_retries_total", part=f"{topic} publisher") > 0) == is_failing

@@ -9,6 +9,7 @@ import pytest
 from agents.engine import publisher
 from agents.engine.publisher import Publisher
 from agents.engine.readiness import Readiness
+from storage.outbox import Ownership
 from topics.supervision import Supervisor
 
 
@@ -27,7 +28,7 @@ class _Publisher(Publisher):
     async def _topics_with_changes(self) -> list[str]:
         return []
 
-    async def _attempt(self, topic: str) -> float | None:
+    async def _attempt(self, topic: str) -> tuple[Ownership, float | None]:
         self.started.set()
         try:
             await asyncio.sleep(self.seconds)
@@ -36,7 +37,7 @@ class _Publisher(Publisher):
             raise
         assert not self.stopped_producers
         self.ends.append("finished")
-        return None
+        return Ownership.NO_CHANGES, None
 
 
 @pytest.mark.parametrize(("seconds", "end"), [(1.6, "finished"), (60, "cancelled")])
