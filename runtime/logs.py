@@ -5,13 +5,15 @@ import sys
 import traceback
 from collections.abc import Iterator
 from logging.handlers import WatchedFileHandler
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor
 
 from runtime.settings import LogSettings, WrongSetting
 from topics import audit
+
+log = structlog.get_logger(__name__)
 
 _NOISY_LIBRARIES = (
     "agents.engine.faust_patches",  # of Faust, whose services log under the name of their module
@@ -31,7 +33,7 @@ _NOISY_LIBRARIES = (
 def configure(settings: LogSettings) -> None:
     """Write all logs to standard error, and the audit log where its setting says. Of libraries, only warnings and
     errors are written. Raises WrongSetting."""
-    _configure_audit(settings.audit)
+    configure_audit(settings.audit)
     processors: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -62,7 +64,7 @@ def configure(settings: LogSettings) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _configure_audit(target: str | None) -> None:
+def configure_audit(target: str | None) -> None:
     """Write the audit log to a file, which log rotation may move away, or to standard output, or not at all. Raises
     WrongSetting."""
     audit.LOGGER.propagate = False
@@ -70,11 +72,43 @@ def _configure_audit(target: str | None) -> None:
     if target is None:
         return
     try:
-        handler = logging.StreamHandler(sys.stdout) if target == "stdout" else WatchedFileHandler(target)
+        handler = _AuditStream(sys.stdout) if target == "stdout" else _AuditFile(target, encoding="utf-8")
     except OSError as error:
         raise WrongSetting(f"VISITOR_LOG_AUDIT: {target} cannot be written: {error.strerror}") from error
     handler.setFormatter(logging.Formatter("%(message)s"))
     audit.LOGGER.handlers = [handler]
+
+
+class _AuditStream(logging.StreamHandler[TextIO]):
+    """Counts the lines that it cannot write, and never raises: the requests of these lines are done already, so that an
+    error would apply and answer them again."""
+
+    _lost = 0
+    """The lines that were lost since the last one that was written."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        lost = self._lost
+        try:
+            super().emit(record)
+        except OSError:  # WatchedFileHandler opens its file outside of logging's own `try`.
+            self.handleError(record)
+        if lost and self._lost == lost:
+            self._lost = 0
+            log.warning("audit_log_recovered", lost_lines=lost)
+
+    def handleError(self, _: logging.LogRecord) -> None:  # noqa: N802
+        from telemetry.metrics import AUDIT_LINES_LOST  # slow, and commands import this module
+
+        AUDIT_LINES_LOST.inc()
+        self._lost += 1
+        error = sys.exc_info()[1]
+        if self._lost == 1:
+            text = error.strerror if isinstance(error, OSError) else None
+            log.error("audit_log_failed", reason=": ".join(filter(None, (type(error).__name__, text))))
+
+
+class _AuditFile(_AuditStream, WatchedFileHandler):
+    """A file that log rotation may move away."""
 
 
 def exception_without_values(_: Any, __: str, event: EventDict) -> EventDict:

@@ -45,7 +45,10 @@ EVENT_LOOP_DELAY = Histogram(
     registry=None,
     buckets=SECONDS,
 )
-_of_both(BUILD, READY, EVENT_LOOP_DELAY)
+AUDIT_LINES_LOST = Counter(
+    "visitor_audit_lines_lost_total", "Lines that could not be written to the audit log.", registry=None
+)
+_of_both(BUILD, READY, EVENT_LOOP_DELAY, AUDIT_LINES_LOST)
 _of_both(prometheus_client.ProcessCollector(registry=None), prometheus_client.PlatformCollector(registry=None))
 
 # Worker: requests
