@@ -81,14 +81,14 @@ async def _check(consumer: AIOKafkaConsumer) -> NoReturn:
 
 
 async def printable(values: "Values", record: Any) -> dict[str, Any]:
-    """A record with its decoded value, as it is printed."""
+    """A record with its decoded value, as it is printed. `json.write` accepts it, whatever others wrote."""
     headers = {name: None if value is None else value.decode(errors="replace") for name, value in record.headers}
     return {
         "partition": record.partition,
         "offset": record.offset,
         "key": record.key.decode(errors="replace") if record.key else None,
         "headers": headers,
-        "value": await values.read(headers.get("content-type"), record.value),
+        "value": json.printable(await values.read(headers.get("content-type"), record.value)),
     }
 
 
@@ -125,5 +125,8 @@ class Values:
             schema = await self._registry.schema(unknown.id) if self._registry else None
             if schema is None:
                 raise
-            self._wire.codec.add(unknown.id, schema)
+            try:
+                self._wire.codec.add(unknown.id, schema)
+            except ValueError as error:
+                raise InvalidMessage("wrong_schema", str(error)) from error
             return self._wire.read(content_type, value)

@@ -1,5 +1,6 @@
 """Reads and writes JSON. Decimal numbers stay exact."""
 
+import base64
 import json
 import re
 from decimal import Decimal
@@ -40,6 +41,26 @@ def write(value: Any, *, indent: bool = False) -> bytes:
     """Encode JSON: times in UTC with Z, decimals as exact numbers. `indent`: for people."""
     option = orjson.OPT_UTC_Z | orjson.OPT_INDENT_2 if indent else orjson.OPT_UTC_Z
     return orjson.dumps(value, default=exact, option=option)
+
+
+PRINTED_LEVELS = 100
+"""Levels of nesting that `printable` keeps. orjson writes 254, and a caller may put the value into a document."""
+
+
+def printable(value: Any, levels: int = PRINTED_LEVELS) -> Any:
+    """A value that others wrote, in a form that `write` accepts: half a surrogate pair as its escape, bytes in base64,
+    and … instead of what is nested too deeply."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, dict | list) and levels == 0:
+        return "…"
+    if isinstance(value, dict):
+        return {printable(name): printable(item, levels - 1) for name, item in value.items()}
+    if isinstance(value, list):
+        return [printable(item, levels - 1) for item in value]
+    return value
 
 
 _RESULT = re.compile(rb'\{"status":([2-5]\d{2}),"body":(.*)\}', re.DOTALL)

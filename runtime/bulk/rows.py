@@ -83,7 +83,7 @@ def _read_csv(file: Path, types: Mapping[str, type]) -> Iterator[Row | Refusal]:
         header = text.readline()
         # Spreadsheets in countries with a decimal comma write semicolons.
         delimiter = "," if "," in header or ";" not in header else ";"
-        columns = next(csv.reader([header], delimiter=delimiter), [])
+        columns = _columns(file, header, delimiter)
         _check_columns(file, columns, types)
         reader = csv.reader(text, delimiter=delimiter, strict=True)
         while True:
@@ -97,6 +97,14 @@ def _read_csv(file: Path, types: Mapping[str, type]) -> Iterator[Row | Refusal]:
                 continue
             if cells:
                 yield _row_of(line, columns, cells, types)
+
+
+def _columns(file: Path, header: str, delimiter: str) -> list[str]:
+    """Raises UnusableFile."""
+    try:
+        return next(csv.reader([header], delimiter=delimiter), [])
+    except csv.Error as error:
+        raise UnusableFile(f"{file} has a first line that is not CSV: {error}.") from None
 
 
 def _check_columns(file: Path, columns: Sequence[str], types: Mapping[str, type]) -> None:
@@ -141,4 +149,4 @@ def _value(cell: str, field_type: type) -> Any:
 def as_json(refusal: Refusal) -> bytes:
     """A line of the report. `row` can be corrected and imported as a line of JSON lines."""
     report = {"line": refusal.line, "status": refusal.status, "errors": refusal.errors, "row": refusal.fields}
-    return json.write(report) + b"\n"
+    return json.write(json.printable(report)) + b"\n"

@@ -210,6 +210,8 @@ class Traces:
         )
 
     async def _change(self, record: Any, request_id: str) -> Message | None:
+        if record.value is None:  # A tombstone does not say which request deleted the entity.
+            return None
         value = await self._values.read(None, record.value)
         if not _is_id(value.get("causedBy"), request_id):
             return None

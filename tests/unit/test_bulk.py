@@ -71,7 +71,12 @@ def test_a_row_that_is_not_utf8_or_not_csv_is_refused_alone(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "is empty"), ("licensePlate,colour\n", "colour"), ("color,licensePlate,color\n", "same name: color")],
+    [
+        ("", "is empty"),
+        ("licensePlate,colour\n", "colour"),
+        ("color,licensePlate,color\n", "same name: color"),
+        ("a" * 140_000 + "\n", "not CSV"),
+    ],
 )
 def test_a_first_line_that_names_no_fields_refuses_the_file(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(UnusableFile, match=message):
@@ -101,6 +106,19 @@ def test_a_dry_run_reports_every_error_with_its_line(tmp_path: Path) -> None:
     errors = {entry["field"]: entry["code"] for entry in refused[0]["errors"]}
     assert errors == {"email": "wrong_format", "gender": "not_allowed", "nickname": "unknown_field"}
     assert summary.strip() == "2 rows are valid, 1 are not. Nothing was applied."
+
+
+@pytest.mark.parametrize(
+    "line",
+    [rb'{"color": "\ud800"}', rb'{"\ud800": 1}', b'{"color": ' + b"[" * 300 + b"]" * 300 + b"}"],
+    ids=["text", "name", "nested"],
+)
+def test_a_row_that_json_cannot_write_back_is_reported_and_the_next_one_is_checked(tmp_path: Path, line: bytes) -> None:
+    file = tmp_path / "v.jsonl"
+    file.write_bytes(line + b'\n{"licensePlate": "--"}\n')
+    result = CliRunner().invoke(app, ["import", "vehicles", str(file), "--dry-run"])
+    assert [json.loads(report)["line"] for report in result.stdout.splitlines()] == [1, 2]
+    assert result.exit_code == 1
 
 
 def test_fields_that_only_the_service_sets_are_ignored_and_a_missing_list_is_empty(tmp_path: Path) -> None:
