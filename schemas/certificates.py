@@ -22,8 +22,10 @@ def describe(error: ssl.SSLCertVerificationError, *, server: str, address_settin
     return f"{ca_setting}: it has no CA that signed the certificate of {server} ({error.verify_message})"
 
 
-class WrongTlsFile(ValueError):
-    """A file with certificates or a key cannot be used. The message names the setting and the file."""
+class WrongTlsFile(ValueError, OSError):
+    """A file with certificates or a key cannot be used. The message names the setting and the file.
+
+    It is an OSError, so that a running process tries again: somebody may be renewing the file."""
 
 
 class ClientSettings(NamedTuple):
