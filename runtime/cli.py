@@ -19,6 +19,7 @@ import typer
 from runtime import dead_letters_cli, health, ports
 from runtime.bulk import Format, Importable
 from runtime.command import (
+    GaveUp,
     WrongRevision,
     load_settings_and_configure_logs,
     load_settings_and_disable_logs,
@@ -79,12 +80,13 @@ def options(
 
 
 def main() -> None:
-    """The entry point. A wrong setting or a port in use prints what to correct and exits with status 2."""
+    """The entry point. A wrong setting or a port in use prints what to correct and exits with status 2; a server that
+    refuses what a command asks for, with status 1."""
     try:
         app()
-    except Misconfigured as error:
+    except (Misconfigured, GaveUp) as error:
         sys.stderr.write(f"visitor: {error}\n")
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, Misconfigured) else 1)
 
 
 @app.command(rich_help_panel=Readers.DEVELOPERS)

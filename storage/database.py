@@ -180,6 +180,11 @@ def is_too_slow(error: BaseException) -> bool:
     return isinstance(cause, TimeoutError) or _sqlstate(cause) == _QUERY_CANCELED
 
 
+def exceeds_statement_timeout(error: BaseException) -> bool:
+    """True if PostgreSQL ended a statement at its timeout."""
+    return _sqlstate(_driver_error(error)) == _QUERY_CANCELED
+
+
 def is_lock_conflict(error: BaseException) -> bool:
     """True if a statement could not get a lock: it waited too long, or the two transactions waited for each other."""
     return _sqlstate(_driver_error(error)) in (_LOCK_NOT_AVAILABLE, _DEADLOCK)

@@ -238,7 +238,8 @@ async def _require(client: AIOKafkaProducer, topics: Set[str]) -> None:
         return
     topic = min(missing)
     if topic in cluster.unauthorized_topics:
-        raise TopicUnavailable(f"topic {topic}: this user needs an ACL that allows Describe and Write on it")
+        needed = f"topic {topic}: this user needs an ACL that allows Describe and Write on it"
+        raise TopicUnavailable(needed) from TopicAuthorizationFailedError(topic)
     raise TopicUnavailable(f"topic {topic} does not exist: run `visitor topics`")
 
 

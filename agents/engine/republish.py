@@ -46,7 +46,8 @@ async def begin(conn: AsyncConnection, table: Table[Any], *, restart: bool) -> R
 
 
 async def _last_expired_key(conn: AsyncConnection, table: Table[Any], republication: Republication) -> str | None:
-    """The key before the first event that the topic would still have. None if there is no such event."""
+    """The key before the first event that the topic would still have: the last key if there is no such event. None if
+    the table is empty."""
     key = table.columns[table.key]
     last_key = await conn.scalar(sa.select(sa.func.max(key))) or 0
     for after in range(0, last_key, KEYS_AT_ONCE):
@@ -57,7 +58,7 @@ async def _last_expired_key(conn: AsyncConnection, table: Table[Any], republicat
         )
         if first is not None:
             return str(first - 1)
-    return None
+    return str(last_key) if last_key else None
 
 
 def _is_recent(table: Table[Any], started_at: datetime) -> sa.ColumnElement[bool]:

@@ -325,7 +325,7 @@ async def test_of_libraries_only_warnings_and_errors_are_logged(stack: Stack) ->
     assert [line for line in others if line["level"] not in ("warning", "error")] == []
 
 
-async def test_a_republication_of_events_begins_with_the_first_that_is_recent(
+async def test_a_republication_of_events_begins_with_the_first_that_is_recent_or_after_the_last(
     stack: Stack, database: AsyncEngine, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parker, now = await data.visitor_with_vehicle(client), datetime.now(UTC)
@@ -336,9 +336,10 @@ async def test_a_republication_of_events_begins_with_the_first_that_is_recent(
         assert (await stack.result("visits.create", request)).value["status"] == 201
     first = "select min(visit_id) as id from visits where visit_date >= :time"
     expected = (await stack.rows(first, time=now - timedelta(hours=2, minutes=30)))[0].id
+    last = (await stack.rows("select max(visit_id) as id from visits"))[0].id
     monkeypatch.setattr(republish, "KEYS_AT_ONCE", 2)
     async with database.connect() as conn:
-        for retention, last_key in ((timedelta(hours=2, minutes=30), str(expected - 1)), (timedelta(0), None)):
+        for retention, last_key in ((timedelta(hours=2, minutes=30), str(expected - 1)), (timedelta(0), str(last))):
             monkeypatch.setattr(names, "EVENT_RETENTION", retention)
             republication = await republish.begin(conn, VISITS, restart=True)
             assert republication.last_key == last_key
