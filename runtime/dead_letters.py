@@ -161,7 +161,7 @@ class DeadLetters:
         unmarked = [letter for letter, mark in letters if mark is None]
         return Plan(unmarked, marked=len(letters) - len(unmarked))
 
-    async def replay(self, plan: Plan, on_progress: Callable[[int], None]) -> None:
+    async def replay(self, plan: Plan, on_progress: Callable[[Sequence[DeadLetter]], None]) -> None:
         """Send the original messages of a plan and mark their dead letters, page by page. After an error, the next
         replay begins with the page that failed; the inbox recognises what was sent twice. Raises DeliveryError,
         KafkaError."""
@@ -172,7 +172,7 @@ class DeadLetters:
                 await self._reopen(letter for letter, _ in page)
                 await producer.send([await _to_existing_partition(producer, message) for _, message in page])
                 await self.mark([letter for letter, _ in page], "replayed")
-                on_progress(len(page))
+                on_progress([letter for letter, _ in page])
         finally:
             await producer.stop()
 
@@ -274,7 +274,7 @@ async def replay(
         ask(confirm, selection, plan, f"Replay {len(plan.letters)} dead letters?")
         with _progress(console) as progress:
             task = progress.add_task("replayed", total=len(plan.letters))
-            await letters.replay(plan, lambda count: progress.advance(task, count))
+            await letters.replay(plan, lambda page: progress.advance(task, len(page)))
         console.print(f"{len(plan.letters)} replayed.")
 
 

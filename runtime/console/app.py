@@ -2,8 +2,8 @@
 callers with the scope `operator`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -25,7 +25,7 @@ from runtime.console import letters
 from runtime.console.feed import Feed
 from runtime.console.letters import Query, Selection
 from runtime.console.request_trace import Traces
-from runtime.console.servers import database_explained, kafka_explained, searching_kafka
+from runtime.console.servers import database_explained, searching_kafka
 from runtime.console.timeline import Timelines
 from runtime.console.topic_list import TopicList
 from runtime.consume import Values
@@ -39,6 +39,7 @@ from schemas.faults import (
     NotFound,
     RateLimited,
     Unauthorized,
+    Unavailable,
     UnsupportedMediaType,
 )
 from storage.database import connect
@@ -53,6 +54,8 @@ log = structlog.get_logger(__name__)
 PATH = "/console"
 SEARCHES = 2
 """Searches in Kafka that run at once. Each may read tens of thousands of messages."""
+TURN_SECONDS = 30.0
+"""How long a search or a replay waits for others."""
 STREAMS = 32
 """Pages that follow the live state at once."""
 BODY_LIMIT = 64 * 2**10
@@ -105,7 +108,7 @@ class Console:
         self._letters = DeadLetters(settings, self._writes)
         self._topics = TopicList(settings.kafka)
         self._searches = asyncio.Semaphore(SEARCHES)
-        self._replaying = asyncio.Lock()
+        self._replaying = asyncio.Semaphore()
         self._streams = 0
         self._router: ASGIApp = Router(self._routes())
 
@@ -200,7 +203,7 @@ class Console:
 
     async def _request(self, request: Request, identity: Identity) -> Any:
         query = _parse(TraceQuery, dict(request.query_params))
-        async with self._searches:
+        async with _turn(self._searches, request):
             trace = await self._traces.find(query.id.strip(), query.minutes)
         _audit(identity, "console.request", {visitor for each in trace.answered for visitor in each.visitor_ids})
         return trace.model_dump()
@@ -212,13 +215,13 @@ class Console:
             raise Invalid("not_a_uuid", "Send the id of a visitor, a UUID.", field="visitorId") from None
         query = _parse(TimelineQuery, dict(request.query_params))
         _audit(identity, "console.visitor", {visitor_id})
-        async with self._searches:
+        async with _turn(self._searches, request):
             timeline = await self._timelines.find(visitor_id, query.at or datetime.now(UTC), query.hours)
         return timeline.model_dump()
 
     async def _dead_letters(self, request: Request, _: Identity) -> Any:
         query = _parse(Query, dict(request.query_params))
-        async with self._searches:
+        async with _turn(self._searches, request):
             with database_explained():
                 async with searching_kafka():
                     return await letters.listing(self._letters, query)
@@ -228,7 +231,7 @@ class Console:
             position = Position.parse(request.path_params["position"])
         except ValueError:
             raise Invalid("not_a_position", "Send the id of a dead letter, <partition>:<offset>.") from None
-        async with self._searches:
+        async with _turn(self._searches, request):
             with database_explained():
                 async with searching_kafka():
                     return await self._detail(position)
@@ -242,19 +245,23 @@ class Console:
 
     async def _plan(self, request: Request, _: Identity) -> Any:
         selection = await _body(request)
-        with database_explained(), kafka_explained():
-            return await letters.plan(self._letters, selection, self._settings.worker.inbox_days)
+        async with _turn(self._searches, request):
+            with database_explained():
+                async with searching_kafka():
+                    return await letters.plan(self._letters, selection, self._settings.worker.inbox_days)
 
     async def _replay(self, request: Request, identity: Identity) -> Any:
         selection = await _body(request)
+
+        def note(ids: Sequence[str]) -> None:
+            for position in ids:
+                _audit(identity, "deadLetters.replay", via=f"{DEAD_LETTERS}:{position}")
+            log.info("dead_letters_replayed", count=len(ids), caller=identity.source)
+
         # One after the other, so that two operators do not send the same message.
-        async with self._replaying:
-            with database_explained(), kafka_explained():
-                replayed = await letters.replay(self._letters, selection)
-        for position in replayed:
-            _audit(identity, "deadLetters.replay", via=f"{DEAD_LETTERS}:{position}")
-        log.info("dead_letters_replayed", count=len(replayed), caller=identity.source)
-        return {"replayed": replayed}
+        async with _turn(self._replaying, request):
+            with database_explained():
+                return {"replayed": await letters.replay(self._letters, selection, note)}
 
     async def _topic_list(self, _: Request, __: Identity) -> Any:
         return {"topics": self._topics.topics}
@@ -264,6 +271,23 @@ class Console:
         if schema is None:
             raise NotFound("schema_not_found", "This release has no schema with this id.")
         return schema
+
+
+@asynccontextmanager
+async def _turn(semaphore: asyncio.Semaphore, request: Request) -> AsyncIterator[None]:
+    """Wait until it is the request's turn, and drop it if its browser has left by then. Raises Unavailable,
+    ClientDisconnect."""
+    try:
+        async with asyncio.timeout(TURN_SECONDS):
+            await semaphore.acquire()
+    except TimeoutError:
+        raise Unavailable("busy", "Other operators search or replay now. Try again in a moment.") from None
+    try:
+        if await request.is_disconnected():
+            raise ClientDisconnect
+        yield
+    finally:
+        semaphore.release()
 
 
 def _pages() -> dict[str, Page]:

@@ -1,12 +1,13 @@
 """Dead letters for the console: without the contents of their messages."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
+from runtime.console.servers import searching_kafka
 from runtime.dead_letters import DeadLetters, Filter, as_json
-from topics.dead_letters import Position
+from topics.dead_letters import DeadLetter, Position
 
 LISTED = 200
 """How many dead letters a list has: the newest."""
@@ -115,9 +116,19 @@ async def plan(letters: DeadLetters, selection: Selection, inbox_days: float) ->
     }
 
 
-async def replay(letters: DeadLetters, selection: Selection) -> list[str]:
-    """Replay those that can be replayed, and return their ids. Raises DeliveryError, KafkaError."""
-    planned = await letters.plan_replay(selection.filter)
+async def replay(letters: DeadLetters, selection: Selection, on_page: Callable[[Sequence[str]], None]) -> list[str]:
+    """Replay those that can be replayed, and return their ids. `on_page` is told the ids of each page that was sent,
+    also if a later one fails. Raises Unavailable."""
+    async with searching_kafka():
+        planned = await letters.plan_replay(selection.filter)
+    replayed: list[str] = []
+
+    def note(page: Sequence[DeadLetter]) -> None:
+        ids = [str(letter.position) for letter in page]
+        replayed.extend(ids)
+        on_page(ids)
+
     if planned.letters:
-        await letters.replay(planned, lambda _: None)
-    return [str(letter.position) for letter in planned.letters]
+        async with searching_kafka():
+            await letters.replay(planned, note)
+    return replayed

@@ -1,21 +1,28 @@
 """The console's access control and its parts that need no server."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import ClientDisconnect, Request
 
 from agents.families.optins.optins import Optin
 from edge import keys
+from runtime.console import app, servers
 from runtime.console.app import Console
 from runtime.console.letters import outline
 from runtime.console.timeline import consents_at
+from runtime.dead_letters import Filter
 from runtime.settings import Settings
 from tests.support.edges import bearer, running_edge
+from topics.dead_letters import Position
 
 _KEYS = """
 [[keys]]
@@ -163,3 +170,71 @@ def test_an_outline_has_the_fields_without_their_texts_and_numbers() -> None:
         "body": {"age": "number", "tags": ["text", "text", "text", "…"], "vip": True, "email": None},
     }
     assert outline({"unreadable": "The value must be JSON.", "bytes": 4, "text": "Zora"}) == "unreadable"
+
+
+class _Letters:
+    """Dead letters whose topic has a partition without a leader: `plan` or the second page never arrives."""
+
+    def __init__(self, *pages: Sequence[int]) -> None:
+        self._pages = pages
+        self.plans = 0
+
+    async def plan_replay(self, _: Filter) -> Any:
+        self.plans += 1
+        if not self._pages:
+            await asyncio.Event().wait()
+        return SimpleNamespace(letters=self._pages)
+
+    async def replay(self, _: Any, on_progress: Callable[[Sequence[Any]], None]) -> None:
+        for page in self._pages:
+            on_progress([SimpleNamespace(position=Position(0, offset)) for offset in page])
+        await asyncio.Event().wait()
+
+
+async def _post(monkeypatch: pytest.MonkeyPatch, stub: _Letters, *paths: str) -> list[httpx.Response]:
+    """The answers to calls that are sent at once."""
+    monkeypatch.setattr(app, "DeadLetters", lambda *_: stub)
+    async with _console(monkeypatch) as client:
+        calls = (client.post(f"/console/api/dead-letters/{path}", json={"ids": ["0:1", "0:2"]}) for path in paths)
+        return await asyncio.gather(*calls)
+
+
+async def test_a_replay_that_cannot_read_the_dead_letters_ends_and_lets_the_next_one_try(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(servers, "SEARCH_SECONDS", 0.05)
+    stub = _Letters()
+    responses = await _post(monkeypatch, stub, "plan", "replay", "replay")
+    assert [response.status_code for response in responses] == [503, 503, 503]
+    assert {response.json()["errors"][0]["code"] for response in responses} == {"kafka_unavailable"}
+    assert stub.plans == 3
+
+
+async def test_a_replay_does_not_wait_for_another_one_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "SEARCH_SECONDS", 0.5)
+    monkeypatch.setattr(app, "TURN_SECONDS", 0.05)
+    responses = await _post(monkeypatch, _Letters(), "replay", "replay")
+    assert [response.json()["errors"][0]["code"] for response in responses] == ["kafka_unavailable", "busy"]
+
+
+async def test_the_audit_log_has_what_was_replayed_before_a_failure(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "visitor.audit")
+    monkeypatch.setattr(servers, "SEARCH_SECONDS", 0.05)
+    (response,) = await _post(monkeypatch, _Letters([1], [2]), "replay")
+    assert response.status_code == 503
+    lines = [json.loads(record.message) for record in caplog.records if record.name == "visitor.audit"]
+    assert [line["via"] for line in lines] == ["visitor.dead-letters:0:1", "visitor.dead-letters:0:2"]
+
+
+async def test_a_search_whose_browser_has_left_is_dropped_when_it_is_its_turn() -> None:
+    async def left() -> Any:
+        return {"type": "http.disconnect"}
+
+    request = Request({"type": "http"}, left)
+    semaphore = asyncio.Semaphore()
+    with pytest.raises(ClientDisconnect):
+        async with app._turn(semaphore, request):
+            pass
+    assert not semaphore.locked()
