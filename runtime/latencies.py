@@ -48,8 +48,9 @@ async def measure(observer: Observer, before: Offsets, after: Offsets, requests:
         for partition, start in before.starts.items()
         if partition.topic == requests and after.ends.get(partition, 0) > start
     }
-    answers = await observer.records(results_from, after.ends, RESULTS)
-    return of(await observer.records(requests_from, after.ends, REQUESTS), answers)
+    answers, _ = await observer.records(results_from, after.ends, RESULTS)
+    asked, _ = await observer.records(requests_from, after.ends, REQUESTS)
+    return of(asked, answers)
 
 
 def of(requests: Iterable[Any], results: Iterable[Any]) -> Latency | None:

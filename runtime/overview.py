@@ -111,7 +111,7 @@ class KafkaOverview:
     """`ends` has the sum of the end offsets of each topic, for rates. On change topics, transaction markers count, too.
     `latencies` has those of the requests that were answered since the last read of the same source, by the topic of the
     requests. `missing_topics` do not exist, or may not be described. `dead_letters` are the newest, the newest
-    first."""
+    first; those of the partitions `unread_dead_letters` could not be read in time."""
 
     groups: tuple[GroupLag, ...]
     workers: tuple[Worker, ...]
@@ -119,6 +119,7 @@ class KafkaOverview:
     latencies: Mapping[str, Latency]
     missing_topics: tuple[str, ...]
     dead_letters: tuple[DeadLetter, ...]
+    unread_dead_letters: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -311,6 +312,7 @@ class _KafkaSource:
         topic_ends: dict[str, int] = defaultdict(int)
         for partition, end in ends.items():
             topic_ends[partition.topic] += end
+        newest, unread = await self._newest_dead_letters(observer, beginnings, ends)
         return KafkaOverview(
             groups=tuple(
                 GroupLag(group.name, group.state, tuple(lag for lag in lags if lag.topic in self._groups[group.name]))
@@ -320,7 +322,8 @@ class _KafkaSource:
             ends=dict(topic_ends),
             latencies=await self._latencies(observer, Offsets(ends, starts)),
             missing_topics=tuple(topic for topic in self._topics if topic not in topic_ends),
-            dead_letters=await self._newest_dead_letters(observer, beginnings, ends),
+            dead_letters=newest,
+            unread_dead_letters=unread,
         )
 
     async def _latencies(self, observer: Observer, offsets: Offsets) -> dict[str, Latency]:
@@ -335,15 +338,18 @@ class _KafkaSource:
 
     async def _newest_dead_letters(
         self, observer: Observer, beginnings: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
-    ) -> tuple[DeadLetter, ...]:
-        """Reads them only if there are new ones."""
+    ) -> tuple[tuple[DeadLetter, ...], tuple[int, ...]]:
+        """The newest dead letters, and the partitions that could not be read. Reads only if there are new ones."""
         own_ends = {partition: end for partition, end in ends.items() if partition.topic == names.DEAD_LETTERS}
-        if own_ends != self._dead_letters[0]:
-            offsets = {each: max(beginnings[each], end - NEWEST_DEAD_LETTERS) for each, end in own_ends.items()}
-            records = await observer.records(offsets, own_ends, NEWEST_DEAD_LETTERS)
-            letters = [dead_letters.read(record) for record in records[: -NEWEST_DEAD_LETTERS - 1 : -1]]
-            self._dead_letters = (own_ends, tuple(map(_without_content, letters)))
-        return self._dead_letters[1]
+        if own_ends == self._dead_letters[0]:
+            return self._dead_letters[1], ()
+        offsets = {each: max(beginnings[each], end - NEWEST_DEAD_LETTERS) for each, end in own_ends.items()}
+        records, unread = await observer.records(offsets, own_ends, NEWEST_DEAD_LETTERS)
+        letters = map(dead_letters.read, records[: -NEWEST_DEAD_LETTERS - 1 : -1])
+        newest = tuple(map(_without_content, letters))
+        if not unread:
+            self._dead_letters = (own_ends, newest)
+        return newest, tuple(partition.partition for partition in unread)
 
 
 class _DatabaseSource:

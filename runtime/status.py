@@ -206,6 +206,9 @@ def _last_published(seconds: float | None) -> str:
 
 
 def _dead_letters(kafka: KafkaOverview) -> RenderableType:
+    if kafka.unread_dead_letters:
+        partitions = _ranges(kafka.unread_dead_letters)
+        return Text(f"The dead letters of partitions {partitions} could not be read.", style=_WARNING)
     if not kafka.dead_letters:
         return Text("no dead letters", style=_DIM)
     table = Table("newest dead letters", "reason", "operation", "source", "id", box=None, pad_edge=False)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -43,6 +43,14 @@ class Group:
     state: str
     members: tuple[Member, ...]
     committed: Mapping[TopicPartition, int]
+
+
+class Reading(NamedTuple):
+    """Records, oldest first. `unread` are the partitions that could not be read completely within `READ_SECONDS`, for
+    example because they have no leader."""
+
+    records: list[Any]
+    unread: Sequence[TopicPartition]
 
 
 @asynccontextmanager
@@ -136,12 +144,12 @@ class Observer:
 
     async def records(
         self, offsets: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int], count: int
-    ) -> list[Any]:
-        """The first `count` records of each partition from these offsets on and before `ends`, oldest first. Those that
-        cannot be read within `READ_SECONDS` are left out."""
-        by_partition, _ = await self._read(offsets, ends, count)
+    ) -> "Reading":
+        """The first `count` records of each partition from these offsets on and before `ends`."""
+        by_partition, read = await self._read(offsets, ends, count)
         records = (record for of_partition in by_partition.values() for record in of_partition)
-        return sorted(records, key=lambda record: (record.timestamp, record.partition, record.offset))
+        ordered = sorted(records, key=lambda record: (record.timestamp, record.partition, record.offset))
+        return Reading(ordered, sorted(offsets.keys() - read))
 
     async def _read(
         self, offsets: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int], count: int

@@ -102,7 +102,8 @@ def _kafka(state: Overview, rates: Rates) -> Document:
             "newest": [
                 {"id": letter.id, "writtenAt": letter.written_at, "reason": letter.reason, "topic": letter.topic}
                 for letter in kafka.dead_letters
-            ]
+            ],
+            "unread": kafka.unread_dead_letters,
         },
         "groups": [
             {"name": group.name, "state": group.state, "lag": group.messages, "lagSeconds": group.seconds}

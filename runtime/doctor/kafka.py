@@ -1,7 +1,10 @@
 """The checks of Kafka."""
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+
+from aiokafka import TopicPartition
 
 from agents.catalogue import CATALOGUE
 from runtime.doctor.findings import Finding, failed, listed, ok, warning
@@ -85,12 +88,14 @@ async def clock(installation: Installation) -> Finding:
         partitions = await observer.partitions(requests)
         beginnings, ends = await observer.beginnings(partitions), await observer.ends(partitions)
         offsets = {partition: end - 1 for partition, end in ends.items() if end > beginnings[partition]}
-        records = await observer.records(offsets, ends, 1)
-    if not records:
+        records, unread = await observer.records(offsets, ends, 1)
+    if not (records or unread):
         return ok("no request tells the time of a broker")
-    ahead = max(record.timestamp for record in records) / 1000 - now().timestamp()
+    ahead = max((record.timestamp for record in records), default=0) / 1000 - now().timestamp()
     if ahead > CLOCK_LIMIT.total_seconds():
         return warning(f"the newest request was stored {ahead:.1f} s in the future", "synchronise the clocks, by NTP")
+    if unread:
+        return _unread("the newest requests", unread)
     return ok("no request was stored in the future")
 
 
@@ -117,9 +122,16 @@ async def lag(installation: Installation) -> Finding:
     waiting = [lag for group in overview.groups for lag in group.partitions if lag.messages]
     oldest = max((lag.seconds or 0 for lag in waiting), default=0.0)
     messages = sum(lag.messages for lag in waiting)
+    unknown = [f"{lag.topic}:{lag.partition}" for lag in waiting if lag.seconds is None]
+    if oldest < DELAYED_SECONDS and unknown:
+        return warning(
+            f"{messages} messages wait; those of {listed(unknown)} could not be read, so that their age is unknown",
+            "run this again",
+        )
     if oldest < DELAYED_SECONDS:
         return ok(f"{messages} messages wait, the oldest for {oldest:.1f} s")
     late = [f"{lag.topic}:{lag.partition}" for lag in waiting if (lag.seconds or 0) >= DELAYED_SECONDS]
+    late += unknown
     state = failed if oldest >= LATE_SECONDS else warning
     return state(
         f"{messages} messages wait, the oldest for {oldest:.0f} s, in {listed(late)}",
@@ -132,18 +144,25 @@ async def recent_dead_letters(installation: Installation) -> Finding:
     async with observing(installation.settings.kafka) as observer:
         partitions = await observer.partitions([names.DEAD_LETTERS])
         offsets = await observer.offsets_at(partitions, since)
-        records = await observer.records(offsets, await observer.ends(partitions), COUNTED_DEAD_LETTERS)
+        records, unread = await observer.records(offsets, await observer.ends(partitions), COUNTED_DEAD_LETTERS)
     letters = [dead_letters.read(record) for record in records]
     async with installation.database.connect() as conn:
         marks = await dead_letter_marks.read(conn)
     reasons = Counter(letter.reason for letter in letters if MarkKey(*letter.position, letter.written_at) not in marks)
+    if not reasons and unread:
+        return _unread("the dead letters since yesterday", unread)
     if not reasons:
         return ok("no dead letters since yesterday that were neither replayed nor discarded")
     counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     return warning(
-        f"{reasons.total()} dead letters since yesterday: {counts}",
+        f"{'at least ' if unread else ''}{reasons.total()} dead letters since yesterday: {counts}",
         f"`visitor dead-letters list --since {since:%Y-%m-%dT%H:%M:%S}` shows them, `replay` or `discard` handles them",
     )
+
+
+def _unread(what: str, partitions: Sequence[TopicPartition]) -> Finding:
+    names = [f"{topic}:{number}" for topic, number in partitions]
+    return warning(f"{what} could not be read in time from {listed(names)}", "run this again")
 
 
 def _overview(installation: Installation) -> KafkaOverview | Unavailable:

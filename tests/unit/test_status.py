@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from io import StringIO
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
 from rich.console import Console
 from rich.live import Live
 
@@ -22,10 +25,13 @@ from runtime.overview import (
     Source,
     Unavailable,
     Worker,
+    _KafkaSource,
     rates,
 )
 from storage.statistics import LockHolder, LockWait
 from topics import names
+from topics.observer import Reading
+from topics.settings import KafkaSettings
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 REQUESTS = names.requests("visits")
@@ -36,6 +42,7 @@ KAFKA = KafkaOverview(
     latencies={REQUESTS: Latency(10, 0.012, 1.5)},
     missing_topics=(),
     dead_letters=(DeadLetter("3:17", NOW, "not_json", REQUESTS, "visits.create", "gateway/[a]"),),
+    unread_dead_letters=(),
 )
 DATABASE = DatabaseOverview("0021", 1_000_000, 0, 10, (), (), ())
 
@@ -71,6 +78,7 @@ def test_a_worker_has_its_partitions_as_ranges() -> None:
         (replace(KAFKA, groups=(GroupLag("group", "Empty", ()),)), "No worker runs: the consumer group group has no"),
         (replace(KAFKA, groups=(GroupLag("group", "PreparingRebalance", ()),)), "is rebalancing (PreparingRebalance)"),
         (replace(KAFKA, dead_letters=()), "no dead letters"),
+        (replace(KAFKA, dead_letters=(), unread_dead_letters=(1, 2, 4)), "partitions 1-2, 4 could not be read"),
         (Unavailable("no answer within 5 s"), "Kafka is unavailable: no answer within 5 s"),
     ],
 )
@@ -123,6 +131,28 @@ async def test_the_live_view_keeps_its_rates_until_the_next_overview(monkeypatch
         await status.follow(_Source(), live)
     console.print(live.renderable)
     assert "15.0" in _row(console.export_text(), "visits")
+
+
+class _SlowThenQuick:
+    """An observer that cannot read the dead letters at first."""
+
+    def __init__(self) -> None:
+        letter = SimpleNamespace(
+            partition=0, offset=4, timestamp=0, key=None, value=b"", headers=[("error-reason", b"not_json")]
+        )
+        self._readings = [Reading([], [TopicPartition(names.DEAD_LETTERS, 0)]), Reading([letter], [])]
+
+    async def records(self, *_: Any) -> Reading:
+        return self._readings.pop(0)
+
+
+async def test_dead_letters_that_could_not_be_read_are_read_again() -> None:
+    source: Any = _KafkaSource(KafkaSettings(), "visitor-worker")
+    observer, partition = _SlowThenQuick(), TopicPartition(names.DEAD_LETTERS, 0)
+    assert await source._newest_dead_letters(observer, {partition: 0}, {partition: 5}) == ((), (0,))
+    for _ in range(2):
+        newest, unread = await source._newest_dead_letters(observer, {partition: 0}, {partition: 5})
+        assert ([letter.id for letter in newest], unread) == (["0:4"], ())
 
 
 def test_texts_of_senders_are_no_markup() -> None:

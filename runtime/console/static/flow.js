@@ -138,7 +138,8 @@ export function flowView(content) {
         h("span", { class: "badge bad" }, letter.reason), " ",
         h("a", { href: `#/dead-letters?id=${letter.id}` }, `Dead letter ${letter.id}`), " ",
         h("span", { class: "muted" }, `of ${letter.topic || "an unknown topic"}, ${clock(letter.writtenAt)} UTC on ${letter.writtenAt.slice(0, 10)}`))))
-      : h("p", { class: "card empty" }, "There are no dead letters."));
+      : h("p", { class: "card empty" }, state.kafka.deadLetters.unread.length
+        ? "The dead letters could not be read in time." : "There are no dead letters."));
   });
   return () => {
     stop();
