@@ -215,7 +215,7 @@ class _Dev:
     async def _wait_until_ready(self) -> None:
         """Raises ServerFailed if the worker or the edge is not ready in time."""
         urls = [f"{self._url}/health", f"http://{LOOPBACK}:{self._settings.worker.health_port}/health/ready"]
-        async with httpx.AsyncClient(timeout=2) as client:
+        async with httpx.AsyncClient(timeout=2, trust_env=False) as client:
             retrying = AsyncRetrying(
                 retry=retry_if_result(lambda ready: not ready),
                 wait=wait_fixed(0.1),
@@ -305,7 +305,7 @@ class _Dev:
     async def _simulate(self, kafka: KafkaSettings, people: Sequence[sample.SamplePerson]) -> NoReturn:
         """Simulate until cancelled. Begins again if the simulation cannot reach the service."""
         rate = self._settings.dev.visits_per_second
-        async with httpx.AsyncClient(base_url=self._url, timeout=simulator.CALL_SECONDS) as client:
+        async with simulator.client_of(self._url) as client:
             while True:
                 options = simulator.Options(random.randrange(10**6), SIMULATION_SPEED, rate)
                 with suppress(httpx.HTTPError, DeliveryError, KafkaError):

@@ -138,7 +138,8 @@ async def _all(calls: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
 
 
 def _client(url: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=url, timeout=30)
+    """The URL is on this machine, for which no proxy of the environment is meant."""
+    return httpx.AsyncClient(base_url=url, timeout=30, trust_env=False)
 
 
 async def _is_complete(client: httpx.AsyncClient) -> bool:

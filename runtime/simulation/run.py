@@ -90,7 +90,6 @@ async def run_with_progress(
     kafka: KafkaSettings, url: str, key: str | None, options: Options, report: Report, console: Console
 ) -> None:
     """The same at the URL of an edge, with the API key that it may need. A progress bar counts simulated minutes."""
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
     with progress.bar(console) as bar:
         task = bar.add_task("simulated minutes", total=options.minutes)
 
@@ -99,12 +98,19 @@ async def run_with_progress(
                 await asyncio.sleep(PROGRESS_SECONDS)
                 bar.update(task, completed=int(report.simulated_until / plan.MINUTE))
 
-        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=CALL_SECONDS) as client:
+        async with client_of(url, key) as client:
             showing = asyncio.create_task(show())
             try:
                 await run(kafka, client, options, report)
             finally:
                 showing.cancel()
+
+
+def client_of(url: str, key: str | None = None) -> httpx.AsyncClient:
+    """A client of an edge. The proxy of the environment is for other machines only."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    is_remote = urlsplit(url).hostname not in LOOPBACK_HOSTS
+    return httpx.AsyncClient(base_url=url, headers=headers, timeout=CALL_SECONDS, trust_env=is_remote)
 
 
 async def _await_answers(report: Report) -> None:
