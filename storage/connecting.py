@@ -1,5 +1,6 @@
 """Connects to PostgreSQL: reads the URL as people write it for libpq, and explains why a connection fails."""
 
+import inspect
 import ssl
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +8,7 @@ from urllib.parse import urlencode
 
 import asyncpg
 from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from schemas import certificates
 from schemas.certificates import ClientSettings, WrongTlsFile
@@ -21,6 +23,8 @@ _LIBPQ = frozenset(
     )
 )  # fmt: skip
 """Parameters of libpq that asyncpg understands in a URL, but SQLAlchemy does not."""
+_OF_DRIVER = frozenset((*inspect.signature(asyncpg.connect).parameters, "prepared_statement_cache_size"))
+"""Parameters that SQLAlchemy passes to asyncpg as arguments, or understands itself."""
 
 
 _FILES = {"sslrootcert", "sslcert", "sslkey", "sslcrl"}
@@ -36,12 +40,15 @@ class WrongPooling(Misconfigured):
     setting."""
 
 
+class WrongUrl(Misconfigured):
+    """The URL is none of PostgreSQL. The message names the setting, and has no part of the URL: a password that is not
+    escaped may be in any part."""
+
+
 def arguments(text: str) -> tuple[URL, dict[str, Any]]:
-    """The URL and the `connect_args` for an engine of SQLAlchemy. Raises ConnectionFailed if a file that the URL names
-    cannot be used."""
-    url = make_url(text)
-    if url.drivername in ("postgres", "postgresql"):
-        url = url.set(drivername=_DRIVER)
+    """The URL and the `connect_args` for an engine of SQLAlchemy. Raises WrongUrl, and ConnectionFailed if a file that
+    the URL names cannot be used."""
+    url = _url(text)
     parameters = {name: str(value) for name, value in url.query.items() if name in _LIBPQ}
     connect_args: dict[str, Any] = {"async_creator_fn": _connect}
     if parameters:
@@ -55,6 +62,19 @@ def arguments(text: str) -> tuple[URL, dict[str, Any]]:
         # asyncpg takes these from its own URL only. Its other arguments win over what that URL lacks.
         connect_args["dsn"] = f"postgresql:///?{urlencode(parameters)}"
     return url, connect_args
+
+
+def _url(text: str) -> URL:
+    """The URL with the driver. Raises WrongUrl."""
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        url = None
+    if url is None or url.drivername not in ("postgres", "postgresql", _DRIVER):
+        raise WrongUrl(f"{SETTING}: it has to look like postgresql://user:password@host:5432/database")
+    if url.query.keys() - _LIBPQ - _OF_DRIVER:
+        raise WrongUrl(f"{SETTING}: it has an unknown parameter; it may have {', '.join(sorted(_LIBPQ))}")
+    return url.set(drivername=_DRIVER)
 
 
 def _roots_of_system() -> str:
