@@ -19,6 +19,7 @@ import typer
 from runtime import dead_letters_cli, health, ports
 from runtime.bulk import Format, Importable
 from runtime.command import (
+    WHOLE_LINES,
     GaveUp,
     WrongRevision,
     load_settings_and_configure_logs,
@@ -57,9 +58,6 @@ class Role(StrEnum):
     worker = "worker"
     edge = "edge"
 
-
-WHOLE_LINES = 240
-"""Columns of an output that is no terminal, so that programs find each line whole."""
 
 app.add_typer(dead_letters_cli.app, name="dead-letters", rich_help_panel=Readers.DIAGNOSIS)
 

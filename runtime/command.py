@@ -19,6 +19,8 @@ log = structlog.get_logger(__name__)
 
 Result = TypeVar("Result")
 
+WHOLE_LINES = 240
+"""Columns of an output that is no terminal, so that programs find each line whole."""
 PAUSE_SECONDS = 1.0
 STARTING_SECONDS = 180.0
 """How long brokers that start may be fewer than the replicas of a topic."""

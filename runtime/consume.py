@@ -2,7 +2,8 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -36,7 +37,6 @@ async def follow(
     """Print messages until cancelled: those that arrive from now on, of the time `since` or later, or all. An outage of
     the broker does not end this. Raises KafkaError."""
     patches.apply()
-    values = _values(schema_registry)
     consumer = AIOKafkaConsumer(
         topic,
         **kafka.client(),
@@ -49,7 +49,8 @@ async def follow(
         if since is not None:
             for partition, offset in (await snapshot.offsets_at(consumer, consumer.assignment(), since)).items():
                 consumer.seek(partition, offset)
-        await run_together({"messages": _print(values, consumer), "check": _check(consumer)})
+        async with opened_values(schema_registry) as values:
+            await run_together({"messages": _print(values, consumer), "check": _check(consumer)})
     finally:
         await close_consumer(consumer)
 
@@ -59,11 +60,19 @@ async def print_all(
 ) -> None:
     """Print the messages that the topic has now, or those of the time `since` or later. Raises KafkaError."""
     patches.apply()
-    await _print(_values(schema_registry), snapshot.records(kafka, topic, since))
+    async with opened_values(schema_registry) as values:
+        await _print(values, snapshot.records(kafka, topic, since))
 
 
-def _values(schema_registry: SchemaRegistrySettings) -> "Values":
-    return Values(SchemaRegistry(schema_registry) if schema_registry.url else None)
+@asynccontextmanager
+async def opened_values(schema_registry: SchemaRegistrySettings) -> AsyncIterator["Values"]:
+    """Values with a client of the company's registry, if there is one."""
+    registry = SchemaRegistry(schema_registry) if schema_registry.url else None
+    try:
+        yield Values(registry)
+    finally:
+        if registry is not None:
+            await registry.close()
 
 
 async def _print(values: "Values", records: AsyncIterable[Any]) -> None:

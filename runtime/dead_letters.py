@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from agents.catalogue import CATALOGUE
-from runtime.consume import Values, printable
+from runtime import progress
+from runtime.command import WHOLE_LINES
+from runtime.consume import Values, opened_values, printable
 from runtime.operator_database import Retry, connected
 from runtime.settings import Settings
 from storage import dead_letter_marks, inbox
@@ -25,7 +26,6 @@ from storage.inbox import RequestKey
 from topics import dead_letters, json, names, patches
 from topics.dead_letters import DeadLetter, Position
 from topics.kafka import Outgoing, Producer
-from topics.schema_registry import SchemaRegistry
 from topics.snapshot import records
 
 LARGE = 100
@@ -125,16 +125,11 @@ class DeadLetters:
                 heapq.heappop(newest)
         return [marked for *_, marked in sorted(newest, reverse=True)], counts
 
-    async def content(self, position: Position) -> dict[str, Any]:
+    async def content(self, position: Position, values: Values) -> dict[str, Any]:
         """A dead letter with its decoded content. Raises NoSuchDeadLetter, KafkaError."""
-        registry = SchemaRegistry(self._settings.schema_registry) if self._settings.schema_registry.url else None
-        try:
-            async for letter, record in self._matching(Filter(positions=frozenset({position}))):
-                mark = (await self._marks()).get(_mark_key(letter))
-                return as_json(MarkedLetter(letter, mark)) | {"record": await printable(Values(registry), record)}
-        finally:
-            if registry is not None:
-                await registry.close()
+        async for letter, record in self._matching(Filter(positions=frozenset({position}))):
+            mark = (await self._marks()).get(_mark_key(letter))
+            return as_json(MarkedLetter(letter, mark)) | {"record": await printable(values, record)}
         raise NoSuchDeadLetter(f"There is no dead letter at {position}. `visitor dead-letters list` prints them.")
 
     async def plan_replay(self, selection: Filter) -> Plan:
@@ -255,8 +250,8 @@ async def list_all(
 
 async def show(settings: Settings, position: Position, retry: Retry) -> None:
     """Print a dead letter with its content. Raises NoSuchDeadLetter, KafkaError, WrongRevision."""
-    async with _opened(settings, retry) as letters:
-        sys.stdout.write(json.write(await letters.content(position), indent=True).decode() + "\n")
+    async with _opened(settings, retry) as letters, opened_values(settings.schema_registry) as values:
+        sys.stdout.write(json.write(await letters.content(position, values), indent=True).decode() + "\n")
 
 
 async def replay(
@@ -272,9 +267,9 @@ async def replay(
             console.print(f"{len(plan.letters)} would be replayed." if dry_run else "Nothing to replay.")
             return
         ask(confirm, selection, plan, f"Replay {len(plan.letters)} dead letters?")
-        with _progress(console) as progress:
-            task = progress.add_task("replayed", total=len(plan.letters))
-            await letters.replay(plan, lambda page: progress.advance(task, len(page)))
+        with progress.bar(console) as bar:
+            task = bar.add_task("replayed", total=len(plan.letters))
+            await letters.replay(plan, lambda page: bar.advance(task, len(page)))
         console.print(f"{len(plan.letters)} replayed.")
 
 
@@ -370,9 +365,4 @@ def _text(time: datetime) -> str:
 def _console() -> Console:
     """Prints whole lines if the output is no terminal."""
     console = Console(soft_wrap=True, highlight=False)
-    return console if console.is_terminal else Console(soft_wrap=True, width=240)
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return console if console.is_terminal else Console(soft_wrap=True, width=WHOLE_LINES)

@@ -30,7 +30,8 @@ class Record(Protocol):
 
 
 class RequestRecord(Protocol):
-    """The part of a request's record that its dead letter repeats; `timestamp` is in seconds."""
+    """The part of a consumed record that the engine needs, and that a dead letter repeats; `timestamp` is in
+    seconds."""
 
     topic: str
     partition: int

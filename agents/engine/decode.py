@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 from opentelemetry.trace import Span
@@ -24,29 +24,18 @@ from storage.tx import Caller, Cause, Target
 from telemetry import traces
 from topics import names
 from topics.codec import UnknownSchema
+from topics.dead_letters import RequestRecord
 from topics.envelope import InvalidMessage, ReplyTo, RequestHeaders
 from topics.fetch_limits import CutValue, UnreadBatch
 from topics.incoming import RequestMessage, read_message
 from topics.replies import is_allowed
 
 
-class Record(Protocol):
-    """The part of a consumed record that the engine needs; `timestamp` is in seconds."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    timestamp: float
-    headers: Iterable[tuple[str, bytes]] | None
-
-
 @dataclass(slots=True)
 class InvalidRecord:
     """A record that is no request. It becomes a dead letter and has no result."""
 
-    record: Record
+    record: RequestRecord
     reason: InvalidMessage
     headers: RequestHeaders | None = None
     operation: Operation | None = None
@@ -58,7 +47,7 @@ class RefusedRequest:
     """A request that validation refuses, with the answer. The same bytes are always refused, so the answer is not
     stored."""
 
-    record: Record
+    record: RequestRecord
     headers: RequestHeaders
     operation: Operation
     answer: Answer
@@ -73,7 +62,7 @@ class ValidRequest:
     """A request to apply. The engine sets `answer` once it has one. `bug`: the unexpected exception, if a bug caused
     the answer."""
 
-    record: Record
+    record: RequestRecord
     headers: RequestHeaders
     operation: Operation
     request: AnyRequest
@@ -143,7 +132,7 @@ class Decoder:
         self._schemas = schemas
         self._reply_topics = reply_topics
 
-    async def decode_all(self, records: Iterable[Record], pause: Pause) -> list[Decoded | None]:
+    async def decode_all(self, records: Iterable[RequestRecord], pause: Pause) -> list[Decoded | None]:
         """Decode records, also those whose schemas first have to be looked up. If these are many, some records are left
         for another batch: None for each record of a partition from the first one on whose schema was not looked up.
         Raises only transient errors."""
@@ -164,7 +153,7 @@ class Decoder:
                 results.append(self.decode(each.record) if schema_id in resolved else each)
         return results
 
-    def decode(self, record: Record) -> Decoded:
+    def decode(self, record: RequestRecord) -> Decoded:
         """Never raises for the content of a record."""
         headers = operation = None
         if isinstance(record.value, UnreadBatch):
@@ -180,7 +169,7 @@ class Decoder:
         except InvalidMessage as reason:
             return InvalidRecord(record, reason, headers, operation)
 
-    def _decode(self, record: Record, message: RequestMessage, operation: Operation) -> Decoded:
+    def _decode(self, record: RequestRecord, message: RequestMessage, operation: Operation) -> Decoded:
         try:
             return self._validate(record, message, operation)
         except ValidationError as error:
@@ -189,7 +178,7 @@ class Decoder:
             fault = refusal
         return RefusedRequest(record, message.headers, operation, answers.of_fault(fault))
 
-    def _validate(self, record: Record, message: RequestMessage, operation: Operation) -> ValidRequest:
+    def _validate(self, record: RequestRecord, message: RequestMessage, operation: Operation) -> ValidRequest:
         headers = message.headers
         self._check_topic(operation, record.topic)
         if headers.if_match is not None and not self._catalogue.takes_if_match(operation):
@@ -248,17 +237,17 @@ def _unknown_schema_id(decoded: Decoded) -> int | None:
     return None
 
 
-def _position(record: Record) -> str:
+def _position(record: RequestRecord) -> str:
     """Where and when the broker stored a record. No other record has the same position. Without the time, another
     record could have it: offsets start again at 0 if a topic is created again or the cluster is replaced."""
     return f"{record.topic}:{record.partition}:{record.offset}@{_milliseconds(record)}"
 
 
-def _milliseconds(record: Record) -> int:
+def _milliseconds(record: RequestRecord) -> int:
     return round(record.timestamp * 1000)
 
 
-def _key(record: Record, headers: RequestHeaders) -> RequestKey:
+def _key(record: RequestRecord, headers: RequestHeaders) -> RequestKey:
     """The key of a request without an id is its position. That key starts with `<topic>:<partition>`. Topic names have
     no colon, so no `ce_id` can produce the same key."""
     source = headers.source or ""
@@ -267,12 +256,12 @@ def _key(record: Record, headers: RequestHeaders) -> RequestKey:
     return RequestKey(f"{record.topic}:{record.partition}", source, f"{record.offset}@{_milliseconds(record)}")
 
 
-def _order_key(record: Record, operation: Operation, parts: dict[str, Any]) -> OrderKey:
+def _order_key(record: RequestRecord, operation: Operation, parts: dict[str, Any]) -> OrderKey:
     key = record.key or (operation.record_key(parts) or str(record.offset)).encode()
     return record.topic, record.partition, key
 
 
-def _legacy_key(record: Record, headers: RequestHeaders) -> RequestKey:
+def _legacy_key(record: RequestRecord, headers: RequestHeaders) -> RequestKey:
     position = f"{record.topic}:{record.partition}:{record.offset}"
     return RequestKey.legacy(headers.request_id if headers.has_id else position)
 

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agents.engine.change_entries import change_entries, tombstone
 from agents.wire import Wire
-from storage import deletions, outbox, republications
+from storage import deletions, outbox, republications, statistics
 from storage.republications import Republication
 from storage.table import Table
 from storage.tx import EntityChange, clock
@@ -70,12 +70,7 @@ def _is_recent(table: Table[Any], started_at: datetime) -> sa.ColumnElement[bool
 
 async def count(conn: AsyncConnection, table: Table[Any]) -> int:
     """Approximately how many rows and deletions the resource has."""
-    estimate: int | None = await conn.scalar(
-        sa.text("select reltuples::bigint from pg_class where oid = cast(:name as regclass)"), {"name": table.name}
-    )
-    if estimate is None or estimate < 100_000:
-        estimate = await conn.scalar(sa.select(sa.func.count()).select_from(table.sql)) or 0
-    return estimate + await deletions.count(conn, _topic(table))
+    return await statistics.rows(conn, table.name) + await deletions.count(conn, _topic(table))
 
 
 async def is_congested(conn: AsyncConnection, table: Table[Any]) -> bool:

@@ -12,12 +12,12 @@ from typing import Any, BinaryIO
 
 import sqlalchemy as sa
 from rich.console import Console
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agents.catalogue import CATALOGUE
 from runtime import progress
 from runtime.bulk import Format
 from runtime.operator_database import Retry, connected
+from storage import statistics
 from storage.settings import DatabaseSettings
 from storage.table import Table
 from topics import json
@@ -26,8 +26,6 @@ TABLES = {table.name: table for table in CATALOGUE.tables}
 """The tables that can be exported, by their names."""
 
 _ROWS_PER_FETCH = 1_000
-_ROWS_TO_COUNT = 1_000_000
-"""A table with more rows is counted by the estimate of PostgreSQL's statistics."""
 
 Encode = Callable[[dict[str, Any]], bytes]
 
@@ -43,7 +41,7 @@ async def run(
         with _opened(output) as stream, progress.bar(console) as bar:
             task = bar.add_task(f"exporting {table.name}", total=None)
             if console.is_terminal:
-                bar.update(task, total=await _count(conn, table))
+                bar.update(task, total=await statistics.rows(conn, table.name))
             encode, written = _encoder(file_format, table, stream), 0
             statement = sa.select(table.sql).order_by(table.columns[table.key])
             result = await conn.stream(statement, execution_options={"yield_per": _ROWS_PER_FETCH})
@@ -53,15 +51,6 @@ async def run(
                 bar.update(task, completed=written)
                 await asyncio.sleep(0)  # Ctrl-C ends the export here. The next rows may be in memory already.
     return written
-
-
-async def _count(conn: AsyncConnection, table: Table[Any]) -> int:
-    estimate: int = await conn.scalar(
-        sa.text("select reltuples::bigint from pg_class where oid = cast(:name as regclass)"), {"name": table.name}
-    )
-    if estimate > _ROWS_TO_COUNT:
-        return estimate
-    return await conn.scalar(sa.select(sa.func.count()).select_from(table.sql)) or 0
 
 
 @contextmanager

@@ -102,9 +102,9 @@ class Console:
         self._reads = connect(settings.database, connections=2, read_only=True)
         self._writes = connect(settings.database, connections=1)
         self._registry = SchemaRegistry(settings.schema_registry) if settings.schema_registry.url else None
-        values = Values(self._registry)
-        self._traces = Traces(settings.kafka, self._reads, values)
-        self._timelines = Timelines(settings.kafka, self._reads, values)
+        self._values = Values(self._registry)
+        self._traces = Traces(settings.kafka, self._reads, self._values)
+        self._timelines = Timelines(settings.kafka, self._reads, self._values)
         self._letters = DeadLetters(settings, self._writes)
         self._topics = TopicList(settings.kafka)
         self._searches = asyncio.Semaphore(SEARCHES)
@@ -239,7 +239,7 @@ class Console:
     async def _detail(self, position: Position) -> Any:
         """Raises NotFound, KafkaError."""
         try:
-            return await letters.detail(self._letters, position)
+            return await letters.detail(self._letters, position, self._values)
         except NoSuchDeadLetter:
             raise NotFound("dead_letter_not_found", f"There is no dead letter at {position}.") from None
 

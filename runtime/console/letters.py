@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 from runtime.console.servers import searching_kafka
+from runtime.consume import Values
 from runtime.dead_letters import DeadLetters, Filter, as_json
 from topics.dead_letters import DeadLetter, Position
 
@@ -70,9 +71,9 @@ async def listing(letters: DeadLetters, query: Query) -> Mapping[str, Any]:
     }
 
 
-async def detail(letters: DeadLetters, position: Position) -> Mapping[str, Any]:
+async def detail(letters: DeadLetters, position: Position, values: Values) -> Mapping[str, Any]:
     """A dead letter with the outline of its value. Raises NoSuchDeadLetter, KafkaError."""
-    content = dict(await letters.content(position))
+    content = dict(await letters.content(position, values))
     record = content.pop("record")
     headers = record["headers"]
     return content | {

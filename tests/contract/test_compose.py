@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 from runtime import settings
 from runtime.dev.servers.downloads import KAFKA_VERSION
 from runtime.dev.servers.kafka import ONE_BROKER
-from runtime.dev.servers.postgres import version_of_postgres
+from runtime.dev.servers.postgres import BIN
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -126,8 +126,9 @@ def test_an_edge_that_is_reachable_from_outside_requires_api_keys() -> None:
 
 def test_servers_have_the_versions_of_the_embedded_ones() -> None:
     """The tests' containers are made from these images as well."""
+    embedded = subprocess.run([str(BIN / "postgres"), "--version"], capture_output=True, text=True, check=True).stdout
     assert SERVICES["kafka"]["image"] == f"apache/kafka:{KAFKA_VERSION}"
-    assert SERVICES["postgres"]["image"] == f"postgres:{version_of_postgres()}"
+    assert SERVICES["postgres"]["image"] == f"postgres:{embedded.split()[-1]}"
 
 
 def test_a_single_broker_uses_replication_factor_one() -> None:

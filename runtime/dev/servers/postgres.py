@@ -137,12 +137,6 @@ class Postgres:
         return process.stdout
 
 
-def version_of_postgres() -> str:
-    """Major and minor version, as in the tags of the PostgreSQL images."""
-    output = subprocess.run([str(BIN / "postgres"), "--version"], capture_output=True, text=True, check=True).stdout
-    return output.split()[-1]
-
-
 def unprivileged() -> int | None:
     """The user to run PostgreSQL as if this process is root's, since PostgreSQL refuses to run as root."""
     return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
