@@ -124,5 +124,6 @@ def _refusals() -> tuple[type[Exception], ...]:
         errors.InvalidPartitionsError,
         errors.InvalidRequestError,
         errors.InvalidTopicError,
+        errors.MessageSizeTooLargeError,
         errors.PolicyViolationError,
     )

@@ -161,8 +161,8 @@ async def recent_dead_letters(installation: Installation) -> Finding:
 
 
 def _unread(what: str, partitions: Sequence[TopicPartition]) -> Finding:
-    names = [f"{topic}:{number}" for topic, number in partitions]
-    return warning(f"{what} could not be read in time from {listed(names)}", "run this again")
+    texts = [f"{topic}:{number}" for topic, number in partitions]
+    return warning(f"{what} could not be read in time from {listed(texts)}", "run this again")
 
 
 def _overview(installation: Installation) -> KafkaOverview | Unavailable:

@@ -50,8 +50,9 @@ def _undelivered(cause: Exception) -> DeliveryError:
         errors.InvalidConfigurationError("x"),
         errors.PolicyViolationError("x"),
         _undelivered(errors.TopicAuthorizationFailedError("x")),
+        _undelivered(errors.MessageSizeTooLargeError("x")),
     ],
-    ids=lambda failure: type(failure).__name__,
+    ids=lambda failure: type(failure.__cause__ or failure).__name__,
 )
 async def test_a_request_that_kafka_refuses_is_not_repeated(failure: Exception) -> None:
     with pytest.raises(GaveUp, match=re.escape(str(failure))) as gave_up:
