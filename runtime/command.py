@@ -98,7 +98,7 @@ class _Patience:
         cause = error.__cause__ if isinstance(error.__cause__, errors.KafkaError) else error
         text = str(error).partition("\n")[0]
         if isinstance(cause, _refusals()):
-            raise GaveUp(text) from error
+            raise GaveUp(f"Kafka refuses this: {text}") from error
         now = time.monotonic()
         # A broker says "unknown error" while it starts, and also to a request that it will never accept.
         if not isinstance(cause, (errors.InvalidReplicationFactorError, errors.UnknownError)):
