@@ -36,6 +36,7 @@ async def get_answer(tx: Tx, request: Request[RequestPath, NoFields, NoFields]) 
         raise NotFound(
             "answer_not_found", "There is no answer to this request: not yet, not any more, or it was never sent."
         )
+    tx.visitors.extend(entry.visitors)
     return StoredAnswer.from_values({"status": entry.status, "body": entry.body and entry.body.decode()})
 
 

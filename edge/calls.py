@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from agents.catalogue import Catalogue, Operation
-from edge import answers, bodies, conditional, idempotency, preferences, scopes, translate
+from edge import answers, bodies, conditional, idempotency, preferences, refusals, scopes, translate
 from edge import headers as http_headers
 from edge.authentication import Authentication
 from edge.callers import Callers
@@ -25,18 +25,15 @@ from edge.settings import HttpSettings
 from schemas.faults import (
     Bug,
     Fault,
-    Forbidden,
     NoAnswer,
     NotFound,
     PreconditionFailed,
-    RateLimited,
-    Unauthorized,
     Unavailable,
 )
 from schemas.replies import envelope
 from telemetry import traces
 from telemetry.metrics import HTTP_CALLS, HTTP_DURATION
-from topics import audit, json, names
+from topics import json, names
 from topics.envelope import JSON, RequestHeaders
 from topics.kafka import Outgoing
 from topics.traceparent import read_traceparent
@@ -94,7 +91,7 @@ class Calls:
             self._callers.count(identity, fields)
             return await work(identity, fields)
         except Fault as fault:
-            _audit_refusal(name, request, identity, fault)
+            refusals.log(name, identity, fault, visitors=_uuids(request.path_params.get("visitorId")))
             return answers.of_fault(fault, fields)
         except ClientDisconnect:
             return Response(status_code=400)
@@ -256,14 +253,6 @@ def _traced(route: str, endpoint: Endpoint) -> Endpoint:
         return response
 
     return answer
-
-
-def _audit_refusal(name: str, request: Request, identity: Identity | None, fault: Fault) -> None:
-    """Write to the audit log that the edge refused access. The workers write the accesses that reach them."""
-    if isinstance(fault, (Unauthorized, Forbidden, RateLimited)) and audit.is_enabled():
-        caller = None if identity is None else identity.source
-        visitors = _uuids(request.path_params.get("visitorId"))
-        audit.write(caller=caller, operation=name, visitors=visitors, status=fault.status, via="edge")
 
 
 def _uuids(text: str | None) -> list[UUID]:

@@ -13,8 +13,9 @@ from urllib.parse import unquote
 from starlette.requests import Request
 from starlette.responses import Response
 
-from edge import bodies
+from edge import bodies, refusals
 from edge.authentication import Authentication
+from edge.identity import Identity
 from edge.routing import Endpoint
 from edge.schema_directory import SchemaDirectory, Version
 from schemas.faults import Fault, Unauthorized
@@ -78,27 +79,26 @@ class Registry:
 
     def _answered(self, endpoint: Callable[[Request], Awaitable[Any]]) -> Endpoint:
         async def answer(request: Request) -> Response:
+            identity = None
             try:
-                self._authenticate(request)
+                identity = self._authenticate(request)
                 result = await endpoint(request)
             except RegistryError as error:
                 return _json({"error_code": error.code, "message": str(error)}, error.status)
-            except Unauthorized as fault:
-                challenge = {"WWW-Authenticate": 'Basic realm="registry"'}
-                return _json({"error_code": 40101, "message": fault.entries[0].message}, 401, challenge)
             except Fault as fault:
-                return _json({"error_code": fault.status * 100 + 1, "message": fault.entries[0].message}, fault.status)
+                refusals.log("registry", identity, fault)
+                return _of_fault(fault)
             return result if isinstance(result, Response) else _json(result)
 
         return answer
 
-    def _authenticate(self, request: Request) -> None:
+    def _authenticate(self, request: Request) -> Identity:
         """Raises Unauthorized."""
         authorization = request.headers.get("authorization", "")
         scheme, _, credentials = authorization.partition(" ")
         if scheme.lower() == "basic":
             authorization = f"Bearer {_password(credentials)}"
-        self._authentication.identify(authorization)
+        return self._authentication.identify(authorization)
 
     async def _root(self, _: Request) -> Any:
         return {}
@@ -258,6 +258,13 @@ def _described(version: Version) -> dict[str, Any]:
         "schemaType": "AVRO",
         "schema": version.schema.text,
     }
+
+
+def _of_fault(fault: Fault) -> Response:
+    message = fault.entries[0].message
+    if isinstance(fault, Unauthorized):
+        return _json({"error_code": 40101, "message": message}, 401, {"WWW-Authenticate": 'Basic realm="registry"'})
+    return _json({"error_code": fault.status * 100 + 1, "message": message}, fault.status)
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

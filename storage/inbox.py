@@ -34,7 +34,7 @@ INBOX = sa.Table(
     sa.Column("status", sa.SmallInteger, nullable=False),
     sa.Column("body", sa.LargeBinary),
     sa.Column("received_at", sa.TIMESTAMP(timezone=True), nullable=False, index=True),
-    # The visitors whose data the body may contain: visitor_id for one visitor, visitor_ids for several, which is rare.
+    # `Entry.visitors`: visitor_id for one visitor, visitor_ids for several, which is rare.
     sa.Column("visitor_id", sa.Uuid),
     sa.Column("visitor_ids", ARRAY(sa.Uuid)),
     sa.Index("inbox_visitor_id_idx", "visitor_id", postgresql_where="visitor_id is not null"),
@@ -61,7 +61,7 @@ class RequestKey(NamedTuple):
 
 class Entry(NamedTuple):
     """An answered request. `fingerprint` is a digest of the request's content. `body` is the JSON of the answer.
-    `visitors` are the visitors whose data the body may contain."""
+    `visitors` are the visitors whom the request names in its path or whose data the body may contain."""
 
     topic: str
     source: str
@@ -103,7 +103,7 @@ def _look_up() -> Any:
     lock_timeout = sa.func.set_config("lock_timeout", sa.bindparam("lock_timeout", type_=sa.Text), sa.true())
     start = sa.select(sa.func.clock_timestamp().label("now"), lock_timeout.label("lock_timeout")).cte("start")
     entries = INBOX.join(_LOOKED_UP, sa.and_(*(column == _LOOKED_UP.c[column.name] for column in _KEY)))
-    columns = (INBOX.c[name] for name in _STORED)
+    columns = (INBOX.c[name] for name in (*_COLUMNS, "visitor_ids"))
     return sa.select(start.c.now, *columns).select_from(start.outerjoin(entries, start.c.lock_timeout.is_not(None)))
 
 
@@ -204,7 +204,7 @@ async def oldest_seconds(conn: AsyncConnection) -> float | None:
 async def find(conn: AsyncConnection, key: RequestKey) -> Entry | None:
     """The entry of a request; None if the request is not answered."""
     row = (await conn.execute(_FIND, key._asdict())).first()
-    return None if row is None else Entry(*row[: len(Entry._fields) - 1])
+    return None if row is None else _entry(row)
 
 
 class Receipt(NamedTuple):
@@ -250,7 +250,7 @@ async def look_up(
     lock."""
     columns: dict[str, Any] = dict(zip(RequestKey._fields, map(list, zip(*keys, strict=True)), strict=True))
     rows = (await conn.execute(_LOOK_UP, columns | {"lock_timeout": milliseconds(lock_timeout)})).all()
-    entries = (Entry(*row[1:]) for row in rows if row.topic is not None)
+    entries = (_entry(row) for row in rows if row.topic is not None)
     return rows[0].now.astimezone(UTC), {entry.key: entry for entry in entries}
 
 

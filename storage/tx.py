@@ -83,6 +83,7 @@ class Tx:
     - `wrote` is true once the request has executed a statement that may write.
     - `erased` are the visitors that the request erased. The engine removes their data from inbox and outbox, including
       the data of earlier requests of the batch.
+    - `visitors` are the visitors whose data a read answers and whom the value of its handler does not name.
     - `target` is None if the request is not about a single row.
     """
 
@@ -92,6 +93,7 @@ class Tx:
     changes: list[EntityChange] = field(default_factory=list)
     resources: Resources = field(default_factory=dict)
     erased: list[UUID] = field(default_factory=list)
+    visitors: list[UUID] = field(default_factory=list)
     target: Target | None = None
     wrote: bool = False
 

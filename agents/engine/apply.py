@@ -104,7 +104,7 @@ async def apply(conn: AsyncConnection, requests: Sequence[ValidRequest], attempt
         await _apply_together(conn, runs[start : start + SAVEPOINT_RUNS], attempt)
     for first, again in repeated:
         if first.answer is not None:
-            again.answer = first.answer if again.fingerprint == first.fingerprint else _key_reused()
+            _repeat(again, first)
     if attempt.answered:
         entries = [_inbox_entry(incoming) for incoming in attempt.answered]
         await inbox.insert(conn, entries, attempt.changes, attempt.now)
@@ -150,12 +150,21 @@ def _answer_again(incoming: ValidRequest, entry: inbox.Entry, wire: Wire) -> Non
     if entry.fingerprint != incoming.fingerprint:
         incoming.answer = _key_reused()
         return
+    incoming.visitors = entry.visitors
     try:
         body = None if entry.body is None else json.read(entry.body)
         incoming.answer = Answer(entry.status, wire.native(incoming.operation, entry.status, body))
     except Exception as error:
         # An older version stored it. Only this request fails; its entry stays, so that it is not applied again.
         incoming.bug, incoming.answer = error, answers.of_fault(BUG)
+
+
+def _repeat(again: ValidRequest, first: ValidRequest) -> None:
+    """Give a request the answer of the request of this batch that it repeats."""
+    if again.fingerprint != first.fingerprint:
+        again.answer = _key_reused()
+        return
+    again.answer, again.visitors, again.erased = first.answer, first.visitors, first.erased
 
 
 def _key_reused() -> Answer:
@@ -277,8 +286,12 @@ def _applied(incoming: ValidRequest, tx: Tx, value: Any, wire: Wire) -> _Applied
             requested_at=tx.cause.arrived,
         )
     ]
-    # The request that deletes a visitor is not one of the visitor's own.
+    # Neither the request that erases a visitor nor one that takes a device from another visitor is one of the visitor's
+    # own.
     visitors = {c.visitor_id for c in tx.changes if c.visitor_id is not None and c.action != "deleted"}
+    # A request may change nothing and answer with what it was sent.
+    if (visitor_id := getattr(incoming.request.path, "visitor_id", None)) is not None:
+        visitors.add(visitor_id)
     return _Applied(answer, result, changes, sorted(visitors), tx.erased)
 
 

@@ -81,7 +81,7 @@ class ValidRequest:
     result: bytes | None = None
     """The encoded answer."""
     visitors: Sequence[UUID] = ()
-    """The visitors whose data the answer may hold."""
+    """The visitors whom the path names or whose data the answer may hold."""
     erased: Sequence[UUID] = ()
     """The visitors whom the request has erased."""
     bug: BaseException | None = None

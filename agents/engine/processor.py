@@ -232,7 +232,7 @@ class BatchProcessor:
                     value = await operation.handler(tx, request)
             answer = answers.of_value(operation, request, incoming.raw_query, value)
             answer = answer._replace(revision=tx.revision)
-            incoming.visitors = sorted(audit.visitors_in(value))
+            incoming.visitors = sorted(audit.visitors_in(value).union(tx.visitors))
             incoming.result = self._wire.bounded_result(operation, incoming.headers.content_type, answer)
             incoming.answer = answer
         except Fault as fault:

@@ -16,7 +16,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from edge import answers, bodies, scopes
+from edge import answers, bodies, refusals, scopes
 from edge.authentication import Authentication
 from edge.callers import Callers
 from edge.identity import Identity
@@ -38,7 +38,6 @@ from schemas.faults import (
     Invalid,
     NotFound,
     RateLimited,
-    Unauthorized,
     Unavailable,
     UnsupportedMediaType,
 )
@@ -162,7 +161,7 @@ class Console:
                 data = await endpoint(request, identity)
                 return data if isinstance(data, Response) else _of_data(request, data, fields)
             except Fault as fault:
-                _audit_refusal(request, identity, fault)
+                refusals.log(f"console.{_first_step(request)}", identity, fault, via="console")
                 return answers.of_fault(fault, fields)
             except ClientDisconnect:
                 raise
@@ -343,11 +342,10 @@ def _audit(identity: Identity, operation: str, visitors: set[UUID] | None = None
         audit.write(caller=identity.source, operation=operation, visitors=visitors or (), status=200, via=via)
 
 
-def _audit_refusal(request: Request, identity: Identity | None, fault: Fault) -> None:
-    if isinstance(fault, (Unauthorized, Forbidden, RateLimited)) and audit.is_enabled():
-        caller = None if identity is None else identity.source
-        path = request.scope["path"].removeprefix(f"{PATH}/api/").partition("/")[0]
-        audit.write(caller=caller, operation=f"console.{path}", visitors=(), status=fault.status, via="console")
+def _first_step(request: Request) -> str:
+    """The first step of the path below the console's API."""
+    path: str = request.scope["path"]
+    return path.removeprefix(f"{PATH}/api/").partition("/")[0]
 
 
 async def _redirect(_: Request) -> Response:

@@ -70,6 +70,35 @@ async def test_every_access_has_a_line_that_says_who_did_what_to_whose_data(
     assert body["email"] not in stack.audit_log.read_text()
 
 
+async def test_a_repeated_write_and_its_stored_answer_are_accesses_to_the_visitors_data(
+    stack: Stack, client: httpx.AsyncClient, guarded_client: httpx.AsyncClient
+) -> None:
+    center = await data.create(client, "/centers", data.center())
+    body, headers = data.visitor(center["pcCode"]), bearer("shop") | {"Idempotency-Key": str(uuid4())}
+    created = await guarded_client.post("/visitors", json=body, headers=headers)
+    visitor_id = created.json()["data"]["visitorId"]
+    repeated = await guarded_client.post("/visitors", json=body, headers=headers)
+    assert repeated.json() == created.json()
+    stored = await guarded_client.get(f"/requests/visitors/{headers['Idempotency-Key']}", headers=bearer("shop"))
+    assert stored.json()["data"]["body"] == created.json()
+    await eventually("a line for each access", lambda: _has_lines(stack.audit_log, visitor_id, 3))
+    assert [(line["caller"], line["operation"], line["status"]) for line in _lines(stack.audit_log, visitor_id)] == [
+        ("app/shop", "visitors.create", 201), ("app/shop", "visitors.create", 201), ("app/shop", "answers.get", 200),
+    ]  # fmt: skip
+
+
+async def test_a_refusal_of_the_registry_has_a_line(stack: Stack, guarded_client: httpx.AsyncClient) -> None:
+    def refusals() -> list[dict[str, Any]]:
+        lines = map(json.loads, stack.audit_log.read_text().splitlines())
+        return [line for line in lines if line["operation"] == "registry"]
+
+    assert refusals() == []
+    assert (await guarded_client.get("/registry/subjects", auth=("nobody", "wrong"))).status_code == 401
+    assert (await guarded_client.get("/registry/subjects", headers=bearer("reader"))).status_code == 200
+    (line,) = refusals()
+    assert (line["caller"], line["status"], line["visitors"], line["via"]) == (None, 401, [], "edge")
+
+
 async def test_visitor_audit_lists_the_writes_that_the_inbox_knows(stack: Stack, client: httpx.AsyncClient) -> None:
     parker = await data.visitor_with_vehicle(client)
     command = ("audit", "--visitor", parker["visitorId"])

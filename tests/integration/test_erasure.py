@@ -71,7 +71,11 @@ async def _visitor_with_records(client: httpx.AsyncClient) -> dict[str, Any]:
     operation_session = {"pcCode": center, "guid": marker, "gameId": "g", "gameName": "Game"}
     await _create(client, f"{path}/centerOperationSessions", operation_session)
     for kind in ("segments", "stores"):
-        await _create(client, f"{path}/centerOperationSessions/{marker}/{kind}", [{"id": "1", "name": marker}])
+        for _ in ("added", "failed, since the session has it"):
+            await _create(client, f"{path}/centerOperationSessions/{marker}/{kind}", [{"id": "1", "name": marker}])
+    for _ in ("changed", "unchanged"):
+        answer = await client.put(f"{path}/interests", json=[{"externalId": marker, "label": f"{marker} again"}])
+        assert answer.status_code == 204
     await client.patch("/visitors", json=[{"visitorId": parker["visitorId"], "emailInvalid": True}])
     visitor = (await client.get(path)).json()["data"]
     analytics_id = await data.analytics_id(client, parker["visitorId"])
@@ -131,6 +135,11 @@ async def test_an_erasure_deletes_every_row_and_fails_when_repeated(stack: Stack
 
     await eventually("all changes published", lambda: oracle.outbox_empty(stack))
     assert await tables_with(stack, *personal) == []
+    assert await tables_with(stack, visitor["analyticsId"]) == [f"inbox: {visitor['analyticsId']}"]
+    (answer,) = await stack.rows(
+        "select operation from inbox where convert_from(body, 'UTF8') like :text", text=f"%{visitor['analyticsId']}%"
+    )
+    assert answer.operation == "visitors.eraseByAnalyticsId"
     deletions = " ".join([str(row) for row in await stack.rows("select * from deletions")])
     assert visitor["visitorId"] in deletions
     assert [text for text in (visitor["marker"], visitor["email"], visitor["licensePlate"]) if text in deletions] == []
@@ -142,6 +151,38 @@ async def test_an_erasure_deletes_every_row_and_fails_when_repeated(stack: Stack
         "select 1 from ranking_counts where challenge_id = :id", id=visitor["challengeId"]
     )
     assert ranking_counts == []
+
+
+async def test_requests_of_an_erased_visitor_that_changed_nothing_are_not_answered_again(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    parker = await data.visitor_with_vehicle(client)
+    path, guid = f"/visitors/{parker['visitorId']}", str(uuid4())
+    session = {"pcCode": parker["pcCode"], "guid": guid, "gameId": "g", "gameName": "Game"}
+    await _create(client, f"{path}/centerOperationSessions", session)
+    interest = [{"externalId": "1", "label": "Quillfeather"}]
+    calls = [
+        ("POST", f"{path}/centerOperationSessions/{guid}/segments", [{"id": "1", "name": "Quillfeather"}]),
+        ("POST", f"{path}/centerOperationSessions/{guid}/stores", [{"id": "1", "name": "Quillfeather"}]),
+        ("PUT", f"{path}/interests", interest),
+    ]
+    for method, url, body in calls:
+        await client.request(method, url, json=body)
+    headers = [{"Idempotency-Key": str(uuid4())} for _ in calls]
+
+    async def statuses() -> list[int]:
+        answers = [
+            await client.request(method, url, json=body, headers=fields)
+            for (method, url, body), fields in zip(calls, headers, strict=True)
+        ]
+        return [answer.status_code for answer in answers]
+
+    assert await statuses() == [201, 201, 204]
+    exported = json.loads((await stack.command("export-visitor", parker["visitorId"])).stdout)
+    exported_ids = {answer["requestId"].partition("/")[2] for answer in exported["answers"]}
+    assert exported_ids >= {fields["Idempotency-Key"] for fields in headers}
+    await _erase(client, await data.analytics_id(client, parker["visitorId"]))
+    assert await statuses() == [404, 404, 404]
 
 
 async def test_tombstones_follow_on_every_compacted_topic(stack: Stack, client: httpx.AsyncClient) -> None:
