@@ -17,8 +17,7 @@ REQUESTS = 1_000
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds from the moment when the broker stored a request, by its clock, until the worker sent the result, by the
-    worker's clock. Of `count` requests."""
+    """Seconds from the moment when the broker stored a request until it stored the result. Of `count` requests."""
 
     count: int
     median: float

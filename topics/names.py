@@ -110,8 +110,8 @@ class TopicSpec:
 
 
 def specs(families: Iterable[str], change_topics: Iterable[ChangeTopic], kafka: KafkaSettings) -> list[TopicSpec]:
-    """All topics, configured by these settings. On request topics, the broker sets the timestamps, so that a producer's
-    wrong clock has no effect."""
+    """All topics, configured by these settings. The brokers set the timestamps: by those of a producer whose clock is a
+    year ahead, Kafka would keep its records, and those beside them, for a year longer."""
     retention = timedelta(days=kafka.retention_days)
 
     def topic(name: str, retention: timedelta, **overrides: str) -> TopicSpec:
@@ -121,18 +121,25 @@ def specs(families: Iterable[str], change_topics: Iterable[ChangeTopic], kafka: 
             "cleanup.policy": "delete",
             "min.insync.replicas": str(kafka.min_insync),
             "max.message.bytes": str(LARGEST_RECORD),
+            "message.timestamp.type": "LogAppendTime",
         }
         config |= {key.replace("_", "."): value for key, value in overrides.items()}
         return TopicSpec(name, kafka.partitions, kafka.replication, config)
 
     def topics_of(family: str) -> list[TopicSpec]:
-        return [topic(requests(family), retention, **_BROKER_TIMESTAMPS), topic(results(family), retention)]
+        return [topic(requests(family), retention), topic(results(family), retention)]
 
     return [
-        topic(QUERIES, timedelta(hours=1), **_BROKER_TIMESTAMPS),
+        topic(QUERIES, timedelta(hours=1)),
         topic(REPLIES, timedelta(hours=1)),
-        # A dead letter contains the whole message, plus headers with the reason.
-        topic(DEAD_LETTERS, DEAD_LETTER_RETENTION, max_message_bytes=str(LARGEST_RECORD + 2**20)),
+        # A dead letter contains the whole message, plus headers with the reason. It is compressed, because a batch of
+        # some kilobytes can have 17 MiB of garbage. All clients read gzip, and brokers need no native library for it.
+        topic(
+            DEAD_LETTERS,
+            DEAD_LETTER_RETENTION,
+            max_message_bytes=str(LARGEST_RECORD + 2**20),
+            compression_type="gzip",
+        ),
         *(spec for family in families for spec in topics_of(family)),
         *(
             topic(change_topic.name, EVENT_RETENTION, **(_COMPACTION if change_topic.compacted else {}))
@@ -145,7 +152,6 @@ def _milliseconds(duration: timedelta) -> str:
     return str(duration // timedelta(milliseconds=1))
 
 
-_BROKER_TIMESTAMPS = {"message_timestamp_type": "LogAppendTime"}
 _COMPACTION = {
     "cleanup_policy": "compact",
     "retention_ms": "-1",

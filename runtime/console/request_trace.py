@@ -60,7 +60,7 @@ class Message(View):
     partition: int
     offset: int
     time: datetime
-    """The timestamp of the record: of a request, when the broker stored it; of others, when a worker sent it."""
+    """The timestamp of the record: when the broker stored it."""
     name: str | None
     """The operation, or for a change its resource and action."""
     source: str | None

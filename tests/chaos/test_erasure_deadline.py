@@ -65,35 +65,51 @@ def _scaled_value(value: str) -> str:
     return str(max(scaled(duration), shortest) // timedelta(milliseconds=1))
 
 
-async def _records_with(stack: Stack, text: str) -> list[str]:
-    """The topics with records that contain a text, once for each record."""
+async def _records_with(stack: Stack, *texts: str) -> list[str]:
+    """Return `topic: text` for each record that contains one of the texts."""
     topics = [spec.name for spec in CATALOGUE.topics(stack.kafka)]
-    records = await stack.read(*topics)
-    return [record.topic for record in records if text in f"{record.key} {record.headers} {record.raw!r}"]
+    holders = []
+    for record in await stack.read(*topics):
+        content = f"{record.key} {record.headers} {record.raw!r}"
+        holders += [f"{record.topic}: {text}" for text in texts if text in content]
+    return holders
 
 
-async def test_an_erased_email_is_nowhere_after_the_deadline_and_a_consumer_that_was_away_sees_the_tombstone(
+async def _write_a_year_ahead(stack: Stack, text: str) -> None:
+    """Write records as a worker would whose clock is a year ahead."""
+    timestamp = int((time.time() + timedelta(days=365).total_seconds()) * 1000)
+    for topic in (names.results("visitors"), names.DEAD_LETTERS, names.changes("visits", "visit")):
+        await stack.producer.send_and_wait(topic, text.encode(), timestamp_ms=timestamp)
+
+
+async def test_an_erased_visitor_is_nowhere_after_the_deadline_and_a_consumer_that_was_away_sees_the_tombstone(
     scaled_stack: Stack,
 ) -> None:
     stack = scaled_stack
     async with httpx.AsyncClient(base_url=stack.url, timeout=30) as client:
         parker = await data.visitor_with_vehicle(client)
-        path = f"/visitors/{parker['visitorId']}"
+        path, name = f"/visitors/{parker['visitorId']}", "Quillfeather"
+        await client.patch(path, json={"lastName": name})
         email = (await client.get(path)).json()["data"]["email"]
+        personal = (email, name, parker["licensePlate"], parker["barcode"])
         await client.get("/visitors", params={"email": email})
         unreadable = RequestHeaders("id", "visitors.create", "crm", JSON).encode()
-        await stack.raw(names.requests("visitors"), f'{{"email": "{email}"'.encode(), unreadable)
+        await stack.raw(names.requests("visitors"), f"{{{' '.join(personal)}".encode(), unreadable)
+        await _write_a_year_ahead(stack, " ".join(personal))
         await client.post("/visits/entry", json={"licensePlate": parker["licensePlate"], "pcCode": parker["pcCode"]})
         topic = names.changes("visitors", "visitor")
-        await stack.await_record(names.DEAD_LETTERS, lambda record: True)
+        await stack.await_record(names.DEAD_LETTERS, lambda record: "ce_id" in record.headers)
         await stack.await_record(topic, lambda record: record.key == parker["visitorId"])
         before = await stack.ends(topic)
         analytics_id = await data.analytics_id(client, parker["visitorId"])
         erased = await client.post("/visitors/erase", json=[{"analyticsId": analytics_id}])
         assert erased.json()["data"]["success"] == [analytics_id]
     erased_at = time.monotonic()
-    holders = set(await _records_with(stack, email))
-    assert holders >= {names.DEAD_LETTERS, names.requests("visitors"), names.results("visitors"), topic}
+    holders = set(await _records_with(stack, *personal))
+    for text in personal:
+        assert holders >= {f"{each}: {text}" for each in (names.DEAD_LETTERS, names.requests("visitors"))}
+        assert holders >= {f"{each}: {text}" for each in (names.results("visitors"), names.changes("visits", "visit"))}
+    assert holders >= {f"{topic}: {email}", f"{topic}: {parker['barcode']}"}
 
     await asyncio.sleep(erased_at + names.TOMBSTONES_KEPT / timedelta(days=1) * DAY - time.monotonic())
     missed = [
@@ -104,7 +120,7 @@ async def test_an_erased_email_is_nowhere_after_the_deadline_and_a_consumer_that
     assert (parker["visitorId"], None) in [(record.key, record.raw) for record in missed]
 
     async def is_gone() -> bool:
-        return await _records_with(stack, email) == [] and await tables_with(stack, email) == []
+        return await _records_with(stack, *personal) == [] and await tables_with(stack, *personal) == []
 
     deadline = erased_at + names.ERASURE_DEADLINE / timedelta(days=1) * DAY
-    await eventually("topics without the email", is_gone, seconds=deadline - time.monotonic())
+    await eventually("topics without the visitor", is_gone, seconds=deadline - time.monotonic())
