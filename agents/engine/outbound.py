@@ -52,11 +52,12 @@ class Outbound:
         return {topic: await self._producer.partitions(topic) for topic in topics}
 
     def _messages(self, incoming: Readable, counts: Mapping[str, int]) -> Iterator[Outgoing]:
-        """The messages of a request on topics of the service."""
-        reply = _own_reply(incoming, counts[names.REPLIES]) if _names_own_reply(incoming) else None
-        if reply is not None:
+        """The messages of a request on topics of the service. The answer of a read has personal data, which the results
+        topic would keep for days: if its partition of `visitor.replies` does not exist, the answer is dropped."""
+        names_own_reply = _names_own_reply(incoming)
+        if names_own_reply and (reply := _own_reply(incoming, counts[names.REPLIES])) is not None:
             yield reply
-        if not incoming.operation.is_query or (reply is None and _foreign_reply(incoming) is None):
+        if not incoming.operation.is_query or not (names_own_reply or _foreign_reply(incoming)):
             yield self._result(incoming, counts)
 
     def _result(self, incoming: Readable, counts: Mapping[str, int]) -> Outgoing:

@@ -270,6 +270,27 @@ async def test_an_unknown_reply_partition_does_not_disturb_other_requests(
     assert (await stack.result("visits.create", request_headers.request_id)).value["status"] == 201
 
 
+async def test_the_answer_of_a_read_whose_reply_partition_does_not_exist_is_dropped(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    """The results topic would keep the visitor's data for 8 days."""
+    parker = await data.visitor_with_vehicle(client)
+    value = json.dumps({"path": {"visitorId": parker["visitorId"]}}).encode()
+    read = RequestHeaders(str(uuid4()), "visitors.get", "gateway/test", JSON, *_reply_to(4_711, "call-3"))
+    await stack.raw(names.QUERIES, value, read.encode())
+    worker = next(process for process in stack.processes if process.name == "worker")
+
+    async def is_logged() -> bool:
+        lines = worker.log.read_text().splitlines()
+        return any("no_such_reply_partition" in line and read.request_id in line for line in lines)
+
+    await eventually("a warning", is_logged)
+    # What was published with the first read precedes the result of the second.
+    await stack.result("visitors.get", await stack.send("visitors.get", {"path": {"visitorId": parker["visitorId"]}}))
+    results = await stack.read(names.results("visitors"))
+    assert [result for result in results if result.id == read.request_id] == []
+
+
 @pytest.mark.parametrize("content_type", [JSON, AVRO])
 async def test_a_read_without_reply_to_is_answered_on_the_results_topic(
     stack: Stack, client: httpx.AsyncClient, content_type: str
