@@ -1,9 +1,12 @@
-"""`visitor dead-letters`: lists dead letters, sends them again, and marks what was done with them."""
+"""`visitor dead-letters`: lists dead letters, sends them again, and marks what was done with them.
+
+After a flood, there are millions of dead letters, so every command reads them page by page. A command that handles dead
+letters reads them twice: first it counts them and asks, then it handles those that it has counted."""
 
 import heapq
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,7 +18,7 @@ from rich.table import Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from agents.catalogue import CATALOGUE
-from runtime import progress
+from runtime import operator_audit, progress
 from runtime.command import WHOLE_LINES
 from runtime.consume import Values, opened_values, printable
 from runtime.operator_database import Retry, connected
@@ -26,18 +29,20 @@ from storage.inbox import RequestKey
 from topics import dead_letters, json, names, patches
 from topics.dead_letters import DeadLetter, Position
 from topics.kafka import Outgoing, Producer
-from topics.snapshot import records
+from topics.snapshot import record_at, records
 
 LARGE = 100
 """The number of dead letters above which a command asks before it handles them."""
 PAGE = 100
 PAGE_BYTES = 16 * 2**20
-"""Limits of the messages that are held in memory, sent and marked together."""
-LISTED = 50
-"""How many dead letters `list` prints as a table: the newest."""
+"""Limits of the dead letters that are held in memory, sent and marked together."""
+
+_REQUEST_TOPICS = frozenset((names.QUERIES, *map(names.requests, CATALOGUE.families)))
 
 Confirm = Callable[[str], object]
 """Asks a question; raises if the answer is no."""
+OnProgress = Callable[[Sequence[DeadLetter]], None]
+"""Is told which dead letters were handled, after each page."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +82,30 @@ class MarkedLetter(NamedTuple):
 
 @dataclass
 class Plan:
-    """What a command will do. `letters` will be handled. The numbers count the other dead letters of the filter, and
-    those of `letters` that are older than the inbox's answers. `still_faulty` counts those of `letters` whose replay
-    fails again, by reason."""
+    """What a command will do with the dead letters of `selection`.
 
-    letters: list[DeadLetter] = field(default_factory=list)
+    - `reasons` counts those that it will handle, by reason. Of these, `older_than_inbox` are older than the inbox's
+      answers, and the replay of `still_faulty` fails again, by reason.
+    - `marked`, `incomplete` and `foreign` count those that it will leave alone.
+    - `ends` is the greatest counted offset of each partition. Later dead letters are left alone: nobody was asked about
+      them, and some are of messages that the replay has sent.
+    """
+
+    selection: Filter
+    reasons: Counter[str] = field(default_factory=Counter)
+    older_than_inbox: int = 0
+    still_faulty: Counter[str] = field(default_factory=Counter)
     marked: int = 0
     incomplete: int = 0
     foreign: int = 0
-    older_than_inbox: int = 0
-    still_faulty: Counter[str] = field(default_factory=Counter)
+    ends: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        return self.reasons.total()
+
+    def includes(self, letter: DeadLetter) -> bool:
+        return letter.position.offset <= self.ends.get(letter.position.partition, -1)
 
 
 class NoSuchDeadLetter(Exception):
@@ -100,109 +119,128 @@ class DeadLetters:
         self._settings = settings
         self._database = database
 
-    async def find(self, selection: Filter) -> list[MarkedLetter]:
-        """The dead letters of a filter, oldest first. Raises KafkaError."""
-        marks = await self._marks()
-        letters = [letter async for letter, _ in self._matching(selection)]
-        letters.sort(key=lambda letter: (letter.written_at, letter.position))
-        return [MarkedLetter(letter, marks.get(_mark_key(letter))) for letter in letters]
-
     async def newest(
         self, selection: Filter, limit: int, *, include_marked: bool
     ) -> tuple[list[MarkedLetter], Counter[str]]:
         """The newest dead letters of a filter, newest first, at most `limit`, and the counts of all of them by reason.
         Raises KafkaError."""
-        marks = await self._marks()
         counts: Counter[str] = Counter()
         newest: list[tuple[datetime, Position, MarkedLetter]] = []
-        async for letter, _ in self._matching(selection):
-            mark = marks.get(_mark_key(letter))
-            if mark is not None and not include_marked:
-                continue
-            counts[letter.reason] += 1
-            heapq.heappush(newest, (letter.written_at, letter.position, MarkedLetter(letter, mark)))
-            if len(newest) > limit:
-                heapq.heappop(newest)
+        async for page in self._pages(selection):
+            for letter, _, mark in page:
+                if mark is not None and not include_marked:
+                    continue
+                counts[letter.reason] += 1
+                heapq.heappush(newest, (letter.written_at, letter.position, MarkedLetter(letter, mark)))
+                if len(newest) > limit:
+                    heapq.heappop(newest)
         return [marked for *_, marked in sorted(newest, reverse=True)], counts
 
     async def content(self, position: Position, values: Values) -> dict[str, Any]:
         """A dead letter with its decoded content. Raises NoSuchDeadLetter, KafkaError."""
-        async for letter, record in self._matching(Filter(positions=frozenset({position}))):
-            mark = (await self._marks()).get(_mark_key(letter))
-            return as_json(MarkedLetter(letter, mark)) | {"record": await printable(values, record)}
-        raise NoSuchDeadLetter(f"There is no dead letter at {position}. `visitor dead-letters list` prints them.")
+        record = await record_at(self._settings.kafka, names.DEAD_LETTERS, *position)
+        if record is None:
+            raise NoSuchDeadLetter(f"There is no dead letter at {position}. `visitor dead-letters list` prints them.")
+        letter = dead_letters.read(record)
+        mark = (await self._marks([letter])).get(_mark_key(letter))
+        return as_json(MarkedLetter(letter, mark)) | {"record": await printable(values, record)}
 
     async def plan_replay(self, selection: Filter) -> Plan:
         """Raises KafkaError."""
-        plan, topics = Plan(), _request_topics()
+        plan = Plan(selection)
         inbox_start = datetime.now(UTC) - timedelta(days=self._settings.worker.inbox_days)
-        for letter, mark in await self.find(selection):
-            if mark is not None:
-                plan.marked += 1
-            elif letter.topic not in topics:
-                plan.foreign += 1
-            elif not letter.complete:
-                plan.incomplete += 1
-            else:
-                plan.letters.append(letter)
-                plan.older_than_inbox += letter.written_at < inbox_start
-                if letter.reason not in dead_letters.REPLAYABLE:
-                    plan.still_faulty[letter.reason] += 1
+        async for page in self._pages(selection):
+            for letter, _, mark in page:
+                if mark is not None:
+                    plan.marked += 1
+                elif letter.topic not in _REQUEST_TOPICS:
+                    plan.foreign += 1
+                elif not letter.complete:
+                    plan.incomplete += 1
+                else:
+                    _count(plan, letter)
+                    plan.older_than_inbox += letter.written_at < inbox_start
+                    if letter.reason not in dead_letters.REPLAYABLE:
+                        plan.still_faulty[letter.reason] += 1
         return plan
 
     async def plan_discard(self, selection: Filter) -> Plan:
         """Raises KafkaError."""
-        letters = await self.find(selection)
-        unmarked = [letter for letter, mark in letters if mark is None]
-        return Plan(unmarked, marked=len(letters) - len(unmarked))
+        plan = Plan(selection)
+        async for page in self._pages(selection):
+            for letter, _, mark in page:
+                if mark is not None:
+                    plan.marked += 1
+                else:
+                    _count(plan, letter)
+        return plan
 
-    async def replay(self, plan: Plan, on_progress: Callable[[Sequence[DeadLetter]], None]) -> None:
+    async def replay(self, plan: Plan, on_progress: OnProgress) -> None:
         """Send the original messages of a plan and mark their dead letters, page by page. After an error, the next
         replay begins with the page that failed; the inbox recognises what was sent twice. Raises DeliveryError,
         KafkaError."""
         producer = Producer(self._settings.kafka)
         try:
             await producer.start()
-            async for page in self._pages(plan.letters):
-                await self._reopen(letter for letter, _ in page)
-                await producer.send([await _to_existing_partition(producer, message) for _, message in page])
-                await self.mark([letter for letter, _ in page], "replayed")
-                on_progress([letter for letter, _ in page])
+            async for page in self._open(plan, _is_replayable):
+                letters = [letter for letter, _ in page]
+                messages = [dead_letters.original(record, letter) for letter, record in page]
+                await self._reopen(letters)
+                await producer.send([await _to_existing_partition(producer, message) for message in messages])
+                await self._mark(letters, "replayed")
+                on_progress(letters)
         finally:
             await producer.stop()
 
-    async def mark(self, letters: Sequence[DeadLetter], action: Action) -> None:
+    async def discard(self, plan: Plan, on_progress: OnProgress) -> None:
+        """Mark the dead letters of a plan, page by page. Raises KafkaError."""
+        async for page in self._open(plan, lambda _: True):
+            letters = [letter for letter, _ in page]
+            await self._mark(letters, "discarded")
+            on_progress(letters)
+
+    async def _open(
+        self, plan: Plan, is_handled: Callable[[DeadLetter], bool]
+    ) -> AsyncIterator[list[tuple[DeadLetter, Any]]]:
+        """The dead letters of a plan that have no mark and that the command handles, with their records, in pages."""
+        async for page in self._pages(plan.selection):
+            handled = [
+                (letter, record)
+                for letter, record, mark in page
+                if mark is None and plan.includes(letter) and is_handled(letter)
+            ]
+            if handled:
+                yield handled
+
+    async def _mark(self, letters: Sequence[DeadLetter], action: Action) -> None:
         async with self._database.begin() as conn:
             await dead_letter_marks.insert(conn, map(_mark_key, letters), action, datetime.now(UTC))
 
-    async def _marks(self) -> dict[MarkKey, Mark]:
+    async def _marks(self, letters: Sequence[DeadLetter]) -> dict[MarkKey, Mark]:
         async with self._database.begin() as conn:
-            return await dead_letter_marks.read(conn)
+            return await dead_letter_marks.read(conn, list(map(_mark_key, letters)))
 
-    async def _matching(self, selection: Filter) -> AsyncIterator[tuple[DeadLetter, Any]]:
-        async for record in records(self._settings.kafka, names.DEAD_LETTERS):
-            letter = dead_letters.read(record)
-            if selection.matches(letter):
-                yield letter, record
-
-    async def _pages(self, letters: Iterable[DeadLetter]) -> AsyncIterator[list[tuple[DeadLetter, Outgoing]]]:
-        """These dead letters with their original messages, in the order of the topic."""
-        keys = set(map(_mark_key, letters))
-        page: list[tuple[DeadLetter, Outgoing]] = []
+    async def _pages(self, selection: Filter) -> AsyncIterator[list[tuple[DeadLetter, Any, Mark | None]]]:
+        """The dead letters of a filter with their records and marks, in the order of the topic."""
+        page: list[tuple[DeadLetter, Any]] = []
         size = 0
-        async for letter, record in self._matching(Filter()):
-            if _mark_key(letter) not in keys:
+        async for record in records(self._settings.kafka, names.DEAD_LETTERS, selection.since):
+            letter = dead_letters.read(record)
+            if not selection.matches(letter):
                 continue
-            message = dead_letters.original(record, letter)
-            page.append((letter, message))
-            size += len(message.value or b"")
+            page.append((letter, record))
+            size += _size(record)
             if len(page) == PAGE or size > PAGE_BYTES:
-                yield page
+                yield await self._with_marks(page)
                 page, size = [], 0
         if page:
-            yield page
+            yield await self._with_marks(page)
 
-    async def _reopen(self, letters: Iterable[DeadLetter]) -> None:
+    async def _with_marks(self, page: Sequence[tuple[DeadLetter, Any]]) -> list[tuple[DeadLetter, Any, Mark | None]]:
+        marks = await self._marks([letter for letter, _ in page])
+        return [(letter, record, marks.get(_mark_key(letter))) for letter, record in page]
+
+    async def _reopen(self, letters: Sequence[DeadLetter]) -> None:
         """Let the requests that failed because of a bug be applied again; the inbox has their answers."""
         keys = [
             RequestKey(letter.topic, letter.source or "", letter.request_id)
@@ -213,45 +251,60 @@ class DeadLetters:
             await inbox.reopen(conn, keys)
 
 
+def _count(plan: Plan, letter: DeadLetter) -> None:
+    """Count a dead letter that the command will handle."""
+    plan.reasons[letter.reason] += 1
+    partition, offset = letter.position
+    plan.ends[partition] = max(offset, plan.ends.get(partition, -1))
+
+
+def _size(record: Any) -> int:
+    headers = sum(len(name) + len(value or b"") for name, value in record.headers)
+    return len(record.key or b"") + len(record.value or b"") + headers
+
+
 async def _to_existing_partition(producer: Producer, message: Outgoing) -> Outgoing:
     """The message for the partition of the original, or of its key if the topic has fewer partitions now."""
     exists = message.partition is not None and message.partition < await producer.partitions(message.topic)
     return message if exists else message._replace(partition=None)
 
 
-def _request_topics() -> set[str]:
-    return {names.QUERIES, *(names.requests(family) for family in CATALOGUE.families)}
+def _is_replayable(letter: DeadLetter) -> bool:
+    return letter.topic in _REQUEST_TOPICS and letter.complete
 
 
 def _mark_key(letter: DeadLetter) -> MarkKey:
     return MarkKey(*letter.position, letter.written_at)
 
 
-async def list_all(
-    settings: Settings, selection: Filter, *, include_marked: bool, as_document: bool, retry: Retry
+async def list_newest(
+    settings: Settings, selection: Filter, limit: int, *, include_marked: bool, as_document: bool, retry: Retry
 ) -> None:
-    """Print the dead letters of a filter and their counts by reason. Raises KafkaError, WrongRevision."""
+    """Print the newest dead letters of a filter, at most `limit`, and the counts of all of them by reason. Raises
+    KafkaError, WrongRevision."""
     async with _opened(settings, retry) as letters:
-        matching = [each for each in await letters.find(selection) if include_marked or each.mark is None]
-    counts = Counter(each.letter.reason for each in matching)
+        newest, counts = await letters.newest(selection, limit, include_marked=include_marked)
+    newest.reverse()
     if as_document:
-        document = {"counts": dict(counts.most_common()), "deadLetters": [as_json(each) for each in matching]}
+        document = {"counts": dict(counts.most_common()), "deadLetters": [as_json(each) for each in newest]}
         sys.stdout.write(json.write(document, indent=True).decode() + "\n")
         return
     console = _console()
-    if not matching:
+    if not newest:
         console.print("There are no such dead letters." if include_marked else "There are no such open dead letters.")
         return
-    console.print(_table(matching[-LISTED:]))
-    if len(matching) > LISTED:
-        console.print(f"The newest {LISTED} of {len(matching)}; --json prints all.")
+    console.print(_table(newest))
+    if len(newest) < counts.total():
+        console.print(f"The newest {len(newest)} of {counts.total()}; --limit sets how many are printed.")
     console.print(_counts(counts))
 
 
 async def show(settings: Settings, position: Position, retry: Retry) -> None:
     """Print a dead letter with its content. Raises NoSuchDeadLetter, KafkaError, WrongRevision."""
     async with _opened(settings, retry) as letters, opened_values(settings.schema_registry) as values:
-        sys.stdout.write(json.write(await letters.content(position, values), indent=True).decode() + "\n")
+        content = await letters.content(position, values)
+    operator_audit.log(settings, f"dead-letters.show.{position}")
+    sys.stdout.write(json.write(content, indent=True).decode() + "\n")
 
 
 async def replay(
@@ -263,14 +316,12 @@ async def replay(
     async with _opened(settings, retry) as letters:
         plan = await letters.plan_replay(selection)
         _describe(console, plan, settings)
-        if dry_run or not plan.letters:
-            console.print(f"{len(plan.letters)} would be replayed." if dry_run else "Nothing to replay.")
+        if dry_run or not plan.count:
+            console.print(f"{plan.count} would be replayed." if dry_run else "Nothing to replay.")
             return
-        ask(confirm, selection, plan, f"Replay {len(plan.letters)} dead letters?")
-        with progress.bar(console) as bar:
-            task = bar.add_task("replayed", total=len(plan.letters))
-            await letters.replay(plan, lambda page: bar.advance(task, len(page)))
-        console.print(f"{len(plan.letters)} replayed.")
+        ask(confirm, plan, f"Replay {plan.count} dead letters?")
+        operator_audit.log(settings, "dead-letters.replay")
+        await _with_progress(console, "replayed", plan, letters.replay)
 
 
 async def discard(settings: Settings, selection: Filter, confirm: Confirm | None, *, retry: Retry) -> None:
@@ -279,10 +330,28 @@ async def discard(settings: Settings, selection: Filter, confirm: Confirm | None
     async with _opened(settings, retry) as letters:
         plan = await letters.plan_discard(selection)
         _describe(console, plan, settings)
-        if plan.letters:
-            ask(confirm, selection, plan, f"Discard {len(plan.letters)} dead letters?")
-            await letters.mark(plan.letters, "discarded")
-        console.print(f"{len(plan.letters)} discarded.")
+        if plan.count:
+            ask(confirm, plan, f"Discard {plan.count} dead letters?")
+            operator_audit.log(settings, "dead-letters.discard")
+        await _with_progress(console, "discarded", plan, letters.discard)
+
+
+async def _with_progress(
+    console: Console, done: str, plan: Plan, handle: Callable[[Plan, OnProgress], Awaitable[None]]
+) -> None:
+    """Handle the dead letters of a plan with a progress bar, and print how many were handled: another operator may have
+    handled some of them meanwhile."""
+    handled = 0
+    with progress.bar(console) as bar:
+        task = bar.add_task(done, total=plan.count)
+
+        def advance(letters: Sequence[DeadLetter]) -> None:
+            nonlocal handled
+            handled += len(letters)
+            bar.advance(task, len(letters))
+
+        await handle(plan, advance)
+    console.print(f"{handled} {done}.")
 
 
 @asynccontextmanager
@@ -292,15 +361,15 @@ async def _opened(settings: Settings, retry: Retry) -> AsyncIterator[DeadLetters
         yield DeadLetters(settings, database)
 
 
-def ask(confirm: Confirm | None, selection: Filter, plan: Plan, question: str) -> None:
-    if confirm is not None and (selection.is_empty or len(plan.letters) > LARGE or plan.older_than_inbox):
+def ask(confirm: Confirm | None, plan: Plan, question: str) -> None:
+    if confirm is not None and (plan.selection.is_empty or plan.count > LARGE or plan.older_than_inbox):
         confirm(question)
 
 
 def _describe(console: Console, plan: Plan, settings: Settings) -> None:
     """Print what needs attention."""
-    if plan.letters:
-        console.print(_counts(Counter(letter.reason for letter in plan.letters)))
+    if plan.count:
+        console.print(_counts(plan.reasons))
     notes = {
         "were replayed or discarded before; they are left alone.": plan.marked,
         "have only a part of the original message and cannot be replayed.": plan.incomplete,

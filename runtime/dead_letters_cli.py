@@ -53,17 +53,23 @@ def list_command(
     since: Since = None,
     until: Until = None,
     include_marked: Annotated[bool, typer.Option("--all", help="Also those that were replayed or discarded.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document with all of them.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many to print: the newest.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """List the dead letters that were neither replayed nor discarded, and count them by reason."""
+    """List the newest dead letters that were neither replayed nor discarded, and count all of them by reason."""
     from runtime import dead_letters
 
     settings = load_settings_and_configure_logs()
     selection = _filter([], reason=reason, operation=operation, source=source, topic=topic, since=since, until=until)
     with _errors_explained():
         run(
-            dead_letters.list_all(
-                settings, selection, include_marked=include_marked, as_document=as_json, retry=retry_until_available
+            dead_letters.list_newest(
+                settings,
+                selection,
+                limit,
+                include_marked=include_marked,
+                as_document=as_json,
+                retry=retry_until_available,
             )
         )
 

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from storage.statements import unnest_rows
 from storage.table import METADATA
 
 DEAD_LETTER_MARKS = sa.Table(
@@ -39,14 +40,19 @@ class Mark(NamedTuple):
     marked_at: datetime
 
 
-_ALL = sa.select(DEAD_LETTER_MARKS)
+_KEYS = unnest_rows(**{name: DEAD_LETTER_MARKS.c[name].type for name in MarkKey._fields})
+_OF_KEYS = sa.select(DEAD_LETTER_MARKS).join(
+    _KEYS, sa.and_(*(DEAD_LETTER_MARKS.c[name] == _KEYS.c[name] for name in MarkKey._fields))
+)
 _INSERT = postgresql.insert(DEAD_LETTER_MARKS).on_conflict_do_nothing()
 _PRUNE = sa.delete(DEAD_LETTER_MARKS).where(DEAD_LETTER_MARKS.c.written_at < sa.bindparam("before"))
 
 
-async def read(conn: AsyncConnection) -> dict[MarkKey, Mark]:
-    """All marks."""
-    rows = await conn.execute(_ALL)
+async def read(conn: AsyncConnection, letters: Sequence[MarkKey]) -> dict[MarkKey, Mark]:
+    """The marks of those of the dead letters that have one."""
+    if not letters:
+        return {}
+    rows = await conn.execute(_OF_KEYS, dict(zip(MarkKey._fields, map(list, zip(*letters, strict=True)), strict=True)))
     return {MarkKey(row.partition, row.offset, row.written_at): Mark(row.action, row.marked_at) for row in rows}
 
 

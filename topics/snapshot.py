@@ -14,6 +14,8 @@ from topics.settings import KafkaSettings
 
 FETCH_BYTES = 8 * 2**20
 """Bytes of one fetch of a period. The consumer's default of 50 MB would be in memory at once."""
+RECORDS_AT_ONCE = 10
+"""Records that are decompressed at once. Some kilobytes that were fetched can be a record of 17 MiB."""
 
 
 async def records(settings: KafkaSettings, topic: str, since: datetime | None = None) -> AsyncIterator[Any]:
@@ -148,7 +150,7 @@ async def _up_to(
     `until` in milliseconds. Raises KafkaError."""
     unfinished = {each for each, end in ends.items() if await consumer.position(each) < end}
     while unfinished:
-        batches = await consumer.getmany(*unfinished, timeout_ms=500)
+        batches = await consumer.getmany(*unfinished, max_records=RECORDS_AT_ONCE, timeout_ms=500)
         for partition, batch in batches.items():
             for record in batch:
                 if until is not None and record.timestamp > until:

@@ -107,7 +107,7 @@ async def plan(letters: DeadLetters, selection: Selection, inbox_days: float) ->
     """What a replay would do. Raises KafkaError."""
     planned = await letters.plan_replay(selection.filter)
     return {
-        "replayable": len(planned.letters),
+        "replayable": planned.count,
         "marked": planned.marked,
         "incomplete": planned.incomplete,
         "foreign": planned.foreign,
@@ -129,7 +129,7 @@ async def replay(letters: DeadLetters, selection: Selection, on_page: Callable[[
         replayed.extend(ids)
         on_page(ids)
 
-    if planned.letters:
+    if planned.count:
         async with searching_kafka():
             await letters.replay(planned, note)
     return replayed

@@ -146,9 +146,10 @@ async def recent_dead_letters(installation: Installation) -> Finding:
         offsets = await observer.offsets_at(partitions, since)
         records, unread = await observer.records(offsets, await observer.ends(partitions), COUNTED_DEAD_LETTERS)
     letters = [dead_letters.read(record) for record in records]
+    keys = [MarkKey(*letter.position, letter.written_at) for letter in letters]
     async with installation.database.connect() as conn:
-        marks = await dead_letter_marks.read(conn)
-    reasons = Counter(letter.reason for letter in letters if MarkKey(*letter.position, letter.written_at) not in marks)
+        marks = await dead_letter_marks.read(conn, keys)
+    reasons = Counter(letter.reason for letter, key in zip(letters, keys, strict=True) if key not in marks)
     if not reasons and unread:
         return _unread("the dead letters since yesterday", unread)
     if not reasons:
