@@ -16,7 +16,7 @@ from uuid import UUID
 
 import typer
 
-from runtime import dead_letters_cli, health, ports
+from runtime import dead_letters_cli, health, operator_audit, ports
 from runtime.bulk import Format, Importable
 from runtime.command import (
     WHOLE_LINES,
@@ -106,7 +106,7 @@ def worker() -> None:
     from agents.catalogue import CATALOGUE
     from runtime import worker_process
 
-    settings = load_settings_and_configure_logs()
+    settings = load_settings_and_configure_logs(is_command=False)
     ports.ensure_free(settings.worker.health_host, settings.worker.health_port, "VISITOR_WORKER_HEALTH_PORT")
     sys.exit(run(worker_process.run(settings, CATALOGUE)))
 
@@ -119,7 +119,7 @@ def edge() -> None:
     from agents.catalogue import CATALOGUE
     from runtime import edge_process
 
-    settings = load_settings_and_configure_logs()
+    settings = load_settings_and_configure_logs(is_command=False)
     http = settings.http
     if not http.authenticates and http.host not in ("127.0.0.1", "::1", "localhost"):
         raise WrongSetting(
@@ -269,6 +269,7 @@ def republish(
         tables = runtime_republish.tables(resources or [])
     except KeyError as error:
         raise WrongSetting(f"{error.args[0]} is not a resource. {runtime_republish.RESOURCES_HINT}") from None
+    operator_audit.log(settings, "republish")
     try:
         run(runtime_republish.run(settings, tables, rate, restart=restart, retry=retry_until_available))
     except WrongRevision as error:
@@ -352,21 +353,33 @@ def import_command(
 
 @app.command(rich_help_panel=Readers.BULK)
 def export(
-    resource: Annotated[str, typer.Argument(help="The table, for example visitors.", show_default=False)],
+    resource: Annotated[
+        str, typer.Argument(help="The table, for example visitors; or the id of a visitor.", show_default=False)
+    ],
     file_format: Annotated[Format, typer.Option("--format", help="JSON lines or CSV.")] = Format.jsonl,
     output: Annotated[
         Path | None, typer.Option(help="The file to write. By default, standard output.", show_default=False)
     ] = None,
 ) -> None:
-    """Write all rows of a resource, as of one moment, in the order of their keys. Needs the database only."""
+    """Write all rows of a resource, as of one moment, in the order of their keys. Needs the database only.
+
+    With the id of a visitor, do the same as export-visitor."""
     from sqlalchemy.exc import DBAPIError
 
     from runtime.bulk import exporting
+    from schemas.types import uuid_of
 
     table = exporting.TABLES.get(resource)
+    if table is None and (visitor_id := uuid_of(resource)) is not None:
+        if file_format is not Format.jsonl:
+            raise typer.BadParameter("The data of one visitor is exported as JSON.", param_hint="--format")
+        _export_visitor(visitor_id, output)
+        return
     if table is None:
-        raise typer.BadParameter(f"The resources are: {', '.join(sorted(exporting.TABLES))}.", param_hint="RESOURCE")
+        resources = ", ".join(sorted(exporting.TABLES))
+        raise typer.BadParameter(f"The resources are: {resources}; or send the id of a visitor.", param_hint="RESOURCE")
     settings = load_settings_and_configure_logs()
+    operator_audit.log(settings, f"export.{resource}")
     try:
         rows = run(exporting.run(settings.database, table, file_format, output, retry_until_available))
     except WrongRevision as error:
@@ -382,19 +395,36 @@ def export(
 
 
 @app.command(rich_help_panel=Readers.PRIVACY)
-def export_visitor(visitor_id: Annotated[UUID, typer.Argument(help="The id of the visitor.")]) -> None:
+def export_visitor(
+    visitor_id: Annotated[UUID, typer.Argument(help="The id of the visitor.")],
+    output: Annotated[
+        Path | None, typer.Option(help="The file to write. By default, standard output.", show_default=False)
+    ] = None,
+) -> None:
     """Write all data that the database has about a visitor as JSON, for a request for access (GDPR, article 15).
 
     Exits with status 1 if there is none."""
+    _export_visitor(visitor_id, output)
+
+
+def _export_visitor(visitor_id: UUID, output: Path | None) -> None:
     from runtime import export_visitor as runtime_export_visitor
 
     settings = load_settings_and_configure_logs()
     try:
         exported = run(runtime_export_visitor.export(settings.database, visitor_id, retry_until_available))
-    except (WrongRevision, runtime_export_visitor.NoSuchVisitor) as error:
+    except runtime_export_visitor.NoSuchVisitor as error:
+        operator_audit.log(settings, "export-visitor", visitors=[visitor_id], status=404)
         typer.echo(f"visitor: {error}", err=True)
         raise typer.Exit(1) from None
-    sys.stdout.buffer.write(exported + b"\n")
+    except WrongRevision as error:
+        typer.echo(f"visitor: {error}", err=True)
+        raise typer.Exit(1) from None
+    operator_audit.log(settings, "export-visitor", visitors=[visitor_id])
+    if output is None:
+        sys.stdout.buffer.write(exported + b"\n")
+    else:
+        output.write_bytes(exported + b"\n")
 
 
 @app.command(name="health", rich_help_panel=Readers.PROCESSES)
@@ -512,6 +542,7 @@ def consume_command(
 
     settings = load_settings_and_configure_logs()
     source, start = (settings.kafka, settings.schema_registry, topic), utc(since)
+    operator_audit.log(settings, f"consume.{topic}")
     try:
         if to_end:
             run(consume.print_all(*source, since=start))
@@ -585,7 +616,9 @@ def audit(
             await engine.dispose()
 
     settings = load_settings_and_configure_logs()
-    for access in run(retry_until_available(read)):
+    accesses = run(retry_until_available(read))
+    operator_audit.log(settings, "audit", visitors=[visitor])
+    for access in accesses:
         line = {"time": access.time.isoformat(), "caller": access.source or None}
         typer.echo(json.dumps(line | {"operation": access.operation, "status": access.status}))
 

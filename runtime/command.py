@@ -42,9 +42,10 @@ def utc(time: datetime | None) -> datetime | None:
     return time if time is None or time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
-def load_settings_and_configure_logs() -> Settings:
+def load_settings_and_configure_logs(*, is_command: bool = True) -> Settings:
+    """`is_command` is False for a worker and an edge, see `logs.configure`."""
     loaded = settings.load()
-    logs.configure(loaded.log)
+    logs.configure(loaded.log, is_command=is_command)
     return loaded
 
 

@@ -30,10 +30,11 @@ _NOISY_LIBRARIES = (
 )
 
 
-def configure(settings: LogSettings) -> None:
-    """Write all logs to standard error, and the audit log where its setting says. Of libraries, only warnings and
-    errors are written. Raises WrongSetting."""
-    configure_audit(settings.audit)
+def configure(settings: LogSettings, *, is_command: bool = False) -> None:
+    """Write all logs to standard error, and the audit log where its setting says; that of a command never to standard
+    output, where the data is that the command prints. Of libraries, only warnings and errors are written. Raises
+    WrongSetting."""
+    configure_audit(settings.audit, sys.stderr if is_command else sys.stdout)
     processors: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -64,15 +65,15 @@ def configure(settings: LogSettings) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def configure_audit(target: str | None) -> None:
-    """Write the audit log to a file, which log rotation may move away, or to standard output, or not at all. Raises
-    WrongSetting."""
+def configure_audit(target: str | None, output: TextIO) -> None:
+    """Write the audit log to a file, which log rotation may move away, or to `output` for `stdout`, or not at all.
+    Raises WrongSetting."""
     audit.LOGGER.propagate = False
     audit.LOGGER.setLevel(logging.INFO if target else logging.CRITICAL)
     if target is None:
         return
     try:
-        handler = _AuditStream(sys.stdout) if target == "stdout" else _AuditFile(target, encoding="utf-8")
+        handler = _AuditStream(output) if target == "stdout" else _AuditFile(target, encoding="utf-8")
     except OSError as error:
         raise WrongSetting(f"VISITOR_LOG_AUDIT: {target} cannot be written: {error.strerror}") from error
     handler.setFormatter(logging.Formatter("%(message)s"))

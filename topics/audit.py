@@ -16,8 +16,9 @@ def is_enabled() -> bool:
 
 
 def write(*, caller: str | None, operation: str, visitors: Iterable[UUID], status: int, via: str) -> None:
-    """`caller` is the ce_source: the API key, the subject of a token, or the sender of a message. `via` is `edge` for a
-    call that the edge refused, `console` for what an operator looked at, else the position of the message."""
+    """`caller` is the ce_source: the API key, the subject of a token, or the sender of a message; or the operator who
+    ran a command. `via` is `edge` for a call that the edge refused, `console` for what an operator looked at, `command`
+    for a command, else the position of the message."""
     line = {
         "time": datetime.now(UTC),
         "caller": caller,

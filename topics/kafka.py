@@ -11,6 +11,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
+    InvalidTimestampError,
     KafkaConnectionError,
     KafkaError,
     MessageSizeTooLargeError,
@@ -260,6 +261,8 @@ async def missing_topics(client: AIOKafkaClient, topics: Collection[str]) -> lis
 
 def describe(error: BaseException) -> str:
     """The text of an error with its type. The text of a KafkaError contains the type already."""
+    if isinstance(error, InvalidTimestampError):
+        return f"{error}: correct the clock of this machine, and run `visitor topics --alter`"
     return str(error) if isinstance(error, KafkaError) else f"{type(error).__name__}: {error}"
 
 

@@ -42,6 +42,11 @@ def test_every_variable_is_a_setting_with_a_valid_value(name: str, monkeypatch: 
     assert loaded.kafka.min_insync <= loaded.kafka.replication or name in ("kafka", "postgres", "proxy")
 
 
+@pytest.mark.parametrize("name", ["worker", "edge"])
+def test_accesses_are_logged(name: str) -> None:
+    assert SERVICES[name]["environment"]["VISITOR_LOG_AUDIT"] == "stdout"
+
+
 @pytest.mark.parametrize("name", sorted(SERVICES.keys() - ONE_SHOT))
 def test_long_running_services_have_a_health_check_and_restart(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"

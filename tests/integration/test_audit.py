@@ -1,6 +1,9 @@
 """The audit log: who accessed whose data."""
 
+import asyncio
 import json
+import os
+import pwd
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import pytest_asyncio
 from tests.support import data
 from tests.support.edges import bearer, entry
 from tests.support.stack import Stack, eventually
+from topics import names
 
 READER = entry("reader", "reader", scopes=("*:read", "visitors:erase"))
 
@@ -97,6 +101,45 @@ async def test_a_refusal_of_the_registry_has_a_line(stack: Stack, guarded_client
     assert (await guarded_client.get("/registry/subjects", headers=bearer("reader"))).status_code == 200
     (line,) = refusals()
     assert (line["caller"], line["status"], line["visitors"], line["via"]) == (None, 401, [], "edge")
+
+
+async def test_commands_have_a_line_with_the_user_who_ran_them(stack: Stack, client: httpx.AsyncClient) -> None:
+    visitor_id = (await data.visitor_with_vehicle(client))["visitorId"]
+    await stack.raw(names.requests("visits"), b"{", [("ce_source", b"gateway/audited")])
+    letter = await stack.await_record(
+        names.DEAD_LETTERS, lambda record: record.headers.get("ce_source") == "gateway/audited"
+    )
+    letter_id = f"{letter.partition}:{letter.offset}"
+    log = stack.home / "commands.log"
+    commands: dict[str, tuple[str, ...]] = {
+        "export-visitor": ("export-visitor", visitor_id),
+        "audit": ("audit", "--visitor", visitor_id),
+        "export.centers": ("export", "centers"),
+        f"consume.{names.DEAD_LETTERS}": ("consume", names.DEAD_LETTERS, "--to-end"),
+        f"dead-letters.show.{letter_id}": ("dead-letters", "show", letter_id),
+        "dead-letters.discard": ("dead-letters", "discard", letter_id),
+        "republish": ("republish", "article"),
+    }
+    done = await asyncio.gather(
+        *(stack.command(*command, seconds=180, VISITOR_LOG_AUDIT=str(log)) for command in commands.values())
+    )
+    assert [each.returncode for each in done] == [0] * len(commands), [each.stderr for each in done]
+    lines = {line["operation"]: line for line in map(json.loads, log.read_text().splitlines())}
+    assert lines.keys() == {f"command.{name}" for name in commands}
+    user = pwd.getpwuid(os.getuid()).pw_name
+    assert {line["caller"].partition("@")[0] for line in lines.values()} == {f"operator/{user}"}
+    assert {line["via"] for line in lines.values()} == {"command"}
+    named = {operation for operation, line in lines.items() if line["visitors"] == [visitor_id]}
+    assert named == {"command.export-visitor", "command.audit"}
+
+
+async def test_the_audit_log_of_a_command_is_not_among_its_data(stack: Stack) -> None:
+    done = await stack.command("export-visitor", data.ABSENT_VISITOR_ID, VISITOR_LOG_AUDIT="stdout")
+    assert (done.returncode, done.stdout) == (1, "")
+    line = json.loads(next(line for line in done.stderr.splitlines() if line.startswith("{")))
+    assert (line["operation"], line["visitors"], line["status"]) == (
+        "command.export-visitor", [data.ABSENT_VISITOR_ID], 404,
+    )  # fmt: skip
 
 
 async def test_visitor_audit_lists_the_writes_that_the_inbox_knows(stack: Stack, client: httpx.AsyncClient) -> None:

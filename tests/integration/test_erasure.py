@@ -118,6 +118,11 @@ async def test_an_export_has_everything_that_an_erasure_removes(stack: Stack, cl
     left = json.loads(done.stdout)
     assert (left["tables"], left["answers"]) == ({}, [])
     assert left["deletedEntities"] != []
+    file = stack.home / "visitor.json"
+    assert (await stack.command("export", visitor_id, "--output", str(file))).returncode == 0
+    assert json.loads(file.read_text())["deletedEntities"] == left["deletedEntities"]
+    done = await stack.command("export", visitor_id, "--format", "csv")
+    assert (done.returncode, "exported as JSON" in done.stderr) == (2, True), done.stderr
     done = await stack.command("export-visitor", data.ABSENT_VISITOR_ID)
     assert done.returncode == 1
     assert done.stderr.startswith("visitor: There is no data about"), done.stderr

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from aiokafka.errors import InvalidTimestampError
 from aiokafka.partitioner import DefaultPartitioner
 
 from agents.answers import Answer
@@ -16,7 +17,7 @@ from agents.wire import Wire
 from topics import avro, json, names
 from topics.acls import Acl
 from topics.envelope import AVRO, JSON, InvalidMessage
-from topics.kafka import partition_of
+from topics.kafka import describe, partition_of
 from topics.settings import KafkaSettings
 
 WIRE = Wire(CATALOGUE)
@@ -106,6 +107,11 @@ def test_different_schemas_have_different_ids() -> None:
 @pytest.mark.parametrize("key", [b"", b"a", b"e45934e1-5fd4-4651-b7bc-50c977a3b8c5"])
 def test_a_key_has_the_partition_of_kafkas_default_partitioner(key: bytes) -> None:
     assert partition_of(key, 12) == DefaultPartitioner()(key, list(range(12)), [])
+
+
+def test_the_error_about_a_wrong_clock_names_the_clock() -> None:
+    """Kafka 4 refuses records of a clock that is an hour ahead, on topics that do not have `LogAppendTime` yet."""
+    assert "clock" in describe(InvalidTimestampError())
 
 
 def test_a_change_topic_leads_to_its_resource() -> None:
