@@ -28,6 +28,7 @@ from storage.dead_letter_marks import Action, Mark, MarkKey
 from storage.inbox import RequestKey
 from topics import dead_letters, json, names, patches
 from topics.dead_letters import DeadLetter, Position
+from topics.fetch_limits import bytes_of
 from topics.kafka import Outgoing, Producer
 from topics.snapshot import record_at, records
 
@@ -229,7 +230,7 @@ class DeadLetters:
             if not selection.matches(letter):
                 continue
             page.append((letter, record))
-            size += _size(record)
+            size += bytes_of(record.key, record.value, record.headers)
             if len(page) == PAGE or size > PAGE_BYTES:
                 yield await self._with_marks(page)
                 page, size = [], 0
@@ -256,11 +257,6 @@ def _count(plan: Plan, letter: DeadLetter) -> None:
     plan.reasons[letter.reason] += 1
     partition, offset = letter.position
     plan.ends[partition] = max(offset, plan.ends.get(partition, -1))
-
-
-def _size(record: Any) -> int:
-    headers = sum(len(name) + len(value or b"") for name, value in record.headers)
-    return len(record.key or b"") + len(record.value or b"") + headers
 
 
 async def _to_existing_partition(producer: Producer, message: Outgoing) -> Outgoing:

@@ -1,6 +1,7 @@
 """Logs tell what failed, without personal data."""
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -38,7 +39,7 @@ def test_an_audit_log_that_cannot_be_written_loses_lines_that_are_counted_and_en
     folder = tmp_path / "audit"
     folder.mkdir()
     file = folder / "audit.log"
-    logs.configure_audit(str(file))
+    logs.configure_audit(str(file), sys.stdout)
     _write("first")
     before, away = _lost(), folder.rename(tmp_path / "away")
     with capture_logs() as events:
@@ -59,7 +60,7 @@ def test_an_audit_log_that_cannot_be_written_loses_lines_that_are_counted_and_en
 
 def test_a_full_disk_loses_audit_lines_whose_content_is_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
     before = _lost()
-    logs.configure_audit("/dev/full")
+    logs.configure_audit("/dev/full", sys.stdout)
     with capture_logs() as events:
         _write("visitors.get")
     assert _lost() - before == 1
