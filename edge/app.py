@@ -4,7 +4,7 @@ import asyncio
 import random
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,7 +19,9 @@ from agents.catalogue import Catalogue
 from edge import answers, asyncapi, openapi, pages, routing
 from edge import headers as http_headers
 from edge.authentication import Authentication
+from edge.callers import UNTIL_SENT, Callers
 from edge.calls import STORED_ANSWERS, Calls
+from edge.http_protocol import WRITE_BUFFER
 from edge.registry import Registry
 from edge.reply_router import ReplyRouter
 from edge.routing import Resource, Routes
@@ -77,11 +79,12 @@ class Edge:
 
     def _create_routes(self, catalogue: Catalogue, kafka: KafkaSettings, settings: HttpSettings) -> Routes:
         routes = Routes()
-        calls = Calls(catalogue, settings, self._authentication, self._router)
+        callers = Callers(settings)
+        calls = Calls(catalogue, settings, self._authentication, callers, self._router)
         for operation in catalogue.operations:
             routes.add(operation.method, operation.path, calls.endpoint(operation))
         routes.add("GET", STORED_ANSWERS, calls.stored_answers)
-        for method, path, endpoint in _registry(catalogue, self._authentication, calls).routes():
+        for method, path, endpoint in _registry(catalogue, self._authentication, callers, calls).routes():
             routes.add(method, path, endpoint)
         if settings.docs:
             _add_docs(routes, catalogue, kafka, settings)
@@ -96,8 +99,10 @@ class Edge:
         if self._mounted is not None and f"{scope['path']}/".startswith(f"{self._mounted.path}/"):
             await self._mounted(scope, receive, send)
             return
-        response = await self._respond(Request(scope, receive))
-        await response(scope, receive, send)
+        with ExitStack() as until_sent:
+            scope[UNTIL_SENT] = until_sent
+            response = await self._respond(Request(scope, receive))
+            await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response:
         match = self._routes.find(routing.normalize(request.scope["raw_path"]))
@@ -155,12 +160,12 @@ class Edge:
         return answers.of_data(503, {"status": "not ready", "reasons": {"kafka": "no connection"}})
 
 
-def _registry(catalogue: Catalogue, authentication: Authentication, calls: Calls) -> Registry:
+def _registry(catalogue: Catalogue, authentication: Authentication, callers: Callers, calls: Calls) -> Registry:
     async def read_after(position: int) -> list[dict[str, Any]]:
         answer: list[dict[str, Any]] = await calls.ask("schemas.list", {"query": {"after": position}})
         return answer
 
-    return Registry(SchemaDirectory(catalogue.topic_of_record, read_after), authentication)
+    return Registry(SchemaDirectory(catalogue.topic_of_record, read_after), authentication, callers)
 
 
 def _add_docs(routes: Routes, catalogue: Catalogue, kafka: KafkaSettings, settings: HttpSettings) -> None:
@@ -231,6 +236,10 @@ class _Boundary:
                     # The caller may or may not send the body after this refusal, so that the connection cannot be used
                     # for another call (RFC 9110, section 10.1.1).
                     message["headers"].append((b"connection", b"close"))
+            elif len(message.get("body", b"")) > WRITE_BUFFER and not message.get("more_body", False):
+                # The server takes the next part when the client has read this one, so that the call lasts until then.
+                await send({**message, "more_body": True})
+                message = {"type": "http.response.body"}
             await send(message)
 
         app = self._app

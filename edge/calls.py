@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from agents.catalogue import Catalogue, Operation
 from edge import answers, bodies, conditional, idempotency, preferences, refusals, scopes, translate
 from edge import headers as http_headers
 from edge.authentication import Authentication
-from edge.callers import Callers
+from edge.callers import UNTIL_SENT, Callers, Held
 from edge.identity import Identity
 from edge.reply_router import Reply, ReplyRouter
 from edge.routing import Endpoint
@@ -45,21 +46,37 @@ PATIENCE_SECONDS = 0.1
 STORED_ANSWER = "answers.get"
 STORED_ANSWERS = "/requests/{family}/{idempotencyKey}"
 
-_Work = Callable[[Identity, dict[str, str]], Awaitable[Response]]
-"""Answers a call of this caller. It may set header fields, which an answer has even if the work raises a fault."""
+
+@dataclass(frozen=True)
+class _Call:
+    """A call of a caller that is known. The work may set header `fields`, which an answer has even if the work raises a
+    fault."""
+
+    request: Request
+    identity: Identity
+    held: Held
+    fields: dict[str, str]
+
+
+_Work = Callable[[_Call], Awaitable[Response]]
 
 
 class Calls:
     """The calls of all operations of one edge."""
 
     def __init__(
-        self, catalogue: Catalogue, settings: HttpSettings, authentication: Authentication, router: ReplyRouter
+        self,
+        catalogue: Catalogue,
+        settings: HttpSettings,
+        authentication: Authentication,
+        callers: Callers,
+        router: ReplyRouter,
     ) -> None:
         self._catalogue = catalogue
         self._settings = settings
         self._authentication = authentication
+        self._callers = callers
         self._router = router
-        self._callers = Callers(settings)
 
     def endpoint(self, operation: Operation) -> Endpoint:
         """The endpoint of an operation's route."""
@@ -67,8 +84,7 @@ class Calls:
         required = scopes.required(operation.name, family, reads=operation.is_query)
 
         async def answer(request: Request) -> Response:
-            work = partial(self._answer, operation, required, request)
-            return await self._for_caller(operation.name, request, work)
+            return await self._for_caller(operation.name, request, partial(self._answer, operation, required))
 
         return _measured(operation.name, f"{operation.method} {operation.path}", answer)
 
@@ -77,19 +93,23 @@ class Calls:
         """The endpoint of STORED_ANSWERS, where the caller of an asynchronous write finds its answer."""
 
         async def answer(request: Request) -> Response:
-            return await self._for_caller(STORED_ANSWER, request, partial(self._stored_answer, request))
+            return await self._for_caller(STORED_ANSWER, request, self._stored_answer)
 
         return _measured(STORED_ANSWER, f"GET {STORED_ANSWERS}", answer)
 
     async def _for_caller(self, name: str, request: Request, work: _Work) -> Response:
         """Identify and count the caller, and do the work. A fault is an answer, with the fields that the work has
-        set."""
+        set. The call is in flight until its answer is sent."""
         fields: dict[str, str] = {}
         identity = None
         try:
             identity = self._authentication.identify(request.headers.get("authorization"))
             self._callers.count(identity, fields)
-            return await work(identity, fields)
+            held = request.scope[UNTIL_SENT].enter_context(self._callers.in_flight(identity))
+            held.add(_header_bytes(request))
+            response = await work(_Call(request, identity, held, fields))
+            _hold_answer(held, request, response)
+            return response
         except Fault as fault:
             refusals.log(name, identity, fault, visitors=_uuids(request.path_params.get("visitorId")))
             return answers.of_fault(fault, fields)
@@ -98,8 +118,9 @@ class Calls:
         except Exception:
             return _bug(name, request, fields)
 
-    async def _stored_answer(self, request: Request, identity: Identity, fields: dict[str, str]) -> Response:
-        family, key = (unquote(value) for value in request.path_params.values())
+    async def _stored_answer(self, call: _Call) -> Response:
+        identity = call.identity
+        family, key = (unquote(value) for value in call.request.path_params.values())
         if family not in self._catalogue.families:
             raise NotFound("route_not_found", "There is no such family.")
         # Reading the answer is the same as repeating the call, so that it needs such a scope.
@@ -107,84 +128,81 @@ class Calls:
             identity.require_scopes(frozenset((f"{family}:write",)))
         path = {"topic": names.requests(family), "source": identity.source, "requestId": f"{identity.name}/{key}"}
         headers = RequestHeaders(str(uuid4()), STORED_ANSWER, identity.source, JSON)
-        reply = await self._query(self._catalogue.by_name[STORED_ANSWER], headers, {"path": path}, request, identity)
-        accept_encoding = request.headers.get("accept-encoding", "")
-        return answers.of_stored_answer(path["requestId"], reply, fields, accept_encoding)
+        operation = self._catalogue.by_name[STORED_ANSWER]
+        reply = await self._query(operation, headers, self._message(operation, headers, {"path": path}), call)
+        accept_encoding = call.request.headers.get("accept-encoding", "")
+        return answers.of_stored_answer(path["requestId"], reply, call.fields, accept_encoding)
 
     async def ask(self, name: str, parts: dict[str, Any]) -> Any:
         """The answer to an internal query of the edge itself. Raises NoAnswer, Unavailable."""
         headers = RequestHeaders(str(uuid4()), name, "edge", JSON)
         operation = self._catalogue.by_name[name]
-        reply = await self._request_reply(operation, headers, parts, self._settings.timeout_seconds)
+        message = self._message(operation, headers, parts)
+        reply = await self._request_reply(operation, headers, message, self._settings.timeout_seconds)
         if reply.status != 200:
             raise Unavailable("not_available", "The service cannot answer this now. Try again in a moment.")
         return json.read(reply.body)
 
-    async def _answer(
-        self,
-        operation: Operation,
-        required: frozenset[str],
-        request: Request,
-        identity: Identity,
-        fields: dict[str, str],
-    ) -> Response:
-        identity.require_scopes(required)
+    async def _answer(self, operation: Operation, required: frozenset[str], call: _Call) -> Response:
+        call.identity.require_scopes(required)
         if operation.is_query:
-            return await self._read(operation, request, identity, fields)
+            return await self._read(operation, call)
         # The header is checked before the body is read: a caller that waits for "100 Continue" need not send it.
-        key = idempotency.read(request.headers.getlist(http_headers.IDEMPOTENCY_KEY))
+        key = idempotency.read(call.request.headers.getlist(http_headers.IDEMPOTENCY_KEY))
         # Error answers have the key too, so that a caller without a key of its own can repeat the call.
-        fields[http_headers.IDEMPOTENCY_KEY] = key.header
-        return await self._write(operation, request, identity, key.value, fields)
+        call.fields[http_headers.IDEMPOTENCY_KEY] = key.header
+        return await self._write(operation, call, key.value)
 
-    async def _read(
-        self, operation: Operation, request: Request, identity: Identity, fields: dict[str, str]
-    ) -> Response:
-        if "if-match" in request.headers and operation.name not in self._catalogue.table_of:
+    async def _read(self, operation: Operation, call: _Call) -> Response:
+        if "if-match" in call.request.headers and operation.name not in self._catalogue.table_of:
             raise _no_etag(operation)
-        parts = await _read_parts(operation, request)
-        identity.require_center(operation.name, parts)
-        headers = _request_headers(operation, request, identity, str(uuid4()))
-        reply = await self._query(operation, headers, parts, request, identity)
-        return answers.of_read(operation, request, parts.get("query", {}), reply, fields)
+        headers = _request_headers(operation, call, str(uuid4()))
+        message, query = await self._received(operation, headers, call)
+        reply = await self._query(operation, headers, message, call)
+        return answers.of_read(operation, call.request, query, reply, call.fields)
 
-    async def _query(
-        self, operation: Operation, headers: RequestHeaders, parts: dict[str, Any], request: Request, identity: Identity
-    ) -> Reply:
+    async def _query(self, operation: Operation, headers: RequestHeaders, message: Outgoing, call: _Call) -> Reply:
         """Send the query when it is the caller's turn, unless the caller has left by then, and wait for its reply.
         Raises ClientDisconnect, NoAnswer, RateLimited, Unavailable."""
         seconds, arrived_at = self._settings.timeout_seconds, time.monotonic()
-        with self._callers.in_flight(identity):
-            async with self._callers.read_turn(identity, seconds):
-                waited = time.monotonic() - arrived_at
-                if waited > PATIENCE_SECONDS and await request.is_disconnected():
-                    raise ClientDisconnect
-                return await self._request_reply(operation, headers, parts, seconds - waited)
+        async with self._callers.read_turn(call.identity, seconds):
+            waited = time.monotonic() - arrived_at
+            if waited > PATIENCE_SECONDS and await call.request.is_disconnected():
+                raise ClientDisconnect
+            return await self._request_reply(operation, headers, message, seconds - waited)
 
-    async def _write(
-        self, operation: Operation, request: Request, identity: Identity, key: str, fields: dict[str, str]
-    ) -> Response:
+    async def _write(self, operation: Operation, call: _Call, key: str) -> Response:
         family = self._catalogue.family_of[operation.name]
-        wish = preferences.read(request.headers.getlist("prefer"))
-        if_match = self._expected_revisions(operation, request)
-        parts = await _read_parts(operation, request)
-        identity.require_center(operation.name, parts)
-        headers = _request_headers(operation, request, identity, key)._replace(if_match=if_match)
-        with self._callers.in_flight(identity):
-            if wish.respond_async and not wish.wait:
-                await self._router.send(self._message(operation, headers, parts))
-                return _accepted(family, headers, fields)
-            timeout = self._settings.timeout_seconds
-            if wish.respond_async and wish.wait:
-                timeout = min(wish.wait, timeout)
-            try:
-                reply = await self._request_reply(operation, headers, parts, timeout)
-            except NoAnswer:
-                if wish.respond_async:
-                    return _accepted(family, headers, fields)
-                raise
+        wish = preferences.read(call.request.headers.getlist("prefer"))
+        if_match = self._expected_revisions(operation, call.request)
+        headers = _request_headers(operation, call, key)._replace(if_match=if_match)
+        message, _ = await self._received(operation, headers, call)
+        if wish.respond_async and not wish.wait:
+            await self._router.send(message._replace(headers=headers.encode()))
+            return _accepted(family, headers, call.fields)
+        timeout = self._settings.timeout_seconds
+        if wish.respond_async and wish.wait:
+            timeout = min(wish.wait, timeout)
+        try:
+            reply = await self._request_reply(operation, headers, message, timeout)
+        except NoAnswer:
+            if wish.respond_async:
+                return _accepted(family, headers, call.fields)
+            raise
         reader = self._catalogue.reader_of.get(operation.name)
-        return answers.of_write(operation, reader, request, reply, fields)
+        return answers.of_write(operation, reader, call.request, reply, call.fields)
+
+    async def _received(
+        self, operation: Operation, headers: RequestHeaders, call: _Call
+    ) -> tuple[Outgoing, Mapping[str, Any]]:
+        """The message with the request, and the parameters of its query. The parsed body, which may take twenty times
+        the memory of its text, ends here. Raises Fault, ClientDisconnect."""
+        body = await bodies.read(call.request, names.VALUE_LIMIT, call.held)
+        parts = _parts(operation, call.request, body)
+        call.identity.require_center(operation.name, parts)
+        message = self._message(operation, headers, parts)
+        call.held.add(len(message.value or b"") - len(body))
+        return message, parts.get("query", {})
 
     def _expected_revisions(self, operation: Operation, request: Request) -> tuple[int, ...] | None:
         """The revisions of which the record must have one; None if it may have any. A precondition that the service
@@ -195,15 +213,16 @@ class Calls:
         return conditional.expected_revisions(request.headers.getlist("if-match")) if has_if_match else None
 
     async def _request_reply(
-        self, operation: Operation, headers: RequestHeaders, parts: dict[str, Any], timeout: float
+        self, operation: Operation, headers: RequestHeaders, message: Outgoing, timeout: float
     ) -> Reply:
-        """Send the request and wait for its reply. Raises NoAnswer, Unavailable."""
+        """Send the request and wait for its reply. The message gets these headers, with the address of the reply.
+        Raises NoAnswer, Unavailable."""
         if operation.is_query:
             headers = headers._replace(expires=datetime.now(UTC) + timedelta(seconds=timeout))
         addressed, reply = self._router.expect(headers)
         try:
             async with asyncio.timeout(timeout):
-                await self._router.send(self._message(operation, addressed, parts))
+                await self._router.send(message._replace(headers=addressed.encode()))
                 return await reply
         except TimeoutError:
             advice = "Repeat the call."
@@ -214,10 +233,11 @@ class Calls:
             reply.cancel()
 
     def _message(self, operation: Operation, headers: RequestHeaders, parts: dict[str, Any]) -> Outgoing:
+        """The message with the request, still without headers."""
         topic = self._catalogue.topic_of[operation.name]
         # Requests with the same record key go to the same partition and stay in order.
         record_key = (operation.record_key(parts) or headers.request_id).encode()
-        return Outgoing(topic, json.write(parts), record_key, headers.encode())
+        return Outgoing(topic, json.write(parts), record_key, headers=[])
 
 
 def _measured(name: str, route: str, endpoint: Endpoint) -> Endpoint:
@@ -263,6 +283,18 @@ def _uuids(text: str | None) -> list[UUID]:
         return []
 
 
+def _hold_answer(held: Held, request: Request, response: Response) -> None:
+    """Raises RateLimited if the caller has no room for the answer to a read, else Unavailable: a write may be applied,
+    and a call with 429 is not."""
+    try:
+        held.add(len(response.body))
+    except (RateLimited, Unavailable) as fault:
+        if request.method in ("GET", "HEAD"):
+            raise
+        advice = f"Repeat the call with the same {http_headers.IDEMPOTENCY_KEY} to get it."
+        raise Unavailable("edge_full", f"The edge has no memory left for the answer. {advice}") from fault
+
+
 def _bug(name: str, request: Request, fields: dict[str, str]) -> Response:
     """Log the exception that is being handled. Returns the answer."""
     log.exception("bug", operation=name, call_id=request.scope[http_headers.CALL_ID])
@@ -282,13 +314,13 @@ def _accepted(family: str, headers: RequestHeaders, fields: dict[str, str]) -> R
     return answers.of_data(202, envelope({"requestId": headers.request_id}), fields | added)
 
 
-def _request_headers(operation: Operation, request: Request, identity: Identity, key: str) -> RequestHeaders:
+def _request_headers(operation: Operation, call: _Call, key: str) -> RequestHeaders:
     return RequestHeaders(
-        request_id=f"{identity.name}/{key}",
+        request_id=f"{call.identity.name}/{key}",
         operation=operation.name,
-        source=identity.source,
+        source=call.identity.source,
         content_type=JSON,
-        traceparent=traces.current_traceparent() or _traceparent(request),
+        traceparent=traces.current_traceparent() or _traceparent(call.request),
     )
 
 
@@ -299,10 +331,14 @@ def _traceparent(request: Request) -> str | None:
     return read_traceparent(values.pop()) if len(values) == 1 else None
 
 
-async def _read_parts(operation: Operation, request: Request) -> dict[str, Any]:
-    """The parts of the request. Raises ClientDisconnect, Invalid, TooLarge, UnsupportedContentCoding and
-    UnsupportedMediaType."""
+def _parts(operation: Operation, request: Request, body: bytes) -> dict[str, Any]:
+    """The parts of the request. Raises Invalid, TooLarge, UnsupportedContentCoding and UnsupportedMediaType."""
     codings = ",".join(request.headers.getlist("content-encoding"))
-    body = await bodies.read(request, names.VALUE_LIMIT)
     content = translate.Content(body, request.headers.get("content-type", ""), codings)
     return translate.parts_of(operation, request.scope["path_params"], request.scope["query_string"], content)
+
+
+def _header_bytes(request: Request) -> int:
+    scope = request.scope
+    target = len(scope["raw_path"]) + len(scope["query_string"])
+    return target + sum(len(name) + len(value) for name, value in scope["headers"])

@@ -9,7 +9,7 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from edge import headers as http_headers
-from schemas.faults import Fault, HeadersTooLarge, Invalid, RequestTimeout, TargetTooLong, Unavailable
+from schemas.faults import Fault, HeadersTooLarge, Invalid, RateLimited, RequestTimeout, TargetTooLong, Unavailable
 from telemetry.metrics import HTTP_REFUSED_CONNECTIONS, HTTP_TIMEOUTS
 from topics import json
 from topics.envelope import JSON
@@ -21,18 +21,26 @@ HEADERS_SECONDS = 10.0
 REQUEST_SECONDS = 30.0
 """The time limit for a whole request with its body, which has at most 1 MiB."""
 WRITE_SECONDS = 30.0
-"""How long a client may read nothing while the edge has data for it."""
+"""How long a client may leave data unread that the edge has for it."""
+WRITE_BUFFER = 16 * 2**10
+"""Bytes of an answer that a connection buffers. With more, the call waits for the client. There may be thousands of
+connections."""
 WATCH_SECONDS = 1.0
 """Interval of the checks of these limits. A timer per request would cost more."""
 LOG_SECONDS = 10.0
-"""Shortest interval of two log lines about refused connections."""
+"""Shortest interval of two log lines about connections that were refused or closed."""
 TARGET_LIMIT = 65_536
 """Bytes of a request's target: the path with the query."""
 HEADERS_LIMIT = 65_536
 """Bytes of all headers of a request."""
+UNFINISHED_LIMIT = 16 * 2**20
+"""Bytes of all headers that are not complete yet, on all connections together. Most headers arrive in one piece."""
 LINGER_SECONDS = 2.0
 """How long a refused connection is kept for the client to read the refusal. If the edge closed a connection on which
-data arrives, the client's system would discard the refusal (RFC 9112, section 9.6)."""
+data arrives, the client's system would discard the refusal (RFC 9112, section 9.6). The same holds for the rest of a
+request that is answered already."""
+PIPELINE_LIMIT = 16
+"""Requests of a connection that wait for their turn. 256 kB of them, which arrive at once, take 11 MB."""
 LINGERING_LIMIT = 100
 """How many connections beyond the limit of connections are kept for their refusal. They need file descriptors, of which
 `runtime.edge_process` reserves some. Further ones are closed at once."""
@@ -46,22 +54,38 @@ class _Refused(Exception):
         self.fault = fault
 
 
-class _RefusedConnections:
-    """The connections beyond the limit: `lingering` are those that are kept for their refusal. Many of them are logged
-    with one line."""
+class Unfinished:
+    """Headers that are not complete yet: their bytes on all connections."""
+
+    count = 0
+
+
+class RareLog:
+    """Logs what happens many times with one line in LOG_SECONDS."""
 
     def __init__(self) -> None:
-        self.lingering: set[HttpProtocol] = set()
         self._count = 0
         self._logged_at = -LOG_SECONDS
 
-    def note(self, limit: int) -> None:
-        HTTP_REFUSED_CONNECTIONS.inc()
+    def warning(self, event: str, **fields: object) -> None:
+        """`count` of the line is how often this was called since the last line."""
         self._count += 1
         now = time.monotonic()
         if now - self._logged_at >= LOG_SECONDS:
-            log.warning("connections_refused", refused=self._count, limit=limit, setting="VISITOR_HTTP_CONNECTIONS")
+            log.warning(event, count=self._count, **fields)
             self._count, self._logged_at = 0, now
+
+
+class _RefusedConnections:
+    """The connections beyond the limit: `lingering` are those that are kept for their refusal."""
+
+    def __init__(self) -> None:
+        self.lingering: set[HttpProtocol] = set()
+        self._log = RareLog()
+
+    def note(self, limit: int) -> None:
+        HTTP_REFUSED_CONNECTIONS.inc()
+        self._log.warning("connections_refused", limit=limit, setting="VISITOR_HTTP_CONNECTIONS")
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -70,6 +94,7 @@ class HttpProtocol(HttpToolsProtocol):
     refused one. uvicorn's `limit_concurrency` is the number of connections from which on new ones are refused (503)."""
 
     refused_connections = _RefusedConnections()
+    unfinished = Unfinished()
     _timer: asyncio.TimerHandle | None = None
     _receive_deadline: float | None = None
     """When the current request must be complete, or the next one begin. None while the edge answers, and while an idle
@@ -77,11 +102,14 @@ class HttpProtocol(HttpToolsProtocol):
     _write_deadline: float | None = None
     _reads_headers = False
     _header_bytes = 0
+    _unfinished_bytes = 0
+    """The part of this connection in `unfinished`."""
     _offers_upgrade = False
     _is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(WRITE_BUFFER)
         if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
             self._refuse_connection(self.limit_concurrency - 1)
             return
@@ -105,6 +133,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.refused_connections.lingering.discard(self)
+        self._finish_headers()
         if self._timer is not None:
             self._timer.cancel()
         super().connection_lost(exc)
@@ -150,6 +179,7 @@ class HttpProtocol(HttpToolsProtocol):
             if self._reads_headers:
                 # A header that is not complete yet is in the parser's memory only.
                 self._count_header_bytes(len(data))
+                self._count_unfinished(len(data))
         except httptools.HttpParserUpgrade as upgrade:
             self._ignore_upgrade(data[upgrade.args[0] :])
         except _Refused as refused:
@@ -181,8 +211,21 @@ class HttpProtocol(HttpToolsProtocol):
             message = f"The headers of a call may have at most {HEADERS_LIMIT} bytes."
             raise _Refused(HeadersTooLarge("headers_too_large", message))
 
+    def _count_unfinished(self, count: int) -> None:
+        self._unfinished_bytes += count
+        self.unfinished.count += count
+        if self.unfinished.count > UNFINISHED_LIMIT:
+            raise _Refused(Unavailable("edge_full", "Too many calls have sent parts of their headers. Try again."))
+
+    def _finish_headers(self) -> None:
+        self.unfinished.count -= self._unfinished_bytes
+        self._unfinished_bytes = 0
+
     def on_headers_complete(self) -> None:
+        self._finish_headers()
         self._check_headers()
+        if len(self.pipeline) >= PIPELINE_LIMIT:
+            raise _Refused(RateLimited("too_many_calls", "Wait for the answers to the calls of this connection."))
         self._reads_headers = False
         self._receive_deadline = self.loop.time() + REQUEST_SECONDS
         self._offers_upgrade = self.parser.should_upgrade()
@@ -197,6 +240,20 @@ class HttpProtocol(HttpToolsProtocol):
         codings = {value.lower() for name, value in self.headers if name == b"transfer-encoding"}
         if not has_one_host or not codings <= {b"chunked"} or self.parser.get_method() == b"CONNECT":
             raise _Refused(_not_http())
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete and self.cycle.scope is self.scope:
+            self._forget_headers()
+        is_answered = self.cycle.response_complete and not self._reads_headers
+        if self._receive_deadline is not None and is_answered:
+            self._receive_deadline = min(self._receive_deadline, self.loop.time() + LINGER_SECONDS)
+
+    def _forget_headers(self) -> None:
+        """An idle connection would keep them for its next request: 128 KiB, on each of thousands of connections."""
+        self.headers.clear()
+        self.url = b""
+        self.scope["path"], self.scope["raw_path"], self.scope["query_string"] = "", b"", b""
 
     def on_message_complete(self) -> None:
         self._receive_deadline = None
@@ -213,6 +270,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, fault: Fault) -> None:
         self._is_refused = True
+        self._finish_headers()
         if self.cycle is not None and not self.cycle.response_complete and self.cycle.scope is not self.scope:
             # The previous request of the connection is not answered yet. Its answer closes the connection.
             self.cycle.keep_alive = False

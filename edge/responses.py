@@ -37,7 +37,7 @@ FAULTS: Mapping[type[Fault], str] = {
     TooLarge: "The body is too large, as sent or after decompression.",
     UnsupportedMediaType: "The body is not `application/json`, or has a content coding other than gzip.",
     KeyReused: "The Idempotency-Key was used before with other content.",
-    RateLimited: "The caller has too many calls in flight, or too many per second.",
+    RateLimited: "The caller has too many calls in flight, too many per second, or too many bytes at the edge.",
     Bug: "The service failed unexpectedly and reported the error.",
     Unavailable: "The service cannot answer now. Try again later.",
     NoAnswer: "No answer came in time. A write may still be applied. Repeat it with the same Idempotency-Key.",

@@ -1,19 +1,25 @@
 """Messages of one sender that the worker cannot read, in any number, do not harm the others. Nor do reads of one
-caller."""
+caller, bodies that it sends slowly, and answers that it does not read."""
 
 import asyncio
 import functools
 import json
+import socket
 import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
+import pytest
 import pytest_asyncio
 
 from edge import keys
 from tests.support import bombs, data, metrics
 from tests.support.memory import MemoryPeak
+from tests.support.raw_http import Connection, allow_files, connect, request
 from tests.support.stack import PARTITIONS, Process, Stack, eventually
 from topics import names
 
@@ -35,6 +41,14 @@ CALLS = 300
 RATE = 25
 """Calls per second of the caller that sends too many. Of CALLS at once, those of ten seconds are admitted."""
 MEMORY_LIMIT = 256 * 2**20
+SLOW_BODIES = 300
+BODY_BYTES = 2**20 - 100
+"""What arrives of a body of a mebibyte."""
+STRANGERS = 3_000
+HEADER_BYTES = 60_000
+UNREAD_ANSWERS = 200
+TEXT_CHARACTERS = 200_000
+"""Five articles with four texts of this length make an answer of 4 MB."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -188,6 +202,145 @@ async def test_large_reads_of_one_caller_do_not_delay_those_of_others(
     assert all(1 <= int(answer.headers["Retry-After"]) <= 10 for answer in too_many)
     assert {answer.headers["RateLimit-Policy"] for answer in answers} == {f'"caller";q={10 * RATE};w=10'}
     edge.kill()
+
+
+class Callers(NamedTuple):
+    """An edge, and the keys of two callers."""
+
+    edge: Process
+    url: str
+    greedy: str
+    modest: str
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def callers(
+    own_stack: Stack, worker: Process, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Callers]:
+    greedy, modest, file = keys.new_key(), keys.new_key(), tmp_path_factory.mktemp("keys") / "keys.toml"
+    entry = '[[keys]]\nname = "{}"\nsha256 = "{}"\nscopes = ["*:read", "*:write"]\n'
+    file.write_text("".join(entry.format(f"caller{n}", keys.digest(key)) for n, key in enumerate((greedy, modest))))
+    edge, url = own_stack.edge(VISITOR_HTTP_KEYS=str(file))
+    await eventually("a ready edge", edge.ready)
+    yield Callers(edge, url, greedy, modest)
+    edge.kill()
+
+
+async def _statuses(client: httpx.AsyncClient) -> list[int]:
+    return [(await client.get(path)).status_code for path in 5 * ["/centers", "/visitors"]]
+
+
+async def _begin_body(url: str, key: str) -> Connection:
+    """Send most of a large body."""
+    connection = _, writer = await connect(url)
+    headers = (b"Authorization: Bearer " + key.encode(), b"Content-Type: application/json", b"Content-Length: 1048576")
+    writer.write(request(b"POST /centers HTTP/1.1", *headers) + b" " * BODY_BYTES)
+    with suppress(ConnectionError):
+        await writer.drain()
+    return connection
+
+
+async def _first_codes(connections: Sequence[Connection], seconds: float) -> Counter[str]:
+    """The codes of the errors that have arrived after these seconds. The other connections have no answer yet."""
+    reading = [asyncio.create_task(_code(reader)) for reader, _ in connections]
+    done, waiting = await asyncio.wait(reading, timeout=seconds)
+    for task in waiting:
+        task.cancel()
+    return Counter(task.result() for task in done)
+
+
+async def test_slow_bodies_of_one_caller_leave_the_others_memory_and_connections(callers: Callers) -> None:
+    memory = MemoryPeak(callers.edge.child.pid)
+    async with memory.watched(), _client(callers.url, callers.modest) as client:
+        connections = await asyncio.gather(*(_begin_body(callers.url, callers.greedy) for _ in range(SLOW_BODIES)))
+        others = await _statuses(client)
+        codes = await _first_codes(connections, seconds=5)
+
+        async def are_closed() -> bool:
+            """Those of refused calls, long before the time limit for a request."""
+            return len([reader for reader, _ in connections if reader.at_eof()]) == codes["too_many_bytes"]
+
+        await eventually("the end of the refused connections", are_closed, 10)
+    for _, writer in connections:
+        writer.close()
+    assert others == [200] * len(others)
+    assert codes.keys() == {"too_many_bytes"}
+    assert 0 < SLOW_BODIES - codes["too_many_bytes"] <= 32
+    assert memory.peak < MEMORY_LIMIT
+
+
+async def _send_large_headers(url: str, end: bytes) -> Connection:
+    connection = _, writer = await connect(url)
+    headers = request(b"GET /" + b"a" * (HEADER_BYTES // 2) + b" HTTP/1.1", b"X-Large: " + b"b" * (HEADER_BYTES // 2))
+    writer.write(headers.removesuffix(b"\r\n") + end)
+    with suppress(ConnectionError):
+        await writer.drain()
+    return connection
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"X-Incomplete: "], ids=["idle", "unfinished"])
+async def test_large_headers_of_strangers_leave_the_callers_memory(callers: Callers, end: bytes) -> None:
+    allow_files(STRANGERS + 500)
+    memory, connections = MemoryPeak(callers.edge.child.pid), list[Connection]()
+    async with memory.watched(), _client(callers.url, callers.modest) as client:
+        for _ in range(STRANGERS // 100):
+            connections += await asyncio.gather(*(_send_large_headers(callers.url, end) for _ in range(100)))
+        others = await _statuses(client)
+    for _, writer in connections:
+        writer.close()
+    assert others == [200] * len(others)
+    assert memory.peak < MEMORY_LIMIT
+
+
+async def _ask_for_articles(url: str, key: str) -> Connection:
+    """Send a call, and take no more of its answer than fits into small buffers."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.setblocking(False)
+    parsed = httpx.URL(url)
+    await asyncio.get_running_loop().sock_connect(client, (parsed.host, parsed.port))
+    connection = _, writer = await asyncio.open_connection(sock=client, limit=1024)
+    writer.write(request(b"GET /articles HTTP/1.1", b"Authorization: Bearer " + key.encode()))
+    return connection
+
+
+async def test_answers_that_one_caller_does_not_read_leave_the_others_memory_and_turns(callers: Callers) -> None:
+    memory = MemoryPeak(callers.edge.child.pid)
+    async with _client(callers.url, callers.modest) as client:
+        article = {"genericName": "a", "mainImageUrl": "https://a.example", "status": "draft"}
+        article |= {"publishDate": "2001-01-01T00:00:00Z"}
+        texts = [{"localeCode": locale, "value": "x" * TEXT_CHARACTERS} for locale in ("fr-FR", "de-DE")]
+        for _ in range(5):
+            await data.create(client, "/articles", article | {"title": texts, "content": texts})
+        async with memory.watched():
+            connections = []
+            codes: Counter[str] = Counter()
+            for _ in range(UNREAD_ANSWERS):
+                connections.append(await _ask_for_articles(callers.url, callers.greedy))
+                codes[await _code(connections[-1][0])] += 1
+            others = await _statuses(client)
+        for _, writer in connections:
+            writer.transport.abort()
+
+        async def is_served() -> bool:
+            answer = await client.get("/articles", headers={"Authorization": f"Bearer {callers.greedy}"})
+            return answer.status_code == 200
+
+        await eventually("the greedy caller's answer", is_served, 10)
+    assert others == [200] * len(others)
+    assert codes.keys() == {"", "too_many_bytes"}
+    assert codes[""] <= 10
+    assert memory.peak < MEMORY_LIMIT
+
+
+async def _code(reader: asyncio.StreamReader) -> str:
+    """The code of an error, or nothing if an answer of another kind begins."""
+    status = (await reader.readuntil(b"\r\n")).split()[1]
+    if status == b"200":
+        return ""
+    answer = await reader.readuntil(b"]}")
+    code: str = json.loads(answer.partition(b"\r\n\r\n")[2])["errors"][0]["code"]
+    return code
 
 
 def _client(url: str, key: str) -> httpx.AsyncClient:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import resource
 from contextlib import closing
 
 import httpx
@@ -12,6 +13,12 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 def request(line: bytes, *headers: bytes) -> bytes:
     """A request up to its body."""
     return b"\r\n".join([line, b"Host: localhost", *headers, b"", b""])
+
+
+def allow_files(count: int) -> None:
+    """Let this process open so many connections, as far as the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, count)), hard))
 
 
 async def connect(url: str | httpx.URL) -> Connection:

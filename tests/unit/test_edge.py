@@ -1,6 +1,7 @@
 """The edge without Kafka: how it translates a worker's answer to an HTTP response."""
 
 import asyncio
+import gzip
 import re
 from collections import Counter
 from pathlib import Path
@@ -11,12 +12,17 @@ from aiokafka.errors import KafkaError
 from starlette.types import Message
 
 from agents.catalogue import CATALOGUE
+from edge import callers
 from edge.app import Edge
+from edge.callers import Callers
+from edge.identity import Identity
 from edge.reply_router import Reply, ReplyRouter
 from edge.settings import HttpSettings
+from schemas.faults import RateLimited, Unavailable
 from tests.support.data import ABSENT_VISITOR_ID
 from tests.support.edges import ImmediateReplyRouter, SilentReplyRouter, edge_with_keys
 from topics import json
+from topics.names import REPLY_LIMIT
 from topics.settings import KafkaSettings
 from topics.supervision import TaskEnded
 
@@ -67,6 +73,50 @@ async def test_a_caller_has_a_share_of_the_workers_and_the_rest_of_its_reads_wai
         assert SilentReplyRouter.sent == 3
         next_answer = await client.get("/centers", headers=headers)
         assert next_answer.status_code == 504  # The turns of the earlier reads are free again.
+
+
+def test_the_bytes_of_calls_are_limited_for_each_caller_and_for_all() -> None:
+    limited = Callers(HttpSettings())
+    a, b, c = (Identity(name, f"api/{name}", frozenset()) for name in "abc")
+    with limited.in_flight(a) as call, limited.in_flight(b) as other:
+        call.add(callers.BYTES_OF_CALLER)
+        with pytest.raises(RateLimited), limited.in_flight(a):
+            pass
+        with pytest.raises(RateLimited):
+            call.add(1)
+        other.add(callers.BYTES_OF_ALL - callers.BYTES_OF_CALLER)
+        with limited.in_flight(c) as last, pytest.raises(Unavailable):
+            last.add(1)
+    with limited.in_flight(a) as call:
+        call.add(callers.BYTES_OF_CALLER)
+    assert limited.held_bytes == 0
+
+
+async def test_an_answer_that_the_edge_has_no_memory_for_is_429_for_a_read_and_503_for_a_write(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A call with 429 was not applied, and a write may be."""
+    monkeypatch.setattr(callers, "BYTES_OF_CALLER", REPLY_LIMIT + 1_000)
+    reply = Reply(200, b"[" + b" " * callers.BYTES_OF_CALLER + b"]")
+    monkeypatch.setattr(ImmediateReplyRouter, "reply", reply, raising=False)
+    async with edge_with_keys(monkeypatch, tmp_path, ImmediateReplyRouter) as (client, headers):
+        headers |= {"Accept-Encoding": "identity"}
+        read = await client.get("/centers", headers=headers)
+        write = await client.patch("/centers/FR-A-1", json={}, headers=headers | {"Idempotency-Key": "k"})
+    assert (read.status_code, read.json()["errors"][0]["code"]) == (429, "too_many_bytes")
+    assert (write.status_code, write.json()["errors"][0]["code"]) == (503, "edge_full")
+    assert (write.headers["Idempotency-Key"], write.headers["Retry-After"]) == ("k", "1")
+
+
+async def test_a_compressed_body_counts_with_the_size_of_its_message(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(callers, "BYTES_OF_ALL", 100_000)
+    body = gzip.compress(json.write({"genericName": "a", "content": [{"localeCode": "fr-FR", "value": "x" * 150_000}]}))
+    async with edge_with_keys(monkeypatch, tmp_path, ImmediateReplyRouter) as (client, headers):
+        sent = headers | {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+        answer = await client.patch("/articles/1", content=body, headers=sent)
+    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (503, "edge_full")
 
 
 async def test_an_edge_that_cannot_go_on_is_not_live_any_more(monkeypatch: pytest.MonkeyPatch) -> None:

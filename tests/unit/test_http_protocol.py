@@ -134,6 +134,53 @@ async def test_a_client_that_does_not_read_its_answer_is_disconnected(counted: C
     assert counted("visitor_http_timeouts_total") == 1
 
 
+async def test_a_client_that_does_not_send_the_rest_of_an_answered_request_is_disconnected(counted: Counted) -> None:
+    """Long before the time limit for a request."""
+    async with _served() as connect:
+        reader, writer = await connect()
+        with closing(writer):
+            writer.write(b"POST /large HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
+            async with asyncio.timeout(http_protocol.REQUEST_SECONDS):
+                answer = await read_to_end(reader)
+    assert len(answer.partition(b"\r\n\r\n")[2]) == len(LARGE)
+    assert counted("visitor_http_timeouts_total") == 1
+
+
+async def test_headers_that_are_not_complete_are_limited_on_all_connections_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_protocol, "UNFINISHED_LIMIT", 50_000)
+    monkeypatch.setattr(http_protocol, "HEADERS_SECONDS", 10)
+    start = HEAD + b"X-Large: " + b"a" * 30_000
+
+    async def is_free() -> bool:
+        return HttpProtocol.unfinished.count == 0
+
+    async with _served() as connect:
+        first, second = [await connect() for _ in range(2)]
+        for _, writer in (first, second):
+            writer.write(start)
+        answer = await read_to_end(second[0])
+        for _, writer in (first, second):
+            writer.close()
+        await eventually("the end of both connections", is_free)
+        _, writer = third = await connect()
+        writer.write(start + b"\r\nContent-Length: 1\r\n\r\na")
+        served = await third[0].readuntil(b"\r\n")
+        writer.close()
+    assert status_and_code(answer) == (503, "edge_full")
+    assert served.startswith(b"HTTP/1.1 200")
+
+
+async def test_a_connection_has_few_calls_that_wait_for_their_turn() -> None:
+    async with _served() as connect:
+        reader, writer = await connect()
+        with closing(writer):
+            writer.write(100 * b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\na")
+            answers = await read_to_end(reader)
+    assert answers.count(b"HTTP/1.1 200 OK") == http_protocol.PIPELINE_LIMIT + 1
+
+
 async def test_connections_beyond_the_limit_are_refused_and_logged_once(counted: Counted) -> None:
     async with _served() as connect:
         with structlog.testing.capture_logs() as logs:

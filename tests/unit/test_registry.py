@@ -1,14 +1,17 @@
 """The schema registry of the edge, without Kafka."""
 
 import asyncio
+import json as text_json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edge.registry import BODY_LIMIT
 from edge.reply_router import Reply
 from edge.schema_directory import SchemaDirectory
-from tests.support.edges import ImmediateReplyRouter, SilentReplyRouter, running_edge
-from topics import json
+from tests.support.edges import ImmediateReplyRouter, SilentReplyRouter, edge_with_keys, running_edge
+from topics import json, releases
 
 SUBJECT = "visitor.Center"
 
@@ -75,3 +78,27 @@ async def test_a_call_that_is_cancelled_leaves_the_others_their_answer() -> None
     goes_on.set()
     assert await second == [SUBJECT]
     assert positions == [0, 1]
+
+
+async def test_calls_of_the_registry_count_for_the_limits_of_their_caller(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with edge_with_keys(monkeypatch, tmp_path, _RouterOfSchemas, rate=1) as (client, headers):
+        answers = [await client.get("/registry/subjects", headers=headers) for _ in range(11)]
+        other = await client.get("/registry/subjects", headers={"Authorization": "Bearer b"})
+        operation = await client.get("/centers", headers=headers)
+    assert [answer.status_code for answer in answers] == [200] * 10 + [429]
+    assert answers[0].headers["RateLimit-Policy"] == '"caller";q=10;w=10'
+    assert 1 <= int(answers[-1].headers["Retry-After"]) <= 10
+    assert answers[-1].json()["error_code"] == 42901
+    assert (other.status_code, operation.status_code) == (200, 429)
+
+
+async def test_a_schema_may_be_as_large_as_the_largest_of_the_service_with_indents(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = [text_json.dumps(released.schema, indent=2) for released in releases.released()]
+    assert max(len(text_json.dumps({"schema": text})) for text in texts) < BODY_LIMIT
+    async with running_edge(monkeypatch, _RouterOfSchemas) as client:
+        answer = await client.post(f"/registry/subjects/{SUBJECT}", json={"schema": " " * BODY_LIMIT})
+        assert (answer.status_code, answer.json()["error_code"]) == (413, 41301)
