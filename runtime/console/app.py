@@ -2,6 +2,7 @@
 callers with the scope `operator`."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -57,9 +58,11 @@ TURN_SECONDS = 30.0
 """How long a search or a replay waits for others."""
 STREAMS = 32
 """Pages that follow the live state at once."""
+STREAMS_OF_CALLER = 8
+"""Those of one caller."""
 BODY_LIMIT = 64 * 2**10
 STOP_CHECK_SECONDS = 1.0
-"""How soon the streams end when the edge stops."""
+"""How soon the streams end when the edge stops, and when their caller may not see them any more."""
 
 _STATIC = Path(__file__).parent / "static"
 _MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -108,7 +111,8 @@ class Console:
         self._topics = TopicList(settings.kafka)
         self._searches = asyncio.Semaphore(SEARCHES)
         self._replaying = asyncio.Semaphore()
-        self._streams = 0
+        self._streams: Counter[str] = Counter()
+        """By caller."""
         self._router: ASGIApp = Router(self._routes())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -174,19 +178,20 @@ class Console:
     async def _session(self, _: Request, identity: Identity) -> Any:
         return {"caller": identity.name, "signedIn": self._settings.http.authenticates}
 
-    async def _events(self, _: Request, __: Identity) -> Response:
-        if self._streams >= STREAMS:
-            raise RateLimited("too_many_streams", f"At most {STREAMS} pages can follow the live state. Close some.")
+    async def _events(self, request: Request, identity: Identity) -> Response:
+        if self._streams[identity.source] >= STREAMS_OF_CALLER or self._streams.total() >= STREAMS:
+            message = f"At most {STREAMS_OF_CALLER} of your pages, and {STREAMS} in all, can follow the live state."
+            raise RateLimited("too_many_streams", f"{message} Close some.")
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(self._stream(), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(self._stream(request, identity), media_type="text/event-stream", headers=headers)
 
-    async def _stream(self) -> AsyncIterator[bytes]:
+    async def _stream(self, request: Request, identity: Identity) -> AsyncIterator[bytes]:
         """Server-sent events with the live state. A comment keeps the connection while there is no event."""
-        self._streams += 1
+        self._streams[identity.source] += 1
         states = self._feed.watch()
         try:
             following = asyncio.ensure_future(anext(states))
-            while not self._is_stopping():
+            while not self._is_stopping() and self._may_follow(request):
                 done, _ = await asyncio.wait([following], timeout=STOP_CHECK_SECONDS)
                 if done:
                     yield b"data: " + json.write(following.result()) + b"\n\n"
@@ -194,11 +199,19 @@ class Console:
                 else:
                     yield b":\n\n"
         finally:
-            self._streams -= 1
+            self._streams -= Counter((identity.source,))
             following.cancel()
             with suppress(asyncio.CancelledError):
                 await following
             await states.aclose()  # type: ignore[attr-defined]
+
+    def _may_follow(self, request: Request) -> bool:
+        """False if the key of the caller was revoked or has expired meanwhile."""
+        try:
+            _require_operator(self._authentication.identify(request.headers.get("authorization")))
+        except Fault:
+            return False
+        return True
 
     async def _request(self, request: Request, identity: Identity) -> Any:
         query = _parse(TraceQuery, dict(request.query_params))

@@ -1,8 +1,11 @@
 """The console of an edge, on the shared installation."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -10,8 +13,11 @@ import httpx
 import pytest_asyncio
 import sqlalchemy as sa
 
+from runtime.console.app import STREAMS_OF_CALLER
 from storage import inbox
 from tests.support import data
+from tests.support.answers import error_codes
+from tests.support.edges import bearer, entry
 from tests.support.plans import plan_of
 from tests.support.stack import PERSONAL, Stack, eventually
 from topics import names
@@ -261,6 +267,32 @@ async def test_the_live_state_has_rates_lags_and_workers(
     assert [worker["partitions"][names.QUERIES] for worker in kafka["workers"]] == [[0, 1, 2, 3]]
     assert {group["state"] for group in kafka["groups"]} == {"Stable"}
     assert database["outboxRows"] >= 0
+
+
+async def test_a_stream_ends_when_its_key_is_revoked_and_a_caller_has_a_share_of_the_streams(
+    stack: Stack, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys.toml"
+    entries = {name: entry(name, name, scopes=["operator"]) for name in ("leaked", "other")}
+    file.write_text("".join(entries.values()))
+    edge, url = stack.edge(VISITOR_HTTP_CONSOLE="true", VISITOR_HTTP_KEYS=str(file))
+    await eventually("a ready edge with a console", edge.ready)
+    async with httpx.AsyncClient(base_url=f"{url}/console/api/", timeout=60) as client, AsyncExitStack() as streams:
+
+        def follow(name: str) -> AbstractAsyncContextManager[httpx.Response]:
+            return client.stream("GET", "events", headers=bearer(name))
+
+        leaked = [await streams.enter_async_context(follow("leaked")) for _ in range(STREAMS_OF_CALLER)]
+        async with follow("leaked") as refused:
+            await refused.aread()
+        assert (refused.status_code, error_codes(refused)) == (429, [(None, "too_many_streams")])
+        other = await streams.enter_async_context(follow("other"))
+        assert {response.status_code for response in (*leaked, other)} == {200}
+        file.write_text(entries["other"])
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(response.aread() for response in leaked))
+        await anext(other.aiter_lines())
+    edge.kill()
 
 
 async def test_topics_have_schemas(console: httpx.AsyncClient) -> None:
