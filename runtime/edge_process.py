@@ -4,12 +4,13 @@ import sys
 
 import structlog
 import uvicorn
-from prometheus_client import start_http_server
+from prometheus_client import make_asgi_app
 
 from agents.catalogue import Catalogue
 from edge.app import Edge, Mounted
 from edge.authentication import Authentication
 from edge.http_protocol import HttpProtocol
+from runtime import probe_server
 from runtime.http_server import Server
 from runtime.settings import Settings
 from telemetry.metrics import EDGE
@@ -62,7 +63,7 @@ def run(settings: Settings, catalogue: Catalogue) -> int:
     server = Server(config)
     if settings.http.metrics_port:
         # In a thread of its own, so that the metrics can be read while the event loop is busy.
-        start_http_server(settings.http.metrics_port, settings.http.metrics_host, EDGE)
+        probe_server.start_thread(make_asgi_app(EDGE), settings.http.metrics_host, settings.http.metrics_port)
     try:
         server.run()
     except KeyboardInterrupt:

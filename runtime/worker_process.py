@@ -5,11 +5,8 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import structlog
-import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -19,7 +16,7 @@ from starlette.routing import Route
 from agents.catalogue import Catalogue
 from agents.engine.engine import Engine, explain
 from agents.families.visitors.event_token import TokenKey
-from runtime.http_server import Server
+from runtime.probe_server import ProbeServer
 from runtime.settings import Settings, WorkerSettings
 from storage.tx import Resources
 from telemetry import traces
@@ -88,7 +85,7 @@ def _resources(settings: WorkerSettings) -> Resources:
     return {TokenKey: TokenKey(secret.get_secret_value(), settings.event_token_seconds)}
 
 
-async def _serve(server: uvicorn.Server) -> None:
+async def _serve(server: ProbeServer) -> None:
     """Raises RuntimeError if the server does not start. uvicorn itself would exit the process immediately."""
     try:
         await server.serve()
@@ -96,7 +93,7 @@ async def _serve(server: uvicorn.Server) -> None:
         raise RuntimeError("the health server did not start") from error
 
 
-def _server(engine: Engine, host: str, port: int) -> "_Server":
+def _server(engine: Engine, host: str, port: int) -> ProbeServer:
     """The health server. `/health/live` answers 200 while the event loop runs and the engine has not failed.
     `/health/ready` lists the reasons why the worker is not ready."""
 
@@ -115,24 +112,4 @@ def _server(engine: Engine, host: str, port: int) -> "_Server":
         return Response(generate_latest(WORKER), media_type=CONTENT_TYPE_LATEST)
 
     routes = [Route("/health/live", live), Route("/health/ready", ready), Route("/metrics", metrics)]
-    config = uvicorn.Config(
-        Starlette(routes=routes), host, port, log_config=None, access_log=False, lifespan="off", date_header=False
-    )
-    return _Server(config)
-
-
-class _Server(Server):
-    """Stops when `exit` is set."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.exit = asyncio.Event()
-
-    async def main_loop(self) -> None:
-        """uvicorn would wake up ten times per second, to look at `should_exit` and to set the date of its answers."""
-        await self.exit.wait()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Install no signal handlers: the worker has its own."""
-        yield
+    return ProbeServer(Starlette(routes=routes), host, port)
