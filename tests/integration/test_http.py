@@ -20,6 +20,7 @@ from runtime.dev.servers.processes import free_port
 from tests.support import data
 from tests.support.answers import error_codes
 from tests.support.data import ABSENT_VISITOR_ID
+from tests.support.issuer import AUDIENCE
 from tests.support.metrics import scrape
 from tests.support.raw_http import connect, request
 from tests.support.stack import Stack, eventually
@@ -382,6 +383,30 @@ async def test_a_key_is_revoked_within_seconds_without_a_restart(stack: Stack, t
         await eventually("a revoked key", is_refused, 5)
     edge.kill()
     assert '"keys_reloaded"' in edge.log.read_text()
+
+
+async def test_an_edge_reads_the_keys_of_its_issuer_over_http(stack: Stack) -> None:
+    port = free_port()
+    issuer = stack.spawn("issuer", ["-m", "tests.support.issuer", str(port)], f"http://127.0.0.1:{port}/keys")
+    await eventually("an issuer", issuer.ready)
+    edge, url = stack.edge(VISITOR_HTTP_OIDC_ISSUER=f"http://127.0.0.1:{port}", VISITOR_HTTP_OIDC_AUDIENCE=AUDIENCE)
+    await eventually("a ready edge", edge.ready)
+    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+        token = (await client.get(f"http://127.0.0.1:{port}/token")).text
+
+        async def status(path: str, credentials: str) -> int:
+            return (await client.get(path, headers={"Authorization": f"Bearer {credentials}"})).status_code
+
+        async def is_accepted() -> bool:
+            return await status("/centers", token) == 200
+
+        await eventually("the keys of the issuer", is_accepted, 10)
+        assert await status("/services", token) == 403
+        header, claims, signature = token.split(".")
+        assert await status("/centers", f"{header}.{claims}.{signature[::-1]}") == 401
+        assert await status("/centers", "no token") == 401
+    edge.kill()
+    issuer.kill()
 
 
 async def test_too_many_concurrent_calls_are_429(stack: Stack, guarded_edge: GuardedEdge) -> None:

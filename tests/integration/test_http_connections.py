@@ -5,19 +5,21 @@ import json
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import pytest
 import pytest_asyncio
 import sqlalchemy as sa
 
 from edge.calls import PATIENCE_SECONDS
+from runtime import probe_server
 from runtime.console.app import STREAMS
-from tests.support import data
+from tests.support import data, impatient
 from tests.support.metrics import scrape
-from tests.support.raw_http import Connection, connect, exchange, request, status_and_code
+from tests.support.raw_http import Connection, allow_files, connect, exchange, read_to_end, request, status_and_code
 from tests.support.stack import Process, Stack, eventually
 from topics import names
 
@@ -211,3 +213,69 @@ async def test_connections_beyond_the_limit_are_refused_until_others_leave(edge:
         return (await exchange(edge.url, call)).startswith(b"HTTP/1.1 200")
 
     await eventually("a call that is served", is_served)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def impatient_edge(stack: Stack) -> AsyncIterator[Edge]:
+    process, url = stack.edge("tests.support.impatient")
+    await eventually("a ready edge", process.ready)
+    yield Edge(process, url)
+    process.kill()
+
+
+@asynccontextmanager
+async def _silent_connections(url: str, count: int) -> AsyncIterator[None]:
+    allow_files(2 * count)
+    connections = await asyncio.gather(*(connect(url) for _ in range(count)))
+    try:
+        yield
+    finally:
+        for _, writer in connections:
+            writer.close()
+
+
+async def test_as_many_silent_connections_as_an_edge_may_open_files_are_refused_and_closed(
+    impatient_edge: Edge,
+) -> None:
+    call = request(b"GET /centers?limit=1 HTTP/1.1", b"Connection: close")
+    async with _silent_connections(impatient_edge.url, 1_006):
+
+        async def is_served() -> bool:
+            with suppress(ConnectionError):  # If very many connections are refused at once, some get no answer.
+                return (await exchange(impatient_edge.url, call)).startswith(b"HTTP/1.1 200")
+            return False
+
+        await eventually("a call that is served", is_served, 10 * impatient.HEADERS_SECONDS)
+    lines = [json.loads(line) for line in impatient_edge.log.splitlines() if line.startswith("{")]
+    limits = {line["event"]: line["limit"] for line in lines if "limit" in line}
+    assert limits["few_file_descriptors"] == impatient.FILES
+    assert limits["connections_refused"] < impatient.FILES - 100
+
+
+@pytest.mark.parametrize(
+    "start",
+    [request(b"POST /centers HTTP/1.1")[:-2] + b"X-Slow: ", request(b"POST /centers HTTP/1.1", b"Content-Length: 9")],
+    ids=["headers", "body"],
+)
+async def test_an_edge_answers_408_to_a_call_that_arrives_too_slowly(impatient_edge: Edge, start: bytes) -> None:
+    reader, writer = await connect(impatient_edge.url)
+    writer.write(start + b"a")
+    answer = await read_to_end(reader)
+    writer.close()
+    assert status_and_code(answer) == (408, "request_timeout")
+
+
+@pytest.mark.parametrize("process", [0, 1], ids=["worker", "edge"])
+async def test_silent_connections_take_few_files_and_no_threads_from_the_port_of_health_and_metrics(
+    stack: Stack, process: int
+) -> None:
+    observed = stack.processes[process]
+    state = psutil.Process(observed.child.pid)
+    files, threads = state.num_fds(), state.num_threads()
+    async with _silent_connections(observed.metrics_url, 300):
+        for _ in range(3):
+            assert (await scrape(observed)).families
+        assert await observed.ready()
+        assert state.num_fds() <= files + probe_server.CONNECTIONS + 20
+        assert state.num_threads() <= threads + 5
+    assert "oldest_connections_closed" in observed.log.read_text()

@@ -10,11 +10,9 @@ import httpx
 import jwt
 import pytest
 import pytest_asyncio
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from jwt.algorithms import ECAlgorithm, RSAAlgorithm
+from cryptography.hazmat.primitives.asymmetric import rsa
+from jwt.algorithms import RSAAlgorithm
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from typer.testing import CliRunner
 
@@ -28,6 +26,7 @@ from schemas.faults import Forbidden, Unauthorized
 from tests.support.answers import error_codes
 from tests.support.data import ABSENT_VISITOR_ID
 from tests.support.edges import bearer, entry, running_edge
+from tests.support.issuer import AUDIENCE, EC_KEY, Issuer
 from tests.support.stack import eventually
 
 FAMILIES = tuple(CATALOGUE.families)
@@ -195,54 +194,13 @@ async def test_a_caller_that_is_restricted_to_centers_sees_and_changes_only_thes
         assert (answer.status_code, answer.json()["errors"][0]["code"]) == (403, code)
 
 
-AUDIENCE = "https://visitors.example"
-RSA_KEY, OTHER_RSA_KEY = (rsa.generate_private_key(65537, 2048) for _ in range(2))
-EC_KEY = ec.generate_private_key(ec.SECP256R1())
-
-
-class _Issuer:
-    """A small issuer of tokens. `keys` are the public keys that it publishes, by their ids."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.fails = False
-        self.calls = 0
-        self.nonsense: dict[str, str] = {}
-        """What it answers instead, by the last part of the path."""
-        self.keys: dict[str, dict[str, Any]] = {
-            "rsa": RSAAlgorithm.to_jwk(RSA_KEY.public_key(), as_dict=True),
-            "ec": ECAlgorithm.to_jwk(EC_KEY.public_key(), as_dict=True),
-        }
-        self.app = Starlette(
-            routes=[Route("/.well-known/openid-configuration", self._discover), Route("/keys", self._serve_keys)]
-        )
-
-    async def _discover(self, request: Request) -> Response:
-        self.calls += 1
-        if self.fails:
-            return JSONResponse({}, status_code=500)
-        return self._answer(request, {"issuer": self.url, "jwks_uri": f"{self.url}/keys"})
-
-    async def _serve_keys(self, request: Request) -> Response:
-        return self._answer(request, {"keys": [key | {"kid": key_id} for key_id, key in self.keys.items()]})
-
-    def _answer(self, request: Request, value: Any) -> Response:
-        nonsense = self.nonsense.get(request.url.path.rpartition("/")[2])
-        return JSONResponse(value) if nonsense is None else Response(nonsense)
-
-    def claims(self, **changes: Any) -> dict[str, Any]:
-        now = int(time.time())
-        claims = {"iss": self.url, "aud": AUDIENCE, "sub": "app|7", "exp": now + 60, "scope": "openid centers:read"}
-        return {name: value for name, value in (claims | changes).items() if value is not None}
-
-    def token(self, key: Any = RSA_KEY, key_id: str = "rsa", algorithm: str = "RS256", **changes: Any) -> str:
-        return jwt.encode(self.claims(**changes), key, algorithm, headers={"kid": key_id})
+OTHER_RSA_KEY = rsa.generate_private_key(65537, 2048)
 
 
 @pytest_asyncio.fixture
-async def issuer(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[_Issuer]:
+async def issuer(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Issuer]:
     """An issuer that the edge reaches over a transport of the test, without a port."""
-    issuer = _Issuer("https://issuer.example/realm")
+    issuer = Issuer("https://issuer.example/realm")
     app = Starlette(routes=[Route("/realm" + route.path, route.endpoint) for route in issuer.app.routes])
     create = httpx.AsyncClient
 
@@ -256,7 +214,7 @@ async def issuer(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[_Issuer]:
 
 @asynccontextmanager
 async def _edge_of(
-    monkeypatch: pytest.MonkeyPatch, issuer: _Issuer, **settings: Any
+    monkeypatch: pytest.MonkeyPatch, issuer: Issuer, **settings: Any
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an edge that accepts the issuer's tokens and knows its keys."""
     arguments = {"oidc_issuer": issuer.url, "oidc_audience": AUDIENCE, **settings}
@@ -270,7 +228,7 @@ async def _edge_of(
 
 
 async def test_a_token_of_the_issuer_identifies_its_subject_and_scopes(
-    monkeypatch: pytest.MonkeyPatch, issuer: _Issuer
+    monkeypatch: pytest.MonkeyPatch, issuer: Issuer
 ) -> None:
     async with _edge_of(monkeypatch, issuer) as client:
         for token in (issuer.token(), issuer.token(EC_KEY, "ec", "ES256"), issuer.token(aud=["x", AUDIENCE])):
@@ -280,7 +238,7 @@ async def test_a_token_of_the_issuer_identifies_its_subject_and_scopes(
             assert (refused.status_code, error_codes(refused)) == (403, [(None, "forbidden")])
 
 
-async def test_until_the_issuer_answers_tokens_are_503(monkeypatch: pytest.MonkeyPatch, issuer: _Issuer) -> None:
+async def test_until_the_issuer_answers_tokens_are_503(monkeypatch: pytest.MonkeyPatch, issuer: Issuer) -> None:
     issuer.fails = True
     async with running_edge(monkeypatch, oidc_issuer=issuer.url, oidc_audience=AUDIENCE) as client:
         refused = await client.get("/centers", headers=bearer(issuer.token()))
@@ -294,7 +252,7 @@ async def test_until_the_issuer_answers_tokens_are_503(monkeypatch: pytest.Monke
 
 
 async def test_a_failure_of_the_issuer_leaves_the_keys_that_are_known(
-    monkeypatch: pytest.MonkeyPatch, issuer: _Issuer
+    monkeypatch: pytest.MonkeyPatch, issuer: Issuer
 ) -> None:
     async with _edge_of(monkeypatch, issuer) as client:
         for fails, keys in ((True, issuer.keys), (False, {}), (False, {"symmetric": {"kty": "oct", "k": "c2VjcmV0"}})):
@@ -329,7 +287,7 @@ async def test_a_failure_of_the_issuer_leaves_the_keys_that_are_known(
     ids=lambda value: value[:40],
 )
 async def test_an_answer_of_the_issuer_that_is_nonsense_leaves_the_keys_that_are_known_and_the_edge_running(
-    monkeypatch: pytest.MonkeyPatch, issuer: _Issuer, file: Path, part: str, nonsense: str
+    monkeypatch: pytest.MonkeyPatch, issuer: Issuer, file: Path, part: str, nonsense: str
 ) -> None:
     _write(file, entry("a", "key"))
     async with _edge_of(monkeypatch, issuer, keys=file) as client:
@@ -346,14 +304,14 @@ async def test_an_answer_of_the_issuer_that_is_nonsense_leaves_the_keys_that_are
         assert (await client.get("/health/live")).status_code == 200
 
 
-async def test_scopes_can_be_a_list_in_another_claim(monkeypatch: pytest.MonkeyPatch, issuer: _Issuer) -> None:
+async def test_scopes_can_be_a_list_in_another_claim(monkeypatch: pytest.MonkeyPatch, issuer: Issuer) -> None:
     async with _edge_of(monkeypatch, issuer, oidc_scopes_claim="permissions") as client:
         token = issuer.token(permissions=["*:read", "something:else"])
         assert (await client.get("/services", headers=bearer(token))).status_code == 200
         assert (await client.get("/services", headers=bearer(issuer.token()))).status_code == 403
 
 
-_WRONG: dict[str, Callable[[_Issuer], str]] = {
+_WRONG: dict[str, Callable[[Issuer], str]] = {
     "expired": lambda issuer: issuer.token(exp=int(time.time()) - 60),
     "without expiry": lambda issuer: issuer.token(exp=None),
     "other audience": lambda issuer: issuer.token(aud="https://other.example"),
@@ -373,14 +331,14 @@ _WRONG: dict[str, Callable[[_Issuer], str]] = {
 
 @pytest.mark.parametrize("make", _WRONG.values(), ids=_WRONG.keys())
 async def test_a_wrong_token_is_401(
-    monkeypatch: pytest.MonkeyPatch, issuer: _Issuer, make: Callable[[_Issuer], str]
+    monkeypatch: pytest.MonkeyPatch, issuer: Issuer, make: Callable[[Issuer], str]
 ) -> None:
     async with _edge_of(monkeypatch, issuer) as client:
         answer = await client.get("/centers", headers=bearer(make(issuer)))
     assert (answer.status_code, error_codes(answer)) == (401, [(None, "invalid_token")])
 
 
-async def test_a_cached_token_expires(monkeypatch: pytest.MonkeyPatch, issuer: _Issuer) -> None:
+async def test_a_cached_token_expires(monkeypatch: pytest.MonkeyPatch, issuer: Issuer) -> None:
     monkeypatch.setattr(tokens, "LEEWAY_SECONDS", 0)
     async with _edge_of(monkeypatch, issuer) as client:
         headers = bearer(issuer.token(exp=int(time.time()) + 2))
@@ -393,7 +351,7 @@ async def test_a_cached_token_expires(monkeypatch: pytest.MonkeyPatch, issuer: _
 
 
 async def test_a_new_key_of_the_issuer_is_found_and_an_old_one_forgotten(
-    monkeypatch: pytest.MonkeyPatch, issuer: _Issuer
+    monkeypatch: pytest.MonkeyPatch, issuer: Issuer
 ) -> None:
     async with _edge_of(monkeypatch, issuer) as client:
         old, new = issuer.token(), issuer.token(OTHER_RSA_KEY, "new")
@@ -408,7 +366,7 @@ async def test_a_new_key_of_the_issuer_is_found_and_an_old_one_forgotten(
 
 
 async def test_api_keys_and_tokens_work_beside_each_other(
-    monkeypatch: pytest.MonkeyPatch, issuer: _Issuer, file: Path
+    monkeypatch: pytest.MonkeyPatch, issuer: Issuer, file: Path
 ) -> None:
     _write(file, entry("a", "key"))
     async with _edge_of(monkeypatch, issuer, keys=file) as client:
