@@ -269,7 +269,7 @@ async def test_slow_bodies_of_one_caller_leave_the_others_memory_and_connections
     assert memory.peak < MEMORY_LIMIT
 
 
-async def _send_large_headers(url: str, end: bytes) -> Connection:
+async def _send_large_call(url: str, end: bytes) -> Connection:
     connection = _, writer = await connect(url)
     headers = request(b"GET /" + b"a" * (HEADER_BYTES // 2) + b" HTTP/1.1", b"X-Large: " + b"b" * (HEADER_BYTES // 2))
     writer.write(headers.removesuffix(b"\r\n") + end)
@@ -278,13 +278,17 @@ async def _send_large_headers(url: str, end: bytes) -> Connection:
     return connection
 
 
-@pytest.mark.parametrize("end", [b"\r\n", b"X-Incomplete: "], ids=["idle", "unfinished"])
-async def test_large_headers_of_strangers_leave_the_callers_memory(callers: Callers, end: bytes) -> None:
+@pytest.mark.parametrize(
+    "end",
+    [b"\r\n", b"X-Incomplete: ", b"Content-Length: 100000\r\n\r\n" + 100_000 * b"c"],
+    ids=["idle", "unfinished", "body"],
+)
+async def test_large_calls_of_strangers_leave_the_callers_memory(callers: Callers, end: bytes) -> None:
     allow_files(STRANGERS + 500)
     memory, connections = MemoryPeak(callers.edge.child.pid), list[Connection]()
     async with memory.watched(), _client(callers.url, callers.modest) as client:
         for _ in range(STRANGERS // 100):
-            connections += await asyncio.gather(*(_send_large_headers(callers.url, end) for _ in range(100)))
+            connections += await asyncio.gather(*(_send_large_call(callers.url, end) for _ in range(100)))
         others = await _statuses(client)
     for _, writer in connections:
         writer.close()
