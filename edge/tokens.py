@@ -113,16 +113,10 @@ class Issuer:
         """Read the keys of the issuer. Returns False, and keeps those that are known, if the answer has no usable keys,
         whatever it is."""
         try:
-            url = self._settings.oidc_jwks_url or (await _get(client, _discovery_url(self._issuer)))["jwks_uri"]
-            keys = {key.key_id: key for key in PyJWKSet.from_dict(await _get(client, url)).keys}
+            usable = await usable_keys(client, self._settings)
         except Exception as error:  # Depending on the answer, httpx and PyJWT raise InvalidURL, AttributeError …
             log.warning("issuer_unreachable", issuer=self._issuer, error=f"{type(error).__name__}: {error}"[:200])
             return False
-        usable = {
-            key_id: key
-            for key_id, key in keys.items()
-            if key.algorithm_name in ALGORITHMS and key.public_key_use in (None, "sig")
-        }
         if not usable:
             log.warning("issuer_without_keys", issuer=self._issuer, algorithms=ALGORITHMS)
             return False
@@ -132,16 +126,28 @@ class Issuer:
         return True
 
 
+async def usable_keys(client: httpx.AsyncClient, settings: HttpSettings) -> Mapping[str | None, PyJWK]:
+    """The keys of the issuer, by their ids, with which the edge can verify tokens. Raises any Exception if the issuer
+    does not answer, or answers something else than an issuer does."""
+    url = settings.oidc_jwks_url or (await discover(client, settings.oidc_issuer or ""))["jwks_uri"]
+    return {
+        key.key_id: key
+        for key in PyJWKSet.from_dict(await _get(client, url)).keys
+        if key.algorithm_name in ALGORITHMS and key.public_key_use in (None, "sig")
+    }
+
+
+async def discover(client: httpx.AsyncClient, issuer: str) -> Any:
+    """The discovery document of an issuer (OpenID Connect Discovery 1.0). Raises any Exception, as `usable_keys`."""
+    return await _get(client, f"{issuer.rstrip('/')}/.well-known/openid-configuration")
+
+
 def _granted(claim: Any, families: Collection[str]) -> list[str]:
     """The scopes of a claim: a list, or a text with blanks between the scopes. Tokens also have scopes for other
     services, such as `openid`."""
     claimed = claim.split() if isinstance(claim, str) else claim if isinstance(claim, list) else []
     own_scopes = scopes.every(families) | scopes.WILDCARDS
     return [scope for scope in claimed if scope in own_scopes]
-
-
-def _discovery_url(issuer: str) -> str:
-    return f"{issuer.rstrip('/')}/.well-known/openid-configuration"
 
 
 async def _get(client: httpx.AsyncClient, url: str) -> Any:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import httpx
 
-from topics.avro import LARGEST_ID, Schema, schema_text
+from topics.avro import LARGEST_ID, Schema, full_name, schema_text
 from topics.settings import SchemaRegistrySettings
 
 TIMEOUT = 10.0
@@ -18,6 +18,11 @@ TIMEOUT = 10.0
 FULL_TRANSITIVE = "FULL_TRANSITIVE"
 """Each version of a subject can read, and be read by, all other versions."""
 _CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
+
+
+def subject_of(topic: str, schema: Schema) -> str:
+    """The subject of a schema of the service: the topic and the full name of the record."""
+    return f"{topic}-{full_name(schema)}"
 
 
 class RegistryUnavailable(Exception):
@@ -48,9 +53,21 @@ class SchemaRegistry:
                 raise ValueError(f"the id {assigned} is not a positive 32-bit integer")
             return assigned
 
+    async def is_registered(self, subject: str, schema: Schema) -> bool:
+        """True if `register` would not change the registry. Needs no right to write."""
+        path = f"subjects/{_quoted(subject)}"
+        answer = await self._request("POST", path, {"schema": schema_text(schema)}, absent_is_none=True)
+        return answer is not None
+
     async def require_compatibility(self, subject: str, level: str) -> None:
         """Let the registry refuse versions of the subject that are not compatible."""
         await self._request("PUT", f"config/{_quoted(subject)}", {"compatibility": level})
+
+    async def compatibility(self, subject: str) -> str | None:
+        """The level that `require_compatibility` has set; None if the subject has none of its own."""
+        path = f"config/{_quoted(subject)}"
+        answer = await self._request("GET", path, absent_is_none=True)
+        return None if answer is None else answer.get("compatibilityLevel")
 
     async def schema(self, schema_id: int) -> Schema | None:
         """The schema with this id; None if the registry has none that is Avro."""

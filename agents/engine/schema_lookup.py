@@ -14,7 +14,7 @@ from agents.wire import Wire
 from storage import schema_store
 from topics import releases
 from topics.avro import LARGEST_ID, Schema, full_name, schema_id, schema_text
-from topics.schema_registry import FULL_TRANSITIVE, RegistryUnavailable, SchemaRegistry
+from topics.schema_registry import FULL_TRANSITIVE, RegistryUnavailable, SchemaRegistry, subject_of
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +67,7 @@ class SchemaLookup:
         registry, slots = self._registry, asyncio.Semaphore(REGISTRATIONS)
 
         async def register(topic: str, schema: Schema, is_change: bool) -> None:
-            subject = f"{topic}-{full_name(schema)}"
+            subject = subject_of(topic, schema)
             async with slots:
                 self._wire.codec.assign(schema_id(schema), await registry.register(subject, schema))
                 if is_change:

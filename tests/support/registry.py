@@ -17,6 +17,8 @@ class Registry:
         self.subjects: dict[str, set[int]] = {}
         self.compatibility: dict[str, str] = {}
         self.authorizations: set[str | None] = set()
+        self.refused: set[str] = set()
+        """The paths, by their last or first part (`versions`, `config`), that the user may not write."""
         self._port = 0
         self.start()
 
@@ -28,6 +30,8 @@ class Registry:
         registry = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"  # keeps connections open
+
             def _answer(self) -> None:
                 registry.authorizations.add(self.headers["authorization"])
                 body = self.rfile.read(int(self.headers["content-length"] or 0))
@@ -52,14 +56,28 @@ class Registry:
         self._server.server_close()
 
     def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+        written = {"POST": path.rpartition("/")[2], "PUT": path.split("/")[1]}
+        if written.get(method) in self.refused:
+            return 403, {"error_code": 40301, "message": "User is denied operation Write"}
         if match := re.fullmatch(r"/subjects/(.+)/versions", path):
             return 200, {"id": self.register(match[1], body["schema"])}
+        if match := re.fullmatch(r"/subjects/(.+)", path):
+            return self._look_up(match[1], body["schema"])
         if match := re.fullmatch(r"/config/(.+)", path):
-            self.compatibility[match[1]] = body["compatibility"]
-            return 200, body
+            if method == "PUT":
+                self.compatibility[match[1]] = body["compatibility"]
+                return 200, body
+            if level := self.compatibility.get(match[1]):
+                return 200, {"compatibilityLevel": level}
         match = re.fullmatch(r"/schemas/ids/(\d+)", path)
         if match and 0 < int(match[1]) <= len(self.schemas):
             return 200, {"schema": self.schemas[int(match[1]) - 1]}
+        return 404, {"error_code": 40403, "message": "Schema not found"}
+
+    def _look_up(self, subject: str, schema: str) -> tuple[int, Any]:
+        for schema_id in self.subjects.get(subject, ()):
+            if self.schemas[schema_id - 1] == schema:
+                return 200, {"subject": subject, "id": schema_id, "schema": schema}
         return 404, {"error_code": 40403, "message": "Schema not found"}
 
     def register(self, subject: str, schema: str) -> int:
