@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from runtime import overview
-from runtime.doctor import configuration, database, kafka
+from runtime.doctor import configuration, database, kafka, reads, registry
 from runtime.doctor.findings import Finding, State, failed
 from runtime.doctor.installation import Installation
 from runtime.settings import Settings
@@ -37,27 +37,30 @@ class Check:
 
 
 _ALL = (Role.operator, Role.worker, Role.edge)
-_DATABASE_USERS = (Role.operator, Role.worker)
+_OPERATOR_AND_WORKER = (Role.operator, Role.worker)
 _OPERATOR = (Role.operator,)
+_EDGE = (Role.edge,)
 CHECKS = (
     Check("kafka", kafka.reachable, _ALL),
     Check("kafka rights", kafka.rights, _ALL, after=("kafka",)),
     Check("topics", kafka.topics, _OPERATOR, after=("kafka",)),
     Check("retention", kafka.retention, _OPERATOR, after=("topics",)),
-    Check("kafka clock", kafka.clock, _OPERATOR, after=("kafka",)),
+    Check("kafka clock", kafka.clock, _OPERATOR_AND_WORKER, after=("kafka",)),
+    Check("reads", reads.answered, _EDGE, after=("kafka", "kafka rights")),
     Check("workers", kafka.groups, _OPERATOR, after=("kafka",)),
     Check("lag", kafka.lag, _OPERATOR, after=("kafka",)),
-    Check("database", database.reachable, _DATABASE_USERS),
-    Check("migrations", database.migrations, _DATABASE_USERS, after=("database",)),
-    Check("table rights", database.rights, _DATABASE_USERS, after=("database",)),
-    Check("database clock", database.clock, _DATABASE_USERS, after=("database",)),
+    Check("database", database.reachable, _OPERATOR_AND_WORKER),
+    Check("migrations", database.migrations, _OPERATOR_AND_WORKER, after=("database",)),
+    Check("table rights", database.rights, _OPERATOR_AND_WORKER, after=("database",)),
+    Check("database clock", database.clock, _OPERATOR_AND_WORKER, after=("database",)),
     Check("changes", database.changes, _OPERATOR, after=("migrations",)),
     Check("locks", database.locks, _OPERATOR, after=("database",)),
     Check("answers", database.answers, _OPERATOR, after=("migrations",)),
-    Check("schemas", database.schemas, _DATABASE_USERS, after=("migrations",)),
+    Check("schemas", database.schemas, _OPERATOR_AND_WORKER, after=("migrations",)),
     Check("dead letters", kafka.recent_dead_letters, _OPERATOR, after=("kafka", "migrations")),
-    Check("registry", configuration.registry, _DATABASE_USERS),
+    Check("registry", registry.registered, _OPERATOR_AND_WORKER),
     Check("keys", configuration.keys, _ALL),
+    Check("issuer", configuration.issuer, _ALL),
     Check("certificate", configuration.certificate, _ALL),
 )
 

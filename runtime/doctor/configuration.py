@@ -3,17 +3,19 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 from cryptography import x509
 
 from agents.catalogue import CATALOGUE
 from edge import keys as edge_keys
+from edge import tokens
 from edge.keys import WrongKeyFile
 from runtime.doctor.findings import Finding, failed, listed, ok, warning
 from runtime.doctor.installation import Installation
-from topics.schema_registry import RegistryUnavailable, SchemaRegistry
 
 EXPIRES_SOON = timedelta(days=14)
-ANY_SCHEMA_ID = 1
+ISSUER_SECONDS = 4.0
+"""Limit for each of the two answers of an issuer."""
 
 
 async def keys(installation: Installation) -> Finding:
@@ -51,18 +53,25 @@ async def certificate(installation: Installation) -> Finding:
     return ok(f"{file} is valid until {expires:%Y-%m-%d}")
 
 
-async def registry(installation: Installation) -> Finding:
-    settings = installation.settings.schema_registry
-    if settings.url is None:
-        return ok("VISITOR_SCHEMA_REGISTRY_URL is not set")
-    client = SchemaRegistry(settings)
+async def issuer(installation: Installation) -> Finding:
+    settings = installation.settings.http
+    name = settings.oidc_issuer
+    if name is None:
+        return ok("VISITOR_HTTP_OIDC_ISSUER is not set")
+    advice = "make the issuer reachable, or correct the VISITOR_HTTP_OIDC_… settings"
     try:
-        await client.schema(ANY_SCHEMA_ID)
-    except RegistryUnavailable as error:
-        return failed(" ".join(str(error).split()), "correct the VISITOR_SCHEMA_REGISTRY_… settings, or wait for it")
-    finally:
-        await client.close()
-    return ok(f"{settings.url} answers")
+        async with httpx.AsyncClient(timeout=ISSUER_SECONDS) as client:
+            own_name = name if settings.oidc_jwks_url else (await tokens.discover(client, name)).get("issuer", name)
+            usable = await tokens.usable_keys(client, settings)
+    except Exception as error:  # as in edge.tokens
+        return failed(" ".join(f"the keys of {name} cannot be read: {type(error).__name__}: {error}".split()), advice)
+    if not usable:
+        return failed(f"{name} has no keys for {' or '.join(tokens.ALGORITHMS)}", advice)
+    if own_name != name:
+        return failed(
+            f"{name} calls itself {own_name}, so the edge refuses its tokens", "correct VISITOR_HTTP_OIDC_ISSUER"
+        )
+    return ok(f"{name} answers; {len(usable)} of its keys are for {' or '.join(tokens.ALGORITHMS)}")
 
 
 def _expiry(certificate: Path) -> datetime:

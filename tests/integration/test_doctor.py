@@ -1,33 +1,47 @@
 """`visitor doctor`: each check finds its fault on real servers."""
 
 import asyncio
+import os
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
 import sqlalchemy as sa
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from cryptography.hazmat.primitives.asymmetric import ec
+from jwt.algorithms import ECAlgorithm
 from pydantic import HttpUrl, SecretStr
 
+from agents.catalogue import CATALOGUE
 from agents.engine.schema_lookup import SchemaLookup
+from agents.wire import Wire
 from edge import keys
 from edge.settings import HttpSettings
 from runtime import doctor
-from runtime.doctor import configuration, database, kafka
+from runtime.dev import servers as embedded
+from runtime.doctor import configuration, database, kafka, reads, registry
 from runtime.doctor.findings import Finding
 from runtime.settings import Settings, WorkerSettings
 from storage.settings import DatabaseSettings
 from tests.support import data
 from tests.support.certificates import Authority
+from tests.support.outbox import waiting_changes
+from tests.support.pages import ROOT
+from tests.support.registry import Registry
 from tests.support.stack import WIRE, Stack, eventually
 from topics import json, names, rights
 from topics.acls import Role
 from topics.names import TopicSpec
+from topics.schema_registry import SchemaRegistry
 from topics.settings import KafkaSettings, SchemaRegistrySettings
 
 
@@ -36,19 +50,28 @@ async def _findings(stack: Stack, role: Role = Role.operator, **changed: Any) ->
     return {result.check: result.finding for result in await doctor.examine(settings, role)}
 
 
-async def _fails(stack: Stack, check: str, message: str, advice: str, **changed: Any) -> None:
-    finding = (await _findings(stack, **changed))[check]
+async def _fails(
+    stack: Stack, check: str, message: str, advice: str, role: Role = Role.operator, **changed: Any
+) -> None:
+    finding = (await _findings(stack, role, **changed))[check]
     assert (finding.state, message in finding.message, advice in finding.advice) == ("failed", True, True), finding
 
 
-async def _warns(stack: Stack, check: str, message: str, advice: str, **changed: Any) -> None:
-    finding = (await _findings(stack, **changed))[check]
+async def _warns(
+    stack: Stack, check: str, message: str, advice: str, role: Role = Role.operator, **changed: Any
+) -> None:
+    finding = (await _findings(stack, role, **changed))[check]
     assert (finding.state, message in finding.message, advice in finding.advice) == ("warning", True, True), finding
 
 
-async def test_a_healthy_installation_passes_all_checks(stack: Stack) -> None:
-    findings = await _findings(stack)
-    assert list(findings) == [check.name for check in doctor.CHECKS]
+def _checks_of(role: Role) -> list[str]:
+    return [check.name for check in doctor.CHECKS if role in check.roles]
+
+
+@pytest.mark.parametrize("role", [Role.operator, Role.worker, Role.edge])
+async def test_a_healthy_installation_passes_all_checks(stack: Stack, role: Role) -> None:
+    findings = await _findings(stack, role)
+    assert list(findings) == _checks_of(role)
     # Other tests leave dead letters.
     assert {name for name, finding in findings.items() if finding.state != "ok"} <= {"dead letters"}
     assert {finding.advice for finding in findings.values() if finding.state == "ok"} == {""}
@@ -57,7 +80,7 @@ async def test_a_healthy_installation_passes_all_checks(stack: Stack) -> None:
 async def test_the_command_prints_a_line_for_each_check_and_exits_with_its_status(stack: Stack) -> None:
     done = await stack.command("doctor")
     assert done.returncode == 0, done.stdout
-    assert len(done.stdout.splitlines()) == len(doctor.CHECKS)
+    assert len(done.stdout.splitlines()) == len(_checks_of(Role.operator))
     failed = await stack.command("doctor", "--json", VISITOR_KAFKA_BOOTSTRAP="127.0.0.1:1")
     assert (failed.returncode, failed.stderr) == (1, "")
     checks = {each["check"]: each for each in json.read(failed.stdout.encode())["checks"]}
@@ -77,6 +100,23 @@ async def test_old_servers(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(rights, "_FETCH_OF_3_7", 999)
     await _fails(stack, "database", "is too old", "upgrade to PostgreSQL 99")
     await _fails(stack, "kafka", "older than Kafka 3.7", "upgrade the brokers")
+
+
+async def test_a_standby(stack: Stack, tmp_path: Path) -> None:
+    """With embedded servers only: a server that was stopped becomes a standby by a file."""
+    standby = embedded.Postgres(tmp_path, embedded.Processes(tmp_path), durable=False)
+    standby.start()
+    standby.stop()
+    data_folder = tmp_path / "postgres" / "data"
+    signal = data_folder / "standby.signal"
+    signal.touch()
+    os.chown(signal, data_folder.stat().st_uid, -1)
+    standby.start()
+    try:
+        settings = DatabaseSettings(url=SecretStr(standby.url))
+        await _fails(stack, "database", "is a standby", "let VISITOR_DATABASE_URL name the primary", database=settings)
+    finally:
+        standby.stop()
 
 
 async def test_few_free_connections(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +154,45 @@ async def test_no_worker(stack: Stack) -> None:
     await _fails(stack, "workers", "nobody.queries, nobody.requests have no members", "visitor worker", worker=nobody)
 
 
+class _Waits(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Keeps its consumer from joining the group again until the event is set."""
+
+    def __init__(self, event: asyncio.Event) -> None:
+        self._event = event
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        if revoked:
+            await self._event.wait()
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        pass
+
+
+async def test_a_consumer_group_that_is_rebalancing(stack: Stack) -> None:
+    """A consumer that joins waits for one that has not given up its partitions yet."""
+    group, may_join = f"group-{uuid4()}", asyncio.Event()
+    async with AsyncExitStack() as consumers:
+
+        async def join(name: str) -> None:
+            consumer = AIOKafkaConsumer(group_id=names.consumer_group(group, name), **stack.kafka.client())
+            consumer.subscribe([names.results("centers")], listener=_Waits(may_join))
+            consumers.push_async_callback(consumer.stop)
+            await consumer.start()
+
+        await asyncio.gather(join("requests"), join("queries"))
+        settings = WorkerSettings(group=group)
+        assert (await _findings(stack, worker=settings))["workers"].state == "ok"
+        joining = asyncio.create_task(join("requests"))
+
+        async def warns() -> bool:
+            finding = (await _findings(stack, worker=settings))["workers"]
+            return (finding.state, finding.message) == ("warning", f"{group}.requests are rebalancing")
+
+        await eventually("a warning about the group", warns)
+        may_join.set()
+        await joining
+
+
 async def test_clocks_that_differ(stack: Stack, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     await data.create(client, "/centers", data.center())
 
@@ -122,11 +201,30 @@ async def test_clocks_that_differ(stack: Stack, client: httpx.AsyncClient, monke
 
     monkeypatch.setattr(database, "now", behind)
     monkeypatch.setattr(kafka, "now", behind)
-    findings = await _findings(stack)
-    assert findings["database clock"].state == "warning"
-    assert "differs by +300" in findings["database clock"].message
-    assert findings["kafka clock"].state == "warning"
-    assert "s in the future" in findings["kafka clock"].message
+    for role in (Role.operator, Role.worker):
+        findings = await _findings(stack, role)
+        assert findings["database clock"].state == "warning"
+        assert "differs by +300" in findings["database clock"].message
+        assert findings["kafka clock"].state == "warning"
+        assert "s in the future" in findings["kafka clock"].message
+
+
+@pytest.mark.parametrize(("minutes", "offset"), [(-5, "+300"), (5, "-300")])
+async def test_the_clock_of_an_edge_is_compared_with_those_of_the_workers(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, minutes: int, offset: str
+) -> None:
+    monkeypatch.setattr(reads, "now", lambda: datetime.now(UTC) + timedelta(minutes=minutes))
+    await _warns(stack, "reads", f" differs by {offset}", "synchronise the clocks", Role.edge)
+
+
+async def test_reads_that_nobody_answers(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reads, "ANSWER_SECONDS", 0.5)
+    async with stack.engine.connect() as conn, conn.begin():
+        await conn.execute(sa.text("lock table centers in access exclusive mode"))
+        unanswered = f"sent to {names.QUERIES}:0, {names.QUERIES}:1, {names.QUERIES}:2 and 1 more"
+        await _fails(stack, "reads", unanswered, "visitor health worker", Role.edge)
+    monkeypatch.setattr(names, "QUERIES", "visitor.nowhere")
+    await _fails(stack, "reads", "topic visitor.nowhere does not exist", "correct", Role.edge)
 
 
 async def test_requests_that_wait_and_the_session_that_blocks_them(
@@ -265,17 +363,12 @@ async def _row(stack: Stack, statement: str, deletion: str) -> AsyncIterator[Non
             await conn.execute(sa.text(deletion))
 
 
-async def test_changes_that_are_not_published(stack: Stack) -> None:
-    # No worker publishes the changes of this topic as long as another session has its lock.
+async def test_changes_that_are_not_published(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     topic = names.changes("visits", "visit")
-    insertion = (
-        "insert into outbox (topic, key, partition_key, change_id, change_type, created_at)"
-        f" values ('{topic}', 'doctor', 'doctor', 'doctor', 'visit.deleted', now() - interval '2 minutes')"
-    )
-    async with stack.engine.connect() as conn, conn.begin():
-        await conn.execute(sa.text("select pg_advisory_xact_lock(hashtextextended(:topic, 0))"), {"topic": topic})
-        async with _row(stack, insertion, "delete from outbox where change_id = 'doctor'"):
-            await _fails(stack, "changes", "wait for up to 12", "docs/runbook.md")
+    async with waiting_changes(stack, topic):  # one minute old
+        await _fails(stack, "changes", "wait for up to 6", "docs/runbook.md")
+        monkeypatch.setattr(database, "LATE_SECONDS", 600.0)
+        await _warns(stack, "changes", "wait for up to 6", "docs/runbook.md")
 
 
 async def test_answers_that_nobody_deletes(stack: Stack) -> None:
@@ -315,7 +408,7 @@ async def test_a_user_of_the_database_without_rights(stack: Stack) -> None:
             await _fails(stack, "table rights", "articles: DELETE, bookmarks: DELETE", "owner", database=limited)
 
 
-async def test_dead_letters_that_nobody_handled(stack: Stack) -> None:
+async def test_dead_letters_that_nobody_handled(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     source = f"gateway/{uuid4()}"
     headers = [("ce_id", b"a"), ("ce_type", b"visitor.visits.create"), ("ce_source", source.encode())]
     await stack.raw(names.requests("visits"), b"{Zora", headers)
@@ -325,11 +418,111 @@ async def test_dead_letters_that_nobody_handled(stack: Stack) -> None:
         return finding.state == "warning" and "not_json" in finding.message and "Zora" not in finding.message
 
     await eventually("a warning about dead letters", warns)
+    unhandled = await _dead_letters(stack)
+    discarded = await stack.command("dead-letters", "discard", "--source", source, "--yes")
+    assert discarded.returncode == 0, discarded.stderr
+    assert await _dead_letters(stack) == unhandled - 1
+    monkeypatch.setattr(kafka, "RECENT", timedelta(0))
+    assert await _dead_letters(stack) == 0
+
+
+async def _dead_letters(stack: Stack) -> int:
+    """How many the doctor warns of."""
+    count = re.match(r"\d+", (await _findings(stack))["dead letters"].message)
+    return int(count[0]) if count else 0
 
 
 async def test_a_registry_that_does_not_answer(stack: Stack) -> None:
     nowhere = SchemaRegistrySettings(url=HttpUrl("http://127.0.0.1:1"))
-    await _fails(stack, "registry", "schema registry: GET", "VISITOR_SCHEMA_REGISTRY", schema_registry=nowhere)
+    await _fails(stack, "registry", "schema registry: POST", "VISITOR_SCHEMA_REGISTRY", schema_registry=nowhere)
+
+
+@pytest.fixture
+def company_registry() -> Iterator[Registry]:
+    company_registry = Registry()
+    yield company_registry
+    company_registry.stop()
+
+
+async def test_a_registry_without_the_schemas_of_this_release_or_that_a_worker_may_not_write(
+    stack: Stack, company_registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subjects = [subject for subject in registry._subjects() if "optins" in subject.name]
+    monkeypatch.setattr(registry, "_subjects", lambda: subjects)  # All of them take seconds on a busy machine.
+    settings = {"schema_registry": SchemaRegistrySettings(url=HttpUrl(company_registry.url))}
+    count = len(subjects)
+    await _warns(stack, "registry", f"{count} of {count} subjects lack", "start a worker", Role.worker, **settings)
+    assert company_registry.subjects == {}
+
+    client = SchemaRegistry(settings["schema_registry"])
+    await SchemaLookup(Wire(CATALOGUE), stack.engine, client).register()
+    await client.close()
+    for role in (Role.operator, Role.worker):
+        assert (await _findings(stack, role, **settings))["registry"].state == "ok"
+    subject = f"{names.changes('optins', 'optin')}-visitor.OptinChange"
+    company_registry.compatibility[subject] = "BACKWARD"
+    await _warns(stack, "registry", f"1 of {count} subjects lack", "start a worker", Role.worker, **settings)
+    assert company_registry.compatibility[subject] == "BACKWARD"
+
+    company_registry.compatibility[subject] = "FULL_TRANSITIVE"
+    company_registry.refused = {"versions", "config"}
+    assert (await _findings(stack, **settings))["registry"].state == "ok"
+    await _fails(stack, "registry", "status 403", "let the user of the worker register", Role.worker, **settings)
+    company_registry.refused = {"config"}
+    await _fails(stack, "registry", "PUT config", "set the compatibility", Role.worker, **settings)
+
+
+class _Issuer:
+    """An issuer of tokens that answers with `documents`, by their paths."""
+
+    def __init__(self) -> None:
+        issuer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                content = json.write(issuer.documents.get(self.path))
+                self.send_response(200 if self.path in issuer.documents else 404)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/realm"
+        key = ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()).public_key(), as_dict=True)
+        self.documents: dict[str, Any] = {
+            "/realm/.well-known/openid-configuration": {"issuer": self.url, "jwks_uri": f"{self.url}/keys"},
+            "/realm/keys": {"keys": [key | {"kid": "a"}]},
+        }
+        Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def issuer() -> Iterator[_Issuer]:
+    issuer = _Issuer()
+    yield issuer
+    issuer.stop()
+
+
+async def test_an_issuer_whose_tokens_the_edge_cannot_verify(stack: Stack, issuer: _Issuer) -> None:
+    def http(url: str = issuer.url, **settings: Any) -> HttpSettings:
+        return HttpSettings(oidc_issuer=url, oidc_audience="visitors", **settings)
+
+    finding = (await _findings(stack, Role.edge, http=http()))["issuer"]
+    assert (finding.state, "1 of its keys" in finding.message) == ("ok", True), finding
+    await _fails(stack, "issuer", f"calls itself {issuer.url}", "OIDC_ISSUER", Role.edge, http=http(f"{issuer.url}/"))
+    issuer.documents["/realm/keys"] = {"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "a"}]}
+    await _fails(stack, "issuer", "has no keys for RS256 or ES256", "correct", Role.edge, http=http())
+    issuer.documents["/realm/keys"] = []
+    await _fails(stack, "issuer", "cannot be read", "correct the VISITOR_HTTP_OIDC_", Role.edge, http=http())
+    for broken in (http(f"{issuer.url}/nowhere"), http(oidc_jwks_url=f"{issuer.url}/nowhere"), http("http://[")):
+        await _fails(stack, "issuer", "cannot be read", "make the issuer reachable", Role.edge, http=broken)
 
 
 def _key_file(path: Path, *expiries: timedelta) -> HttpSettings:
@@ -366,4 +559,19 @@ async def test_a_certificate_that_expires_soon(stack: Stack, tmp_path: Path, mon
 
 def test_each_role_has_its_checks() -> None:
     assert {role for check in doctor.CHECKS for role in check.roles} == {Role.operator, Role.worker, Role.edge}
-    assert Role.edge not in next(check.roles for check in doctor.CHECKS if check.name == "database")
+    assert "database" not in _checks_of(Role.edge)
+
+
+def _checks_in(table: str, column: int) -> list[list[str]]:
+    """The names in each cell of a column of a table in the runbook. `table` is its first row."""
+    _, _, rest = (ROOT / "docs" / "runbook.md").read_text().partition(f"{table}\n")
+    cells = [row.split("|")[column].partition(". ")[0] for row in rest.partition("\n\n")[0].splitlines()[1:]]
+    return [re.findall("`([a-z ]+)`", cell) for cell in cells]
+
+
+def test_the_runbook_explains_each_check_and_lists_those_of_each_role() -> None:
+    explained = list(chain.from_iterable(_checks_in("| check | warning | failed |", 1)))
+    assert sorted(explained) == sorted(check.name for check in doctor.CHECKS)
+    without_reads, of_worker, of_edge = _checks_in("| command | checks |", 2)
+    assert (without_reads, set(_checks_of(Role.operator))) == (["reads"], set(explained) - {"reads"})
+    assert (of_worker, of_edge) == (_checks_of(Role.worker), _checks_of(Role.edge))
