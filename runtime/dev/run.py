@@ -274,6 +274,9 @@ class _Dev:
             "VISITOR_DATABASE_URL": installation.database.url.get_secret_value().replace("+asyncpg", ""),
             "VISITOR_HTTP_PORT": installation.http.port,
             "VISITOR_WORKER_HEALTH_PORT": installation.worker.health_port,
+            # The programs in examples/ read these.
+            "KAFKA_BOOTSTRAP": kafka.bootstrap,
+            "REGISTRY_URL": f"{self._url}/registry",
         }
         file = self._home / _VARIABLES
         file.touch(mode=0o600)

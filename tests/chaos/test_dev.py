@@ -20,6 +20,7 @@ from runtime.dev import sample
 from runtime.dev.servers import Processes
 from runtime.dev.servers.processes import free_port
 from tests.support import terminal
+from tests.support.pages import ROOT
 from tests.support.servers import DOWNLOADS
 from tests.support.stack import eventually
 from tests.support.terminal import Terminal
@@ -82,7 +83,23 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Dev]:
     Processes(command.home).end_leftovers()
 
 
-async def test_dev_starts_everything_with_simulated_visits_and_ctrl_c_ends_all_processes(dev: _Dev) -> None:
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A folder with the gateway in Python. It seems to be built: its packages are those of this environment."""
+    example = tmp_path / "examples" / "python"
+    python = example / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    for file in ("Makefile", "python/gateway.py", "python/requirements.txt"):
+        (tmp_path / "examples" / file).symlink_to(ROOT / "examples" / file)
+    (example / ".venv" / "built").touch()
+    return tmp_path
+
+
+async def test_dev_starts_everything_with_simulated_visits_and_ctrl_c_ends_all_processes(
+    dev: _Dev, repository: Path
+) -> None:
     dev.start()
     await dev.await_ready()
     output = dev.output.read_text()
@@ -102,9 +119,17 @@ async def test_dev_starts_everything_with_simulated_visits_and_ctrl_c_ends_all_p
     _, _, suggestions = output.partition("Try next, in another terminal:")
     settings, visit, consume, doctor, gateway = (line.strip() for line in suggestions.strip().splitlines()[:5])
     assert '"visitType":"entry"' in await _in_bash(f"{settings}\n{visit}")
-    assert '"resource":"visit"' in await _in_bash(f"{settings}\n{consume.replace('--from-beginning', '--to-end')}")
+    first_change = consume.replace("   #", " | head -1   #")  # the command itself would wait for more
+    assert '"resource":"visit"' in await _in_bash(f"{settings}\n{first_change}")
     assert "kafka" in await _in_bash(f"{settings}\n{doctor}")
-    assert gateway.startswith("echo 'entry ")  # interop/test_examples.py runs it
+    await _in_bash(f"{settings}\n{gateway}", repository)
+
+    async def has_result_of_the_gateway() -> bool:
+        results = await _in_bash(f"{settings}\nvisitor consume visitor.visits.results --to-end")
+        return '"ce_requestsource":"gateway/paris-nord-1"' in results
+
+    await eventually("the result of the gateway's visit", has_result_of_the_gateway)
+    assert f"{dev.url}/registry\n" in await _in_bash(f'{settings}\necho "$REGISTRY_URL"')
     assert (dev.home / "environment").stat().st_mode & 0o077 == 0
     children = dev.children()
     assert len(children) == 4
@@ -112,13 +137,15 @@ async def test_dev_starts_everything_with_simulated_visits_and_ctrl_c_ends_all_p
     assert [child for child in children if child.is_running()] == []
 
 
-async def _in_bash(script: str) -> str:
-    """The output of a script that succeeds. The commands of the installation are those of this environment."""
+async def _in_bash(script: str, folder: Path = ROOT) -> str:
+    """The output of a script that succeeds in a folder. The commands of the installation are those of this
+    environment."""
     visitor = f"{sys.executable} -m runtime.cli"
-    script = re.sub(r"^\S*/visitor ", f"{visitor} ", script, flags=re.MULTILINE)
+    script = re.sub(r"^(\S*/)?visitor ", f"{visitor} ", script, flags=re.MULTILINE)
     done = await asyncio.to_thread(
-        subprocess.run, ["bash", "-e", "-c", script], capture_output=True, text=True, check=False
-    )
+        subprocess.run, ["bash", "-e", "-c", script], cwd=folder, capture_output=True, text=True, check=False,
+        timeout=180,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return str(done.stdout)
 
