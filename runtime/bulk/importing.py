@@ -9,7 +9,7 @@ import hashlib
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -23,6 +23,7 @@ from rich.progress import Progress, TaskID
 
 from runtime import progress
 from runtime.bulk import Importable
+from runtime.bulk.duplicates import Duplicates
 from runtime.bulk.requests import Creation
 from runtime.bulk.rows import Refusal, Row, as_json, read
 from runtime.operator_database import Retry
@@ -68,20 +69,26 @@ class _Request(NamedTuple):
 
 
 def check(resource: Importable, file: Path) -> Summary:
-    """Validate all rows without a server. Write a report of each refused row to standard output. Raises UnusableFile,
-    OSError."""
+    """Validate all rows without a server, and look for rows that exclude each other. Write a report of each refused row
+    to standard output. Raises UnusableFile, OSError."""
     creation, summary = Creation(resource), Summary()
-    with _bar() as bar:
+    with closing(Duplicates(resource)) as duplicates, _bar() as bar:
         task = bar.add_task(f"checking {resource}", total=_content(file).lines)
         for row in read(file, creation.types):
-            refusal = row if isinstance(row, Refusal) else creation.parts_of(row)
-            if isinstance(refusal, Refusal):
+            if refusal := _refusal(row, creation, duplicates):
                 summary.refused += 1
                 _report(refusal)
             else:
                 summary.applied += 1
             bar.advance(task)
     return summary
+
+
+def _refusal(row: Row | Refusal, creation: Creation, duplicates: Duplicates) -> Refusal | None:
+    parts = row if isinstance(row, Refusal) else creation.parts_of(row)
+    if isinstance(parts, Refusal):
+        return parts
+    return duplicates.refusal(row) if isinstance(row, Row) else None
 
 
 async def run(kafka: KafkaSettings, resource: Importable, file: Path, retry: Retry) -> Summary:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.bulk import Format
-from schemas.faults import Invalid
+from schemas.faults import Fault, Invalid
 from topics import json
 from topics.envelope import InvalidMessage
 
@@ -41,7 +41,7 @@ class Refusal:
     fields: dict[str, Any] | None
 
     @classmethod
-    def by(cls, fault: Invalid, line: int, fields: dict[str, Any] | None = None) -> "Refusal":
+    def by(cls, fault: Fault, line: int, fields: dict[str, Any] | None = None) -> "Refusal":
         return cls(line, fault.status, [entry.model_dump() for entry in fault.entries], fields)
 
 

@@ -100,7 +100,7 @@ def _dry_run(file: Path, resource: str, rows: list[dict[str, Any]]) -> tuple[int
 def test_a_dry_run_reports_every_error_with_its_line(tmp_path: Path) -> None:
     valid = data.visitor("FR-SC-TEST")
     wrong = valid | {"email": "nobody", "gender": "x", "nickname": "Z"}
-    status, refused, summary = _dry_run(tmp_path / "v.jsonl", "visitors", [valid, wrong, valid])
+    status, refused, summary = _dry_run(tmp_path / "v.jsonl", "visitors", [valid, wrong, data.visitor("FR-SC-TEST")])
     assert status == 1
     assert [(line["line"], line["status"], line["row"]) for line in refused] == [(2, 400, wrong)]
     errors = {entry["field"]: entry["code"] for entry in refused[0]["errors"]}
@@ -119,6 +119,29 @@ def test_a_row_that_json_cannot_write_back_is_reported_and_the_next_one_is_check
     result = CliRunner().invoke(app, ["import", "vehicles", str(file), "--dry-run"])
     assert [json.loads(report)["line"] for report in result.stdout.splitlines()] == [1, 2]
     assert result.exit_code == 1
+
+
+def test_a_dry_run_reports_rows_that_exclude_each_other_with_both_lines(tmp_path: Path) -> None:
+    """Emails are compared as mailboxes, and a row that is refused anyway excludes no other."""
+    emails = ["zora@Bücher.example", "ZORA@xn--bcher-kva.example", "quill@example.com", "zora@bücher.example"]
+    invalid = data.visitor("FR-SC-TEST", email="quill@example.com", gender="x")
+    rows = [data.visitor("FR-SC-TEST", email=email) for email in emails]
+    status, refused, summary = _dry_run(tmp_path / "v.jsonl", "visitors", [invalid, *rows])
+    assert (status, summary.strip()) == (1, "2 rows are valid, 3 are not. Nothing was applied.")
+    conflicts = [line for line in refused if line["status"] == 409]
+    assert [(line["line"], line["row"]) for line in conflicts] == [(3, rows[1]), (5, rows[3])]
+    for line in conflicts:
+        (error,) = line["errors"]
+        assert (error["code"], error["type"], error["field"]) == ("email_taken", "conflict", "email")
+        assert error["message"].startswith("Line 2 has the same email.")
+
+
+@pytest.mark.parametrize("resource", ["vehicles", "optins"])
+def test_a_dry_run_accepts_what_may_be_there_twice(tmp_path: Path, resource: str) -> None:
+    fields: dict[str, Any] = {"licensePlate": "AB-1"}
+    if resource == "optins":
+        fields = {"optinType": "loyalty", "optinChannel": "email", "isActive": True}
+    assert _dry_run(tmp_path / "v.jsonl", resource, 2 * [{"visitorId": VISITOR_ID, **fields}])[:2] == (0, [])
 
 
 def test_fields_that_only_the_service_sets_are_ignored_and_a_missing_list_is_empty(tmp_path: Path) -> None:
