@@ -143,7 +143,7 @@ class DatabaseOverview:
     revision: str
     inbox_rows: int
     outbox_rows: int
-    """Exact while no topic has more than `storage.outbox.WAITING_LIMIT`, else PostgreSQL's estimate."""
+    """As `storage.outbox.rows` counts or estimates them."""
     last_change_id: int
     change_topics: tuple[ChangeTopic, ...]
     lock_waits: tuple[LockWait, ...]
@@ -370,13 +370,10 @@ class _DatabaseSource:
             self._usable = schema
         async with self._engine.connect() as conn:
             waiting = await outbox.waiting(conn, self._topics)
-            outbox_rows = sum(topic.changes for topic in waiting)
-            if any(topic.changes >= outbox.WAITING_LIMIT for topic in waiting):
-                outbox_rows = max(outbox_rows, await statistics.rows(conn, outbox.OUTBOX.name))
             return DatabaseOverview(
                 revision=schema.revision or "",
                 inbox_rows=await statistics.rows(conn, inbox.INBOX.name),
-                outbox_rows=outbox_rows,
+                outbox_rows=await outbox.rows(conn, waiting),
                 last_change_id=await outbox.last_id(conn),
                 change_topics=tuple(map(_change_topic, waiting)),
                 lock_waits=tuple(await statistics.lock_waits(conn)),

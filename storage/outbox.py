@@ -17,6 +17,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from storage import statistics
 from storage.statements import any_of, unnest_rows
 from storage.table import METADATA
 
@@ -283,6 +284,15 @@ async def count(conn: AsyncConnection, topic: str, *, limit: int) -> int:
 async def waiting(conn: AsyncConnection, topics: Sequence[str]) -> list[Waiting]:
     """What waits, by topic, in the order of `topics`."""
     return [Waiting(*row) for row in await conn.execute(_WAITING, {"topic": list(topics)})]
+
+
+async def rows(conn: AsyncConnection, of_topics: Sequence[Waiting]) -> int:
+    """How many changes wait in all topics: exact while no topic has more than `WAITING_LIMIT`, else PostgreSQL's
+    estimate."""
+    counted = sum(topic.changes for topic in of_topics)
+    if all(topic.changes < WAITING_LIMIT for topic in of_topics):
+        return counted
+    return max(counted, await statistics.rows(conn, OUTBOX.name))
 
 
 async def containing(conn: AsyncConnection, text: bytes) -> list[Entry]:

@@ -129,6 +129,11 @@ PUBLISHER = Enum(
 OUTBOX_ROWS = Gauge(
     "visitor_outbox_rows", "Changes that wait in the outbox, counted up to 1,000.", ["topic"], registry=WORKER
 )
+ALL_OUTBOX_ROWS = Gauge(
+    "visitor_outbox_estimated_rows",
+    "Changes that wait in the outbox, of all topics. If a topic has more than 1,000, PostgreSQL estimates them.",
+    registry=WORKER,
+)
 OUTBOX_AGE = Gauge(
     "visitor_outbox_oldest_seconds", "Age of the oldest change in the outbox; 0 without one.", ["topic"],
     registry=WORKER,

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from storage import inbox, outbox, statistics
 from storage.database import single_statements
-from telemetry.metrics import INBOX_AGE, INBOX_ROWS, OUTBOX_AGE, OUTBOX_ROWS
+from telemetry.metrics import ALL_OUTBOX_ROWS, INBOX_AGE, INBOX_ROWS, OUTBOX_AGE, OUTBOX_ROWS
 from topics.supervision import interruptions_raised
 
 log = structlog.get_logger(__name__)
@@ -31,8 +31,10 @@ async def run(database: AsyncEngine, topics: Sequence[str]) -> None:
 
 async def _measure(database: AsyncEngine, topics: Sequence[str]) -> None:
     async with single_statements(database).connect() as conn:
-        for waiting in await outbox.waiting(conn, topics):
+        of_topics = await outbox.waiting(conn, topics)
+        for waiting in of_topics:
             OUTBOX_ROWS.labels(waiting.topic).set(waiting.changes)
             OUTBOX_AGE.labels(waiting.topic).set(waiting.oldest_seconds or 0)
+        ALL_OUTBOX_ROWS.set(await outbox.rows(conn, of_topics))
         INBOX_ROWS.set(await statistics.rows(conn, inbox.INBOX.name))
         INBOX_AGE.set(await inbox.oldest_seconds(conn) or 0)

@@ -1,6 +1,7 @@
 """What the metrics of worker and edge say after calls and messages."""
 
 import asyncio
+import re
 import time
 from importlib.metadata import version
 from typing import get_args
@@ -14,7 +15,8 @@ from tests.support import data, queries
 from tests.support.metrics import Scrape, scrape
 from tests.support.oracle import outbox_empty
 from tests.support.outbox import waiting_changes
-from tests.support.stack import PARTITIONS, Process, Stack, eventually
+from tests.support.pages import ROOT
+from tests.support.stack import PARTITIONS, PERSONAL, Process, Stack, assert_impersonal, eventually
 from topics import names
 from topics.envelope import JSON, Reason, RequestHeaders
 
@@ -174,6 +176,21 @@ async def test_changes_that_wait_in_the_outbox_are_measured(stack: Stack) -> Non
     assert 60 < (WORKER.get_sample_value("visitor_outbox_oldest_seconds", {"topic": CHANGES}) or 0) < 120
 
 
+async def test_all_changes_in_the_outbox_are_estimated_if_they_are_too_many_to_be_counted(stack: Stack) -> None:
+    name = "visitor_outbox_estimated_rows"
+    async with waiting_changes(stack, CHANGES):
+        await measurements._measure(stack.engine, [CHANGES])
+    assert WORKER.get_sample_value(name) == 3
+    async with waiting_changes(stack, CHANGES, count=1_500):
+
+        async def are_estimated() -> bool:
+            await measurements._measure(stack.engine, [CHANGES])
+            return (WORKER.get_sample_value(name) or 0) >= 1_500
+
+        await eventually("an estimate of all changes", are_estimated)
+        assert WORKER.get_sample_value("visitor_outbox_rows", {"topic": CHANGES}) == 1_000
+
+
 async def test_the_state_of_a_publisher_says_whether_another_session_has_its_topic(stack: Stack) -> None:
     worker, _ = _processes(stack)
 
@@ -200,6 +217,51 @@ async def test_the_wait_for_a_connection_is_measured(stack: Stack) -> None:
     await engine.dispose()
     assert WORKER.get_sample_value("visitor_pool_wait_seconds_count", {"pool": "test"}) == 2
     assert (WORKER.get_sample_value("visitor_pool_wait_seconds_sum", {"pool": "test"}) or 0) > 0.25
+
+
+async def test_the_page_names_the_pools_of_a_worker(stack: Stack, client: httpx.AsyncClient) -> None:
+    worker, _ = _processes(stack)
+    row = re.search(r"^\| `pool` \| (.*) \|$", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
+    assert row is not None
+    await data.create(client, "/centers", data.center())
+    assert (await client.get("/centers")).status_code == 200
+
+    async def are_exported() -> bool:
+        samples = (await scrape(worker)).samples
+        pools = {each.labels["pool"] for each in samples if each.name == "visitor_pool_wait_seconds_count"}
+        return pools == set(re.findall("`(.*?)`", row[1]))
+
+    await eventually("each of the pools", are_exported)
+
+
+async def test_no_metric_has_personal_data(stack: Stack, client: httpx.AsyncClient) -> None:
+    """Wherever a caller puts it: into paths, queries, bodies and headers. The metrics of all other tests are looked at
+    when their processes end."""
+    worker, edge = _processes(stack)
+    before = await scrape(worker)
+    owner = await data.visitor_with_vehicle(client)
+    visitor = (await client.get(f"/visitors/{owner['visitorId']}")).json()["data"]
+    email, name = visitor["email"], visitor["lastName"]
+    assert {text for text in PERSONAL if text in f"{email} {visitor['firstName']} {name}"} == set(PERSONAL)
+    for path in (f"/{email}", f"/visitors/{email}", f"/visitors?email={email}", f"/visitors?{name}={name}"):
+        await client.get(path, headers={"User-Agent": email, "Idempotency-Key": email})
+    person = "mona.lisa@example.org"  # The log has ids, sources and types.
+    for operation in ("visitors.create", f"visitors.{person}"):
+        headers = RequestHeaders(person, operation, person, JSON).encode()
+        await stack.raw(names.requests("visitors"), f'{{"body": {{"email": "{email}"}}}}'.encode(), headers)
+
+    async def are_counted() -> bool:
+        now = await scrape(worker)
+        dead_letters = now.increase(before, "visitor_dead_letters_total", reason="unknown_operation")
+        refusals = now.increase(before, "visitor_requests_total", operation="visitors.create", status="400")
+        return dead_letters >= 1 and refusals >= 1
+
+    await eventually("the messages in the metrics", are_counted)
+    for process in (worker, edge):
+        exported = await process.exported()
+        assert "visitor_ready" in exported
+        assert_impersonal(exported, f"the metrics of {process.name}")
+        assert person not in exported
 
 
 async def test_alerts_and_dashboards_use_only_metrics_and_labels_that_are_exported(

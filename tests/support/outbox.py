@@ -21,8 +21,8 @@ async def publisher_locked(stack: Stack, topic: str) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def waiting_changes(stack: Stack, topic: str) -> AsyncIterator[None]:
-    """Insert three changes of a topic, one minute old. No worker publishes them before the context ends."""
+async def waiting_changes(stack: Stack, topic: str, count: int = 3) -> AsyncIterator[None]:
+    """Insert changes of a topic, one minute old. No worker publishes them before the context ends."""
     async with publisher_locked(stack, topic):
         try:
             async with stack.engine.begin() as conn:
@@ -30,10 +30,12 @@ async def waiting_changes(stack: Stack, topic: str) -> AsyncIterator[None]:
                     sa.text(
                         "insert into outbox (topic, key, partition_key, change_id, change_type, created_at)"
                         " select :topic, 'test', 'test', 'test', 'visit.deleted', now() - interval '1 minute'"
-                        " from generate_series(1, 3)"
+                        " from generate_series(1, :count)"
                     ),
-                    {"topic": topic},
+                    {"topic": topic, "count": count},
                 )
+                # PostgreSQL's estimate of the rows would else be seconds old.
+                await conn.execute(sa.text("select pg_stat_force_next_flush()"))
             yield
         finally:
             async with stack.engine.begin() as conn:

@@ -89,6 +89,17 @@ class Process:
         reasons: dict[str, str] = {} if health is None else health.json().get("reasons", {})
         return reasons
 
+    async def exported(self) -> str:
+        """The metrics that the process exports. Empty if it does not answer, for example because a test has suspended
+        it."""
+        if not self.metrics_url or self.child.poll() is not None:
+            return ""
+        try:
+            async with httpx.AsyncClient() as client:
+                return (await client.get(self.metrics_url, timeout=5)).text
+        except httpx.HTTPError:
+            return ""
+
     async def _health(self) -> httpx.Response | None:
         assert self.child.poll() is None, f"{self.name} ended:\n{self.log.read_text()[-3000:]}"
         try:
@@ -469,7 +480,7 @@ async def stack_on(servers: Servers, home: Path) -> AsyncIterator[Stack]:
 @asynccontextmanager
 async def bare_stack_on(servers: Servers, home: Path) -> AsyncIterator[Stack]:
     """An installation without the service's tables and topics. At the end, the processes that a test started are
-    killed. Fails if one of them has logged personal data of the visitors of `tests.support.data`."""
+    killed. Fails if one of them has logged personal data of the visitors of `tests.support.data`, or exports it."""
     engine = create_async_engine(servers.database)
     producer = AIOKafkaProducer(
         bootstrap_servers=servers.kafka,
@@ -483,10 +494,16 @@ async def bare_stack_on(servers: Servers, home: Path) -> AsyncIterator[Stack]:
         await producer.start()
         yield stack
     finally:
+        metrics = [await process.exported() for process in stack.processes]
         await stack.close()
-    for process in stack.processes:
-        log = process.log.read_text()
-        assert [text for text in PERSONAL if text in log] == [], f"personal data in {process.log}"
+    for process, exported in zip(stack.processes, metrics, strict=True):
+        assert_impersonal(process.log.read_text(), str(process.log))
+        assert_impersonal(exported, f"the metrics of {process.name}")
+
+
+def assert_impersonal(text: str, origin: str) -> None:
+    """Fails if a text has personal data of the visitors of `tests.support.data`."""
+    assert [personal for personal in PERSONAL if personal in text] == [], f"personal data in {origin}"
 
 
 def plain(value: Any) -> Any:
