@@ -90,6 +90,13 @@ async def test_a_registry_of_the_company_serves_serializers(
     await _assert_visits_travel(company_registry, builds, language)
 
 
+async def test_the_doctor_finds_all_schemas_in_the_registry_of_the_company(company_registry: Registry) -> None:
+    settings = {"VISITOR_SCHEMA_REGISTRY_URL": company_registry.confluent}
+    done = await company_registry.stack.command("doctor", "worker", "--json", **settings)
+    check = next(check for check in json.loads(done.stdout)["checks"] if check["check"] == "registry")
+    assert check["state"] == "ok", check
+
+
 async def _assert_visits_travel(registry: Registry, builds: Builds, language: str) -> None:
     """Assert that a program creates a visit, and reads the same time from its result and its change."""
     folder = SERIALIZERS / language

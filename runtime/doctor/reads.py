@@ -73,11 +73,11 @@ async def _clock_offsets(
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             while waiting:
-                reply = await consumer.getone()
-                partition = waiting.pop(dict(reply.headers).get(CORRELATION, b""), None)
+                headers = dict((await consumer.getone()).headers)
+                partition = waiting.pop(headers.get(CORRELATION, b""), None)
                 if partition is not None:
-                    # The worker wrote the reply after `sent_at` and before now.
-                    written_at = reply.timestamp / 1000
+                    # The worker wrote the reply after `sent_at` and before now. The time of the record may be Kafka's.
+                    written_at = datetime.fromisoformat(headers["ce_time"].decode()).timestamp()
                     offsets[partition] = max(written_at - now().timestamp(), 0) or min(written_at - sent_at, 0)
     except TimeoutError:
         pass
