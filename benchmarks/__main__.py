@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks import backlog, growth, http, imports, locks, messages, results, sink
+from benchmarks import backlog, growth, http, imports, locks, messages, results, sink, sizes
 from benchmarks.installation import Installation, installed
 from benchmarks.results import Result, Row
 
@@ -38,6 +38,7 @@ GROUPS = (
     Group(messages.ROWS, messages.run),
     Group(messages.LOAD_ROWS, messages.run_loads),
     Group(messages.SINK_ROWS, messages.run_sink),
+    Group(sizes.ROWS, sizes.run),
     Group(backlog.ROWS, backlog.run),
     Group(imports.ROWS, imports.run),
 )

@@ -57,15 +57,21 @@ async def installed(home: Path) -> AsyncIterator["Installation"]:
         stack.push_async_callback(observer.stop)
         database = await asyncpg.connect(postgres.url.replace("+asyncpg", ""))
         stack.push_async_callback(database.close)
-        yield Installation(settings, postgres.url, database, observer)
+        yield Installation(home, settings, postgres.url, database, observer)
 
 
 class Installation:
     """Servers with tables and topics. `populate` creates the visitors."""
 
     def __init__(
-        self, kafka: KafkaSettings, url: str, database: "asyncpg.Connection[Any]", observer: AIOKafkaConsumer
+        self,
+        home: Path,
+        kafka: KafkaSettings,
+        url: str,
+        database: "asyncpg.Connection[Any]",
+        observer: AIOKafkaConsumer,
     ) -> None:
+        self._home = home
         self.kafka = kafka
         self.url = url
         self.database = database
@@ -182,7 +188,7 @@ class Installation:
             first = await self.results_reach(before + 1 + count // 3 * (workers > 1)) - before
             started_at = time.perf_counter()
             await self.results_reach(before + count)
-            await self._await_empty_outbox()
+            await self.outbox_empties()
             return (count - first) / (time.perf_counter() - started_at)
 
     async def results_reach(self, count: int) -> int:
@@ -191,9 +197,13 @@ class Installation:
             await asyncio.sleep(0.02)
         return results
 
-    async def _await_empty_outbox(self) -> None:
+    async def outbox_empties(self) -> None:
         while await self.database.fetchval("select exists (select from outbox)"):
             await asyncio.sleep(0.02)
+
+    def log_size(self, topic: str) -> int:
+        """The bytes of all messages of a topic on the disk of the broker, without its indexes."""
+        return sum(file.stat().st_size for file in self._home.glob(f"kafka/data/{topic}-*/*.log"))
 
     # Data
 
