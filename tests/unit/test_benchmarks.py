@@ -1,8 +1,10 @@
 """The table of `make bench`. Nothing is measured here."""
 
+import re
+
 import pytest
 
-from benchmarks import growth
+from benchmarks import growth, sizes
 from benchmarks.__main__ import GROUPS
 from benchmarks.publish import PERFORMANCE, with_figures
 from benchmarks.results import Result, Row, alternate, at_least, at_most
@@ -48,6 +50,13 @@ def test_names_are_unique_so_that_each_row_can_be_selected() -> None:
 def test_the_docs_show_the_target_of_each_row(row: Row) -> None:
     lines = PERFORMANCE.read_text().splitlines()
     assert any(f"| `{row.name}` |" in line and f"| {row.target} |" in line for line in lines)
+
+
+@pytest.mark.parametrize("row", sizes.ROWS, ids=lambda row: row.name)
+def test_the_sizing_has_the_published_sizes(row: Row) -> None:
+    published = re.search(rf"^\| `{re.escape(row.name)}` \| (\d+ bytes) \|", PERFORMANCE.read_text(), re.MULTILINE)
+    assert published is not None
+    assert f"{published[1]} (`{row.name}`)" in (PERFORMANCE.parent / "deploy.md").read_text()
 
 
 def test_published_figures_replace_those_of_their_row_only() -> None:
