@@ -13,7 +13,10 @@ from typing import NamedTuple
 
 from schemas.faults import Invalid, PreconditionFailed
 
-_ENTITY_TAG = re.compile(r'\s*(?:(W/)?"([!#-~\x80-\xff]*)")?\s*(?:,|$)')
+_ENTITY_TAG = re.compile(r'\s*(?:(W/)?"([!#-~\x80-\xff]*)"\s*)?(?:,|$)')
+"""Blanks where only one part of the expression matches them: otherwise its time is quadratic."""
+LENGTH_LIMIT = 1_000
+"""Characters of all `If-Match` or all `If-None-Match` headers of a call. Longer ones count as malformed."""
 TAGS_LIMIT = 20
 """ETags in an If-Match header."""
 _OURS = re.compile(r"([0-9]{1,18})(-[0-9a-f]{12})?(-gzip)?")
@@ -102,8 +105,10 @@ def _required_tags(if_match: Sequence[str]) -> EntityTags:
 
 
 def _parse(lines: Sequence[str]) -> EntityTags | None:
-    """The tags of all lines of a header; None if they are malformed."""
+    """The tags of all lines of a header; None if they are malformed or too long."""
     text = ",".join(lines)
+    if len(text) > LENGTH_LIMIT:
+        return None
     if text.strip() == "*":
         return EntityTags(any=True)
     tags, position = [], 0

@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 from starlette.types import Message
 
 from agents.catalogue import CATALOGUE
-from edge import callers
+from edge import callers, conditional
 from edge.app import Edge
 from edge.callers import Callers
 from edge.identity import Identity
@@ -205,3 +205,8 @@ def test_a_result_is_split_into_status_and_body_without_decoding_the_body(body: 
 def test_other_json_is_not_accepted_as_a_result(value: bytes) -> None:
     with pytest.raises(ValueError, match="not a result"):
         json.split_result(value)
+
+
+def test_as_many_etags_as_if_match_may_have_fit_into_its_length() -> None:
+    tag = conditional.tag_of_compressed(conditional.tag_of(10**17, b"a record"))
+    assert conditional.expected_revisions([f"W/{tag}, " * (conditional.TAGS_LIMIT - 1) + tag]) == (10**17,)
