@@ -6,7 +6,8 @@ import time
 
 import httptools
 import structlog
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from edge import headers as http_headers
 from schemas.faults import Fault, HeadersTooLarge, Invalid, RateLimited, RequestTimeout, TargetTooLong, Unavailable
@@ -21,7 +22,7 @@ HEADERS_SECONDS = 10.0
 REQUEST_SECONDS = 30.0
 """The time limit for a whole request with its body, which has at most 1 MiB."""
 WRITE_SECONDS = 30.0
-"""How long a client may leave data unread that the edge has for it."""
+"""How long a client may take nothing of what waits for it in the edge."""
 WRITE_BUFFER = 16 * 2**10
 """Bytes of an answer that a connection buffers. With more, the call waits for the client. There may be thousands of
 connections."""
@@ -100,6 +101,11 @@ class HttpProtocol(HttpToolsProtocol):
     """When the current request must be complete, or the next one begin. None while the edge answers, and while an idle
     connection is kept, for which uvicorn has its own timer."""
     _write_deadline: float | None = None
+    """When the client must have taken more of what waits for it. None while nothing waits."""
+    _waiting_bytes = 0
+    """How much waited for the client at the last check."""
+    _answered_cycle: RequestResponseCycle
+    """The request that the application answers now, or answered last. Other requests wait in `pipeline`."""
     _reads_headers = False
     _header_bytes = 0
     _unfinished_bytes = 0
@@ -140,6 +146,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _watch(self) -> None:
         now = self.loop.time()
+        self._timer = self.loop.call_later(WATCH_SECONDS, self._watch)
+        self._move_write_deadline(now)
         if self.flow.read_paused and self._receive_deadline is not None:
             # The edge does not read now: the client is not to blame.
             self._receive_deadline = now + HEADERS_SECONDS
@@ -148,9 +156,17 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.abort()
         elif self._receive_deadline is not None and now >= self._receive_deadline and not self._is_refused:
             HTTP_TIMEOUTS.inc()
+            self._receive_deadline = None
             self._end_slow_request()
-        else:
-            self._timer = self.loop.call_later(WATCH_SECONDS, self._watch)
+
+    def _move_write_deadline(self, now: float) -> None:
+        """Also while the connection is being closed: the transport closes it when the client has taken everything."""
+        waiting = self.transport.get_write_buffer_size()
+        if waiting == 0:
+            self._write_deadline = None
+        elif waiting < self._waiting_bytes or self._write_deadline is None:
+            self._write_deadline = now + WRITE_SECONDS
+        self._waiting_bytes = waiting
 
     def _end_slow_request(self) -> None:
         reads_body = self.cycle is not None and self.cycle.scope is self.scope and self.cycle.more_body
@@ -162,12 +178,9 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._write_deadline = self.loop.time() + WRITE_SECONDS
-
     def resume_writing(self) -> None:
         super().resume_writing()
+        # The client has taken nearly everything, whatever the application writes before the next check.
         self._write_deadline = None
 
     def data_received(self, data: bytes) -> None:
@@ -270,9 +283,17 @@ class HttpProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.data_received(b"\r\n".join([*lines, b"", b""]) + rest)
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answered_cycle = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _refuse(self, fault: Fault) -> None:
         self._is_refused = True
         self._finish_headers()
+        if self.pipeline and self.pipeline[0][0].scope is self.scope:
+            # The application does not have the refused request yet, since it answers earlier ones.
+            self.pipeline.popleft()
+            self.cycle = self.pipeline[0][0] if self.pipeline else self._answered_cycle
         if self.cycle is not None and not self.cycle.response_complete and self.cycle.scope is not self.scope:
             # The previous request of the connection is not answered yet. Its answer closes the connection.
             self.cycle.keep_alive = False
@@ -282,6 +303,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._write_refusal(fault)
         if self.cycle is not None:
             # The application may be reading a body that is malformed.
+            self.cycle.waiting_for_100_continue = False
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self._linger()

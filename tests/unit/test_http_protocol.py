@@ -1,13 +1,15 @@
-"""Connections whose clients are slow, or too many, on a server without Kafka."""
+"""Connections whose clients are slow, wrong, or too many, on a server without Kafka."""
 
 import asyncio
+import re
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing, suppress
 
 import pytest
 import structlog
 import uvicorn
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -23,10 +25,14 @@ LARGE = bytes(32 * 2**20)
 
 
 async def _app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers /large with a large body, and other paths after it has read the body of the request."""
+    """Answers /large with a large body, and other paths after it has read the body of the request. /late takes longer
+    than a request may."""
     request = Request(scope, receive)
-    body = LARGE if request.url.path == "/large" else b"%d" % len(await request.body())
-    await Response(body)(scope, receive, send)
+    if request.url.path == "/late":
+        await asyncio.sleep(0.7)
+    with suppress(ClientDisconnect):
+        body = LARGE if request.url.path == "/large" else b"%d" % len(await request.body())
+        await Response(body)(scope, receive, send)
 
 
 @pytest.fixture(autouse=True)
@@ -59,23 +65,32 @@ Connect = Callable[[], Awaitable[Connection]]
 
 
 @asynccontextmanager
-async def _served() -> AsyncIterator[Connect]:
+async def _serving() -> AsyncIterator[uvicorn.Server]:
     config = uvicorn.Config(
         _app, http=HttpProtocol, ws="none", port=0, log_config=None, lifespan="off", limit_concurrency=CONNECTIONS + 1
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     await eventually("a server", lambda: _has_started(server))
-    port = server.servers[0].sockets[0].getsockname()[1]
-
-    async def connect() -> Connection:
-        return await asyncio.open_connection("127.0.0.1", port)
-
     try:
-        yield connect
+        yield server
     finally:
         server.force_exit = server.should_exit = True
         await serving
+
+
+@asynccontextmanager
+async def _served() -> AsyncIterator[Connect]:
+    async with _serving() as server:
+        yield lambda: asyncio.open_connection(*_address(server))
+
+
+def _address(server: uvicorn.Server) -> tuple[str, int]:
+    return "127.0.0.1", server.servers[0].sockets[0].getsockname()[1]
+
+
+async def _has_no_connections(server: uvicorn.Server) -> bool:
+    return not server.server_state.connections
 
 
 async def _trickle(writer: asyncio.StreamWriter, start: bytes) -> None:
@@ -120,18 +135,73 @@ async def test_blank_lines_do_not_keep_an_idle_connection() -> None:
             assert await read_to_end(reader) == b""
 
 
-async def test_a_client_that_does_not_read_its_answer_is_disconnected(counted: Counted) -> None:
-    async with _served() as connect:
-        reader, writer = await connect()
+@pytest.mark.parametrize("next_request", [b"", b"GET / HTTP/1.1\r\nHo", b"GET / HTTP/1.1\r\nHo st: a\r\n\r\n"])
+async def test_a_client_that_does_not_read_its_answer_is_disconnected(next_request: bytes, counted: Counted) -> None:
+    async with _serving() as server:
+        reader, writer = await asyncio.open_connection(*_address(server))
         with closing(writer):
-            writer.write(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            await asyncio.sleep(1)
+            writer.write(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n" + next_request)
+            await eventually("the end of the connection", lambda: _has_no_connections(server))
             received = 0
             with suppress(ConnectionResetError):
                 while chunk := await reader.read(2**16):
                     received += len(chunk)
             assert received < len(LARGE)
-    assert counted("visitor_http_timeouts_total") == 1
+    assert counted("visitor_http_timeouts_total") >= 1
+
+
+async def test_a_client_that_reads_its_answer_slowly_gets_all_of_it(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "WRITE_SECONDS", 1)
+    async with _serving() as server:
+        # The systems take little of the answer, so that it waits in the edge.
+        server.servers[0].sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**16)
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(client, _address(server))
+        reader, writer = await asyncio.open_connection(sock=client)
+        with closing(writer):
+            writer.write(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n")
+            for _ in range(100):
+                await reader.readexactly(2**16)
+                await asyncio.sleep(0.02)
+            assert len(await reader.readexactly(len(LARGE) - 100 * 2**16)) == len(LARGE) - 100 * 2**16
+    assert counted("visitor_http_timeouts_total") == 0
+
+
+MALFORMED_CHUNK = b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"
+
+
+@pytest.mark.parametrize("path", [b"/", b"/late"])
+@pytest.mark.parametrize(
+    "last",
+    [HEAD + MALFORMED_CHUNK, HEAD + b"Content-Length: 9\r\n\r\n1", HEAD, HEAD.replace(b"Host", b"Ho st") + b"\r\n"],
+)
+@pytest.mark.parametrize("before", [1, 2])
+async def test_requests_before_a_refused_one_are_answered(
+    path: bytes, last: bytes, before: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with _served() as connect:
+        reader, writer = await connect()
+        with closing(writer):
+            writer.write(b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nab" % path * before + last)
+            answer = await read_to_end(reader)
+    statuses = re.findall(rb"HTTP/1.1 (\d+)", answer)
+    assert statuses[:before] == [b"200"] * before
+    assert set(statuses[before:]) <= {b"400", b"408"}
+    assert caplog.records == []
+
+
+async def test_a_refused_client_is_not_asked_for_its_body(caplog: pytest.LogCaptureFixture) -> None:
+    async with _served() as connect:
+        reader, writer = await connect()
+        with closing(writer):
+            writer.write(HEAD + b"Expect: 100-continue\r\n" + MALFORMED_CHUNK)
+            assert status_and_code(await read_to_end(reader)) == (400, "not_http")
+    assert caplog.records == []
 
 
 async def test_a_client_that_does_not_send_the_rest_of_an_answered_request_is_disconnected(counted: Counted) -> None:
