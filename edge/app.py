@@ -27,7 +27,7 @@ from edge.reply_router import ReplyRouter
 from edge.routing import Resource, Routes
 from edge.schema_directory import SchemaDirectory
 from edge.settings import HttpSettings
-from schemas.faults import Forbidden, MethodNotAllowed, NotFound
+from schemas.faults import BUG, Forbidden, MethodNotAllowed, NotFound
 from telemetry import event_loop, traces
 from telemetry.metrics import READY
 from topics.settings import KafkaSettings
@@ -71,7 +71,7 @@ class Edge:
         self._supervisor = Supervisor(self._fail)
         self._routes = self._create_routes(catalogue, kafka, settings)
         self._lifespan = Router(lifespan=self._started)
-        self.asgi: ASGIApp = self._serve
+        self.asgi: ASGIApp = _reporting_bugs(self._serve)
         """The application to serve."""
         if settings.allowed_origins:
             self.asgi = _with_cors(self.asgi, settings.allowed_origins)
@@ -183,6 +183,30 @@ def _without_endpoint(method: str, resource: Resource) -> Response:
     if method == "OPTIONS":
         return Response(status_code=204, headers=fields)
     return answers.of_fault(MethodNotAllowed("method_not_allowed", "Use a method that the Allow header lists."), fields)
+
+
+def _reporting_bugs(app: ASGIApp) -> ASGIApp:
+    """An application that logs an unexpected exception and answers in JSON; `Calls` does so for the operations."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        has_started = False
+
+        async def send_noted(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        try:
+            await app(scope, receive, send_noted)
+        except ClientDisconnect:
+            raise
+        except Exception:
+            if scope["type"] != "http" or has_started:
+                raise
+            log.exception("bug", call_id=scope[http_headers.CALL_ID])
+            await answers.of_fault(BUG)(scope, receive, send)
+
+    return serve
 
 
 def _with_cors(app: ASGIApp, origins: list[str]) -> ASGIApp:

@@ -3,24 +3,28 @@
 deserializers use. Schemas are registered by the releases of the service, not through this API."""
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 from urllib.parse import unquote
 
-from starlette.requests import Request
+import structlog
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from edge import bodies, refusals
 from edge import headers as http_headers
 from edge.authentication import Authentication
 from edge.callers import UNTIL_SENT, Callers
+from edge.headers import CALL_ID
 from edge.identity import Identity
 from edge.routing import Endpoint
 from edge.schema_directory import SchemaDirectory, Version
-from schemas.faults import Fault, Unauthorized
+from schemas.faults import BUG, Fault, Unauthorized
+from topics import names
+
+log = structlog.get_logger(__name__)
 
 PREFIX = "/registry"
 MEDIA_TYPE = "application/vnd.schemaregistry.v1+json"
@@ -98,6 +102,11 @@ class Registry:
             except Fault as fault:
                 refusals.log("registry", identity, fault)
                 return _of_fault(fault, fields)
+            except ClientDisconnect:
+                raise
+            except Exception:
+                log.exception("bug", operation="registry", call_id=request.scope[CALL_ID])
+                return _of_fault(BUG, fields)
             response = result if isinstance(result, Response) else _json(result)
             response.headers.update(fields)
             return response
@@ -239,7 +248,7 @@ def _parameter(request: Request, name: str) -> str:
 def _password(credentials: str) -> str:
     try:
         return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # Also that of text which is not ASCII.
         return ""
 
 

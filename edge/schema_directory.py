@@ -120,7 +120,7 @@ def normalize(text: str) -> Schema:
     try:
         # Replaces names by full names. `_write_hint` is false, so that the schema stays plain data.
         return _plain(fastavro.parse_schema(json.loads(text), _write_hint=False))
-    except (fastavro.schema.SchemaParseException, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except Exception as error:  # Depending on the schema, fastavro raises KeyError, TypeError, OverflowError …
         raise ValueError(f"not an Avro schema: {error}") from error
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+import structlog
 from aiokafka.errors import KafkaError
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope, Send
 
 from agents.catalogue import CATALOGUE
 from edge import callers, conditional
@@ -19,8 +20,9 @@ from edge.identity import Identity
 from edge.reply_router import Reply, ReplyRouter
 from edge.settings import HttpSettings
 from schemas.faults import RateLimited, Unavailable
+from tests.support.answers import error_codes
 from tests.support.data import ABSENT_VISITOR_ID
-from tests.support.edges import ImmediateReplyRouter, SilentReplyRouter, edge_with_keys
+from tests.support.edges import ImmediateReplyRouter, SilentReplyRouter, edge_with_keys, running_edge
 from topics import json
 from topics.names import REPLY_LIMIT
 from topics.settings import KafkaSettings
@@ -210,3 +212,21 @@ def test_other_json_is_not_accepted_as_a_result(value: bytes) -> None:
 def test_as_many_etags_as_if_match_may_have_fit_into_its_length() -> None:
     tag = conditional.tag_of_compressed(conditional.tag_of(10**17, b"a record"))
     assert conditional.expected_revisions([f"W/{tag}, " * (conditional.TAGS_LIMIT - 1) + tag]) == (10**17,)
+
+
+async def test_a_bug_in_any_page_is_500_in_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Faulty:
+        path = "/faulty"
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            raise ZeroDivisionError
+
+        async def run(self) -> None:
+            await asyncio.Event().wait()
+
+    async with running_edge(monkeypatch, mount=lambda _: Faulty()) as client:
+        with structlog.testing.capture_logs() as logs:
+            response = await client.get("/faulty/page", headers={"X-Request-Id": "my-call"})
+    assert (response.status_code, error_codes(response)) == (500, [(None, "internal")])
+    assert response.headers["X-Request-Id"] == "my-call"
+    assert [(line["event"], line["call_id"]) for line in logs] == [("bug", "my-call")]

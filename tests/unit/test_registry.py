@@ -1,11 +1,12 @@
 """The schema registry of the edge, without Kafka."""
 
 import asyncio
-import json as text_json
+import json as std_json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from edge.registry import BODY_LIMIT
 from edge.reply_router import Reply
@@ -45,6 +46,39 @@ async def test_what_is_no_number_has_the_error_code_of_confluents_api(
     async with running_edge(monkeypatch, _RouterOfSchemas) as client:
         response = await client.get("/registry" + path.format(number))
         assert (response.status_code, response.json()["error_code"]) == (status, code)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "fixed", "name": "A", "size": 10**400, "logicalType": "decimal", "precision": 1},
+        {"type": "record", "name": "A", "fields": [{"name": "a", "type": [], "default": 1}]},
+        {"type": "record", "name": "A", "fields": None},
+    ],
+)
+async def test_a_schema_that_cannot_be_read_is_422(monkeypatch: pytest.MonkeyPatch, schema: Any) -> None:
+    async with running_edge(monkeypatch, _RouterOfSchemas) as client:
+        response = await client.post(f"/registry/subjects/{SUBJECT}", json={"schema": std_json.dumps(schema)})
+        assert (response.status_code, response.json()["error_code"]) == (422, 42201)
+
+
+@pytest.mark.parametrize("credentials", ["é", "x", "w6k=", "/w=="])
+async def test_credentials_that_cannot_be_read_are_401(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, credentials: str
+) -> None:
+    async with edge_with_keys(monkeypatch, tmp_path, _RouterOfSchemas) as (client, _):
+        headers = {"Authorization": f"Basic {credentials}".encode("latin-1")}
+        response = await client.get("/registry/subjects", headers=headers)
+        assert (response.status_code, response.json()["error_code"]) == (401, 40101)
+
+
+async def test_a_bug_is_500_with_the_error_code_of_confluents_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_RouterOfSchemas, "reply", Reply(200, b'[{"id": 1}]'))
+    async with running_edge(monkeypatch, _RouterOfSchemas) as client:
+        with structlog.testing.capture_logs() as logs:
+            response = await client.get("/registry/subjects", headers={"X-Request-Id": "my-call"})
+    assert (response.status_code, response.json()["error_code"]) == (500, 50001)
+    assert [(line["event"], line["call_id"]) for line in logs] == [("bug", "my-call")]
 
 
 async def test_calls_that_wait_for_the_workers_fail_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,8 +131,8 @@ async def test_calls_of_the_registry_count_for_the_limits_of_their_caller(
 async def test_a_schema_may_be_as_large_as_the_largest_of_the_service_with_indents(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    texts = [text_json.dumps(released.schema, indent=2) for released in releases.released()]
-    assert max(len(text_json.dumps({"schema": text})) for text in texts) < BODY_LIMIT
+    texts = [std_json.dumps(released.schema, indent=2) for released in releases.released()]
+    assert max(len(std_json.dumps({"schema": text})) for text in texts) < BODY_LIMIT
     async with running_edge(monkeypatch, _RouterOfSchemas) as client:
         answer = await client.post(f"/registry/subjects/{SUBJECT}", json={"schema": " " * BODY_LIMIT})
         assert (answer.status_code, answer.json()["error_code"]) == (413, 41301)

@@ -81,12 +81,16 @@ async def test_a_schema_of_the_registry_that_no_request_can_have_is_none(registr
     assert await client.schema(7) is None
 
 
+HUGE = {"type": "fixed", "name": "B", "size": 10**400, "logicalType": "decimal", "precision": 1}
+
+
 @pytest.mark.parametrize(
     "schema",
     [
         {"type": "string"},
         {"type": "record", "name": ["a", "."], "namespace": "a", "fields": []},
         {"type": "record", "name": "A", "fields": None},
+        {"type": "record", "name": "A", "fields": [{"name": "a", "type": HUGE}]},
     ],
 )
 def test_a_schema_that_cannot_be_read_is_refused(schema: Any) -> None:
