@@ -208,8 +208,15 @@ ENTRY_LIMIT = 100
 message may be."""
 
 
+LISTING_LIMIT = 20_000
+"""Errors of a request from which some are listed. pydantic makes all of its errors before it shows the first one: those
+of a body with 90,000 unknown fields would hold up all other requests longer than the rest of their work."""
+
+
 def from_validation(error: ValidationError) -> Invalid:
     """One fault with all errors of a request. Messages say what is expected and never repeat the input."""
+    if error.error_count() > LISTING_LIMIT:
+        return Invalid("too_many_faults", f"The request has {error.error_count()} errors, too many to list any.")
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     entries = [_entry(details["type"], details["loc"], details["msg"]) for details in errors[:ENTRY_LIMIT]]
     if len(errors) > ENTRY_LIMIT:

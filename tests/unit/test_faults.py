@@ -1,10 +1,14 @@
 """The errors of an answer: all at once, with JSON paths, and without the input."""
 
+import time
+from collections.abc import Callable
+
 import pytest
 from pydantic import ValidationError
 
 from agents.catalogue import CATALOGUE
 from schemas.faults import ENTRY_LIMIT, from_validation, json_path
+from topics import json
 
 SECRET = "very-private-value"
 
@@ -35,6 +39,27 @@ def test_an_answer_lists_a_limited_number_of_errors() -> None:
     entries = from_validation(refused.value).entries
     assert len(entries) == ENTRY_LIMIT + 1
     assert (entries[-1].code, entries[-1].field) == ("too_many_faults", None)
+
+
+UNKNOWN = {f"a{number}": 1 for number in range(200)}
+MANY_ERRORS = [{f"a{number}": 1 for number in range(90_000)}, {"optins": [UNKNOWN] * 500}]
+
+
+@pytest.mark.parametrize("body", MANY_ERRORS, ids=["fields", "nested"])
+def test_the_errors_of_a_large_body_take_no_longer_than_reading_it(body: object) -> None:
+    def seconds(work: Callable[[], object]) -> float:
+        started_at = time.thread_time()
+        work()
+        return time.thread_time() - started_at
+
+    with pytest.raises(ValidationError) as refused:
+        CATALOGUE.by_name["visitors.create"].request.model_validate({"body": body})
+    encoded = json.write(body)
+    reading = min(seconds(lambda: json.read(encoded)) for _ in range(5))
+    assert min(seconds(lambda: from_validation(refused.value)) for _ in range(5)) < reading
+    entries = from_validation(refused.value).entries
+    assert [(entry.code, entry.field) for entry in entries] == [("too_many_faults", None)]
+    assert str(refused.value.error_count()) in entries[0].message
 
 
 @pytest.mark.parametrize(("body", "error"), [([{}] * 501, (None, "too_long")), ({}, (None, "wrong_type"))])
