@@ -2,9 +2,11 @@
 
 import asyncio
 import hashlib
+import json
 import time
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
@@ -17,6 +19,7 @@ from edge import scopes
 from edge.identity import Identity
 from edge.settings import HttpSettings
 from schemas.faults import Unauthorized, Unavailable
+from topics import http_answers
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +31,7 @@ REFRESH_SECONDS = 300.0
 RETRY_SECONDS = 5.0
 """Interval after a failure, and shortest interval of readings because of tokens with unknown keys."""
 FETCH_SECONDS = 10.0
+"""The time limit for one answer of the issuer."""
 CACHED_TOKENS = 10_000
 """Tokens whose signatures are known to be valid. Checking one takes longer than all other work of a call."""
 SUBJECT_LIMIT = 120
@@ -151,8 +155,10 @@ def _granted(claim: Any, families: Collection[str]) -> list[str]:
 
 
 async def _get(client: httpx.AsyncClient, url: str) -> Any:
-    response = await client.get(url)
-    return response.raise_for_status().json()
+    answer = await http_answers.request(client, "GET", url, FETCH_SECONDS)
+    if answer.status != HTTPStatus.OK:
+        raise ValueError(f"{url} answers {answer.status}")
+    return json.loads(answer.content)
 
 
 def _invalid(reason: str) -> Unauthorized:

@@ -10,11 +10,12 @@ from urllib.parse import quote
 
 import httpx
 
+from topics import http_answers
 from topics.avro import LARGEST_ID, Schema, full_name, schema_text
 from topics.settings import SchemaRegistrySettings
 
 TIMEOUT = 10.0
-"""Seconds for one request to the registry."""
+"""Seconds for one request to the registry, with its answer."""
 FULL_TRANSITIVE = "FULL_TRANSITIVE"
 """Each version of a subject can read, and be read by, all other versions."""
 _CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
@@ -89,13 +90,13 @@ class SchemaRegistry:
         headers = {"Accept": _CONTENT_TYPE} | ({} if body is None else {"Content-Type": _CONTENT_TYPE})
         content = None if body is None else json.dumps(body)
         with _understood(method, path):
-            response = await self._client.request(method, path, content=content, headers=headers)
-            if absent_is_none and response.status_code == HTTPStatus.NOT_FOUND:
+            answer = await http_answers.request(self._client, method, path, TIMEOUT, content=content, headers=headers)
+            if absent_is_none and answer.status == HTTPStatus.NOT_FOUND:
                 return None
-            if response.is_success:
-                return _object(response.json())
-        reason = response.text[:200]
-        raise RegistryUnavailable(f"schema registry: {method} {path}: status {response.status_code}: {reason}")
+            if httpx.codes.is_success(answer.status):
+                return _object(json.loads(answer.content))
+        reason = answer.content[:200].decode(errors="replace")
+        raise RegistryUnavailable(f"schema registry: {method} {path}: status {answer.status}: {reason}")
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A small OpenID Connect issuer. As a process of its own: `python -m tests.support.issuer PORT`."""
 
+import asyncio
 import sys
 import time
 from typing import Any
@@ -24,6 +25,7 @@ class Issuer:
     def __init__(self, url: str) -> None:
         self.url = url
         self.fails = False
+        self.is_silent = False
         self.calls = 0
         self.nonsense: dict[str, str] = {}
         """What it answers instead, by the last part of the path."""
@@ -41,6 +43,8 @@ class Issuer:
 
     async def _discover(self, request: Request) -> Response:
         self.calls += 1
+        if self.is_silent:
+            await asyncio.Event().wait()
         if self.fails:
             return JSONResponse({}, status_code=500)
         return self._answer(request, {"issuer": self.url, "jwks_uri": f"{self.url}/keys"})

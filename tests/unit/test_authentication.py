@@ -1,5 +1,6 @@
 """Who may call: API keys, tokens, scopes and centers."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -302,6 +303,22 @@ async def test_an_answer_of_the_issuer_that_is_nonsense_leaves_the_keys_that_are
         for credentials in (issuer.token(jti="new"), "key"):
             assert (await client.get("/centers", headers=bearer(credentials))).status_code == 200
         assert (await client.get("/health/live")).status_code == 200
+
+
+async def test_an_issuer_whose_answer_does_not_end_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, issuer: Issuer
+) -> None:
+    monkeypatch.setattr(tokens, "FETCH_SECONDS", 0.2)
+    async with _edge_of(monkeypatch, issuer) as client:
+        issuer.is_silent = True
+        calls = issuer.calls
+        assert (await client.get("/centers", headers=bearer(issuer.token(key_id="new")))).status_code == 401
+
+        async def was_asked_again() -> bool:
+            return issuer.calls > calls + 1
+
+        await eventually("another attempt to read the keys", was_asked_again, seconds=5)
+        assert (await client.get("/centers", headers=bearer(issuer.token(jti="new")))).status_code == 200
 
 
 async def test_scopes_can_be_a_list_in_another_claim(monkeypatch: pytest.MonkeyPatch, issuer: Issuer) -> None:

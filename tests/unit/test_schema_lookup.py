@@ -73,6 +73,33 @@ async def test_an_odd_answer_to_a_registration_is_a_failure_that_names_the_reque
         await client.register("a/b", SCHEMA)
 
 
+class _Endless(httpx.AsyncByteStream):
+    """An answer that does not end. `pause` is the time between two of its parts, in seconds."""
+
+    def __init__(self, part: bytes, pause: float) -> None:
+        self._part = part
+        self._pause = pause
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            yield self._part
+            await asyncio.sleep(self._pause)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [(_Endless(b" ", 0.01), "within 0.1 s"), (_Endless(bytes(2**16), 0), "more than 4194304 bytes")],
+)
+async def test_an_answer_that_does_not_end_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, registry: Any, answer: _Endless, reason: str
+) -> None:
+    if answer._pause:
+        monkeypatch.setattr("topics.schema_registry.TIMEOUT", 0.1)
+    client = registry(lambda _: httpx.Response(200, stream=answer))
+    with pytest.raises(RegistryUnavailable, match=f"POST subjects/a/versions: .*{reason}"):
+        await client.register("a", SCHEMA)
+
+
 @pytest.mark.parametrize(
     "schema", ['"string"', '["null"]', '{"type": "array", "items": ' * 2_000 + '"int"' + "}" * 2_000]
 )
