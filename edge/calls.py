@@ -29,6 +29,7 @@ from schemas.faults import (
     NoAnswer,
     NotFound,
     PreconditionFailed,
+    RateLimited,
     Unavailable,
 )
 from schemas.replies import envelope

@@ -22,7 +22,6 @@ from edge.identity import Identity
 from edge.routing import Endpoint
 from edge.schema_directory import SchemaDirectory, Version
 from schemas.faults import BUG, Fault, Unauthorized
-from topics import names
 
 log = structlog.get_logger(__name__)
 

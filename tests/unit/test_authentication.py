@@ -1,6 +1,5 @@
 """Who may call: API keys, tokens, scopes and centers."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
