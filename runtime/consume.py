@@ -124,7 +124,7 @@ class Values:
             return {"unreadable": str(value.reason)}
         try:
             return await self._read(format_of(content_type, value), value)
-        except (InvalidMessage, RegistryUnavailable) as error:
+        except (InvalidMessage, RegistryUnavailable, ValueError) as error:
             return {"unreadable": str(error), "bytes": len(value), **_text(value)}
 
     async def _read(self, content_type: str, value: bytes) -> Any:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 import structlog
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route, Router
@@ -79,7 +79,7 @@ Endpoint = Callable[[Request, Identity], Awaitable[Any]]
 class TraceQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    id: str = Field(min_length=1, max_length=400)
+    id: Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\x00]{1,400}$")]
     minutes: int = Field(15, ge=1, le=7 * 24 * 60)
 
 
@@ -216,7 +216,7 @@ class Console:
     async def _request(self, request: Request, identity: Identity) -> Any:
         query = _parse(TraceQuery, dict(request.query_params))
         async with _turn(self._searches, request):
-            trace = await self._traces.find(query.id.strip(), query.minutes)
+            trace = await self._traces.find(query.id, query.minutes)
         _audit(identity, "console.request", {visitor for each in trace.answered for visitor in each.visitor_ids})
         return trace.model_dump()
 

@@ -157,9 +157,7 @@ class Traces:
             notes.append(fault.entries[0].message)
             return []
         return [
-            entry
-            for entry in entries
-            if _is_id((await self._values.read(None, entry.value)).get("causedBy"), request_id)
+            entry for entry in entries if _is_id((await self._fields(None, entry.value)).get("causedBy"), request_id)
         ]
 
     async def _messages(self, request_id: str, searches: Iterable[_Search], notes: list[str]) -> AsyncIterator[Message]:
@@ -197,7 +195,7 @@ class Traces:
         return _request(record, request_id)
 
     async def _result(self, record: Any, headers: dict[str, str]) -> Message:
-        value = await self._values.read(headers.get("content-type"), record.value)
+        value = await self._fields(headers.get("content-type"), record.value)
         body = value.get("body")
         errors = body.get("errors", []) if isinstance(body, dict) else []
         return _message(
@@ -210,9 +208,7 @@ class Traces:
         )
 
     async def _change(self, record: Any, request_id: str) -> Message | None:
-        if record.value is None:  # A tombstone does not say which request deleted the entity.
-            return None
-        value = await self._values.read(None, record.value)
+        value = await self._fields(None, record.value)
         if not _is_id(value.get("causedBy"), request_id):
             return None
         return _message(
@@ -224,6 +220,11 @@ class Traces:
             revision=value["revision"],
             visitor_id=value["visitorId"],
         )
+
+    async def _fields(self, content_type: str | None, value: bytes | None) -> dict[str, Any]:
+        """The fields of a value. A tombstone has none, and neither has a value that is no object."""
+        fields = await self._values.read(content_type, value)
+        return fields if isinstance(fields, dict) else {}
 
 
 def _searches(receipts: Sequence[Receipt], minutes: int) -> list[_Search]:

@@ -108,6 +108,8 @@ async def test_malformed_parameters_are_refused(monkeypatch: pytest.MonkeyPatch)
     async with _console(monkeypatch) as client:
         for path in (
             "requests",
+            "requests?id=%20",
+            "requests?id=%00",
             "requests?id=a&minutes=0",
             "visitors/moreau",
             "dead-letters?since=now",
@@ -149,6 +151,22 @@ def _optin(optin_id: int, created: int, *, optin_day: int | None, ended: int | N
         optout_date=ended and _day(ended),
         creation_date=_day(created),
     )
+
+
+async def test_a_tombstone_whose_headers_have_the_id_belongs_to_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    headers = [("ce_id", b"optin-17-3"), ("ce_type", b"visitor.optin.deleted")]
+    tombstone = SimpleNamespace(
+        topic="visitor.optins.changes.optin", partition=0, offset=3, key=b"17", value=None, headers=headers, timestamp=0
+    )
+
+    async def records(*_: object) -> AsyncIterator[SimpleNamespace]:
+        yield tombstone
+
+    monkeypatch.setattr("runtime.console.request_trace.Period.records", records)
+    monkeypatch.setenv("VISITOR_DATABASE_URL", "postgresql://visitor@127.0.0.1:1/visitor")
+    async with _console(monkeypatch) as client:
+        answer = await client.get("/console/api/requests?id=17")
+    assert (answer.status_code, answer.json()["messages"]) == (200, [])
 
 
 def test_consents_are_those_of_the_time() -> None:

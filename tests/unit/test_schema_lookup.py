@@ -21,6 +21,7 @@ from agents.engine.processor import BatchProcessor
 from agents.engine.schema_lookup import LOOKUP_LIMIT, LOOKUPS, SchemaLookup
 from agents.engine.turns import BATCH_LIMIT, ReadsFirst, next_turn
 from agents.wire import Wire
+from runtime.consume import Values
 from storage.database import connect
 from storage.settings import DatabaseSettings
 from topics import avro, names
@@ -109,6 +110,12 @@ async def test_a_schema_of_the_registry_that_no_request_can_have_is_none(registr
 
 
 HUGE = {"type": "fixed", "name": "B", "size": 10**400, "logicalType": "decimal", "precision": 1}
+
+
+async def test_a_value_whose_schema_cannot_be_used_is_shown_as_unreadable(registry: Any) -> None:
+    values = Values(registry(lambda _: httpx.Response(200, json={"schema": '{"type": "map", "values": "string"}'})))
+    shown = await values.read(AVRO, b"\x00\x00\x00\x00\x07\x00")
+    assert "the schema with the id 7 is invalid" in shown["unreadable"]
 
 
 @pytest.mark.parametrize(
