@@ -99,7 +99,7 @@ def load(path: Path, families: Collection[str], rate: int) -> Mapping[str, Ident
         entries = KeyFile.model_validate(tomllib.loads(path.read_text())).keys
         _check(entries)
         return {entry.sha256: identity_of(entry, families, rate) for entry in entries}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WrongKeyFile(f"VISITOR_HTTP_KEYS: {path} is not a valid key file: {error}") from error
 
 

@@ -71,6 +71,7 @@ def test_an_api_key_is_identified_by_its_hash_and_limited_to_its_scopes(file: Pa
     [
         "keys = 1",
         "nonsense",
+        f"keys = {'[' * 3_000}",
         "[[keys]]\nname = 'a'\nsha256 = 'short'\nscopes = ['*:read']\n",
         entry("a", "a", scopes=("visit:read",)),
         entry("A b", "a"),
