@@ -25,9 +25,29 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-// Lets a screen reader say a text.
+// Makes the children of an element like others, and keeps each that is already like it, so that the focus, open details
+// and the cursor of a screen reader stay where they are. The others must have no listeners.
+export function update(element, children) {
+  children.forEach((next, i) => {
+    const shown = element.childNodes[i];
+    if (!shown) element.append(next);
+    else if (!isSameTag(shown, next)) shown.replaceWith(next);
+    else if (shown.nodeType === Node.TEXT_NODE) setText(shown, next.data);
+    else update(shown, [...next.childNodes]);
+  });
+  while (element.childNodes.length > children.length) element.lastChild.remove();
+}
+
+function isSameTag(shown, next) {
+  if (shown.nodeType === Node.TEXT_NODE) return next.nodeType === Node.TEXT_NODE;
+  const tag = shown.cloneNode();
+  if (tag.localName === "details") tag.open = next.open; // The operator opens and closes them.
+  return tag.isEqualNode(next.cloneNode());
+}
+
+// Lets a screen reader say a text, even if it is the one that it said last.
 export function announce(text) {
-  setText(document.getElementById("announcer"), text);
+  document.getElementById("announcer").replaceChildren(text);
 }
 
 export function field(label, control, attributes = {}) {
@@ -37,6 +57,11 @@ export function field(label, control, attributes = {}) {
 // A text in which `commands` stand between backticks.
 export function prose(text) {
   return text.split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part));
+}
+
+// A name that may break before its dots, colons and capitals.
+export function breakable(name) {
+  return name.split(/(?=[.:A-Z])/).flatMap((part) => [part, h("wbr")]);
 }
 
 // A message with a word that says how serious it is: ok, warn, bad or note.
@@ -59,10 +84,10 @@ export function table(caption, headings, rows) {
 }
 
 // Opens a modal dialog, which Escape closes. Resolves to the value of the button that closed it, or "".
-export function ask(title, content, actions) {
+export function open(title, content, actions, attributes = {}) {
   const heading = h("h2", { id: "dialog-title", tabindex: "-1", autofocus: true }, title);
-  const dialog = h("dialog", { "aria-labelledby": "dialog-title" },
-    h("form", { method: "dialog", class: "stack" }, heading, content,
+  const dialog = h("dialog", { "aria-labelledby": "dialog-title", ...attributes },
+    h("form", { method: "dialog", class: "stack" }, heading, h("div", { id: "dialog-content", class: "stack" }, content),
       h("div", { class: "actions" }, actions.map(({ text, value, quiet }) =>
         h("button", { value, class: quiet && "quiet" }, text)))));
   document.body.append(dialog);
@@ -73,4 +98,15 @@ export function ask(title, content, actions) {
       dialog.remove();
     });
   });
+}
+
+export const CLOSE = { text: "Close", value: "", quiet: true };
+
+// A dialog with a short text, which a screen reader says as a whole.
+export function ask(title, content, actions) {
+  return open(title, content, actions, { role: "alertdialog", "aria-describedby": "dialog-content" });
+}
+
+export function tell(title, message) {
+  return ask(title, notices([["bad", message]]), [CLOSE]);
 }

@@ -1,7 +1,8 @@
 // What the installation does now: whether it is well, its numbers, and the flow of the data.
 
-import { announce, h, notice, s, setText } from "./dom.js";
-import { clock, compact, count, duration, plural, rate } from "./format.js";
+import { announce, h, notice, s, setText, update } from "./dom.js";
+import { clock, compact, count, day, duration, plural, rate } from "./format.js";
+import { lagText } from "./lanes.js";
 import { listen } from "./live.js";
 import { Picture } from "./picture.js";
 import { workerList } from "./workers.js";
@@ -33,7 +34,7 @@ function problemsOf(state) {
   if (database.oldestChangeSeconds > OLD_CHANGE_SECONDS) {
     problems.push(["warn", `The oldest change in the outbox has waited ${duration(database.oldestChangeSeconds)} for its publisher.`]);
   }
-  if (database.lockWaits) problems.push(["warn", `${plural(database.lockWaits, "transaction")} in PostgreSQL wait for a lock.`]);
+  if (database.lockWaits) problems.push(["warn", `Transactions in PostgreSQL that wait for a lock: ${count(database.lockWaits)}.`]);
   for (const { session, application, state, tables, seconds } of database.lockHolders ?? []) {
     const who = [application || "unnamed", state].filter(Boolean).join(", ");
     problems.push(["warn", `Session ${session} of PostgreSQL (${who}) has held locks on ${tables.join(", ")} for ${duration(seconds)}.`]);
@@ -77,14 +78,34 @@ class Tile {
   }
 }
 
-function familyRow({ name, requests, results, changes }) {
+function row(name, requests, results = "–", changes = "–", outbox = "–") {
   return h("tr", {},
     h("th", { scope: "row" }, name),
     h("td", { class: "number" }, rate(requests.perSecond)),
-    h("td", { class: "number" }, requests.lag ? `${count(requests.lag)} (${duration(requests.lagSeconds)})` : "0"),
-    h("td", { class: "number optional" }, rate(results.perSecond)),
-    h("td", { class: "number" }, rate(changes.atMostPerSecond)),
-    h("td", { class: "number optional" }, count(changes.waiting)));
+    h("td", { class: "number" }, lagText(requests)),
+    h("td", { class: "number optional" }, results),
+    h("td", { class: "number" }, changes),
+    h("td", { class: "number optional" }, outbox));
+}
+
+function rows({ families, queries }) {
+  return [
+    ...families.map(({ name, requests, results, changes }) =>
+      row(name, requests, rate(results.perSecond), rate(changes.atMostPerSecond), count(changes.waiting))),
+    row("queries", queries),
+  ];
+}
+
+function deadLetterList({ newest, unread }) {
+  if (!newest.length) {
+    const text = unread.length ? "The dead letters could not be read in time." : "There are no dead letters.";
+    return h("p", { class: "card empty" }, text);
+  }
+  return h("ul", { class: "card stack" }, newest.slice(0, 5).map((letter) => h("li", {},
+    h("span", { class: "badge bad" }, letter.reason), " ",
+    h("a", { href: `#/dead-letters?id=${letter.id}` }, `Dead letter ${letter.id}`), " ",
+    h("span", { class: "muted" }, `of ${letter.topic || "an unknown topic"}, `,
+      h("span", { class: "nowrap" }, `${day(letter.writtenAt)} ${clock(letter.writtenAt)} UTC`)))));
 }
 
 export function flowView(content) {
@@ -106,40 +127,41 @@ export function flowView(content) {
     families));
   const workers = h("div", {});
   const newest = h("div", {});
+  const pictureSection = h("section", { "aria-labelledby": "picture-title", hidden: true },
+    h("h2", { id: "picture-title" }, "From request to change"), picture.element);
+  const details = [
+    h("section", {}, h("h2", {}, "Families"), h("p", { class: "lead" },
+      "Per second, over the last two seconds. Queries are the reads of all families. Change topics also count the markers of transactions."), familyTable),
+    h("section", {}, h("h2", {}, "Workers"), workers),
+    h("section", {}, h("h2", {}, "Newest dead letters"), newest),
+  ];
   content.append(
     summary,
     problemList,
     h("dl", { class: "tiles" }, tiles.map((tile) => tile.element)),
-    h("section", { "aria-labelledby": "picture-title" }, h("h2", { id: "picture-title" }, "From request to change"), picture.element),
-    h("section", {}, h("h2", {}, "Families"), h("p", { class: "lead" },
-      "Per second, over the last two seconds. Change topics also count the markers of transactions."), familyTable),
-    h("section", {}, h("h2", {}, "Workers"), workers),
-    h("section", {}, h("h2", {}, "Newest dead letters"), newest),
+    pictureSection,
+    ...details,
   );
+  for (const section of details) section.hidden = true;
 
   let announced = null;
   const stop = listen((state) => {
     setText(summary, lead(state));
     const problems = problemsOf(state);
     const entries = problems.length ? problems : [["ok", "Requests are applied as they arrive."]];
-    problemList.replaceChildren(...entries.map(([level, message]) => notice(level, message)));
+    update(problemList, entries.map(([level, message]) => notice(level, message)));
     // A problem is announced once, not again with each new number.
     const text = entries.map(([, message]) => message.replace(/[\d.,]+ ?(ms|s|min|h|days)?/g, "")).join();
     if (announced !== null && announced !== text) announce(entries.map(([, message]) => message).join(" "));
     announced = text;
     for (const tile of tiles) tile.update(state.points);
+    pictureSection.hidden = Boolean(state.kafka.unavailable) && !picture.known;
     picture.update(state);
+    for (const section of details) section.hidden = Boolean(state.kafka.unavailable);
     if (state.kafka.unavailable) return;
-    families.replaceChildren(...state.kafka.families.map(familyRow));
-    workers.replaceChildren(workerList(state.kafka));
-    const letters = state.kafka.deadLetters.newest;
-    newest.replaceChildren(letters.length
-      ? h("ul", { class: "card stack" }, letters.slice(0, 5).map((letter) => h("li", {},
-        h("span", { class: "badge bad" }, letter.reason), " ",
-        h("a", { href: `#/dead-letters?id=${letter.id}` }, `Dead letter ${letter.id}`), " ",
-        h("span", { class: "muted" }, `of ${letter.topic || "an unknown topic"}, ${clock(letter.writtenAt)} UTC on ${letter.writtenAt.slice(0, 10)}`))))
-      : h("p", { class: "card empty" }, state.kafka.deadLetters.unread.length
-        ? "The dead letters could not be read in time." : "There are no dead letters."));
+    update(families, rows(state.kafka));
+    update(workers, [workerList(state.kafka)]);
+    update(newest, [deadLetterList(state.kafka.deadLetters)]);
   });
   return () => {
     stop();

@@ -11,13 +11,18 @@ export function compact(number) {
   return number < 10_000 ? count(number) : short.format(number);
 }
 
+// For places with little room.
+export function brief(number) {
+  return number < 1000 ? count(number) : short.format(number);
+}
+
 export function rate(perSecond) {
   if (perSecond === 0) return "0/s";
   return `${perSecond < 10 ? perSecond.toFixed(1) : compact(perSecond)}/s`;
 }
 
 export function duration(seconds) {
-  if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
+  if (seconds < 0.9995) return `${Math.round(seconds * 1000)} ms`;
   if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
   if (seconds < 172_800) return `${Math.floor(seconds / 3600)} h`;

@@ -1,19 +1,28 @@
-// The workers with their partitions.
+// The workers with their lanes.
 
 import { h } from "./dom.js";
-import { plural } from "./format.js";
+import { isLate, lagText, lanesOf, mostLate, name, shortTopic, summary } from "./lanes.js";
 
-function worker({ clientId, host, partitions }) {
-  const topics = Object.entries(partitions);
-  const total = topics.reduce((sum, [, numbers]) => sum + numbers.length, 0);
-  return h("li", { class: "card" },
-    h("h3", {}, clientId),
-    h("p", { class: "muted" }, `${host.replace(/^\//, "")} · ${plural(total, "partition")}`),
-    h("details", {}, h("summary", {}, "Partitions"),
-      h("dl", { class: "pairs" }, topics.map(([topic, numbers]) => [h("dt", {}, topic), h("dd", {}, numbers.join(", "))]))));
+function lag(lane) {
+  return lane.lag ? h("span", { class: isLate(lane.lagSeconds) ? "badge warn" : "badge" }, lagText(lane)) : null;
 }
 
-export function workerList({ workers }) {
+function worker({ clientId, host, partitions }, index, lags) {
+  const lanes = lanesOf({ partitions }, lags);
+  const most = mostLate(lanes);
+  return h("li", { class: "card" },
+    h("h3", {}, `worker ${index + 1}`),
+    h("p", { class: "muted wrap" }, `${clientId}, ${host.replace(/^\//, "")}`),
+    h("p", {}, summary(lanes)),
+    h("p", {}, most ? ["Most: ", name(most), " ", lag(most)] : "Nothing waits."),
+    h("details", {}, h("summary", {}, "Lanes"),
+      h("dl", { class: "pairs" }, Object.keys(partitions).map((topic) => [
+        h("dt", {}, shortTopic(topic)),
+        h("dd", {}, lanes.filter((lane) => lane.topic === topic).map((lane) => [h("span", { class: "lane" }, `${lane.partition} `, lag(lane)), " "])),
+      ]))));
+}
+
+export function workerList({ workers, partitions }) {
   if (!workers.length) return h("p", { class: "card empty" }, "No worker runs.");
-  return h("ul", { class: "worker-list" }, workers.map(worker));
+  return h("ul", { class: "worker-list" }, workers.map((each, i) => worker(each, i, partitions)));
 }
