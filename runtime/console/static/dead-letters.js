@@ -1,7 +1,7 @@
 // Dead letters: filter, detail, replay.
 
 import { get, post } from "./api.js";
-import { ask, field, h, notices, table } from "./dom.js";
+import { CLOSE, announce, ask, breakable, field, h, notices, open, table, tell } from "./dom.js";
 import { clock, count, dateTime, day, fromInput, plural } from "./format.js";
 
 const FILTERS = ["reason", "operation", "source", "topic", "since", "all"];
@@ -50,14 +50,14 @@ export function deadLettersView(content, parameters) {
   const reasons = h("datalist", { id: "reasons" });
   const chips = h("div", { class: "chips", role: "group", "aria-label": "Reasons" });
   const result = h("div", { class: "stack" });
-  const summary = h("p", { role: "status" });
+  const summary = h("p");
   const replayButton = h("button", { type: "button", click: () => replay([...selected]) }, "Replay …");
   const allButton = h("button", { type: "button", class: "quiet", click: () => selectAll(!selected.size) });
+  const toolbar = h("div", { class: "toolbar", hidden: true }, summary, allButton, replayButton);
   const selected = new Set();
-  let letters = [];
 
   const form = h("form", {
-    class: "fields", role: "search",
+    class: "fields even", role: "search",
     submit: (event) => {
       event.preventDefault();
       find();
@@ -72,24 +72,30 @@ export function deadLettersView(content, parameters) {
       since: fromInput(inputs.since.value), all: inputs.all.checked };
   }
 
-  async function find() {
+  // Reads the dead letters and says how many there are, after what was done.
+  async function find(done = "") {
     selected.clear();
     const shown = new URLSearchParams(Object.entries({ ...query(), since: inputs.since.value }).filter(([, value]) => value));
     history.replaceState(null, "", `#/dead-letters${shown.size ? `?${shown}` : ""}`);
-    summary.textContent = "Reading …";
+    result.replaceChildren(h("p", { class: "muted" }, "Reading …"));
     try {
-      show(await get("dead-letters", query()));
+      show(await get("dead-letters", query()), done);
     } catch (error) {
-      summary.textContent = "";
+      toolbar.hidden = true;
       result.replaceChildren(notices([["bad", error.message]]));
+      announce(error.message);
     }
   }
 
-  function show(page) {
-    letters = page.deadLetters;
-    summary.textContent = page.total > letters.length
+  function show(page, done) {
+    const letters = page.deadLetters;
+    const number = page.total > letters.length
       ? `The newest ${count(letters.length)} of ${count(page.total)} dead letters. The command line replays more at once.`
       : page.total ? `${plural(page.total, "dead letter")}.` : "";
+    summary.textContent = [done, number].filter(Boolean).join(" ");
+    announce([done, number || emptyText()].filter(Boolean).join(" "));
+    toolbar.hidden = !summary.textContent;
+    replayButton.hidden = allButton.hidden = !letters.length;
     reasons.replaceChildren(...Object.keys(page.counts).map((reason) => h("option", { value: reason })));
     chips.replaceChildren(...Object.entries(page.counts).map(([reason, number]) => h("button", {
       type: "button", class: "quiet", "aria-pressed": String(inputs.reason.value === reason),
@@ -119,13 +125,13 @@ export function deadLettersView(content, parameters) {
         update();
       } });
     return h("tr", { class: "selectable" },
-      h("th", { scope: "row", class: "full" }, h("span", { class: "select" }, box,
-        h("button", { type: "button", class: "link id", click: () => open(letter.id) }, letter.id))),
-      h("td", { "data-label": "Written (UTC)", class: "full" }, `${day(letter.writtenAt)} `, h("span", { class: "nowrap" }, clock(letter.writtenAt))),
+      h("th", { scope: "row" }, h("span", { class: "select" }, box,
+        h("button", { type: "button", class: "link id", click: () => showLetter(letter.id) }, letter.id))),
+      h("td", { "data-label": "Written" }, h("span", {}, `${day(letter.writtenAt)} `, h("span", { class: "nowrap" }, clock(letter.writtenAt)))),
       h("td", { "data-label": "Reason" }, h("span", { class: "badge bad" }, letter.reason)),
-      h("td", { "data-label": "Operation" }, letter.operation ?? "–"),
-      h("td", { "data-label": "Source", class: "full" }, h("code", {}, letter.source ?? "–")),
-      h("td", {}, state(letter)));
+      h("td", { "data-label": "Operation" }, letter.operation ? breakable(letter.operation) : "–"),
+      h("td", { "data-label": "Source" }, h("code", {}, letter.source ?? "–")),
+      h("td", { "data-label": "State" }, state(letter)));
   }
 
   function selectAll(isSelected) {
@@ -140,21 +146,20 @@ export function deadLettersView(content, parameters) {
   function update() {
     replayButton.disabled = !selected.size;
     replayButton.textContent = selected.size ? `Replay ${count(selected.size)} …` : "Replay …";
-    replayButton.hidden = allButton.hidden = !letters.length;
     allButton.textContent = selected.size ? "Select none" : "Select all";
   }
 
-  async function open(id) {
+  async function showLetter(id) {
     let letter;
     try {
       letter = await get(`dead-letters/${encodeURIComponent(id)}`);
     } catch (error) {
-      await ask(`Dead letter ${id}`, notices([["bad", error.message]]), [{ text: "Close", value: "", quiet: true }]);
+      await tell(`Dead letter ${id}`, error.message);
       return;
     }
-    const actions = [{ text: "Close", value: "", quiet: true }];
+    const actions = [CLOSE];
     if (!letter.action && letter.complete) actions.push({ text: "Replay …", value: "replay" });
-    if (await ask(`Dead letter ${letter.id}`, details(letter), actions) === "replay") await replay([letter.id]);
+    if (await open(`Dead letter ${letter.id}`, details(letter), actions) === "replay") await replay([letter.id]);
   }
 
   async function replay(ids) {
@@ -164,8 +169,8 @@ export function deadLettersView(content, parameters) {
       const notes = [
         left && ["note", `${plural(left, "other")} cannot be replayed: ${[[plan.marked, "handled before"], [plan.incomplete, "incomplete"], [plan.foreign, "not from a request topic"]]
           .filter(([number]) => number).map(([number, why]) => `${count(number)} ${why}`).join(", ")}.`],
-        plan.olderThanInbox && ["warn", `${plural(plan.olderThanInbox, "message")} are older than the answers of the inbox (${plan.inboxDays} days). If a sender has sent such a request again, a replay may apply it twice.`],
-        plan.stillFaulty && ["warn", `${plural(plan.stillFaulty, "message")} will be dead letters again: the fault is in the message itself. Let its sender send a corrected one.`],
+        plan.olderThanInbox && ["warn", `Older than the answers of the inbox (${plan.inboxDays} days): ${plural(plan.olderThanInbox, "message")}. If a sender has sent such a request again, a replay may apply it twice.`],
+        plan.stillFaulty && ["warn", `Dead letters again after the replay: ${plural(plan.stillFaulty, "message")}, because the fault is in the message itself. Let its sender send a corrected one.`],
       ].filter(Boolean);
       const text = plan.replayable
         ? "The original messages are sent to their topics again, byte for byte and with their ids. The inbox recognises what was applied before. A request that met a bug is applied again."
@@ -174,16 +179,16 @@ export function deadLettersView(content, parameters) {
         [{ text: "Cancel", value: "", quiet: true }, ...(plan.replayable ? [{ text: `Replay ${count(plan.replayable)}`, value: "replay" }] : [])]);
       if (answer !== "replay") return;
       const { replayed } = await post("dead-letters/replay", { ids });
-      await find();
-      summary.textContent = `${plural(replayed.length, "dead letter")} replayed. ${summary.textContent}`;
+      await find(`${plural(replayed.length, "dead letter")} replayed.`);
+      document.querySelector("h1").focus(); // The button that had the focus is gone.
     } catch (error) {
-      result.prepend(notices([["bad", error.message]]));
+      await tell("Replay", error.message);
     }
   }
 
   content.append(
     h("p", { class: "lead" }, "Messages that the service could not read, or that met a bug."),
-    h("details", { class: "card", open: matchMedia("(min-width: 641px)").matches }, h("summary", {}, "Filter"), form), chips, h("div", { class: "toolbar" }, summary, allButton, replayButton), result);
+    h("details", { class: "card", open: matchMedia("(min-width: 641px)").matches }, h("summary", {}, "Filter"), form), chips, toolbar, result);
   update();
-  find().then(() => parameters.get("id") && open(parameters.get("id")));
+  find().then(() => parameters.get("id") && showLetter(parameters.get("id")));
 }

@@ -1,6 +1,7 @@
 // The live state of the installation, which several views show. It is followed while the tab is visible.
 
 import { Refused, follow } from "./api.js";
+import { announce } from "./dom.js";
 
 const RETRY_MILLISECONDS = 3_000;
 const POINTS = 150;
@@ -18,10 +19,16 @@ function show(text, isLive) {
   connection.classList.toggle("live", isLive);
 }
 
+function showLost() {
+  if (connection.classList.contains("live")) announce("The edge does not answer. Reconnecting …");
+  show("Reconnecting …", false);
+}
+
 function receive(state) {
   const after = points.length ? points[points.length - 1].time : "";
   points = [...points, ...state.points.filter((point) => point.time > after)].slice(-POINTS);
   latest = { ...state, points };
+  if (connection.textContent === "Reconnecting …") announce("Live again.");
   show("Live", true);
   for (const listener of listeners) listener(latest);
 }
@@ -37,7 +44,7 @@ async function run(signal) {
         return;
       }
     }
-    if (!signal.aborted) show("Reconnecting …", false);
+    if (!signal.aborted) showLost();
     await new Promise((resolve) => setTimeout(resolve, RETRY_MILLISECONDS));
   }
 }

@@ -1,7 +1,7 @@
 // Signs the operator in, and shows the view that the address names.
 
 import { Refused, get, key } from "./api.js";
-import { ask, field, h, notices } from "./dom.js";
+import { announce, ask, field, h, notices } from "./dom.js";
 import * as live from "./live.js";
 import { deadLettersView } from "./dead-letters.js";
 import { flowView } from "./flow.js";
@@ -51,7 +51,7 @@ function showSignIn(message) {
     submit: (event) => {
       event.preventDefault();
       key.set(input.value.trim());
-      open();
+      open(true);
     },
   }, field("API key with the scope “operator”", input), h("button", {}, "Sign in"));
   main.replaceChildren(h("div", { class: "sign-in card" },
@@ -60,15 +60,16 @@ function showSignIn(message) {
     message && notices([["bad", message]]),
     form));
   input.focus();
+  if (message) announce(message);
 }
 
-async function open() {
+async function open(focus) {
   try {
     const session = await get("session");
     nav.hidden = false;
     signOut.hidden = !session.signedIn;
     live.start();
-    showView(false);
+    showView(focus);
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
     const hadKey = key.get() !== null;
@@ -79,7 +80,8 @@ async function open() {
       key.forget();
       showSignIn(error.message);
     } else {
-      main.replaceChildren(notices([["bad", error.message]]), h("button", { click: open }, "Try again"));
+      main.replaceChildren(notices([["bad", error.message]]), h("button", { click: () => open(true) }, "Try again"));
+      announce(error.message);
     }
   }
 }
@@ -89,7 +91,7 @@ signOut.addEventListener("click", async () => {
     [{ text: "Stay", value: "", quiet: true }, { text: "Sign out", value: "yes" }]);
   if (answer) {
     key.forget();
-    open();
+    open(true);
   }
 });
 document.querySelector(".skip").addEventListener("click", (event) => {
@@ -100,4 +102,4 @@ document.querySelector(".skip").addEventListener("click", (event) => {
 window.addEventListener("hashchange", () => {
   if (!nav.hidden) showView(true);
 });
-open();
+open(false);

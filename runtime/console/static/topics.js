@@ -1,20 +1,19 @@
 // The topics with their schemas, and the workers that read them.
 
 import { get } from "./api.js";
-import { ask, h, notices, prose, table } from "./dom.js";
-import { count, duration, rate } from "./format.js";
+import { CLOSE, announce, h, notices, open, prose, setText, table, tell, update } from "./dom.js";
+import { rate } from "./format.js";
+import { lagText } from "./lanes.js";
 import { listen } from "./live.js";
 import { workerList } from "./workers.js";
 
 async function showSchema({ id, name }) {
-  let text;
   try {
-    text = JSON.stringify(await get(`schemas/${id}`), null, 2);
+    const text = JSON.stringify(await get(`schemas/${id}`), null, 2);
+    await open(name, [h("p", { class: "muted" }, `Schema ${id}`), h("pre", { tabindex: "0", role: "region", "aria-label": `Schema ${name}` }, text)], [CLOSE]);
   } catch (error) {
-    text = error.message;
+    await tell(name, error.message);
   }
-  await ask(name, [h("p", { class: "muted" }, `Schema ${id}`), h("pre", { tabindex: "0", role: "region", "aria-label": `Schema ${name}` }, text)],
-    [{ text: "Close", value: "", quiet: true }]);
 }
 
 function schemas(list) {
@@ -30,14 +29,19 @@ export function topicsView(content) {
   let latest = null;
 
   function show() {
-    if (!latest || latest.unavailable) return;
-    workers.replaceChildren(workerList(latest));
+    if (!latest) return;
+    if (latest.unavailable) {
+      update(workers, [h("p", { class: "card empty" }, "Not known while Kafka does not answer.")]);
+      for (const cell of cells.values()) for (const number of Object.values(cell)) setText(number, "–");
+      return;
+    }
+    update(workers, [workerList(latest)]);
     const rates = [...latest.families.flatMap((family) => [family.requests, family.results, ...family.changes.topics]), latest.queries, latest.replies, latest.deadLetters];
     for (const topic of rates) {
       const cell = cells.get(topic.topic);
       if (!cell) continue;
-      cell.rate.textContent = topic.atMostPerSecond ? `≤ ${rate(topic.atMostPerSecond)}` : rate(topic.perSecond ?? 0);
-      if (topic.lag !== undefined) cell.lag.textContent = topic.lag ? `${count(topic.lag)} (${duration(topic.lagSeconds)})` : "0";
+      setText(cell.rate, topic.atMostPerSecond ? `≤ ${rate(topic.atMostPerSecond)}` : rate(topic.perSecond ?? 0));
+      if (topic.lag !== undefined) setText(cell.lag, lagText(topic));
     }
   }
 
@@ -45,11 +49,11 @@ export function topicsView(content) {
     const cell = { rate: h("td", { class: "number", "data-label": "Messages" }, "–"), lag: h("td", { class: "number", "data-label": "Lag" }, "–") };
     cells.set(topic.name, cell);
     return h("tr", {},
-      h("th", { scope: "row", class: "full" }, h("code", {}, topic.name)),
+      h("th", { scope: "row" }, h("code", {}, topic.name)),
       h("td", { "data-label": "Role" }, topic.role),
       h("td", { "data-label": "Keeps" }, topic.kept),
       cell.rate, cell.lag,
-      h("td", { "data-label": "Schemas", class: "full" }, schemas(topic.schemas)));
+      h("td", { "data-label": "Schemas" }, schemas(topic.schemas)));
   }
 
   async function read() {
@@ -60,6 +64,7 @@ export function topicsView(content) {
       show();
     } catch (error) {
       topics.replaceChildren(notices([["bad", error.message]]));
+      announce(error.message);
     }
   }
 
