@@ -40,7 +40,13 @@ def _topics_and_schemas(wire: Wire) -> Iterator[tuple[str, Schema]]:
 
 def _with_roles(specs: list[names.TopicSpec]) -> Iterator[tuple[str, names.TopicSpec]]:
     order = ("requests", "queries", "results", "replies", "changes", "dead letters")
-    for spec in sorted(specs, key=lambda spec: order.index(_role(spec.name))):
+    families = list(CATALOGUE.families)
+
+    def position(spec: names.TopicSpec) -> tuple[int, int]:
+        family = spec.name.split(".")[1]
+        return order.index(_role(spec.name)), families.index(family) if family in families else 0
+
+    for spec in sorted(specs, key=position):
         yield _role(spec.name), spec
 
 

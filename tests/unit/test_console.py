@@ -13,16 +13,19 @@ import httpx
 import pytest
 from starlette.requests import ClientDisconnect, Request
 
+from agents.catalogue import CATALOGUE
 from agents.families.optins.optins import Optin
 from edge import keys
 from runtime.console import app, servers
 from runtime.console.app import Console
 from runtime.console.letters import outline
 from runtime.console.timeline import consents_at
+from runtime.console.topic_list import TopicList
 from runtime.dead_letters import Filter
 from runtime.settings import Settings
 from tests.support.edges import bearer, running_edge
 from topics.dead_letters import Position
+from topics.settings import KafkaSettings
 
 _KEYS = """
 [[keys]]
@@ -201,7 +204,7 @@ class _Letters:
         self.plans += 1
         if not self._pages:
             await asyncio.Event().wait()
-        return SimpleNamespace(letters=self._pages)
+        return SimpleNamespace(count=len(self._pages))
 
     async def replay(self, _: Any, on_progress: Callable[[Sequence[Any]], None]) -> None:
         for page in self._pages:
@@ -256,3 +259,11 @@ async def test_a_search_whose_browser_has_left_is_dropped_when_it_is_its_turn() 
         async with app._turn(semaphore, request):
             pass
     assert not semaphore.locked()
+
+
+def test_topics_are_listed_by_role_and_family() -> None:
+    topics = TopicList(KafkaSettings()).topics
+    roles = list(dict.fromkeys(topic["role"] for topic in topics))
+    assert roles == ["requests", "queries", "results", "replies", "changes", "dead letters"]
+    families = [topic["name"].split(".")[1] for topic in topics if topic["role"] == "changes"]
+    assert families == sorted(families, key=list(CATALOGUE.families).index)

@@ -1,7 +1,7 @@
 // One request by its id: its message, when it was applied, its results and its changes.
 
 import { get } from "./api.js";
-import { announce, field, h, notices } from "./dom.js";
+import { announce, breakable, field, h, notices } from "./dom.js";
 import { clock, day, duration, plural } from "./format.js";
 
 const PERIODS = [[15, "15 minutes"], [120, "2 hours"], [24 * 60, "24 hours"], [7 * 24 * 60, "7 days"]];
@@ -12,12 +12,11 @@ function status(number) {
 }
 
 function fact(label, value) {
-  return value === null || value === undefined || value === "" ? null
-    : h("div", {}, h("span", { class: "muted" }, `${label} `), h("code", {}, value));
+  return value === null || value === undefined || value === "" ? null : [h("dt", {}, label), h("dd", {}, h("code", {}, breakable(value)))];
 }
 
 function visitorLink(id) {
-  return id && h("div", {}, h("span", { class: "muted" }, "visitor "), h("a", { class: "id", href: `#/visitor?id=${id}` }, id));
+  return id && [h("dt", {}, "visitor"), h("dd", {}, h("a", { class: "id", href: `#/visitor?id=${id}` }, id))];
 }
 
 function step(entry, first) {
@@ -29,13 +28,14 @@ function step(entry, first) {
       h("span", { class: "delay" }, delay > 0 ? ` +${duration(delay)}` : ` ${day(entry.time)} UTC`)),
     h("div", {},
       h("h3", {}, TITLES[entry.kind], status(entry.status ?? null), entry.errors?.map((error) => h("span", { class: "badge bad" }, error))),
-      fact("", entry.name),
-      fact("source", entry.source),
-      entry.entityId && fact("entity", `${entry.entityId}, revision ${entry.revision}`),
-      fact("in", entry.offset === undefined ? `inbox, as a request of ${entry.topic}` : `${entry.topic}:${entry.partition}:${entry.offset}`),
-      fact("trace", entry.traceId),
-      entry.kind === "deadLetter" && h("a", { href: `#/dead-letters?id=${entry.partition}:${entry.offset}` }, "Show the dead letter"),
-      (entry.visitorIds ?? [entry.visitorId]).map(visitorLink)));
+      entry.name && h("p", {}, h("code", {}, entry.name)),
+      h("dl", { class: "pairs" },
+        fact("source", entry.source),
+        entry.entityId && fact("entity", `${entry.entityId}, revision ${entry.revision}`),
+        fact("in", entry.offset === undefined ? `inbox, as a request of ${entry.topic}` : `${entry.topic}:${entry.partition}:${entry.offset}`),
+        fact("trace", entry.traceId),
+        (entry.visitorIds ?? [entry.visitorId]).map(visitorLink)),
+      entry.kind === "deadLetter" && h("a", { href: `#/dead-letters?id=${entry.partition}:${entry.offset}` }, "Show the dead letter")));
 }
 
 function steps(trace) {

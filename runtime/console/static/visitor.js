@@ -6,6 +6,7 @@ import { clock, dateTime, day, fromInput, plural } from "./format.js";
 
 const PERIODS = [[24, "24 hours"], [7 * 24, "7 days"], [28 * 24, "28 days"]];
 const KINDS = { visit: "Visit", checkin: "Check-in", consent: "Consent", request: "Request", change: "Change", deletion: "Deletion" };
+const SAYS_ALL = ["checkin", "deletion"]; // Their names repeat the kind.
 const SHOWN = 60;
 const STATES = { given: "ok", refused: "bad", withdrawn: "warn" };
 
@@ -15,7 +16,7 @@ function consentRow(consent) {
     h("td", { "data-label": "Channel" }, consent.optinChannel),
     h("td", { "data-label": "Context" }, consent.contextId ?? "–"),
     h("td", { "data-label": "State" }, h("span", { class: `badge ${STATES[consent.state]}` }, consent.state)),
-    h("td", { "data-label": "Since", class: "full" }, dateTime(consent.since)));
+    h("td", { "data-label": "Since" }, dateTime(consent.since)));
 }
 
 function eventItem(event) {
@@ -23,7 +24,7 @@ function eventItem(event) {
   return h("li", { class: event.status >= 400 ? "bad" : event.kind === "visit" || event.kind === "checkin" ? "ok" : "" },
     h("p", {}, h("span", { class: "when" }, clock(event.time))),
     h("div", {},
-      h("h3", {}, KINDS[event.kind], h("span", { class: "badge accent" }, event.name), status),
+      h("h3", {}, KINDS[event.kind], SAYS_ALL.includes(event.kind) ? null : h("span", { class: "badge accent" }, event.name), status),
       event.subject && h("code", {}, event.subject),
       event.requestId && h("div", {}, h("span", { class: "muted" }, event.kind === "change" ? "caused by " : "request "),
         h("a", { class: "id", href: `#/request?${new URLSearchParams({ id: event.requestId })}` }, event.requestId))));
