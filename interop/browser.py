@@ -3,7 +3,9 @@
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from selenium import webdriver
@@ -31,10 +33,17 @@ def size(request: pytest.FixtureRequest) -> Size:
 
 @pytest.fixture
 def browser(size: Size, tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    with chromium(size, tmp_path) as driver:
+        yield driver
+
+
+@contextmanager
+def chromium(size: Size, profile: Path) -> Iterator[webdriver.Chrome]:
+    """A browser with an empty profile in the folder `profile`."""
     width, height = size
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
-    for argument in (*_ARGUMENTS, f"--user-data-dir={tmp_path}", f"--window-size={width},{height}"):
+    for argument in (*_ARGUMENTS, f"--user-data-dir={profile}", f"--window-size={width},{height}"):
         options.add_argument(argument)
     if size != LAPTOP:
         metrics = {"width": width, "height": height, "pixelRatio": 2.0}
@@ -58,11 +67,16 @@ def click(browser: webdriver.Chrome, selector: str) -> None:
 
 
 def assert_loads_nothing_from_others(browser: webdriver.Chrome, url: str) -> None:
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    messages = [json.loads(entry["message"])["message"] for entry in _log(browser, "performance")]
     requested = [item["params"]["request"]["url"] for item in messages if item["method"] == "Network.requestWillBeSent"]
     assert requested
     assert [target for target in requested if not target.startswith((url, "data:", "blob:", "chrome:"))] == []
-    assert [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    assert [entry["message"] for entry in _log(browser, "browser") if entry["level"] == "SEVERE"] == []
+
+
+def _log(browser: webdriver.Chrome, name: str) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = browser.get_log(name)  # type: ignore[no-untyped-call]
+    return entries
 
 
 def page_width(browser: webdriver.Chrome) -> int:
