@@ -203,12 +203,13 @@ class Stack:
 
     def edge(self, module: str = "runtime.cli", arguments: Sequence[str] = (), **settings: str) -> tuple[Process, str]:
         """Start an edge and return it with its URL. It may not be ready yet."""
-        port, metrics_port = free_port(), free_port()
-        settings = {"VISITOR_HTTP_METRICS_PORT": str(metrics_port), **settings}
-        url = f"http://127.0.0.1:{port}"
+        metrics_port = free_port()
+        defaults = {"VISITOR_HTTP_PORT": str(free_port()), "VISITOR_HTTP_METRICS_PORT": str(metrics_port)}
+        settings = defaults | settings
+        url = f"http://127.0.0.1:{settings['VISITOR_HTTP_PORT']}"
         process = self.spawn(
             "edge", ["-m", module, "edge", *arguments], f"{url}/health", f"http://127.0.0.1:{metrics_port}/metrics",
-            VISITOR_HTTP_PORT=str(port), **settings,
+            **settings,
         )  # fmt: skip
         return process, url
 
