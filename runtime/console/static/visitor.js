@@ -91,7 +91,7 @@ export function visitorView(content, parameters) {
       !timeline.exists ? "" : h("dl", { class: "card facts" },
         [["Account", timeline.accountType], ["Created", dateTime(timeline.creationDate)], ["Updated", dateTime(timeline.updateDate)],
           ["Timeline", plural(timeline.events.length, "event")]].map(([label, value]) => h("div", {}, h("dt", {}, label), h("dd", {}, value)))),
-      h("section", {}, h("h2", {}, `Consents as of ${dateTime(timeline.at)}`),
+      h("section", {}, h("h2", {}, "Consents as of ", h("span", { class: "nowrap" }, dateTime(timeline.at))),
         timeline.consents.length ? table("Consents", columns, timeline.consents.map(consentRow)) : h("p", { class: "card empty" }, "No consent was given or refused.")),
       h("section", {}, h("h2", {}, "Timeline"),
         timeline.events.length ? h("div", { class: "stack" }, timelineCard(timeline.events)) : h("p", { class: "card empty" }, "Nothing is known.")));
