@@ -51,9 +51,9 @@ export function deadLettersView(content, parameters) {
   const chips = h("div", { class: "chips", role: "group", "aria-label": "Reasons" });
   const result = h("div", { class: "stack" });
   const summary = h("p");
-  const replayButton = h("button", { type: "button", click: () => replay([...selected]) }, "Replay …");
-  const allButton = h("button", { type: "button", class: "quiet", click: () => selectAll(!selected.size) });
-  const toolbar = h("div", { class: "toolbar", hidden: true }, summary, allButton, replayButton);
+  const replayButton = h("button", { type: "button", hidden: true, click: () => replay([...selected]) }, "Replay …");
+  const allButton = h("button", { type: "button", class: "quiet", hidden: true, click: () => selectAll(!selected.size) });
+  const toolbar = h("div", { class: "toolbar" }, summary, allButton, replayButton);
   const selected = new Set();
 
   const form = h("form", {
@@ -77,7 +77,8 @@ export function deadLettersView(content, parameters) {
     selected.clear();
     const shown = new URLSearchParams(Object.entries({ ...query(), since: inputs.since.value }).filter(([, value]) => value));
     history.replaceState(null, "", `#/dead-letters${shown.size ? `?${shown}` : ""}`);
-    result.replaceChildren(h("p", { class: "muted" }, "Reading …"));
+    toolbar.hidden = false;
+    summary.textContent = "Reading …";
     try {
       show(await get("dead-letters", query()), done);
     } catch (error) {
