@@ -221,6 +221,10 @@ async def test_a_dead_letter_is_replayed_and_a_request_is_found_with_the_keyboar
     _press(browser, source, Keys.ENTER)
     await _until(browser, lambda driver: _text(driver, ".toolbar p") == "1 dead letter.", "the dead letter")
     assert _text(browser, "#announcer") == "1 dead letter."
+    _tab_to(browser, "not_an_object 1")
+    _press(browser, Keys.ENTER)
+    await _until(browser, lambda driver: driver.find_elements(By.CSS_SELECTOR, "[aria-pressed=true]"), "the filter")
+    assert browser.execute_script("return document.activeElement.value") == "not_an_object"
     letter = _text(browser, "tbody th button")
     _tab_to(browser, letter)
     _press(browser, Keys.ENTER)

@@ -75,6 +75,7 @@ export function deadLettersView(content, parameters) {
   // Reads the dead letters and says how many there are, after what was done.
   async function find(done = "") {
     selected.clear();
+    update();
     const shown = new URLSearchParams(Object.entries({ ...query(), since: inputs.since.value }).filter(([, value]) => value));
     history.replaceState(null, "", `#/dead-letters${shown.size ? `?${shown}` : ""}`);
     toolbar.hidden = false;
@@ -99,10 +100,11 @@ export function deadLettersView(content, parameters) {
     replayButton.hidden = allButton.hidden = !letters.length;
     reasons.replaceChildren(...Object.keys(page.counts).map((reason) => h("option", { value: reason })));
     chips.replaceChildren(...Object.entries(page.counts).map(([reason, number]) => h("button", {
-      type: "button", class: "quiet", "aria-pressed": String(inputs.reason.value === reason),
-      click: () => {
+      type: "button", class: "quiet", value: reason, "aria-pressed": String(inputs.reason.value === reason),
+      click: async () => {
         inputs.reason.value = inputs.reason.value === reason ? "" : reason;
-        find();
+        await find();
+        [...chips.children].find((chip) => chip.value === reason)?.focus(); // The one that was pressed is gone.
       },
     }, `${reason} ${count(number)}`)));
     const columns = ["Dead letter", "Written (UTC)", "Reason", "Operation", "Source", "State"].map((text) => ({ text }));
