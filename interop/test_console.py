@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from edge import keys
 from interop.browser import LAPTOP, SECONDS, Size, assert_loads_nothing_from_others, click, page_width, wait
 from interop.programs import Builds
 from tests.support import data
-from tests.support.stack import Stack, eventually
+from tests.support.stack import Process, Stack, eventually
 from topics import names
 from topics.envelope import JSON
 
@@ -62,12 +63,25 @@ def size(request: pytest.FixtureRequest) -> Size:
 on_laptop = pytest.mark.parametrize("size", [LAPTOP], ids=["laptop"])
 
 
+@dataclass
+class Edge:
+    """The edge of the console. A test may end it and start another one at the same URL."""
+
+    process: Process
+    url: str
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def console_url(stack: Stack) -> AsyncIterator[str]:
-    edge, url = stack.edge(VISITOR_HTTP_CONSOLE="true")
-    await eventually("a ready edge with a console", edge.ready)
-    yield f"{url}/console"
-    edge.terminate()
+async def edge(stack: Stack) -> AsyncIterator[Edge]:
+    edge = Edge(*stack.edge(VISITOR_HTTP_CONSOLE="true"))
+    await eventually("a ready edge with a console", edge.process.ready)
+    yield edge
+    edge.process.terminate()
+
+
+@pytest.fixture
+def console_url(edge: Edge) -> str:
+    return f"{edge.url}/console"
 
 
 async def _send_dead_letter(stack: Stack, source: str) -> None:
@@ -369,25 +383,24 @@ async def test_errors_are_announced_each_time(browser: webdriver.Chrome, console
 
 
 @on_laptop
-async def test_the_live_state_continues_after_the_edge_restarts(stack: Stack, browser: webdriver.Chrome) -> None:
-    edge, url = stack.edge(VISITOR_HTTP_CONSOLE="true")
-    await eventually("a ready edge with a console", edge.ready)
-    browser.get(f"{url}/console")
+async def test_the_live_state_continues_after_the_edge_restarts(
+    stack: Stack, edge: Edge, browser: webdriver.Chrome, console_url: str
+) -> None:
+    browser.get(console_url)
     await _until(browser, lambda driver: _text(driver, "#connection") == "Live", "the live state")
     points = "return (document.querySelector('.tile .line').getAttribute('d').match(/[ML]/g) ?? []).length"
     before = browser.execute_script(points)
-    edge.terminate()
+    edge.process.terminate()
     await _until(browser, lambda driver: _text(driver, "#connection") == "Reconnecting …", "the lost connection")
     assert _text(browser, "#announcer") == "The edge does not answer. Reconnecting …"
     last = _text(browser, "main .lead")
     assert last.startswith("1 worker, ")
 
-    restarted, _ = stack.edge(VISITOR_HTTP_CONSOLE="true", VISITOR_HTTP_PORT=str(httpx.URL(url).port))
+    edge.process, _ = stack.edge(VISITOR_HTTP_CONSOLE="true", VISITOR_HTTP_PORT=str(httpx.URL(edge.url).port))
     await _until(browser, lambda driver: _text(driver, "#connection") == "Live", "the live state again")
     assert _text(browser, "#announcer") == "Live again."
     assert browser.execute_script(points) > before
     assert _text(browser, "main .lead") != last
-    restarted.terminate()
 
 
 async def test_each_view_passes_axe_and_fits_the_window(

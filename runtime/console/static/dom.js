@@ -47,7 +47,7 @@ function isSameTag(shown, next) {
 
 // Lets a screen reader say a text, even if it is the one that it said last.
 export function announce(text) {
-  document.getElementById("announcer").replaceChildren(text);
+  document.getElementById("announcer").replaceChildren(text.replaceAll("`", ""));
 }
 
 export function field(label, control, attributes = {}) {
