@@ -53,7 +53,8 @@ class Mounted(Protocol):
 
 class Edge:
     """The HTTP application and its connection to Kafka. When the edge can no longer work, it sets `failure` to the
-    reason and calls `ended`. `mount` makes an application that is served beside the operations."""
+    reason and calls `ended`. `mount` makes an application that is served beside the operations. `is_stopping` says that
+    the server will soon take no more calls."""
 
     def __init__(
         self,
@@ -62,9 +63,11 @@ class Edge:
         catalogue: Catalogue,
         ended: Callable[[], None],
         mount: Callable[[Authentication], Mounted] | None = None,
+        is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.failure: BaseException | None = None
         self._ended = ended
+        self._is_stopping = is_stopping
         self._router = ReplyRouter(kafka, settings.reply_partition, self._fail)
         self._authentication = Authentication(settings, catalogue.families)
         self._mounted = None if mount is None else mount(self._authentication)
@@ -129,7 +132,7 @@ class Edge:
     async def running(self, _: object) -> AsyncIterator[None]:
         """While the server runs: read replies, and the keys of callers when they change."""
         self._router.start()
-        READY.set_function(lambda: self._router.ready)
+        READY.set_function(lambda: not self._reasons())
         self._supervisor.start("event loop delay", event_loop.measure_delay())
         self._supervisor.start("keys", self._authentication.keys.watch())
         if self._authentication.issuer is not None:
@@ -155,9 +158,16 @@ class Edge:
         return answers.of_data(503, {"status": "failed", "reason": type(self.failure).__name__})
 
     async def _health(self, _: Request) -> Response:
-        if self._router.ready:
-            return answers.of_data(200, {"status": "ready"})
-        return answers.of_data(503, {"status": "not ready", "reasons": {"kafka": "no connection"}})
+        reasons = self._reasons()
+        if reasons:
+            return answers.of_data(503, {"status": "not ready", "reasons": reasons})
+        return answers.of_data(200, {"status": "ready"})
+
+    def _reasons(self) -> dict[str, str]:
+        """Why proxies should send this edge no calls."""
+        if self._is_stopping():
+            return {"stop": "the edge is stopping"}
+        return {} if self._router.ready else {"kafka": "no connection"}
 
 
 def _registry(catalogue: Catalogue, authentication: Authentication, callers: Callers, calls: Calls) -> Registry:

@@ -34,6 +34,11 @@ class HttpSettings(BaseModel):
     timeout_seconds: float = Field(
         10.0, gt=0, description="Seconds that a call waits for its answer before the edge answers 504."
     )
+    drain_seconds: float = Field(
+        5.0,
+        ge=0,
+        description="Seconds for which an edge still takes calls after SIGTERM, so that proxies notice that it stops.",
+    )
     in_flight: int = Field(512, ge=1, description="Maximum of calls in flight of one caller; further calls get 429.")
     reads_at_once: int = Field(
         32, ge=1, description="Maximum of reads of one caller that the workers have at once; further reads wait."

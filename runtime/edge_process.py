@@ -33,14 +33,17 @@ def run(settings: Settings, catalogue: Catalogue) -> int:
     def stop() -> None:
         server.should_exit = True
 
+    def is_stopping() -> bool:
+        return server.should_exit
+
     def create_console(authentication: Authentication) -> Mounted:
         from runtime.console.app import Console  # an edge without it needs no database driver
 
-        return Console(settings, authentication, is_stopping=lambda: server.should_exit)
+        return Console(settings, authentication, is_stopping)
 
     patches.apply()
     mount = create_console if settings.http.console else None
-    edge = Edge(settings.kafka, settings.http, catalogue, ended=stop, mount=mount)
+    edge = Edge(settings.kafka, settings.http, catalogue, ended=stop, mount=mount, is_stopping=is_stopping)
     config = uvicorn.Config(
         edge.asgi,
         http=HttpProtocol,
@@ -60,7 +63,7 @@ def run(settings: Settings, catalogue: Catalogue) -> int:
         limit_concurrency=_connection_limit(settings.http.connections) + 1,
         timeout_graceful_shutdown=int(settings.http.timeout_seconds) + 2,
     )
-    server = Server(config)
+    server = Server(config, settings.http.drain_seconds)
     if settings.http.metrics_port:
         # In a thread of its own, so that the metrics can be read while the event loop is busy.
         probe_server.start_thread(make_asgi_app(EDGE), settings.http.metrics_host, settings.http.metrics_port)

@@ -1,19 +1,33 @@
 """The HTTP server of edges and workers."""
 
+import signal
 import socket
 import sys
+import time
+from types import FrameType
 
 import structlog
 import uvicorn
 
 log = structlog.get_logger(__name__)
 
+_CLOSE = (b"connection", b"close")
+
 
 class Server(uvicorn.Server):
     """Ends the process if it listens on no address.
 
     An event loop passes over an address for which it gets no socket, without an error. So without file descriptors,
-    uvicorn would run for ever, and no caller would reach it."""
+    uvicorn would run for ever, and no caller would reach it.
+
+    After SIGTERM, the server takes calls for another `drain_seconds`, and asks their callers to close their
+    connections: a proxy needs time to notice that this server is not ready, and sends it calls until then. SIGINT ends
+    the server without this delay."""
+
+    def __init__(self, config: uvicorn.Config, drain_seconds: float = 0.0) -> None:
+        super().__init__(config)
+        self._drain_seconds = drain_seconds
+        self._stops_at: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -22,3 +36,17 @@ class Server(uvicorn.Server):
         log.error("not_listening", host=self.config.host, port=self.config.port, hint="raise the limit of open files")
         await self.lifespan.shutdown()
         sys.exit(1)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        drain_seconds = self._drain_seconds if sig == signal.SIGTERM else 0.0
+        self._stops_at = time.monotonic() + drain_seconds
+
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn stops when this is true. It asks ten times per second."""
+        if not await super().on_tick(counter):
+            return False
+        if _CLOSE not in self.config.encoded_headers:
+            self.config.encoded_headers.append(_CLOSE)
+            self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
+        return self._stops_at is None or time.monotonic() >= self._stops_at

@@ -375,6 +375,8 @@ def _environment(postgres: Postgres, kafka: Kafka, examples: Path) -> Mapping[st
         "VISITOR_HTTP_EXAMPLES": str(examples),
         "VISITOR_HTTP_METRICS_PORT": "0",
         "VISITOR_HTTP_CONSOLE": "true",
+        # No proxy has to notice that the edge stops.
+        "VISITOR_HTTP_DRAIN_SECONDS": "0",
         "VISITOR_DATABASE_URL": postgres.url,
         "VISITOR_KAFKA_BOOTSTRAP": kafka.bootstrap,
         "VISITOR_LOG_FORMAT": "json",

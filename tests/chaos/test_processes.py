@@ -2,7 +2,9 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -11,8 +13,9 @@ import pytest_asyncio
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from runtime.dev.servers.processes import free_port
-from tests.support import oracle
-from tests.support.callers import calling
+from tests.support import data, oracle
+from tests.support.balancer import Balancer
+from tests.support.callers import CALLERS, calling
 from tests.support.load import populate, send_all, visit
 from tests.support.oracle import Sent
 from tests.support.servers import Choice, KafkaAndPostgres, Servers, own_servers
@@ -171,6 +174,33 @@ async def test_an_edge_that_listens_on_all_interfaces_needs_keys(bare: Stack) ->
     command = await bare.command("edge", VISITOR_HTTP_HOST="0.0.0.0")
     assert command.returncode == 2
     assert "VISITOR_HTTP_KEYS" in command.stderr
+
+
+async def test_a_rolling_restart_of_edges_under_load_fails_no_call(installed: Stack) -> None:
+    edges = [installed.edge() for _ in range(2)]
+    balancer, statuses, ended = Balancer(*(url for _, url in edges)), Counter[int](), asyncio.Event()
+    async with balancer.listening() as balancer_url, httpx.AsyncClient(base_url=balancer_url, timeout=30) as client:
+        for url in balancer.urls:
+            await eventually("calls for the edge", partial(balancer.is_ready, url))
+        pc_code = (await data.create(client, "/centers", data.center()))["pcCode"]
+
+        async def call_until_the_end() -> None:
+            while not ended.is_set():
+                answer = await client.post("/visitors", json=data.visitor(pc_code))
+                statuses[answer.status_code] += 1
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CALLERS):
+                group.create_task(call_until_the_end())
+            for number, (edge, _) in enumerate(edges):
+                await asyncio.to_thread(edge.terminate)
+                balancer.urls[number] = installed.edge()[1]
+                await eventually("calls for the new edge", partial(balancer.is_ready, balancer.urls[number]))
+            ended.set()
+        count = await client.get("/visitors/count", params={"acquisitionPcCode": pc_code})
+    assert balancer.errors == []
+    assert statuses.keys() == {201}
+    assert count.json()["data"] == {"count": statuses[201]}
 
 
 async def test_a_worker_that_gets_sigterm_under_load_exits_with_status_0_and_the_next_one_continues(

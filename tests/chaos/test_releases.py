@@ -151,7 +151,7 @@ async def test_a_crm_reads_changes_of_two_releases(own_stack: Stack) -> None:
     }  # fmt: skip
     await own_stack.raw(topic, codec.write(avro.schema_id(released.schema), change), [], key="0", partition=0)
     workers = await _start(own_stack, "runtime.cli")
-    edge, url = own_stack.edge()
+    edge, url = own_stack.edge(VISITOR_HTTP_DRAIN_SECONDS="0")
     await eventually("a ready edge", edge.ready)
     request_id = await _send(own_stack, _value(WIRE), "change", 0)
     await own_stack.await_record(topic, lambda record: record.value["causedBy"] == request_id)

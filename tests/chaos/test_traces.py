@@ -181,7 +181,7 @@ async def test_spans_have_no_personal_data(traced: httpx.AsyncClient, collector:
 
 
 async def test_processes_work_and_stop_in_time_without_the_collector(own_stack: Stack) -> None:
-    nowhere = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    nowhere = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "VISITOR_HTTP_DRAIN_SECONDS": "0"}
     worker = own_stack.worker(**nowhere)
     edge, url = own_stack.edge(**nowhere)
     await eventually("a ready worker", worker.ready)

@@ -23,6 +23,7 @@ from schemas.faults import RateLimited, Unavailable
 from tests.support.answers import error_codes
 from tests.support.data import ABSENT_VISITOR_ID
 from tests.support.edges import ImmediateReplyRouter, SilentReplyRouter, edge_with_keys, running_edge
+from tests.support.stack import eventually
 from topics import json
 from topics.names import REPLY_LIMIT
 from topics.settings import KafkaSettings
@@ -166,6 +167,25 @@ async def test_an_edge_waits_some_seconds_for_kafka_before_it_listens(
             assert (await client.get("/health")).status_code == status
         received.put_nowait({"type": "lifespan.shutdown"})
         await running
+
+
+async def test_an_edge_that_stops_is_live_and_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopping = asyncio.Event()
+    monkeypatch.setattr("edge.app.ReplyRouter", _ReadySoon)
+    edge = Edge(
+        KafkaSettings(bootstrap="nowhere:1"), HttpSettings(), CATALOGUE, lambda: None, is_stopping=stopping.is_set
+    )
+    transport = httpx.ASGITransport(edge.asgi)
+    async with edge.running(None), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+
+        async def is_ready() -> bool:
+            return (await client.get("/health")).status_code == 200
+
+        await eventually("a ready edge", is_ready)
+        stopping.set()
+        health, live = await client.get("/health"), await client.get("/health/live")
+    assert (health.status_code, health.json()["reasons"]) == (503, {"stop": "the edge is stopping"})
+    assert live.status_code == 200
 
 
 class _Stuck:
