@@ -12,6 +12,7 @@ COPY storage storage
 COPY agents agents
 COPY edge edge
 COPY runtime runtime
+COPY docs docs
 # uv_build comes with pip's build isolation; our own dependencies are in place already.
 RUN pip install --no-cache-dir --no-deps . \
     && useradd --system --no-create-home visitor

@@ -105,8 +105,12 @@ def create_topics(describe: Callable[[], Document]) -> dict[str, Page | LazyPage
 
 def create_index(*, with_console: bool) -> Page:
     """The page at `/`, which leads to the others."""
-    console = b'<li><a href="/console">Console</a>: what happens now, for operators</li>' if with_console else b""
-    return Page((_HERE / "index.html").read_bytes().replace(b"<!-- console -->", console), "text/html")
+    console = (
+        b'<li><a href="/console">Console</a>: what happens now, for operators; with the'
+        b' <a href="/console/docs/runbook.md">runbook</a></li>'
+    )
+    content = (_HERE / "index.html").read_bytes()
+    return Page(content.replace(b"<!-- console -->", console if with_console else b""), "text/html")
 
 
 def create(describe: Callable[..., Document], sample: Path | None) -> dict[str, Page | DocumentPage]:

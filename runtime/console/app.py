@@ -21,8 +21,8 @@ from edge import answers, bodies, refusals, scopes
 from edge.authentication import Authentication
 from edge.callers import Callers
 from edge.identity import Identity
-from edge.pages import Page
-from runtime.console import letters
+from edge.pages import LazyPage, Page
+from runtime.console import documentation, letters
 from runtime.console.feed import Feed
 from runtime.console.letters import Query, Selection
 from runtime.console.request_trace import Traces
@@ -302,13 +302,13 @@ async def _turn(semaphore: asyncio.Semaphore, request: Request) -> AsyncIterator
         semaphore.release()
 
 
-def _pages() -> dict[str, Page]:
-    """The page and its files, by their paths."""
+def _pages() -> dict[str, Page | LazyPage]:
+    """The page, its files and the documentation, by their paths."""
     files = {
         f"{PATH}/static/{file.name}": Page(file.read_bytes(), _MEDIA_TYPES[file.suffix], _POLICY)
         for file in _STATIC.iterdir()
     }
-    return {PATH: files[f"{PATH}/static/index.html"], **files}
+    return {PATH: files[f"{PATH}/static/index.html"], **files, **documentation.create(f"{PATH}/docs", _POLICY)}
 
 
 def _require_operator(identity: Identity) -> None:

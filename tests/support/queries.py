@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,13 @@ import yaml
 
 OPS = Path(__file__).parents[2] / "ops"
 RULES, RULES_TEST = OPS / "prometheus" / "rules.yml", OPS / "prometheus" / "rules_test.yml"
+CONSOLE = "visitor_console"
+"""The external label of Prometheus with the URL of the console."""
 _SELECTOR = re.compile(r"\b((?:visitor|process|python)_\w+|up\b)(?:\{([^}]*)\})?")
 _GROUPING = re.compile(r"\bby \(([^)]*)\) \(")
 _AGGREGATION = re.compile(r"\b(?:sum|max|min|avg|count|absent)\(")
 _MATCHER = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
+_JOB = re.compile(r'\bjob=~?"([^"]+)"')
 _SHOWN = re.compile(r"\{\{\s*(?:\$labels\.)?([a-z_]\w*)\s*\}\}")
 _OF_PROMETHEUS = {"job", "instance"}
 """The labels that Prometheus adds to each series."""
@@ -75,6 +78,20 @@ class Query:
 
 def _labels(name: str, exported: Exported) -> set[str]:
     return _OF_PROMETHEUS | exported.get(name, set())
+
+
+def config(name: str) -> dict[str, Any]:
+    """A configuration of Prometheus in ops/prometheus."""
+    content: dict[str, Any] = yaml.safe_load((OPS / "prometheus" / name).read_text())
+    return content
+
+
+def unmatched_jobs(jobs: Iterable[str]) -> set[str]:
+    """The jobs in alerts and dashboards that are none of `jobs`, and those of `jobs` that no alert is about."""
+    of_alerts = {job for alert in alerts() for job in _JOB.findall(alert["expr"])}
+    named = of_alerts | {job for query in all_queries() for job in _JOB.findall(query.text)}
+    missing = {pattern for pattern in named if not any(re.fullmatch(pattern, job) for job in jobs)}
+    return missing | {job for job in jobs if not any(re.fullmatch(pattern, job) for pattern in of_alerts)}
 
 
 def alerts() -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The alerts lead to the runbook, and each is tested; the dashboards are complete."""
 
+import re
 from typing import Any
 
 import pytest
@@ -15,8 +16,19 @@ RULE_TESTS = yaml.safe_load(queries.RULES_TEST.read_text())["tests"]
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))
 def test_an_alert_leads_to_a_section_of_the_runbook(alert: dict[str, Any]) -> None:
     assert alert["labels"]["severity"] in ("page", "ticket")
-    page, _, anchor = alert["annotations"]["runbook"].partition("#")
-    assert anchor in pages.anchors(pages.ROOT / page)
+    prefix, _, anchor = alert["annotations"]["runbook_url"].partition("#")
+    assert prefix == f"{{{{ $externalLabels.{queries.CONSOLE} }}}}/docs/runbook.md"
+    assert anchor in pages.anchors(pages.ROOT / "docs" / "runbook.md")
+
+
+@pytest.mark.parametrize("name", ["prometheus.yml", "compose.yml", "kubernetes.yml"])
+def test_a_configuration_of_prometheus_says_where_the_console_is(name: str) -> None:
+    assert re.fullmatch(r"http://[^/]+/console", queries.config(name)["global"]["external_labels"][queries.CONSOLE])
+
+
+def test_the_example_has_the_jobs_of_the_alerts() -> None:
+    jobs = [job["job_name"] for job in queries.config("prometheus.yml")["scrape_configs"]]
+    assert queries.unmatched_jobs(jobs) == set()
 
 
 def test_each_alert_fires_in_a_test() -> None:

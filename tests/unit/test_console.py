@@ -5,9 +5,11 @@ import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx
 import pytest
@@ -23,7 +25,9 @@ from runtime.console.timeline import consents_at
 from runtime.console.topic_list import TopicList
 from runtime.dead_letters import Filter
 from runtime.settings import Settings
+from tests.support import queries
 from tests.support.edges import bearer, running_edge
+from tests.support.pages import ROOT
 from topics.dead_letters import Position
 from topics.settings import KafkaSettings
 
@@ -267,3 +271,47 @@ def test_topics_are_listed_by_role_and_family() -> None:
     assert roles == ["requests", "queries", "results", "replies", "changes", "dead letters"]
     families = [topic["name"].split(".")[1] for topic in topics if topic["role"] == "changes"]
     assert families == sorted(families, key=list(CATALOGUE.families).index)
+
+
+class _Links(HTMLParser):
+    """The anchors of a page, and what it links to."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.anchors: set[str] = set()
+        self.targets: set[str] = set()
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.anchors.update(value for name, value in attrs if name == "id" and value)
+        self.targets.update(value for name, value in attrs if name in ("href", "src") and value)
+
+
+async def test_the_links_of_the_alerts_and_of_the_documentation_lead_to_pages_of_the_console(
+    monkeypatch: pytest.MonkeyPatch, key_file: Path
+) -> None:
+    """Without a key: an operator clicks a link in an alert."""
+    console = "http://localhost/console"
+    pages: dict[str, _Links] = {}
+    async with _console(monkeypatch, keys=key_file) as client:
+
+        async def has(url: str) -> bool:
+            page, _, anchor = url.partition("#")
+            if page not in pages:
+                answer = await client.get(page)
+                pages[page] = _Links(answer.text if answer.headers["content-type"].startswith("text/html") else "")
+                if answer.is_success:
+                    pages[page].anchors.add("")
+            return anchor in pages[page].anchors
+
+        files = [file.relative_to(ROOT / "docs").as_posix() for file in (ROOT / "docs").rglob("*.md")]
+        for file in files:
+            assert await has(f"{console}/docs/{file}"), file
+        links = {urljoin(page, target) for page, links in dict(pages).items() for target in links.targets}
+        runbooks = {
+            alert["annotations"]["runbook_url"].replace(f"{{{{ $externalLabels.{queries.CONSOLE} }}}}", console)
+            for alert in queries.alerts()
+        }
+        internal = {link for link in links | runbooks if link.startswith(console)}
+        assert len(internal) > 100
+        assert {link for link in internal if not await has(link)} == set()
