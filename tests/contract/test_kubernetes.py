@@ -1,7 +1,6 @@
 """The manifests in ops/kubernetes are valid, and agree with the program that they start."""
 
-from collections.abc import Iterator
-from pathlib import Path
+import re
 from typing import Any
 
 import kubernetes_validate
@@ -11,34 +10,75 @@ from markdown_it import MarkdownIt
 
 from runtime import settings
 from telemetry.metrics import LAG_SECONDS
-from tests.support import pages
+from tests.support import commands, kubernetes, pages, queries
+from tests.support.kubernetes import EGRESS, FOLDER, KUSTOMIZATION
 from tests.support.queries import Query
 
-FOLDER = Path(__file__).parents[2] / "ops" / "kubernetes"
 KUBERNETES_VERSIONS = ("1.31", "1.37")
-KUSTOMIZATION: dict[str, Any] = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
 SETTINGS = dict(literal.split("=", 1) for literal in KUSTOMIZATION["configMapGenerator"][0]["literals"])
-
-
-def _resources() -> Iterator[dict[str, Any]]:
-    for name in KUSTOMIZATION["resources"]:
-        yield from yaml.safe_load_all((FOLDER / name).read_text())
-
-
-RESOURCES = {f"{resource['kind']}/{resource['metadata']['name']}": resource for resource in _resources()}
-TEMPLATES = {
-    name: resource["spec"]["template"]
-    for name, resource in RESOURCES.items()
-    if resource["kind"] in ("Deployment", "Job")
-}
+RESOURCES = kubernetes.resources()
+OPTIONAL = {name: each for folder in EGRESS for name, each in kubernetes.resources(folder).items()}
+TEMPLATES = kubernetes.pod_templates()
 PODS = {name: template["spec"] for name, template in TEMPLATES.items()}
 SERVERS = {name: pod for name, pod in PODS.items() if name.startswith("Deployment/")}
+COMPONENT = "app.kubernetes.io/component"
+EDGES = ("Deployment/edge", "Deployment/console")
+STOPPING_SECONDS = 4
+"""What an edge needs beside the calls: the last answers get 2 seconds more, and so does the export of traces."""
+COMMANDS = {
+    "Deployment/worker": ["worker"],
+    "Deployment/edge": ["edge"],
+    "Deployment/console": ["edge"],
+    "Job/migrate": ["migrate"],
+    "Job/topics": ["topics"],
+}
+SECRETS = {
+    "worker": {"visitor-database", "visitor-kafka-worker"},
+    "edge": {"visitor-kafka-edge"},
+    "console": {"visitor-database", "visitor-kafka-operator"},
+    "migrate": {"visitor-database"},
+    "topics": {"visitor-kafka-operator"},
+}
+"""By the component of the pods."""
 
 
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
-@pytest.mark.parametrize("name", RESOURCES)
+@pytest.mark.parametrize("name", [*RESOURCES, *OPTIONAL])
 def test_a_manifest_is_valid(name: str, version: str) -> None:
-    kubernetes_validate.validate(RESOURCES[name], version, strict=True)
+    kubernetes_validate.validate((RESOURCES | OPTIONAL)[name], version, strict=True)
+
+
+def test_every_pod_runs_its_command() -> None:
+    assert {name: pod["containers"][0]["args"] for name, pod in PODS.items()} == COMMANDS
+    assert [word for command in COMMANDS.values() for word in commands.unknown(command)] == []
+
+
+def test_every_pod_has_the_secrets_of_its_role_and_reaches_the_servers_that_they_are_for() -> None:
+    secrets = {
+        template["metadata"]["labels"][COMPONENT]: {
+            each["secretRef"]["name"] for each in template["spec"]["containers"][0]["envFrom"] if "secretRef" in each
+        }
+        for template in TEMPLATES.values()
+    }
+    assert secrets == SECRETS
+    for policy, secret in (("kafka", "visitor-kafka-"), ("postgresql", "visitor-database")):
+        (expression,) = RESOURCES[f"NetworkPolicy/{policy}"]["spec"]["podSelector"]["matchExpressions"]
+        assert expression["key"] == COMPONENT
+        owners = {component for component, names in SECRETS.items() if any(name.startswith(secret) for name in names)}
+        assert set(expression["values"]) == owners
+
+
+def test_only_the_console_serves_the_console() -> None:
+    settings_of = {name: pod["containers"][0].get("env", []) for name, pod in SERVERS.items()}
+    console = {"name": "VISITOR_HTTP_CONSOLE", "value": "true"}
+    assert [name for name, variables in settings_of.items() if console in variables] == ["Deployment/console"]
+
+
+def test_an_edge_has_the_time_that_it_needs_to_stop() -> None:
+    http = settings.load().http
+    for name in ("Deployment/edge", "Deployment/console"):
+        seconds = PODS[name]["terminationGracePeriodSeconds"]
+        assert seconds > http.drain_seconds + http.timeout_seconds + STOPPING_SECONDS
 
 
 def test_every_file_belongs_to_the_kustomization() -> None:
@@ -77,25 +117,45 @@ def test_probes_ask_the_ports_that_the_settings_choose(name: str, monkeypatch: p
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     expected_ports = {
         "Deployment/worker": {"health": loaded.worker.health_port},
-        "Deployment/edge": {"http": loaded.http.port, "metrics": loaded.http.metrics_port},
+        **{edge: {"http": loaded.http.port, "metrics": loaded.http.metrics_port} for edge in EDGES},
     }
     assert ports == expected_ports[name]
     probes = {kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")}
     assert {probe["port"] for probe in probes.values()} <= ports.keys()
-    ready_path = {"Deployment/worker": "/health/ready", "Deployment/edge": "/health"}[name]
+    ready_path = "/health" if name in EDGES else "/health/ready"
     assert {kind: probe["path"] for kind, probe in probes.items()} == {
         "startup": "/health/live", "readiness": ready_path, "liveness": "/health/live",
     }  # fmt: skip
 
 
-def test_prometheus_scrapes_the_ports_of_the_metrics() -> None:
-    ports = {
-        name: TEMPLATES[f"Deployment/{name}"]["metadata"]["annotations"]["prometheus.io/port"]
-        for name in ("worker", "edge")
-    }
-    assert ports == {"worker": "8081", "edge": "8082"}
+def test_prometheus_scrapes_the_ports_of_the_processes_by_the_jobs_of_the_alerts() -> None:
+    (config,) = queries.config("kubernetes.yml")["scrape_configs"]
+    namespace = KUSTOMIZATION["namespace"]
+    assert config["kubernetes_sd_configs"] == [{"role": "pod", "namespaces": {"names": [namespace]}}]
+    relabelled = [_relabelled(labels, config["relabel_configs"]) for labels in kubernetes.discovered()]
+    targets = [labels for labels in relabelled if labels is not None]
+    ports = {labels["job"]: labels["__address__"].partition(":")[2] for labels in targets}
+    assert ports == {"visitor-worker": "8081", "visitor-edge": "8082", "visitor-console": "8082"}
+    assert len(targets) == len(ports)
+    assert all(labels["namespace"] == namespace and labels["pod"] for labels in targets)
+    assert queries.unmatched_jobs(ports) == set()
     (rule,) = RESOURCES["NetworkPolicy/metrics"]["spec"]["ingress"]
     assert {str(port["port"]) for port in rule["ports"]} == set(ports.values())
+
+
+def _relabelled(labels: dict[str, str], rules: list[dict[str, Any]]) -> dict[str, str] | None:
+    """What Prometheus makes of the labels, or None if it drops the target. It knows the actions keep and replace;
+    interop/test_prometheus.py asks Prometheus itself."""
+    for rule in rules:
+        value = ";".join(labels.get(name, "") for name in rule["source_labels"])
+        match = re.fullmatch(rule.get("regex", "(.*)"), value)
+        if rule.get("action") == "keep":
+            if match is None:
+                return None
+        elif match is not None:
+            replacement = re.sub(r"\$(\d)", r"\\\1", rule.get("replacement", "$1"))
+            labels = {**labels, rule["target_label"]: match.expand(replacement)}
+    return labels
 
 
 @pytest.mark.parametrize("name", [name for name in RESOURCES if name.startswith("HorizontalPodAutoscaler/")])
@@ -135,7 +195,7 @@ def test_edges_are_scaled_by_the_share_of_the_cpu_time_that_they_request() -> No
 def test_every_selector_selects_pods(kind: str) -> None:
     """A selector without pods would protect nothing, and nobody would notice."""
     labels = [template["metadata"]["labels"] for template in TEMPLATES.values()]
-    for name, resource in RESOURCES.items():
+    for name, resource in (RESOURCES | OPTIONAL).items():
         if resource["kind"] != kind:
             continue
         selector = resource["spec"].get("selector") or resource["spec"]["podSelector"]

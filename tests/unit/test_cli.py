@@ -5,12 +5,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 from markdown_it import MarkdownIt
 from typer.main import get_command
 
 from runtime import cli
+from tests.support import commands
 from tests.support.pages import ROOT
 
 COMMAND = re.compile(r"(?<!-n )\bvisitor ([a-z][a-z-]*(?: [^|;&<>#`\n]*)?)")
@@ -42,18 +42,9 @@ def _commands_in_the_docs() -> Iterator[str]:
             yield from COMMAND.findall(code.content.replace("\\\n", " "))
 
 
-def _unknown(words: list[str]) -> list[str]:
-    """Those of the words of a command that are neither commands nor options, although they should be."""
-    command: Any = get_command(cli.app)
-    while hasattr(command, "commands") and words and not words[0].startswith("-"):
-        if words[0] not in command.commands:
-            return words[:1]
-        command, words = command.commands[words[0]], words[1:]
-    options = {"--help", *(name for parameter in command.params for name in parameter.opts)}
-    return [word for word in words if word.startswith("--") and word.partition("=")[0].rstrip("]") not in options]
-
-
 def test_the_docs_name_only_commands_and_options_that_exist() -> None:
-    commands = set(_commands_in_the_docs())
-    assert len(commands) > 50
-    assert {command: unknown for command in commands if (unknown := _unknown(command.replace("[", " ").split()))} == {}
+    in_the_docs = set(_commands_in_the_docs())
+    assert len(in_the_docs) > 50
+    assert {
+        command: unknown for command in in_the_docs if (unknown := commands.unknown(command.replace("[", " ").split()))
+    } == {}
