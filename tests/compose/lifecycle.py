@@ -6,13 +6,13 @@ import asyncio
 import json
 import os
 import secrets
+import shlex
 import ssl
 import subprocess
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,7 +28,8 @@ from tests.support.stack import eventually
 ROOT = Path(__file__).parents[2]
 PROJECT = "visitor-test"
 IMAGE = "visitor-service:0.1.0"
-LONG_RUNNING = {"worker": 2, "edge": 1, "postgres": 1, "kafka": 1, "proxy": 1}
+LONG_RUNNING = {"worker": 2, "edge-1": 1, "edge-2": 1, "console": 1, "postgres": 1, "kafka": 1, "proxy": 1}
+UPGRADED = ("worker", "edge-1", "edge-2", "console")
 REGISTRY_URL = "http://registry:8080/apis/ccompat/v7"
 RECOVERY_SECONDS = 120
 """The time limit for a killed container to be healthy again."""
@@ -42,6 +43,7 @@ class Compose:
 
     home: Path
     port: int = field(default_factory=free_port)
+    console_port: int = field(default_factory=free_port)
     prometheus_port: int = field(default_factory=free_port)
     password: str = field(default_factory=lambda: secrets.token_hex(24))
 
@@ -52,6 +54,7 @@ class Compose:
             **os.environ,
             "POSTGRES_PASSWORD": self.password,
             "HTTPS_PORT": str(self.port),
+            "CONSOLE_PORT": str(self.console_port),
             "PROMETHEUS_PORT": str(self.prometheus_port),
             "KEYS_FILE": str(self.keys),
         }
@@ -187,7 +190,7 @@ async def test_prometheus_of_the_profile_has_the_metrics_of_all_processes_and_th
             return Counter(target["labels"]["job"] for target in targets if target["health"] == "up")
 
         async def all_scraped() -> bool:
-            return await healthy_targets() == {"visitor-worker": 2, "visitor-edge": 1}
+            return await healthy_targets() == {"visitor-worker": 2, "visitor-edge": 2, "visitor-console": 1}
 
         await eventually("a scrape of each process", all_scraped, RECOVERY_SECONDS)
         rules = [rule for group in (await prometheus.get("/rules")).json()["data"]["groups"] for rule in group["rules"]]
@@ -221,46 +224,61 @@ async def test_a_killed_container_restarts_and_every_call_is_answered(
         assert (await client.get(f"/visitors/{visitor_id}")).status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("service", "statuses"),
-    [
-        ("worker", {201}),
-        # The proxy answers 502 if the edge closes a connection at the moment at which the proxy uses it.
-        ("edge", {201, 502}),
-    ],
-)
-async def test_a_rolling_restart_under_load_loses_no_call(
-    running: Compose, client: httpx.AsyncClient, service: str, statuses: set[int]
-) -> None:
+def test_an_operator_runs_commands_in_the_container_of_the_console(running: Compose) -> None:
+    checks = json.loads(running("exec", "console", "visitor", "doctor", "--json").stdout)["checks"]
+    states = {check["check"]: check["state"] for check in checks}
+    assert {"kafka", "database", "keys"} <= states.keys()
+    assert "failed" not in states.values(), checks
+
+
+async def test_the_console_shows_the_section_of_the_runbook_that_an_alert_names(running: Compose) -> None:
+    async with httpx.AsyncClient(base_url=f"http://localhost:{running.console_port}") as browser:
+        page = await browser.get("/console/docs/runbook.md")
+    assert 'id="a-process-is-down"' in page.text
+
+
+async def test_an_upgrade_under_load_fails_no_call(running: Compose, client: httpx.AsyncClient) -> None:
+    """The commands of docs/deploy.md replace all processes by those of another image."""
     pc_code = (await create(client, "/centers", center()))["pcCode"]
     answers: Counter[int] = Counter()
     ended = asyncio.Event()
+    old = {container["Id"] for service in UPGRADED for container in running.containers(service)}
 
     async def call_until_the_end() -> None:
-        """Repeat a call with its key until it succeeds."""
-        key, body, status = str(uuid4()), visitor(pc_code), 0
-        while not ended.is_set() or status != 201:
-            answer = await client.post("/visitors", json=body, headers={"idempotency-key": key})
-            status = answer.status_code
-            answers[status] += 1
-            if status == 201:
-                key, body = str(uuid4()), visitor(pc_code)
+        while not ended.is_set():
+            answers[(await client.post("/visitors", json=visitor(pc_code))).status_code] += 1
 
     async with asyncio.TaskGroup() as group:
         for _ in range(8):
             group.create_task(call_until_the_end())
-        for container in running.containers(service):
-            await asyncio.to_thread(_docker, "restart", "--time", "25", container["Id"])
-            await eventually("a healthy container", partial(_is_healthy, container["Id"]), RECOVERY_SECONDS)
+        for command in _upgrade_commands():
+            await asyncio.to_thread(running, *command)
+            if command == ["build"]:
+                await asyncio.to_thread(_change_image)
         ended.set()
-    print(f"rolling restart of {service}: {dict(answers)}")  # noqa: T201
-    assert answers.keys() <= statuses
+    print(f"upgrade: {dict(answers)}")  # noqa: T201
+    assert answers.keys() == {201}
     count = await client.get("/visitors/count", params={"acquisitionPcCode": pc_code})
     assert count.json()["data"] == {"count": answers[201]}
+    new = [container for service in UPGRADED for container in running.containers(service)]
+    assert {container["Id"] for container in new} & old == set()
+    assert [_healthy(container) for container in new] == [True] * sum(LONG_RUNNING[service] for service in UPGRADED)
 
 
-async def _is_healthy(container: str) -> bool:
-    return _healthy(_inspect(container))
+def _upgrade_commands() -> list[list[str]]:
+    """The arguments of `docker compose` in the upgrade of docs/deploy.md."""
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    _, _, section = page.partition("**With Docker Compose**")
+    block = section.partition("```console\n")[2].partition("```")[0]
+    return [shlex.split(line, comments=True)[2:] for line in block.splitlines()]
+
+
+def _change_image() -> None:
+    """Give the image another id, as a new release does."""
+    dockerfile = f"FROM {IMAGE}\nLABEL release=next\n"
+    subprocess.run(
+        ["docker", "build", "--tag", IMAGE, "-"], input=dockerfile, text=True, capture_output=True, check=True
+    )
 
 
 def test_down_leaves_nothing_behind(running: Compose) -> None:

@@ -15,12 +15,21 @@ from runtime import settings
 from runtime.dev.servers.downloads import KAFKA_VERSION
 from runtime.dev.servers.kafka import ONE_BROKER
 from runtime.dev.servers.postgres import BIN
+from tests.support import commands, queries
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
+CADDYFILE = (ROOT / COMPOSE["configs"]["Caddyfile"]["file"]).read_text()
 ONE_SHOT = {"migrate", "topics"}
+EDGES = ("edge-1", "edge-2")
+COMMANDS = {
+    "migrate": ["migrate"], "topics": ["topics"], "worker": ["worker"],
+    "edge-1": ["edge"], "edge-2": ["edge"], "console": ["edge"],
+}  # fmt: skip
+STOPPING_SECONDS = 4
+"""What an edge needs beside the calls: the last answers get 2 seconds more, and so does the export of traces."""
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -71,34 +80,63 @@ def test_no_password_has_a_default() -> None:
     assert {(name, kind) for name, kind in used if "PASSWORD" in name} == {("POSTGRES_PASSWORD", ":?")}
 
 
-def test_callers_reach_the_edge_through_the_tls_proxy_only() -> None:
-    assert {name for name, service in SERVICES.items() if "ports" in service} == {"proxy", "prometheus"}
-    assert SERVICES["prometheus"]["ports"] == ["127.0.0.1:${PROMETHEUS_PORT:-9090}:9090"]
+def test_callers_reach_the_edges_through_the_tls_proxy_only() -> None:
+    ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert ports == {
+        "proxy": ["${HTTPS_PORT:-8443}:8443"],
+        "console": ["127.0.0.1:${CONSOLE_PORT:-8090}:8080"],
+        "prometheus": ["127.0.0.1:${PROMETHEUS_PORT:-9090}:9090"],
+    }
     assert SERVICES["proxy"]["networks"] == ["front"]
     assert COMPOSE["networks"]["back"]["internal"] is True
-    assert {name for name, service in SERVICES.items() if "front" in service["networks"]} == {
-        "edge", "proxy", "prometheus",
-    }  # fmt: skip
-    caddyfile = (ROOT / COMPOSE["configs"]["Caddyfile"]["file"]).read_text()
-    assert "https://localhost:8443 {" in caddyfile
-    assert "reverse_proxy edge:8080" in caddyfile
-    (port,) = SERVICES["proxy"]["ports"]
-    assert port.endswith(":8443")
+    assert {name for name, service in SERVICES.items() if "front" in service["networks"]} == {*EDGES, *ports}
+    assert "https://localhost:8443 {" in CADDYFILE
+    assert "reverse_proxy edge-1:8080 edge-2:8080" in CADDYFILE
 
 
-def test_prometheus_scrapes_the_ports_of_worker_and_edge_by_the_jobs_of_the_alerts() -> None:
-    example, compose = (
-        yaml.safe_load((ROOT / "ops" / "prometheus" / name).read_text()) for name in ("prometheus.yml", "compose.yml")
-    )
-    jobs = {job["job_name"]: job["dns_sd_configs"][0] for job in compose["scrape_configs"]}
-    assert list(jobs) == [job["job_name"] for job in example["scrape_configs"]]
-    assert {(job["names"][0], job["port"]) for job in jobs.values()} == {("worker", 8081), ("edge", 8082)}
+def test_the_proxy_notices_in_time_that_an_edge_stops() -> None:
+    http = settings.load().http
+    assert "health_uri /health\n" in CADDYFILE
+    (interval,) = re.findall(r"health_interval (\d+)s", CADDYFILE)
+    assert 2 * int(interval) < http.drain_seconds
+    stop_seconds = http.drain_seconds + http.timeout_seconds + STOPPING_SECONDS
+    for name in (*EDGES, "console"):
+        assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > stop_seconds
+
+
+def test_the_edges_differ_in_their_names_only() -> None:
+    first, *others = (SERVICES[name] for name in EDGES)
+    assert others == [first]
+
+
+def test_only_the_console_has_what_an_operator_needs() -> None:
+    assert {name for name in (*EDGES, "console") if "VISITOR_DATABASE_URL" in SERVICES[name]["environment"]} == {
+        "console"
+    }
+    assert SERVICES["console"]["environment"]["VISITOR_HTTP_CONSOLE"] == "true"
+
+
+def test_each_container_of_the_service_runs_its_command() -> None:
+    ours = {name: service for name, service in SERVICES.items() if service["image"].startswith("visitor-service:")}
+    assert {name: service["command"] for name, service in ours.items()} == COMMANDS
+    assert [word for command in COMMANDS.values() for word in commands.unknown(command)] == []
+
+
+def test_prometheus_scrapes_the_ports_of_the_processes_by_the_jobs_of_the_alerts() -> None:
+    jobs = {job["job_name"]: job["dns_sd_configs"][0] for job in queries.config("compose.yml")["scrape_configs"]}
+    assert {name: (job["names"], job["port"]) for name, job in jobs.items()} == {
+        "visitor-worker": (["worker"], 8081),
+        "visitor-edge": (list(EDGES), 8082),
+        "visitor-console": (["console"], 8082),
+    }
+    assert queries.unmatched_jobs(jobs) == set()
     files = {
         config["source"]: COMPOSE["configs"][config["source"]]["file"] for config in SERVICES["prometheus"]["configs"]
     }
     assert files == {"prometheus.yml": "./ops/prometheus/compose.yml", "rules.yml": "./ops/prometheus/rules.yml"}
     assert SERVICES["worker"]["environment"]["VISITOR_WORKER_HEALTH_HOST"] == "0.0.0.0"
-    assert SERVICES["edge"]["environment"]["VISITOR_HTTP_METRICS_HOST"] == "0.0.0.0"
+    for name in (*EDGES, "console"):
+        assert SERVICES[name]["environment"]["VISITOR_HTTP_METRICS_HOST"] == "0.0.0.0"
 
 
 def test_without_its_profile_a_registry_is_not_used() -> None:
@@ -123,10 +161,10 @@ def test_workers_start_after_their_dependencies() -> None:
 
 
 def test_an_edge_that_is_reachable_from_outside_requires_api_keys() -> None:
-    edge = SERVICES["edge"]
-    assert edge["environment"]["VISITOR_HTTP_HOST"] == "0.0.0.0"
-    assert edge["environment"]["VISITOR_HTTP_KEYS"] in [f"/run/secrets/{name}" for name in edge["secrets"]]
-    assert set(edge["secrets"]) <= COMPOSE["secrets"].keys()
+    for edge in (SERVICES[name] for name in (*EDGES, "console")):
+        assert edge["environment"]["VISITOR_HTTP_HOST"] == "0.0.0.0"
+        assert edge["environment"]["VISITOR_HTTP_KEYS"] in [f"/run/secrets/{name}" for name in edge["secrets"]]
+        assert set(edge["secrets"]) <= COMPOSE["secrets"].keys()
 
 
 def test_servers_have_the_versions_of_the_embedded_ones() -> None:
