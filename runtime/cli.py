@@ -184,7 +184,7 @@ def topics(
         typer.echo("All topics exist and have the required configuration.")
     for difference in report.differences:
         if difference.setting == "partitions":
-            command = f"kafka-topics --alter --topic {difference.topic} --partitions {difference.required}"
+            command = f"kafka-topics.sh --alter --topic {difference.topic} --partitions {difference.required}"
             typer.echo(f"To add partitions: {command}. A topic with more partitions works; Kafka cannot remove any.")
     if report.differences:
         typer.echo("Change the topics with --alter or Kafka's own tools, or change the VISITOR_KAFKA_… settings.")

@@ -38,7 +38,7 @@ class Acl:
         operations = [word for operation in self.operations for word in ("--operation", operation)]
         pattern = ["--resource-pattern-type", "prefixed"] if self.prefixed else []
         return shlex.join([
-            "kafka-acls", "--bootstrap-server", bootstrap, "--add", "--allow-principal", principal, *operations,
+            "kafka-acls.sh", "--bootstrap-server", bootstrap, "--add", "--allow-principal", principal, *operations,
             f"--{self.resource}", self.name, *pattern,
         ])  # fmt: skip
 

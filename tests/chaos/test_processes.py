@@ -78,7 +78,7 @@ async def test_topics_prints_how_an_existing_topic_differs_and_changes_nothing(i
     assert different.returncode == 1
     line = f"differs visitor.visits.requests: partitions is {PARTITIONS}, the service needs {PARTITIONS + 1}"
     assert line in different.stdout
-    assert f"kafka-topics --alter --topic visitor.visits.requests --partitions {PARTITIONS + 1}" in different.stdout
+    assert f"kafka-topics.sh --alter --topic visitor.visits.requests --partitions {PARTITIONS + 1}" in different.stdout
     assert len(await installed.producer.partitions_for("visitor.visits.requests")) == PARTITIONS
 
 

@@ -1,16 +1,19 @@
 """An old backup of the database is restored: the steps of docs/deploy.md apply the requests since then again."""
 
 import asyncio
+import os
 import random
 import re
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import sqlalchemy as sa
-from aiokafka import AIOKafkaConsumer
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
@@ -18,11 +21,11 @@ from agents.catalogue import CATALOGUE
 from runtime import overview
 from runtime.overview import KafkaOverview
 from runtime.settings import Settings
-from tests.support import data, pages
+from tests.support import data, kafka_tools, pages
 from tests.support.load import Person, Population, populate, send_all, visit
 from tests.support.oracle import Sent, outbox_empty
 from tests.support.outbox import publisher_locked
-from tests.support.stack import Process, Stack, eventually
+from tests.support.stack import TOPIC_SETTINGS, Process, Stack, eventually
 from topics import names
 
 VISITOR_CHANGES = names.changes("visitors", "visitor")
@@ -60,21 +63,6 @@ async def _stop(worker: Process) -> None:
     assert await asyncio.to_thread(worker.terminate) == 0
 
 
-async def _reset_offsets(stack: Stack, group: str, moment: datetime) -> None:
-    """What `kafka-consumer-groups --reset-offsets --to-datetime … --execute` does."""
-    milliseconds = int(moment.timestamp() * 1000)
-    topics = [names.requests(family) for family in CATALOGUE.families]
-    partitions = [partition for topic in topics for partition in await stack.ends(topic)]
-    consumer = AIOKafkaConsumer(**stack.kafka.client(), group_id=group, enable_auto_commit=False)
-    await consumer.start()
-    try:
-        consumer.assign(partitions)
-        offsets = await consumer.offsets_for_times(dict.fromkeys(partitions, milliseconds))
-        await consumer.commit({partition: each.offset for partition, each in offsets.items() if each is not None})
-    finally:
-        await consumer.stop()
-
-
 async def _erase(stack: Stack, visitor_id: str) -> None:
     statement = "select external_id from external_ids where visitor_id = :id and external_type = 'analytics'"
     analytics_id = (await stack.rows(statement, id=visitor_id))[0].external_id
@@ -94,8 +82,17 @@ async def _last_changes(stack: Stack, topic: str) -> dict[str, Any]:
     return {str(record.key): record.value for record in await stack.read(topic)}
 
 
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the programs of the docs: `visitor`, and Kafka's tools."""
+    folder = tmp_path_factory.mktemp("programs")
+    pages.install_visitor(folder)
+    kafka_tools.install(folder)
+    return folder
+
+
 async def test_after_a_restore_the_steps_of_the_docs_apply_the_requests_since_the_backup_again(
-    own_stack: Stack,
+    own_stack: Stack, programs: Path
 ) -> None:
     database = str(make_url(own_stack.servers.database).database)
     worker = await _start_worker(own_stack)
@@ -128,17 +125,18 @@ async def test_after_a_restore_the_steps_of_the_docs_apply_the_requests_since_th
     await _copy_database(own_stack, BACKUP, database)
     assert not await _has_visits(own_stack, kept.visitor_id)
     steps = _steps()
-    await _run_commands(own_stack, steps.pop(1))
+    await _follow(own_stack, programs, steps.pop(1))
 
-    group = _argument(steps.pop(2), "group")
-    await _reset_offsets(own_stack, group, backup_time - timedelta(hours=1))
+    an_hour_before = f"{backup_time - timedelta(hours=1):%Y-%m-%dT%H:%M:%S}.000"
+    step, replaced = re.subn(r"2026-\S+", an_hour_before, steps.pop(2))
+    assert replaced == 1
+    await _follow(own_stack, programs, step)
+    committed = await own_stack.committed(names.requests("visits"))
+    assert set(committed.values()) == {0}, "an hour before the backup, there were no requests"
 
-    step = steps.pop(3)
-    pattern = _argument(step, "topic").strip("'")
-    topics = [topic.name for topic in CATALOGUE.topics(own_stack.kafka) if re.fullmatch(pattern, topic.name)]
-    assert topics == [topic.name for topic in CATALOGUE.change_topics]
-    await own_stack.delete_topics(*topics)
-    await _run_commands(own_stack, step)
+    printed = await _follow(own_stack, programs, steps.pop(3))
+    created_topics = set(re.findall(r"^created (\S+)$", printed, re.MULTILINE))
+    assert created_topics == {topic.name for topic in CATALOGUE.change_topics}
 
     assert "Start the workers" in steps.pop(4)
     await _start_worker(own_stack)
@@ -148,7 +146,7 @@ async def test_after_a_restore_the_steps_of_the_docs_apply_the_requests_since_th
     assert await _has_visits(own_stack, kept.visitor_id)
     assert await own_stack.rows("select 1 from visitors where visitor_id = :id", id=erased.visitor_id) == []
 
-    await _run_commands(own_stack, steps.pop(5))
+    await _follow(own_stack, programs, steps.pop(5))
     await eventually("an empty outbox", lambda: outbox_empty(own_stack))
 
     assert "Start the edges" in steps.pop(6)
@@ -178,19 +176,17 @@ def _steps() -> dict[int, str]:
     return {int(number): text for number, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
-async def _run_commands(stack: Stack, step: str) -> None:
-    """Run the commands of the service in a step."""
-    commands = re.findall(r"(?:^ +|`)visitor ([^`\n]+)", step, re.MULTILINE)
-    assert commands
-    for command in commands:
-        done = await stack.command(*command.split())
-        assert done.returncode == 0, done.stderr
-
-
-def _argument(step: str, name: str) -> str:
-    """An argument of the tool of Kafka in a step."""
-    (value,) = re.findall(rf"--{name} (\S+)", step)
-    return str(value)
+async def _follow(stack: Stack, programs: Path, step: str) -> str:
+    """Run the commands of a step as an operator does, east of Greenwich. Returns their output."""
+    _, _, script = step.partition("```console\n")
+    settings = {"PATH": f"{programs}:{os.environ['PATH']}", "TZ": "Asia/Tokyo", **TOPIC_SETTINGS}
+    done = await asyncio.to_thread(
+        subprocess.run, ["bash", "-e", "-c", script.partition("```")[0]], env=stack.environment(**settings),
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert script, "the step has no commands"
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 async def _has_no_lag(stack: Stack) -> bool:

@@ -192,9 +192,9 @@ _OPERATIONS = {
 
 
 def _bindings(command: str) -> Iterator[AclBinding]:
-    """What a `kafka-acls` command adds."""
+    """What a `kafka-acls.sh` command adds."""
     program, *arguments = shlex.split(command)
-    assert program == "kafka-acls"
+    assert program == "kafka-acls.sh"
     options = vars(_PARSER.parse_args(arguments))
     ((resource, name),) = [(resource, options[resource]) for resource in _RESOURCES if options[resource]]
     pattern = ResourcePatternType[options["resource_pattern_type"].upper()]

@@ -21,7 +21,7 @@ import pytest_asyncio
 from markdown_it import MarkdownIt
 
 from runtime.dev import sample
-from tests.support.pages import ROOT, anchors
+from tests.support.pages import ROOT, anchors, install_visitor
 from tests.support.stack import Stack, eventually
 from topics import names
 
@@ -64,10 +64,9 @@ def reader(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a reader works, with `.venv/bin/visitor` and the examples."""
     folder = tmp_path_factory.mktemp("reader")
     (folder / "examples").symlink_to(EXAMPLES)
-    program = folder / ".venv" / "bin" / "visitor"
-    program.parent.mkdir(parents=True)
-    program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m runtime.cli "$@"\n')
-    program.chmod(0o755)
+    programs = folder / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    install_visitor(programs)
     return folder
 
 

@@ -36,6 +36,9 @@ WIRE = Wire(CATALOGUE)
 for _released in releases.released():
     WIRE.codec.add(_released.id, _released.schema)
 PARTITIONS = 4
+TOPIC_SETTINGS = {
+    "VISITOR_KAFKA_PARTITIONS": str(PARTITIONS), "VISITOR_KAFKA_REPLICATION": "1", "VISITOR_KAFKA_MIN_INSYNC": "1",
+}  # fmt: skip
 PERSONAL = ("Zora", "Quill", "@example.com")
 """Texts in the names and emails of all visitors of `tests.support.data`."""
 EVENT_TOKEN_SECRET = "a secret that only tests have, and know"
@@ -218,15 +221,10 @@ class Stack:
     ) -> "subprocess.CompletedProcess[str]":
         """Run a `visitor` command until it ends, with the topic settings of this installation. Raises
         subprocess.TimeoutExpired after `seconds`."""
-        topic_settings = {
-            "VISITOR_KAFKA_PARTITIONS": str(PARTITIONS),
-            "VISITOR_KAFKA_REPLICATION": "1",
-            "VISITOR_KAFKA_MIN_INSYNC": "1",
-        }
         return await asyncio.to_thread(
             subprocess.run, [sys.executable, "-m", "runtime.cli", *arguments],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=seconds,
-            env=self.environment(**(topic_settings | settings)),
+            env=self.environment(**(TOPIC_SETTINGS | settings)),
         )  # fmt: skip
 
     async def consume(self, topic: str, matches: Callable[[Any], bool]) -> Any:

@@ -44,7 +44,7 @@ def test_threads_that_start_brokers_download_the_jars_once(tmp_path: Path, monke
         yield folder / "jar-1.jar"
 
     monkeypatch.setattr(downloads, "_download_jars", download)
-    monkeypatch.setattr(downloads, "_read_sums", lambda: {jar: hashlib.sha256(b"1").hexdigest()})
+    monkeypatch.setattr(downloads, "_read_sums", lambda _: {jar: hashlib.sha256(b"1").hexdigest()})
     with ThreadPoolExecutor(3) as pool:
         folders = set(pool.map(downloads.fetch_kafka, [tmp_path] * 3))
     assert len(starts) == 1

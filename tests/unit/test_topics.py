@@ -152,6 +152,6 @@ def test_acls_of_names_with_spaces_and_quotes_are_one_argument_each_in_a_shell()
     acl = Acl("group", "it's a group", ["Read"], prefixed=True)
     arguments = shlex.split(acl.command("User:CN=crm,O=Old Mill", "kafka:9092"))
     assert arguments == [
-        "kafka-acls", "--bootstrap-server", "kafka:9092", "--add", "--allow-principal", "User:CN=crm,O=Old Mill",
+        "kafka-acls.sh", "--bootstrap-server", "kafka:9092", "--add", "--allow-principal", "User:CN=crm,O=Old Mill",
         "--operation", "Read", "--group", "it's a group", "--resource-pattern-type", "prefixed",
     ]  # fmt: skip

@@ -30,11 +30,16 @@ _one_thread = threading.Lock()
 
 
 def fetch_kafka(downloads: Path) -> Path:
-    """The folder with exactly the listed jars. Downloads them if the folder is missing. Raises ServerFailed if the
-    download fails or a jar differs."""
+    """The folder with Kafka's jars; see `fetch`."""
+    return fetch(downloads, SUMS)
+
+
+def fetch(downloads: Path, list_file: Path) -> Path:
+    """The folder with exactly the jars that a list names. Downloads them if the folder is missing. Raises ServerFailed
+    if the download fails or a jar differs."""
     downloads.mkdir(parents=True, exist_ok=True)
-    target = downloads / f"kafka-{KAFKA_VERSION}"
-    sums = _read_sums()
+    target = downloads / list_file.stem
+    sums = _read_sums(list_file)
     with _one_thread, InterProcessLock(downloads / "lock"):
         if not target.exists():
             _download(downloads, target, sums)
@@ -57,9 +62,9 @@ def check(folder: Path, sums: Mapping[str, str]) -> None:
     )
 
 
-def _read_sums() -> dict[str, str]:
+def _read_sums(list_file: Path) -> dict[str, str]:
     """The SHA-256 sums by the coordinates `group:artifact:version`."""
-    return {coordinate: digest for digest, coordinate in (line.split() for line in SUMS.read_text().splitlines())}
+    return {coordinate: digest for digest, coordinate in (line.split() for line in list_file.read_text().splitlines())}
 
 
 def _file_name(coordinate: str) -> str:
@@ -74,7 +79,7 @@ def _sha256(file: Path) -> str:
 
 def _download(downloads: Path, target: Path, sums: Mapping[str, str]) -> None:
     console = Console(stderr=True)
-    console.print(f"Downloading Kafka {KAFKA_VERSION} into {downloads} (43 MB, once)")
+    console.print(f"Downloading {target.name} into {downloads} (once)")
     unfinished = target.with_suffix(".unfinished")
     unfinished.mkdir(exist_ok=True)
     try:

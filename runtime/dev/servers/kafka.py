@@ -95,7 +95,7 @@ class Kafka:
         self._format(jars, properties)
         log = self._home / "kafka.log"
         self._processes.spawn(
-            _NAME, [*_java(jars, self._java_options), "kafka.Kafka", str(properties)], log=log, cwd=self._home
+            _NAME, [*java(self._java_options, jars), "kafka.Kafka", str(properties)], log=log, cwd=self._home
         )
         wait_until_it_answers(_NAME, self._processes, self.port, _START_SECONDS, log)
 
@@ -116,12 +116,13 @@ class Kafka:
         if self.has_data:
             return
         tool = ["kafka.tools.StorageTool", "format", "-t", self._cluster_id, "-c", str(properties)]
-        process = subprocess.run([*_java(jars, SHORT_LIVED), *tool], capture_output=True, text=True, check=False)
+        process = subprocess.run([*java(SHORT_LIVED, jars), *tool], capture_output=True, text=True, check=False)
         if process.returncode:
             raise ServerFailed(f"Kafka's storage could not be formatted: {process.stdout}{process.stderr}")
 
 
-def _java(jars: Path, options: Sequence[str]) -> list[str]:
+def java(options: Sequence[str], *folders: Path) -> list[str]:
+    """The command that starts Java with these options and the jars of these folders. A main class follows."""
     if not JAVA.stat().st_mode & stat.S_IXUSR:
         JAVA.chmod(JAVA.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
-    return [str(JAVA), *options, "-cp", f"{jars}/*"]
+    return [str(JAVA), *options, "-cp", ":".join(f"{folder}/*" for folder in folders)]
