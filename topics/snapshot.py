@@ -14,7 +14,7 @@ from topics.settings import KafkaSettings
 
 FETCH_BYTES = 8 * 2**20
 """Bytes of one fetch of a period. The consumer's default of 50 MB would be in memory at once."""
-RECORDS_AT_ONCE = 10
+RECORDS_AT_ONCE = 5
 """Records that are decompressed at once. Some kilobytes that were fetched can be a record of 17 MiB."""
 
 
@@ -158,6 +158,7 @@ async def _up_to(
                     break
                 if record.offset < ends[partition]:
                     yield record
+            batch.clear()  # Otherwise these records would be in memory beside the next ones.
         unfinished -= {each for each in unfinished if await consumer.position(each) >= ends[each]}
         if ended := ended_tasks(consumer):
             raise KafkaError(f"the consumer's background tasks have ended: {', '.join(ended)}")
