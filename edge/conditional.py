@@ -14,7 +14,7 @@ from typing import NamedTuple
 from schemas.faults import Invalid, PreconditionFailed
 
 _ENTITY_TAG = re.compile(r'\s*(?:(W/)?"([!#-~\x80-\xff]*)"\s*)?(?:,|$)')
-"""Blanks where only one part of the expression matches them: otherwise its time is quadratic."""
+"""No two neighbouring parts of it match blanks: its time would be quadratic."""
 LENGTH_LIMIT = 1_000
 """Characters of all `If-Match` or all `If-None-Match` headers of a call. Longer ones count as malformed."""
 TAGS_LIMIT = 20
