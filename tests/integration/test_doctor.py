@@ -188,9 +188,11 @@ async def test_a_consumer_group_that_is_rebalancing(stack: Stack) -> None:
             finding = (await _findings(stack, worker=settings))["workers"]
             return (finding.state, finding.message) == ("warning", f"{group}.requests are rebalancing")
 
-        await eventually("a warning about the group", warns)
-        may_join.set()
-        await joining
+        try:
+            await eventually("a warning about the group", warns)
+        finally:
+            may_join.set()
+            await joining
 
 
 async def test_clocks_that_differ(stack: Stack, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
