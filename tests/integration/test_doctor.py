@@ -21,9 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 from pydantic import HttpUrl, SecretStr
 
-from agents.catalogue import CATALOGUE
 from agents.engine.schema_lookup import SchemaLookup
-from agents.wire import Wire
 from edge import keys
 from edge.settings import HttpSettings
 from runtime import doctor
@@ -38,10 +36,9 @@ from tests.support.outbox import waiting_changes
 from tests.support.pages import ROOT
 from tests.support.registry import Registry
 from tests.support.stack import WIRE, Stack, eventually
-from topics import json, names, rights
+from topics import avro, json, names, rights
 from topics.acls import Role
 from topics.names import TopicSpec
-from topics.schema_registry import SchemaRegistry
 from topics.settings import KafkaSettings, SchemaRegistrySettings
 
 
@@ -456,9 +453,10 @@ async def test_a_registry_without_the_schemas_of_this_release_or_that_a_worker_m
     await _warns(stack, "registry", f"{count} of {count} subjects lack", "start a worker", Role.worker, **settings)
     assert company_registry.subjects == {}
 
-    client = SchemaRegistry(settings["schema_registry"])
-    await SchemaLookup(Wire(CATALOGUE), stack.engine, client).register()
-    await client.close()
+    for each in subjects:
+        company_registry.register(each.name, avro.schema_text(each.schema))
+        if each.is_change:
+            company_registry.compatibility[each.name] = "FULL_TRANSITIVE"
     for role in (Role.operator, Role.worker):
         assert (await _findings(stack, role, **settings))["registry"].state == "ok"
     subject = f"{names.changes('optins', 'optin')}-visitor.OptinChange"
