@@ -1,7 +1,6 @@
 """Takes the screenshots of the console in docs/images from the installation that `make run` started.
 
-It needs Chromium with ChromeDriver, like `make interop`. `make run` must have run for a minute, so that something
-flows."""
+It needs Chromium with ChromeDriver, like `make interop`, and takes five minutes, because it waits for whole curves."""
 
 import base64
 import os
@@ -13,15 +12,16 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from interop.browser import LAPTOP, SECONDS, chromium
+from interop.browser import LAPTOP, SECONDS, chromium, click
+from runtime.console.feed import HISTORY
 
 IMAGES = Path(__file__).parents[1] / "docs/images"
 URL = f"http://127.0.0.1:{os.environ.get('VISITOR_HTTP_PORT', '8080')}"
 KEY = "my-first-visit"
 BODY = {"licensePlate": "AX-100-FR", "pcCode": "FR-SC-4TEMPS"}
 """The visit of README.md, which the sample data allows."""
-POINTS = 45
-"""Points that the curves must have: a minute and a half."""
+CURVE_SECONDS = 600
+"""How long the curves may take until they are as wide as their tiles."""
 MARGIN = 24
 """Pixels below the last element."""
 
@@ -34,8 +34,8 @@ def main() -> None:
 
 def _take_flow(browser: webdriver.Chrome) -> None:
     browser.get(f"{URL}/console#/flow")
-    points = "return document.querySelector('.tile .line')?.getAttribute('d')?.split('L').length ?? 0"
-    WebDriverWait(browser, SECONDS).until(lambda driver: driver.execute_script(points) >= POINTS, "the curves")
+    points = "return document.querySelector('.tile .line')?.getAttribute('d')?.split('L').length"
+    WebDriverWait(browser, CURVE_SECONDS).until(lambda driver: driver.execute_script(points) == HISTORY, "the curves")
     WebDriverWait(browser, SECONDS).until(
         lambda driver: driver.find_elements(By.CSS_SELECTOR, ".picture .bars.waiting[d^='M']"), "a lane with messages"
     )
@@ -49,7 +49,7 @@ def _take_request(browser: webdriver.Chrome) -> None:
     def has_change(driver: webdriver.Chrome) -> bool:
         if "Change" in driver.find_element(By.ID, "main").text:
             return True
-        driver.find_element(By.CSS_SELECTOR, "form button").click()
+        click(driver, "form button")
         return False
 
     WebDriverWait(browser, SECONDS, poll_frequency=2).until(has_change, "the change of the request")

@@ -8,15 +8,18 @@ export function isLate(seconds) {
   return seconds > LATE_SECONDS;
 }
 
-// The lanes in the order of their topics. `lagSeconds` is null if the age of the oldest message could not be read.
-export function lanesOf(worker, partitions) {
+// The lanes of some workers, in the order of the families, then of the partitions. `lagSeconds` is null if the age of the
+// oldest message could not be read.
+export function lanesOf(workers, { families, queries, partitions }) {
   const lags = new Map(partitions.map((lag) => [`${lag.topic}:${lag.partition}`, lag]));
-  return Object.entries(worker.partitions).flatMap(([topic, numbers]) => numbers.map((partition) =>
-    lags.get(`${topic}:${partition}`) ?? { topic, partition, lag: 0, lagSeconds: 0 }));
+  return [...families.map((family) => family.requests), queries].flatMap(({ topic }) =>
+    workers.flatMap((worker) => worker.partitions[topic] ?? []).sort((one, other) => one - other).map((partition) =>
+      lags.get(`${topic}:${partition}`) ?? { topic, partition, lag: 0, lagSeconds: 0 }));
 }
 
-export function allLanes({ workers, partitions }) {
-  return workers.flatMap((worker) => lanesOf(worker, partitions));
+// The topics of lanes, each once.
+export function topicsOf(lanes) {
+  return [...new Set(lanes.map((lane) => lane.topic))];
 }
 
 export function summary(lanes) {

@@ -3,7 +3,7 @@
 
 import { h, s, setText } from "./dom.js";
 import { brief, compact, count, duration, plural, rate } from "./format.js";
-import { allLanes, isLate, lanesOf, mostLate, name as laneName, summary } from "./lanes.js";
+import { isLate, lanesOf, mostLate, name as laneName, summary, topicsOf } from "./lanes.js";
 
 const NARROW = 1040;
 const ROW = 32;
@@ -15,7 +15,7 @@ const DATABASE = 190;
 const SIDE = 280;
 const PIPE = 32;
 const WORKERS_SHOWN = 5;
-const WORKER_HEIGHT = 124;
+const WORKER_HEIGHT = 180;
 const LANE = 10;
 const LANES_CAPTION = "A lane is the queue of one partition in a worker. Its bar is higher the more messages it has: 1, 10, 100, 1,000. "
   + "It is orange if the oldest has waited for more than two seconds.";
@@ -224,7 +224,7 @@ export class Picture {
     this.#flow("out", total.perSecond + known.queries.perSecond, isDown);
     this.#showWorkers(known, isDown);
     this.#showDatabase(database);
-    const lanes = allLanes(known);
+    const lanes = lanesOf(known.workers, known);
     const inLanes = known.workers.length && !isDown ? ` with ${[summary(lanes), most(lanes)].filter(Boolean).join("; ")}` : "";
     setText(this.title, `Flow of the data: ${rate(total.perSecond)} requests and ${rate(known.queries.perSecond)} reads to `
       + `${plural(known.workers.length, "worker")}${inLanes}. ${rate(database.changesPerSecond ?? 0)} changes. The tables below have the numbers.`);
@@ -232,7 +232,7 @@ export class Picture {
 
   #showWorkers(known, isDown) {
     const { workers, groups } = known;
-    const lanes = allLanes(known);
+    const lanes = lanesOf(known.workers, known);
     const isNarrow = this.parts.has("lanes all");
     const more = workers.length > WORKERS_SHOWN && !isNarrow ? `, ${WORKERS_SHOWN} of them below` : "";
     const unstable = groups.find((group) => group.state !== "Stable");
@@ -242,7 +242,7 @@ export class Picture {
     this.#lines("workers", isNarrow && !isDown ? [...lines, most(lanes)] : lines, hasFailed ? "failed" : isNarrow ? lateness(lanes) : "");
     this.#showLanes("all", isDown ? [] : lanes);
     workers.slice(0, WORKERS_SHOWN).forEach((worker, i) => {
-      const own = isDown ? [] : lanesOf(worker, known.partitions);
+      const own = isDown ? [] : lanesOf([worker], known);
       this.#lines(`worker ${i}`, isDown ? [] : [summary(own), most(own)], lateness(own));
       this.#showLanes(`worker ${i}`, own);
     });
@@ -252,10 +252,13 @@ export class Picture {
     const part = this.parts.get(`lanes ${key}`);
     if (!part) return;
     const { x, y, width, height, bars: [idle, waiting, late] } = part;
-    const step = Math.min(LANE, width / lanes.length);
+    // The width of one bar separates the topics.
+    const topics = topicsOf(lanes);
+    const step = Math.min(LANE, width / (lanes.length + topics.length - 1));
     const bar = (lane, i) => {
+      const barX = x + step * (i + topics.indexOf(lane.topic));
       const barHeight = Math.max(1, height * fill(lane.lag));
-      return `M${(x + step * i).toFixed(1)} ${(y + height - barHeight).toFixed(1)}v${barHeight.toFixed(1)}h${(step * 0.7).toFixed(1)}v${(-barHeight).toFixed(1)}Z`;
+      return `M${barX.toFixed(1)} ${(y + height - barHeight).toFixed(1)}v${barHeight.toFixed(1)}h${(step * 0.7).toFixed(1)}v${(-barHeight).toFixed(1)}Z`;
     };
     const draw = (path, isShown) => path.setAttribute("d", lanes.map((lane, i) => (isShown(lane) ? bar(lane, i) : "")).join(""));
     draw(idle, (lane) => !lane.lag);
