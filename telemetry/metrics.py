@@ -80,7 +80,7 @@ RETRIES = Counter(
 DEAD_LETTERS = Counter("visitor_dead_letters_total", "Messages that became dead letters.", ["reason"], registry=WORKER)
 FLOODS = Counter(
     "visitor_floods_total",
-    "Pauses of a partition because of unreadable messages.",
+    "Pauses of a partition because of many dead letters.",
     ["topic", "partition"],
     registry=WORKER,
 )

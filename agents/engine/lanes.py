@@ -136,7 +136,7 @@ class Lane:
     - `busy`: a batch has events of the lane that are not parked.
     - `alone`: its next batch has no events of other lanes.
     - `delayed`: it pauses, because a batch failed or because of a flood.
-    - `floods`: counts its unreadable messages.
+    - `floods`: counts its messages that become dead letters.
     - `batches` counts the batches that have had events of the lane. `last_turn`: how many batches, of any lanes, had
       ended when the last of them began. `concluded` counts the events.
     - `attempts` and `slow_attempts` count the failed attempts, and those of them that were too slow, since a batch

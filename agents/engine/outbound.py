@@ -47,14 +47,14 @@ class Outbound:
     async def _partition_counts(self, batch: Sequence[Readable]) -> dict[str, int]:
         """The number of partitions of each topic of the service that results may go to. Raises DeliveryError."""
         topics = {names.results(self._family_of[incoming.operation.name]) for incoming in batch}
-        if any(_names_own_reply(incoming) for incoming in batch):
+        if any(is_http_call(incoming) for incoming in batch):
             topics.add(names.REPLIES)
         return {topic: await self._producer.partitions(topic) for topic in topics}
 
     def _messages(self, incoming: Readable, counts: Mapping[str, int]) -> Iterator[Outgoing]:
         """The messages of a request on topics of the service. The answer of a read has personal data, which the results
         topic would keep for days: if its partition of `visitor.replies` does not exist, the answer is dropped."""
-        names_own_reply = _names_own_reply(incoming)
+        names_own_reply = is_http_call(incoming)
         if names_own_reply and (reply := _own_reply(incoming, counts[names.REPLIES])) is not None:
             yield reply
         if not incoming.operation.is_query or not (names_own_reply or _foreign_reply(incoming)):
@@ -79,8 +79,8 @@ class Outbound:
             await self._producer.send(reads)
 
 
-def _names_own_reply(incoming: Readable) -> bool:
-    """True if the reply goes to `visitor.replies`."""
+def is_http_call(incoming: Readable) -> bool:
+    """True if the reply goes to `visitor.replies`, on which the edges wait for it."""
     reply_to = incoming.headers.reply_to
     return reply_to is not None and reply_to.partition is not None and reply_to.topic is None
 

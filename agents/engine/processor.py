@@ -13,10 +13,10 @@ from agents import answers
 from agents.engine import apply, audit, spans
 from agents.engine.apply import Attempt
 from agents.engine.batches import Batch
-from agents.engine.breaker import Breaker
+from agents.engine.breaker import Breaker, Outcome
 from agents.engine.decode import Decoded, Decoder, InvalidRecord, RefusedRequest, ValidRequest
 from agents.engine.lanes import Delivery, OrderKey
-from agents.engine.outbound import Outbound, Readable, reason_of
+from agents.engine.outbound import Outbound, Readable, is_http_call, reason_of
 from agents.engine.retry import is_retryable
 from agents.engine.turns import Pause, ReadsFirst, next_turn
 from agents.wire import Wire
@@ -182,19 +182,21 @@ class BatchProcessor:
         await self._outbound.publish_dead_letters(list(decoded.values()))
 
     def _count_failures(self, decoded: Mapping[Delivery, Decoded]) -> None:
-        """Count each message once, even if the batch is retried because the broker is unavailable. Raises
-        NearlyEverythingFails."""
-        bugs = []
+        """Count each message once, even if the batch is retried because the broker is unavailable. A bug that an HTTP
+        call meets is no part of a flood: its caller has the answer, the edge limits its rate, and a pause would delay
+        the calls of others. Raises NearlyEverythingFails."""
+        outcomes = []
         for delivery, incoming in decoded.items():
             if delivery.counted:
                 continue
             delivery.counted = True
             if isinstance(incoming, InvalidRecord):
                 delivery.lane.floods.note(incoming.reason.code)
-            else:
-                delivery.lane.floods.note(None)
-                bugs.append(incoming.bug is not None and not is_too_slow(incoming.bug))
-        self._breaker.note(bugs)
+                continue
+            failed = incoming.bug is not None and not is_too_slow(incoming.bug)
+            delivery.lane.floods.note("bug" if failed and not is_http_call(incoming) else None)
+            outcomes.append(Outcome(incoming.operation.name, incoming.headers.source or "", failed))
+        self._breaker.note(outcomes)
 
     async def _publish(self, decoded: Sequence[Decoded]) -> None:
         with traces.part("publish"):

@@ -1,6 +1,9 @@
-"""A handler with a bug only fails its own request. A worker stops if nearly all requests fail."""
+"""A handler with a bug only fails its own request. If one sender meets it very often, only its partition pauses. A
+worker stops if nearly all requests of several senders fail."""
 
+import asyncio
 import json
+from collections.abc import Sequence
 from uuid import uuid4
 
 import pytest_asyncio
@@ -8,9 +11,9 @@ import pytest_asyncio
 from agents.engine.breaker import LEAST
 from tests.support import metrics
 from tests.support.buggy import UNENCODABLE
-from tests.support.stack import Process, Stack, eventually
+from tests.support.stack import PARTITIONS, Process, Stack, eventually
 from topics import names
-from topics.envelope import JSON, RequestHeaders
+from topics.envelope import JSON, ReplyTo, RequestHeaders
 
 TOPIC = names.requests("visits")
 STATUSES = ("201", "500")
@@ -23,11 +26,24 @@ async def worker(own_stack: Stack) -> Process:
     return process
 
 
-async def _send(stack: Stack, value: int) -> str:
+async def _send(
+    stack: Stack,
+    value: int,
+    *,
+    operation: str = "visits.fragile",
+    source: str = "test/bugs",
+    partition: int = 0,
+    reply_to: ReplyTo | None = None,
+) -> str:
     request_id = str(uuid4())
-    headers = RequestHeaders(request_id, "visits.fragile", "test/bugs", JSON)
-    await stack.raw(TOPIC, json.dumps({"body": {"value": value}}).encode(), headers.encode(), partition=0, key="k")
+    headers = RequestHeaders(request_id, operation, source, JSON, reply_to=reply_to).encode()
+    await stack.raw(TOPIC, json.dumps({"body": {"value": value}}).encode(), headers, partition=partition, key="k")
     return request_id
+
+
+async def _all_fail(stack: Stack, request_ids: Sequence[str]) -> bool:
+    results = await asyncio.gather(*(stack.result("visits.create", request_id) for request_id in request_ids))
+    return {result.value["status"] for result in results} == {500}
 
 
 async def test_a_handler_with_a_bug_only_fails_its_own_request(own_stack: Stack, worker: Process) -> None:
@@ -70,16 +86,48 @@ async def test_a_query_that_takes_too_long_is_503_and_does_not_delay_other_queri
     assert await worker.ready()
 
 
+async def test_a_bug_that_one_sender_meets_in_one_operation_pauses_its_partition_only(
+    own_stack: Stack, worker: Process
+) -> None:
+    ids = [await _send(own_stack, 0, partition=1) for _ in range(LEAST + 50)]
+    assert await _all_fail(own_stack, ids)
+    assert await worker.ready()
+    scraped = await metrics.scrape(worker)
+    assert scraped.value("visitor_floods_total", topic=TOPIC, partition="1") >= 1
+    healthy = await _send(own_stack, 4, partition=0)
+    assert (await own_stack.result("visits.create", healthy, seconds=5)).value["status"] == 201
+
+
+async def test_http_calls_of_one_caller_that_meet_a_bug_delay_no_calls_of_others(
+    own_stack: Stack, worker: Process
+) -> None:
+    reply_to = ReplyTo(partition=0)
+    ids = [await _send(own_stack, 0, partition=2, reply_to=reply_to) for _ in range(LEAST + 50)]
+    healthy = await _send(own_stack, 4, partition=2)
+    assert (await own_stack.result("visits.create", healthy)).value["status"] == 201
+    assert await _all_fail(own_stack, ids)
+    assert await worker.ready()
+    scraped = await metrics.scrape(worker)
+    assert scraped.value("visitor_floods_total", topic=TOPIC, partition="2") == 0
+
+
 async def test_a_worker_stops_if_nearly_all_requests_fail_and_does_not_commit_the_last_batch(
     own_stack: Stack, worker: Process
 ) -> None:
-    for _ in range(2 * LEAST):
-        await _send(own_stack, 0)
+    read_before = len(await own_stack.read(names.DEAD_LETTERS))
+    for number in range(2 * LEAST):
+        await _send(
+            own_stack,
+            0,
+            operation=("visits.fragile", "visits.brittle")[number % 2],
+            source=("test/bugs", "gateway/bugs")[number // 2 % 2],
+            partition=number % PARTITIONS,
+        )
 
     await eventually("the worker's end", worker.ended)
     assert worker.child.returncode == 1
     assert "nearly" in worker.log.read_text().lower()
-    assert len(await own_stack.read(names.DEAD_LETTERS)) < 2 * LEAST
+    assert len(await own_stack.read(names.DEAD_LETTERS)) - read_before < 2 * LEAST
 
     # The next worker reads the last batch again. It stops too, because the bug is still there.
     next_worker = own_stack.worker("tests.support.buggy")

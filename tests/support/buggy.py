@@ -31,6 +31,11 @@ async def fragile(tx: Tx, request: Request[NoFields, NoFields, Fragile]) -> Frag
     return Fragile(value=100 // request.body.value)
 
 
+@operation("visits.brittle", "POST /visits/brittle", summary="Fails for zero too", body=Fragile, reply=Fragile)
+async def brittle(tx: Tx, request: Request[NoFields, NoFields, Fragile]) -> Fragile:
+    return Fragile(value=100 // request.body.value)
+
+
 class Stuck(Model):
     how: Literal["waits", "blocks"]
 
@@ -49,7 +54,7 @@ async def slow(tx: Tx, request: Request[NoFields, NoFields, NoFields]) -> Fragil
     return Fragile(value=0)
 
 
-CATALOGUE = Catalogue({**FAMILIES, "visits": (*FAMILIES["visits"], fragile, stuck, slow)}, TABLES)
+CATALOGUE = Catalogue({**FAMILIES, "visits": (*FAMILIES["visits"], fragile, brittle, stuck, slow)}, TABLES)
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Batches, retries and the circuit breaker, without Kafka and PostgreSQL."""
+"""Batches, retries and floods, without Kafka and PostgreSQL."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from agents.engine.batches import Batch, Batches
-from agents.engine.breaker import LEAST, Breaker, NearlyEverythingFails
+from agents.engine.breaker import NearlyEverythingFails
 from agents.engine.floods import FLOOD, LONGEST_PAUSE, WINDOW, FloodDetector
 from agents.engine.lanes import BLOCKED_LIMIT, EVENT_BYTES, LANE_LIMIT, LANES_LIMIT, Event, TopicPartition
 from agents.engine.readiness import Readiness
@@ -468,21 +468,6 @@ async def test_an_error_that_ends_a_task_is_reported(error: BaseException, repor
     await batches.close(0)
 
 
-def test_the_breaker_opens_if_nearly_all_requests_fail() -> None:
-    breaker = Breaker(0.9)
-    breaker.note([True] * (LEAST - 1))
-    with pytest.raises(NearlyEverythingFails):
-        breaker.note([True])
-
-
-def test_the_breaker_stays_closed_if_some_requests_fail() -> None:
-    breaker = Breaker(0.9)
-    for _ in range(20):
-        breaker.note([True] * 80 + [False] * 20)
-    with pytest.raises(NearlyEverythingFails):
-        breaker.note([True] * 1_000)
-
-
 def _floods(detector: FloodDetector, *reasons: str | None) -> list[float]:
     """The pauses of the floods among these messages."""
     pauses = []
@@ -513,10 +498,6 @@ def test_unreadable_messages_among_many_others_are_no_flood_and_end_the_growth_o
     rare = [None if number % 10 else "not_json" for number in range(5 * WINDOW)]
     assert _floods(detector, *rare) == []
     assert _floods(detector, *["not_json"] * FLOOD) == [1]
-
-
-def test_a_breaker_with_a_limit_of_1_never_opens() -> None:
-    Breaker(1).note([True] * 2_000)
 
 
 async def test_a_partition_moves_while_others_have_their_turn_but_not_for_ever(under_test: _BatchesUnderTest) -> None:
