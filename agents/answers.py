@@ -8,7 +8,7 @@ from urllib.parse import quote
 from agents.operation import Existing, Operation
 from schemas.faults import Fault, Invalid
 from schemas.model import Model
-from schemas.replies import Page, PagingQuery, envelope, page_links
+from schemas.replies import Page, PagingQuery, envelope, page_links, selected_fields
 from schemas.requests import Request
 from topics.envelope import MORE, REVISION, Headers
 
@@ -69,12 +69,11 @@ def _links(
 
 def _selected(operation: Operation, request: Request[Any, Any, Any], items: Sequence[Model]) -> list[dict[str, Any]]:
     """The items with the fields that the `fields` parameter lists, or with all fields."""
-    fields = getattr(request.query, "fields", None)
-    if not fields:
+    selected = selected_fields(request.query)
+    if selected is None:
         return [operation.to_reply_data(item) for item in items]
     assert operation.item is not None
     reply_fields = {field.serialization_alias for field in operation.item.model_fields.values()}
-    selected = {name.strip() for name in fields.split(",")}
     if not selected <= reply_fields:
         raise Invalid("unknown_reply_field", "`fields` may list only fields of the reply.", field="fields")
     return [

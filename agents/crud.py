@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+import sqlalchemy as sa
 from pydantic import create_model
 from pydantic.alias_generators import to_camel, to_snake
 
@@ -46,13 +47,16 @@ def gets(
     view: View[Row] | None = None,
 ) -> Operation:
     async def get(tx: Tx, request: Request[Any, Any, Any]) -> Model:
-        row = await table.find(tx, **_field_values(request.path))
+        where = _field_values(request.path)
+        conditions = (table.columns[column] == value for column, value in where.items())
+        await table.note_wide(tx, sa.select(table.sql).where(*conditions), table.wanted(tx))
+        row = await table.find(tx, **where)
         return (await _replies(tx, view, [row]))[0]
 
     path, reply = path_of(table, name, route), _reply_model(table, view)
     return declare(
         name, route, summary=summary, path=path, query=query, reply=reply, table=table, handler=get,
-        one_statement=view is None or view.build is None,
+        one_statement=(view is None or view.build is None) and not table.has_wide_columns,
     )  # fmt: skip
 
 
@@ -80,7 +84,8 @@ def lists(
     sortable = reply if issubclass(table.row, reply) or issubclass(reply, table.row) else table.row
     return declare(
         name, route, summary=summary, path=path, query=query, reply=reply, sorted_by=sortable, shape="page",
-        handler=list_page, one_statement=not path.model_fields and (view is None or view.build is None),
+        handler=list_page,
+        one_statement=not path.model_fields and (view is None or view.build is None) and not table.has_wide_columns,
     )  # fmt: skip
 
 

@@ -94,11 +94,9 @@ class Wire:
     def bounded_result(self, operation: Operation, content_type: str, answer: Answer) -> bytes:
         """Like write_result. Raises Invalid if the result is larger than `names.REPLY_LIMIT`."""
         result = self.write_result(operation, content_type, answer)
-        if len(result) <= names.REPLY_LIMIT:
-            return result
-        if "limit" in operation.request.model_fields["query"].annotation.model_fields:  # type: ignore[union-attr]
-            raise Invalid("reply_too_large", "The reply is too large. Send a smaller limit.", field="limit")
-        raise Invalid("reply_too_large", f"The reply is larger than {names.REPLY_LIMIT >> 20} MiB.")
+        if len(result) > names.REPLY_LIMIT:
+            raise too_large(operation)
+        return result
 
     def native(self, operation: Operation, status: int, body: Any) -> Any:
         """A reply that was decoded from JSON, with its times, UUIDs and decimals converted to Python types."""
@@ -130,6 +128,13 @@ class Wire:
     def read(self, content_type: str, value: bytes) -> Any:
         """Decode a value of any schema that the codec knows, as it was written. Raises InvalidMessage."""
         return json.read(value) if content_type == JSON else self.codec.read(value)
+
+
+def too_large(operation: Operation) -> Invalid:
+    """The fault of a reply that is larger than `names.REPLY_LIMIT`."""
+    if "limit" in operation.request.model_fields["query"].annotation.model_fields:  # type: ignore[union-attr]
+        return Invalid("reply_too_large", "The reply is too large. Send a smaller limit.", field="limit")
+    return Invalid("reply_too_large", f"The reply is larger than {names.REPLY_LIMIT >> 20} MiB.")
 
 
 def _change_schema(table: Table[Any]) -> Schema:

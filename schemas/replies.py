@@ -80,6 +80,12 @@ class PageQuery(FieldsQuery, PagingQuery):
     """The query parameters of nearly every paged list."""
 
 
+def selected_fields(query: Model) -> set[str] | None:
+    """The fields that the `fields` parameter lists; None for all fields."""
+    fields = getattr(query, "fields", None)
+    return {name.strip() for name in fields.split(",")} if fields else None
+
+
 @dataclass(frozen=True)
 class Page(Generic[Item]):
     """The rows of one page; `more` is true if the next page has rows."""

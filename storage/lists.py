@@ -16,6 +16,10 @@ Row = TypeVar("Row", bound=Model)
 Condition = sa.ColumnElement[bool]
 
 
+FEW_ROWS = 100
+"""The texts of a page with more rows may have tens of megabytes."""
+
+
 @dataclass(frozen=True)
 class Filter:
     """Annotation of a query field that needs a condition of its own. `condition` takes the columns of the table and the
@@ -45,16 +49,18 @@ async def page(
     """One page of the rows that match the query, the conditions in `where`, and the values of the parents' columns in
     `within`. Fields of the query that are in `skip` are not filters. Rows that are equal in the sort fields are sorted
     by key. `shown` is the model of the reply if it is not the model of the row. Raises Invalid for an unknown sort
-    field."""
+    field, and LoadsTooMuch."""
     in_parents = (table.columns[column] == value for column, value in (within or {}).items())
     order = order_of(shown or table.row, table.columns, query.sort or default_sort)
+    wide = table.wanted(tx, many=query.limit > FEW_ROWS)
     statement = (
-        sa.select(table.sql)
+        sa.select(*table.columns_with(wide, many=query.limit > FEW_ROWS))
         .where(*where, *in_parents, *filters(table, query, skip))
         .order_by(*order, table.columns[table.key])
         .offset(query.offset or 0)
         .limit(query.limit + 1)  # One more row than the page has tells whether another page follows.
     )
+    await table.note_wide(tx, statement, wide)
     rows = [table.to_row(sql_row) for sql_row in await tx.all(statement)]
     return Page(rows[: query.limit], more=len(rows) > query.limit)
 

@@ -71,8 +71,10 @@ class Statements:
         """FOR UPDATE: an insert of a row that refers to this one waits."""
         return self._find(where).with_for_update()
 
-    def _by_parent(self, column: str) -> Any:
+    def _by_parent(self, column: str, without: str | None = None) -> Any:
         rows = sa.select(self._table).where(any_of(self._table.c[column], "parents"))
+        if without is not None:
+            rows = rows.where(self._table.c[without].is_(None))
         return rows.order_by(*self._table.primary_key)
 
     def _update(self, where: frozenset[str], values: frozenset[str]) -> Any:

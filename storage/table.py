@@ -10,28 +10,32 @@ carries the new revision. The engine publishes the recorded changes once the tra
 | `update` | updated | old revision + 1 | `updated`, with the new row |
 | `delete`, `delete_by_parent` | deleted | old revision + 1, in the change only | `deleted`, without the row |
 | `lock`, `lock_all` | locked until the transaction ends | | |
-| `find`, `by_key`, `by_parent`, `existing_keys`, `require` | read | | |
+| `find`, `by_key`, `by_parent`, `all`, `existing_keys`, `require` | read | | |
 
 If you write a table with your own statement, add 1 to `revision` in the statement and call `record_change` or
 `record_change_of`.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from operator import itemgetter
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 from uuid import UUID
 
 import sqlalchemy as sa
 from pydantic.alias_generators import to_snake
+from pydantic.fields import FieldInfo
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from schemas.changes import Action
 from schemas.faults import Conflict, NotFound, PreconditionFailed
 from schemas.model import Model
 from schemas.shapes import Shape, shape_of
+from schemas.types import TEXT_LIMIT
 from storage import constraints
+from storage.allowance import COMPACT, content_size, least_size, least_size_of
 from storage.statements import UPDATED, Statements, any_of, written_columns
 from storage.tx import EntityChange, Tx
 
@@ -130,6 +134,8 @@ class Table(Generic[Row]):
             *hidden,
         )
         self.columns = self.sql.c
+        self._wide = [name for name, info in row.model_fields.items() if _longest(info) > TEXT_LIMIT]
+        self._texts = [name for name, info in row.model_fields.items() if _longest(info) >= TEXT_LIMIT]
         self._fields = tuple(row.model_fields)
         self._field_values = itemgetter(*self._fields)
         self._generated = (key, *(column.name for column in self.sql.c if column.computed is not None))
@@ -152,6 +158,37 @@ class Table(Generic[Row]):
         parent = self.parents.get(name)
         foreign_key = [sa.ForeignKey(parent.sql.c[parent.key])] if parent else []
         return sa.Column(name, column_type, *foreign_key, nullable=shape.nullable)
+
+    @property
+    def has_wide_columns(self) -> bool:
+        """True if a single row may have megabytes: long texts, or lists."""
+        return bool(self._wide)
+
+    def wanted(self, tx: Tx, *, many: bool = False) -> list[str]:
+        """The wide columns that the reply has. If it has `many` rows, all columns with texts count as wide."""
+        fields = self.row.model_fields
+        return [name for name in self._wide_columns(many) if tx.wants(str(fields[name].serialization_alias))]
+
+    def columns_with(self, wide: Container[str], *, many: bool = False) -> list[Any]:
+        """All columns, in their order. Of the wide ones, those that are not in `wide` are empty."""
+        empty = {name for name in self._wide_columns(many) if name not in wide}
+        return [_empty(column) if column.name in empty else column for column in self.sql.c]
+
+    def _wide_columns(self, many: bool) -> Sequence[str]:
+        return self._texts if many else self._wide
+
+    async def note_wide(
+        self, tx: Tx, rows: sa.Select[Any], wide: Collection[str], parameters: dict[str, Any] | None = None
+    ) -> None:
+        """Note the size of these wide columns of the rows that `rows` selects from the table. Call it before a read
+        loads them. Raises LoadsTooMuch."""
+        if tx.allowance is None or not wide:
+            return
+        columns = rows.with_only_columns(*(self.columns[name] for name in wide)).subquery().c
+        sizes = [sa.func.coalesce(sa.func.octet_length(sa.cast(column, sa.Text)), 0) for column in columns]
+        loaded = await tx.first(sa.select(sa.func.sum(sum(sizes[1:], start=sizes[0])).label("size")), parameters)
+        assert loaded is not None
+        tx.note_loaded(int((loaded.size or 0) * COMPACT))
 
     @property
     def are_events(self) -> bool:
@@ -187,19 +224,58 @@ class Table(Generic[Row]):
         """The keys for which a row exists, without a lock."""
         return {row[0] for row in await tx.all(self._statements.existing_keys, {"keys": sorted(set(keys))})}
 
-    async def by_key(self, tx: Tx, keys: Iterable[Any]) -> dict[Any, Row]:
-        """Read the rows with these keys, with one statement and without a lock. Returns the rows by their keys; a key
-        without a row is not in the result."""
-        rows = await tx.all(self._statements.by_parent(self.key), {"parents": sorted(set(keys))})
-        return {getattr(row, self.key): self.to_row(row) for row in rows}
+    async def by_key(self, tx: Tx, keys: Iterable[Any], *, with_wide: bool = True) -> dict[Any, Row]:
+        """Read the rows with these keys without a lock. Returns the rows by their keys; a key without a row is not in
+        the result. If not `with_wide`, wide columns are empty. Raises LoadsTooMuch."""
+        wide, parameters = self._wide if with_wide else (), {"parents": sorted(set(keys))}
+        statement = self._statements.by_parent(self.key)
+        if len(wide) < len(self._wide):
+            statement = statement.with_only_columns(*self.columns_with(wide))
+        await self.note_wide(tx, statement, wide, parameters)
+        rows_by_key: dict[Any, Row] = {}
+        async for sql_rows in tx.chunks(statement, parameters):
+            rows = {getattr(sql_row, self.key): self.to_row(sql_row) for sql_row in sql_rows}
+            if not self._wide:
+                # A reply may have a row several times, so the caller counts the rows.
+                tx.note_loaded(sum(map(content_size, rows.values())))
+            rows_by_key |= rows
+        return rows_by_key
 
-    async def by_parent(self, tx: Tx, column: str, parents: Iterable[Any]) -> dict[Any, list[Row]]:
-        """Read the rows whose `column` has one of the values `parents`, with one statement and without a lock. Returns
-        the rows of each parent in the order of their keys; a parent without rows has an empty list."""
+    async def by_parent(
+        self,
+        tx: Tx,
+        column: str,
+        parents: Iterable[Any],
+        *,
+        without: str | None = None,
+        shown: type[Model] | None = None,
+    ) -> dict[Any, list[Row]]:
+        """Read the rows whose `column` has one of the values `parents`, without a lock, with one statement, or two if
+        the table has wide columns. Returns the rows of each parent in the order of their keys; a parent without rows
+        has an empty list. `without` is a column that must be null, for example the date of a deletion. `shown` is the
+        model that the reply has for each row, if it is not the model of the row. Raises LoadsTooMuch."""
         rows_by_parent: dict[Any, list[Row]] = {parent: [] for parent in parents}
-        for row in await tx.all(self._statements.by_parent(column), {"parents": list(rows_by_parent)}):
-            rows_by_parent[getattr(row, column)].append(self.to_row(row))
+        statement = self._statements.by_parent(column, without)
+        parameters = {"parents": list(rows_by_parent)}
+        await self.note_wide(tx, statement, self._wide, parameters)
+        async for sql_rows in tx.chunks(statement, parameters):
+            rows = [self.to_row(sql_row) for sql_row in sql_rows]
+            tx.note_loaded(len(rows) * least_size_of(shown or self.row))
+            if not self._wide:
+                tx.note_loaded(sum(map(content_size, rows)))
+            for sql_row, row in zip(sql_rows, rows, strict=True):
+                rows_by_parent[getattr(sql_row, column)].append(row)
         return rows_by_parent
+
+    async def all(self, tx: Tx, statement: Any, parameters: dict[str, Any] | None = None) -> list[Row]:
+        """The rows of a statement that may return any number of them. Its first columns are those of the table. Raises
+        LoadsTooMuch."""
+        rows: list[Row] = []
+        async for sql_rows in tx.chunks(statement, parameters):
+            chunk = [self.to_row(sql_row) for sql_row in sql_rows]
+            tx.note_loaded(sum(map(least_size, chunk)))
+            rows += chunk
+        return rows
 
     async def require(self, tx: Tx, key: Any) -> None:
         """Check that a row with this key exists. Raises NotFound."""
@@ -362,6 +438,28 @@ def locked(table: Table[Any], name: str) -> sa.CTE:
     key = table.columns[table.key]
     rows = sa.select(key).where(any_of(key, name)).order_by(key)
     return rows.with_for_update(key_share=True).cte(f"locked_{table.name}")
+
+
+def _longest(field: FieldInfo) -> float:
+    """How many characters a value may have; 0 if it has no such limit."""
+    items = shape_of(field.annotation).items
+    if items is not None and (items.base is str or issubclass(items.base, Model)):
+        return math.inf
+    return max((getattr(mark, "max_length", 0) for mark in _marks(field)), default=0)
+
+
+def _marks(field: FieldInfo) -> Iterator[Any]:
+    """The annotations of a field, also those of the type that may be null."""
+    yield from field.metadata
+    for option in get_args(field.annotation):
+        for mark in getattr(option, "__metadata__", ()):
+            yield from mark.metadata if isinstance(mark, FieldInfo) else [mark]
+
+
+def _empty(column: sa.Column[Any]) -> Any:
+    """An empty list or text in place of a column."""
+    value = {Documents: "'[]'::jsonb", ARRAY: "'{}'"}.get(type(column.type), "''")
+    return sa.literal_column(value, column.type).label(column.name)
 
 
 def _column_type(shape: Shape) -> Any:

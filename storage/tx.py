@@ -1,6 +1,6 @@
 """The transaction that a handler gets: a connection, the cause of the request, and the changes recorded so far."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar, cast
@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.changes import Action
 from schemas.model import Model
+from storage.allowance import Allowance
 
 
 class Caller(NamedTuple):
@@ -43,6 +44,9 @@ class EntityChange(NamedTuple):
     visitor_id: UUID | None
     after: Model | None
 
+
+CHUNK_ROWS = 250
+"""Rows that `Tx.chunks` reads at once."""
 
 _ADVISORY_LOCK = sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(sa.bindparam("name"), 0)))
 _CLOCK = sa.select(sa.func.clock_timestamp())
@@ -85,6 +89,8 @@ class Tx:
       the data of earlier requests of the batch.
     - `visitors` are the visitors whose data a read answers and whom the value of its handler does not name.
     - `target` is None if the request is not about a single row.
+    - `allowance` limits what a read may load. It is None for writes.
+    - `fields` are the fields of the reply that the caller wants; None for all.
     """
 
     conn: AsyncConnection
@@ -95,6 +101,8 @@ class Tx:
     erased: list[UUID] = field(default_factory=list)
     visitors: list[UUID] = field(default_factory=list)
     target: Target | None = None
+    allowance: Allowance | None = None
+    fields: Container[str] | None = None
     wrote: bool = False
 
     @property
@@ -115,6 +123,10 @@ class Tx:
             return
         if all(columns[name] == value for name, value in target.values.items()):
             target.revision = revision
+
+    def wants(self, field: str) -> bool:
+        """True if the reply has the field of this name."""
+        return self.fields is None or field in self.fields
 
     def resource(self, kind: type[Resource]) -> Resource | None:
         """The resource of this type; None if the process has none."""
@@ -144,6 +156,23 @@ class Tx:
     async def all(self, statement: Any, parameters: dict[str, Any] | None = None) -> list[Any]:
         """Execute a statement and return its rows."""
         return list((await self.execute(statement, parameters)).all())
+
+    async def chunks(self, statement: Any, parameters: dict[str, Any] | None = None) -> AsyncIterator[Sequence[Any]]:
+        """Execute a SELECT statement that may return any number of rows. A read gets `CHUNK_ROWS` of them at a time; it
+        calls `note_loaded` for each chunk, and needs a transaction, see `Operation.one_statement`. A write gets all of
+        them at once."""
+        if self.allowance is None:
+            yield await self.all(statement, parameters)
+            return
+        async with self.conn.stream(statement, parameters) as result:
+            async for rows in result.partitions(CHUNK_ROWS):
+                yield rows
+
+    def note_loaded(self, size: int) -> None:
+        """Note that the request has loaded records whose JSON has at least `size` bytes. Raises LoadsTooMuch if a read
+        has loaded more than it may."""
+        if self.allowance is not None:
+            self.allowance.take(size)
 
     async def first(self, statement: Any, parameters: dict[str, Any] | None = None) -> Any | None:
         """Execute a statement and return its first row; None if it has none."""

@@ -4,7 +4,8 @@ import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import get_args
+from contextlib import suppress
+from typing import Any, get_args
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -17,15 +18,19 @@ from agents.engine.breaker import Breaker, Outcome
 from agents.engine.decode import Decoded, Decoder, InvalidRecord, RefusedRequest, ValidRequest
 from agents.engine.lanes import Delivery, OrderKey
 from agents.engine.outbound import Outbound, Readable, is_http_call, reason_of
+from agents.engine.read_memory import SMALL_READ, ReadMemory
 from agents.engine.retry import is_retryable
 from agents.engine.turns import Pause, ReadsFirst, next_turn
-from agents.wire import Wire
+from agents.wire import Wire, too_large
 from schemas.faults import BUG, Fault, Unavailable
+from schemas.replies import selected_fields
+from storage.allowance import Allowance, LoadsTooMuch
 from storage.commits import Commits
 from storage.database import BLOCKED_LOCK_TIMEOUT, LOCK_TIMEOUT, is_too_slow, single_statements
 from storage.tx import Resources, Tx
 from telemetry import traces
 from telemetry.metrics import BATCH_REQUESTS, DEAD_LETTERS, EXPIRED_READS, REQUESTS, RESULT_LATENCY
+from topics import names
 from topics.envelope import Reason
 
 log = structlog.get_logger(__name__)
@@ -61,6 +66,7 @@ class BatchProcessor:
         self._changed = changed
         self._commits = Commits()
         self._breaker = breaker
+        self._read_memory = ReadMemory()
         self._reads_first = reads_first
         # Prometheus does not notice the first increment of a counter that did not exist before.
         for reason in get_args(Reason):
@@ -136,7 +142,7 @@ class BatchProcessor:
                 delivery: incoming for delivery, incoming in decoded.items() if not isinstance(incoming, ValidRequest)
             }
             tasks = {
-                asyncio.create_task(self._answer(read)): (delivery, read)
+                asyncio.create_task(self._answer(delivery, read)): (delivery, read)
                 for delivery, read in decoded.items()
                 if isinstance(read, ValidRequest)
             }
@@ -155,6 +161,7 @@ class BatchProcessor:
                 await self._encode_and_report_failures(ready)
                 await self._publish(list(ready.values()))
                 batch.conclude(ready)
+                self._read_memory.release(ready)
                 ready.clear()
                 if not tasks:
                     return
@@ -166,11 +173,13 @@ class BatchProcessor:
                     else:
                         EXPIRED_READS.inc()
                         batch.conclude([delivery])
+                        self._read_memory.release([delivery])
                 del done, task, read
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self._read_memory.release([*ready, *(delivery for delivery, _ in tasks.values())])
 
     async def _encode_and_report_failures(self, decoded: Mapping[Delivery, Decoded]) -> None:
         """Encode the results, count the failures, and publish the dead letters. Raises DeliveryError and
@@ -219,24 +228,20 @@ class BatchProcessor:
             incoming.bug, incoming.answer = error, answers.of_fault(BUG)
             incoming.result = self._wire.write_result(operation, content_type, incoming.answer)
 
-    async def _answer(self, incoming: ValidRequest) -> bool:
-        """Answer a read in a transaction of its own, which a single statement also is. Returns False if the read
-        has expired by the time a connection is free. Raises only transient errors."""
-        operation, request = incoming.operation, incoming.request
-        assert operation.handler is not None
+    async def _answer(self, delivery: Delivery, incoming: ValidRequest) -> bool:
+        """Answer a read. Returns False if it has expired by the time a connection is free. Raises only transient
+        errors."""
+        operation = incoming.operation
         try:
-            engine = self._single_reads if operation.one_statement else self._reads
-            with traces.part("transaction", incoming.span):
-                async with engine.connect() as conn, conn.begin():
-                    if incoming.has_expired():
-                        return False
-                    tx = Tx(conn, incoming.cause(), resources=self._resources, target=incoming.target())
-                    value = await operation.handler(tx, request)
-            answer = answers.of_value(operation, request, incoming.raw_query, value)
+            value, tx = await self._load(delivery, incoming)
+            answer = answers.of_value(operation, incoming.request, incoming.raw_query, value)
             answer = answer._replace(revision=tx.revision)
             incoming.visitors = sorted(audit.visitors_in(value).union(tx.visitors))
             incoming.result = self._wire.bounded_result(operation, incoming.headers.content_type, answer)
-            incoming.answer = answer
+            # The body takes more memory than the encoded result.
+            incoming.answer = answer._replace(body=None)
+        except _Expired:
+            return False
         except Fault as fault:
             incoming.answer = answers.of_fault(fault)
         except Exception as error:
@@ -247,7 +252,41 @@ class BatchProcessor:
             else:
                 incoming.bug = error
                 incoming.answer = answers.of_fault(BUG)
+        self._read_memory.hold(delivery, incoming.result)
         return True
+
+    async def _load(self, delivery: Delivery, incoming: ValidRequest) -> tuple[Any, Tx]:
+        """The value that the handler returns, and what else the handler has noted. A read that turns out to be large is
+        repeated when no other large one runs. Raises _Expired, and Invalid if the reply would be too large."""
+        with suppress(LoadsTooMuch):
+            return await self._handle(incoming, SMALL_READ)
+        # Without a connection, which other reads can use.
+        await self._read_memory.be_alone(delivery)
+        with suppress(LoadsTooMuch):
+            return await self._handle(incoming, names.REPLY_LIMIT)
+        raise too_large(incoming.operation)
+
+    async def _handle(self, incoming: ValidRequest, limit: int) -> tuple[Any, Tx]:
+        """Call the handler in a transaction of its own, which a single statement also is. Raises _Expired, and
+        LoadsTooMuch if it loads more than `limit`."""
+        operation, request = incoming.operation, incoming.request
+        assert operation.handler is not None
+        engine = self._single_reads if operation.one_statement else self._reads
+        with traces.part("transaction", incoming.span):
+            async with engine.connect() as conn, conn.begin():
+                # Here, where few reads can pass at once.
+                await self._read_memory.wait_for_room()
+                if incoming.has_expired():
+                    raise _Expired
+                tx = Tx(
+                    conn, incoming.cause(), resources=self._resources, target=incoming.target(),
+                    allowance=Allowance(limit), fields=selected_fields(request.query),
+                )  # fmt: skip
+                return await operation.handler(tx, request), tx
+
+
+class _Expired(Exception):
+    """The caller of a read has stopped waiting."""
 
 
 def _sort(

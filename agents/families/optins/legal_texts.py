@@ -155,11 +155,14 @@ async def _without_locale(tx: Tx, legal_texts: Sequence[LegalText]) -> Sequence[
 
 
 async def _in_locale(tx: Tx, legal_texts: Sequence[LegalText], locale: str | None) -> Sequence[LegalTextReply]:
-    """Add the three texts in this locale to each legal text."""
+    """Add the three texts in this locale to each legal text. Raises LoadsTooMuch."""
     locales_by_text: dict[int, LegalTextLocale] = {}
-    if locale is not None:
+    wanted = LOCALES.wanted(tx)
+    if locale is not None and wanted:
         parameters = {"ids": [legal_text.legal_text_id for legal_text in legal_texts], "locale": locale}
-        for row in await tx.all(_SELECT_IN_LOCALE, parameters):
+        await LOCALES.note_wide(tx, _SELECT_IN_LOCALE, wanted, parameters)
+        statement = _SELECT_IN_LOCALE.with_only_columns(*LOCALES.columns_with(wanted))
+        for row in await tx.all(statement, parameters):
             locales_by_text[row.legal_text_id] = LOCALES.to_row(row)
     return [
         LegalTextReply.widened(legal_text, **_texts(locales_by_text.get(legal_text.legal_text_id)))

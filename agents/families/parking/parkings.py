@@ -81,10 +81,12 @@ async def create(tx: Tx, request: Request[Model, NoFields, ParkingNew]) -> Parki
     reply=PartnersByCenter,
 )  # fmt: skip
 async def partners(tx: Tx, request: Request[NoFields, NoFields, NoFields]) -> PartnersByCenter:
-    """The keys are the country and then the `pcCode`."""
+    """The keys are the country and then the `pcCode`. Raises LoadsTooMuch."""
     partners_by_country: dict[str, dict[str, list[ParkingPartner]]] = {}
-    for row in await tx.all(_CENTERS_WITH_PARTNER):
-        partners_by_country.setdefault(row.country, {})[row.pc_code] = [row.parking_partner]
+    async for rows in tx.chunks(_CENTERS_WITH_PARTNER):
+        for row in rows:
+            partners_by_country.setdefault(row.country, {})[row.pc_code] = [row.parking_partner]
+            tx.note_loaded(len(f'"{row.pc_code}":["{row.parking_partner}"]'))
     return PartnersByCenter(partners_by_country)
 
 

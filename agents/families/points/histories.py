@@ -87,7 +87,7 @@ def history_row(tx: Tx, participant: Any, *, points: int, action: str, bonus: bo
     reply=ChallengeHistory, shape="array",
 )  # fmt: skip
 async def list_histories(tx: Tx, request: Request[VisitorPath, HistoryQuery, NoFields]) -> Page[ChallengeHistory]:
-    """Returns all rows, oldest first. Raises NotFound."""
+    """Returns all rows, oldest first. Raises NotFound, LoadsTooMuch."""
     visitor_id, challenge_id = request.path.visitor_id, request.query.challenge_id
     await VISITORS.require(tx, visitor_id)
     statement = (
@@ -97,7 +97,7 @@ async def list_histories(tx: Tx, request: Request[VisitorPath, HistoryQuery, NoF
     )
     if challenge_id is not None:
         statement = statement.where(_COLUMNS.challenge_id == challenge_id)
-    return Page([HISTORIES.to_row(row) for row in await tx.all(statement)], more=False)
+    return Page(await HISTORIES.all(tx, statement), more=False)
 
 
 def day_start(moment: datetime, zone: Any) -> datetime:

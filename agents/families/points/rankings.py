@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -15,6 +15,7 @@ from agents.families.points.visitor_challenges import VisitorChallengeQuery
 from agents.operation import Operations
 from schemas.model import Model
 from schemas.types import Flag, Int64, Text
+from storage.allowance import least_size_of
 from storage.tx import Tx
 
 NEIGHBOURS = 2
@@ -59,9 +60,8 @@ _Positions = Mapping[tuple[int, int], int]
 async def _rankings(tx: Tx, rows: Sequence[VisitorChallenge]) -> Sequence[Ranking]:
     if not rows:
         return []
-    challenges = await CHALLENGES.by_key(tx, (row.challenge_id for row in rows))
-    limits = {key: min(max(challenge.winner_number, 0), TOP_LIMIT) for key, challenge in challenges.items()}
-    tops = _best_first(await ranking_queries.top(tx, limits), by="challenge_id")
+    challenges = await CHALLENGES.by_key(tx, (row.challenge_id for row in rows), with_wide=tx.wants("challenge"))
+    tops = await _tops(tx, challenges)
     ranks = await ranking_queries.ranks(tx, (row.visitor_challenge_id for row in rows))
     around = _best_first(await ranking_queries.neighbours(tx, ranks, NEIGHBOURS), by="participant")
     scores = (
@@ -69,7 +69,9 @@ async def _rankings(tx: Tx, rows: Sequence[VisitorChallenge]) -> Sequence[Rankin
     )
     positions = await standings.positions(tx, scores)
     shown = {participant.visitor_id for group in (*tops.values(), *around.values()) for participant in group}
-    names = {row.visitor_id: _name(row) for row in await ranking_queries.names(tx, shown)}
+    names = await _names_of(tx, shown)
+    # A name may be in many rankings.
+    tx.note_loaded(sum(len(names[each.visitor_id]) for top in tops.values() for each in top) - _size_of(names))
     await tx.refresh_now()
     with_bonus = await _with_bonus_today(tx, rows, challenges)
     winners = await _winners(tx, ranks, challenges, positions)
@@ -78,7 +80,8 @@ async def _rankings(tx: Tx, rows: Sequence[VisitorChallenge]) -> Sequence[Rankin
         Ranking.model_construct(
             challenge=challenges[row.challenge_id],
             visitor_challenge=row,
-            top_ranking=_top(tops[row.challenge_id], row, names),
+            # Not needed any more; it may have thousands of participants.
+            top_ranking=_top(tops.pop(row.challenge_id, ()), row, names),
             other_ranking=_others(others.get(row.visitor_challenge_id, ()), row, names, positions),
             bonus_activated_today=row.visitor_challenge_id in with_bonus,
             visitor_ranking_position=positions[row.challenge_id, row.points],
@@ -86,6 +89,39 @@ async def _rankings(tx: Tx, rows: Sequence[VisitorChallenge]) -> Sequence[Rankin
         )
         for row in rows
     ]
+
+
+class _Participant(NamedTuple):
+    points: int
+    precedence: int
+    visitor_id: UUID
+
+
+async def _tops(tx: Tx, challenges: Mapping[int, Challenge]) -> dict[int, Sequence[_Participant]]:
+    """The first participants of each challenge. Empty if the caller does not want them. Raises LoadsTooMuch."""
+    if not tx.wants("topRanking"):
+        return {}
+    limits = {key: min(max(challenge.winner_number, 0), TOP_LIMIT) for key, challenge in challenges.items()}
+    tops: dict[int, list[_Participant]] = {key: [] for key in challenges}
+    async for rows in ranking_queries.top(tx, limits):
+        tx.note_loaded(len(rows) * least_size_of(Standing))
+        for row in rows:
+            tops[row.challenge_id].append(_Participant(row.points, row.precedence, row.visitor_id))
+    return {key: sorted(top, reverse=True) for key, top in tops.items()}
+
+
+async def _names_of(tx: Tx, visitor_ids: Iterable[UUID]) -> _Names:
+    """Raises LoadsTooMuch."""
+    names: dict[UUID, str] = {}
+    async for rows in ranking_queries.names(tx, visitor_ids):
+        chunk = {row.visitor_id: _name(row) for row in rows}
+        tx.note_loaded(_size_of(chunk))
+        names |= chunk
+    return names
+
+
+def _size_of(names: _Names) -> int:
+    return sum(map(len, names.values()))
 
 
 def _best_first(rows: Iterable[Any], *, by: str) -> Mapping[int, list[Any]]:
@@ -118,11 +154,13 @@ def _others(around: Sequence[Any], row: VisitorChallenge, names: _Names, positio
 
 
 def _standing(participant: Any, row: VisitorChallenge, names: _Names, position: int) -> Standing:
-    return Standing.model_construct(
-        position=position,
-        name=names[participant.visitor_id],
-        points=str(participant.points),
-        is_visitor_rank=participant.visitor_id == row.visitor_id,
+    return Standing.from_values(
+        {
+            "position": position,
+            "name": names[participant.visitor_id],
+            "points": str(participant.points),
+            "is_visitor_rank": participant.visitor_id == row.visitor_id,
+        }
     )
 
 

@@ -45,12 +45,16 @@ _COUNTS = sa.select(SERVICES.columns.service_id, SERVICES.columns.checkin_count)
 
 
 async def _with_links(tx: Tx, services: Sequence[Service]) -> Sequence[ServiceReply]:
-    """The replies for these services, with seven statements for all services together."""
+    """The replies for these services, with up to seven statements for all services together."""
     ids = [service.service_id for service in services]
-    stores = await SERVICE_STORES.by_parent(tx, "service_id", ids)
-    segments = await SERVICE_SEGMENTS.by_parent(tx, "service_id", ids)
-    target_links = await TARGET_LINKS.by_parent(tx, "service_id", ids)
-    theme_links = await THEME_LINKS.by_parent(tx, "service_id", ids)
+
+    def parents_of(field: str) -> list[int]:
+        return ids if tx.wants(field) else []
+
+    stores = await SERVICE_STORES.by_parent(tx, "service_id", parents_of("stores"))
+    segments = await SERVICE_SEGMENTS.by_parent(tx, "service_id", parents_of("segments"))
+    target_links = await TARGET_LINKS.by_parent(tx, "service_id", parents_of("targets"), shown=ServiceTarget)
+    theme_links = await THEME_LINKS.by_parent(tx, "service_id", parents_of("themes"), shown=ServiceTheme)
     targets = await SERVICE_TARGETS.by_key(
         tx, (link.service_target_id for links in target_links.values() for link in links)
     )
@@ -61,10 +65,10 @@ async def _with_links(tx: Tx, services: Sequence[Service]) -> Sequence[ServiceRe
     return [
         ServiceReply.widened(
             service,
-            stores=stores[service_id],
-            segments=segments[service_id],
-            targets=[targets[link.service_target_id] for link in target_links[service_id]],
-            themes=[themes[link.service_theme_id] for link in theme_links[service_id]],
+            stores=stores.get(service_id, []),
+            segments=segments.get(service_id, []),
+            targets=[targets[link.service_target_id] for link in target_links.get(service_id, [])],
+            themes=[themes[link.service_theme_id] for link in theme_links.get(service_id, [])],
             checkin_count=counts[service_id],
         )
         for service_id, service in zip(ids, services, strict=True)

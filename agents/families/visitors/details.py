@@ -46,8 +46,8 @@ async def _with_records(tx: Tx, visitors: Sequence[Visitor]) -> Sequence[Visitor
     optins = await OPTINS.by_parent(tx, "visitor_id", ids)
     rewards = await REWARDS.by_parent(tx, "visitor_id", ids)
     centers = await VISITOR_CENTERS.by_parent(tx, "visitor_id", ids)
-    vehicles = await VEHICLES.by_parent(tx, "visitor_id", ids)
-    cards = await CARDS.by_parent(tx, "visitor_id", ids)
+    vehicles = await VEHICLES.by_parent(tx, "visitor_id", ids, without="deletion_date")
+    cards = await CARDS.by_parent(tx, "visitor_id", ids, without="deletion_date")
     return [
         VisitorDetails.widened(
             visitor,
@@ -55,8 +55,8 @@ async def _with_records(tx: Tx, visitors: Sequence[Visitor]) -> Sequence[Visitor
             optins=optins[visitor.visitor_id],
             rewards=rewards[visitor.visitor_id],
             visitor_centers=centers[visitor.visitor_id],
-            vehicles=[vehicle for vehicle in vehicles[visitor.visitor_id] if vehicle.deletion_date is None],
-            credit_cards=[card for card in cards[visitor.visitor_id] if card.deletion_date is None],
+            vehicles=vehicles[visitor.visitor_id],
+            credit_cards=cards[visitor.visitor_id],
         )
         for visitor in visitors
     ]

@@ -230,18 +230,18 @@ async def resolve(tx: Tx, request: Request[ResolvePath, CenterQuery, NoFields]) 
     query=BatchQuery, reply=ExternalId, shape="page",
 )  # fmt: skip
 async def batch(tx: Tx, request: Request[NoFields, BatchQuery, NoFields]) -> Page[ExternalId]:
-    """List all matching external ids in one page. Ids of visitors that do not exist are ignored. Raises Invalid."""
+    """List all matching external ids in one page. Ids of visitors that do not exist are ignored. Raises Invalid,
+    LoadsTooMuch."""
     query = request.query
     visitor_ids = [UUID(item) for item in _split(query.visitor_id)]
     if len(visitor_ids) > MAX_VISITORS:
         raise Invalid("too_many", f"Send at most {MAX_VISITORS} visitors in one request.", field="visitorId")
-    external_types, pc_codes = set(_split(query.external_type)), set(_split(query.pc_code))
-    rows = [EXTERNAL_IDS.to_row(row) for row in await tx.all(_SELECT_OF_VISITORS, {"visitors": visitor_ids})]
-    if external_types:
-        rows = [row for row in rows if row.external_type in external_types]
-    if pc_codes:
-        rows = [row for row in rows if row.pc_code in pc_codes]
-    return Page(rows, more=False)
+    statement, parameters = _SELECT_OF_VISITORS, dict[str, Any](visitors=visitor_ids)
+    for column, values in ((_C.external_type, _split(query.external_type)), (_C.pc_code, _split(query.pc_code))):
+        if values:
+            statement = statement.where(any_of(column, column.name))
+            parameters[column.name] = values
+    return Page(await EXTERNAL_IDS.all(tx, statement, parameters), more=False)
 
 
 _ALL = "/visitors/{visitorId}/externalIds"
