@@ -10,7 +10,6 @@ import pytest_asyncio
 import sqlalchemy as sa
 
 from agents.families.articles.articles import ARTICLES
-from agents.families.points.rankings import TOP_LIMIT
 from storage.statements import written_columns
 from storage.table import Table
 from tests.support import data
@@ -22,8 +21,10 @@ from topics import names
 MEMORY_LIMIT = 256 * 2**20
 CALLS = 4
 """At once, as many as a worker has connections for reads."""
-TOO_MANY = 100_000
-"""Records that exceed the limit several times."""
+TOO_MANY = 60_000
+"""Records that are too many for one reply."""
+PARTICIPANTS = 5_000
+"""Of each challenge."""
 
 _HISTORIES = """
     insert into challenge_histories (challenge_id, visitor_id, visitor_challenge_id, points, bonus_activated,
@@ -38,8 +39,8 @@ _VEHICLES = """
 _VISITORS = """
     insert into visitors (visitor_id, first_name, first_name_key, last_name, email, email_key, barcode,
         country_code, account_type, origin_type, origin, creation_date, update_date, revision)
-    select gen_random_uuid(), 'Many', 'many', 'Quill', :mark || n, :mark || n, :mark || n, 'FR', 'full', 'api', :mark,
-        now(), now(), 1
+    select gen_random_uuid(), repeat('Many', 40), 'many', 'Quill', :mark || n, :mark || n, :mark || n, 'FR', 'full',
+        'api', :mark, now(), now(), 1
     from generate_series(1, :count) as n
 """
 _LONG_TEXTS = """
@@ -121,7 +122,7 @@ async def test_histories_up_to_the_limit_of_a_reply_are_all_answered(
 
 async def test_too_many_histories_are_refused(own_stack: Stack, worker: Process, client: httpx.AsyncClient) -> None:
     participant = await _participant(client)
-    await _execute(own_stack, _HISTORIES, count=3 * TOO_MANY, participant=participant["visitorChallengeId"])
+    await _execute(own_stack, _HISTORIES, count=TOO_MANY, participant=participant["visitorChallengeId"])
     answers = await _answers(worker, client, f"/visitors/{participant['visitorId']}/challengeHistories")
     assert _errors(answers) == CALLS * [(400, (None, "reply_too_large"))]
 
@@ -179,19 +180,19 @@ async def test_rankings_that_are_too_large_are_refused_unless_the_caller_leaves_
     own_stack: Stack, worker: Process, client: httpx.AsyncClient
 ) -> None:
     center = await data.create(client, "/centers", data.center())
-    challenge = data.challenge(center["pcCode"], winnerNumber=TOP_LIMIT)
-    challenges = [(await data.create(client, "/challenges", challenge))["challengeId"] for _ in range(16)]
-    await _execute(own_stack, _VISITORS, count=TOP_LIMIT, mark="ranked")
+    challenge = data.challenge(center["pcCode"], winnerNumber=PARTICIPANTS)
+    challenges = [(await data.create(client, "/challenges", challenge))["challengeId"] for _ in range(12)]
+    await _execute(own_stack, _VISITORS, count=PARTICIPANTS, mark="ranked")
     await _execute(own_stack, _PARTICIPANTS, challenges=challenges)
     path = f"/visitors/{(await own_stack.rows(_RANKED))[0].visitor_id}/rankings"
 
     answers = await _answers(worker, client, path)
     assert _errors(answers) == CALLS * [(400, ("limit", "reply_too_large"))]
 
-    answers = await _answers(worker, client, path, limit=10)
+    answers = await _answers(worker, client, path, limit=5)
     assert {answer.status_code for answer in answers} == {200}
-    assert [len(ranking["topRanking"]) for ranking in answers[0].json()["data"]] == 10 * [TOP_LIMIT]
+    assert [len(ranking["topRanking"]) for ranking in answers[0].json()["data"]] == 5 * [PARTICIPANTS]
 
     answers = await _answers(worker, client, path, fields="visitorRankingPosition,canLogPoints")
     assert {answer.status_code for answer in answers} == {200}
-    assert [set(ranking) for ranking in answers[0].json()["data"]] == 16 * [{"visitorRankingPosition", "canLogPoints"}]
+    assert [set(ranking) for ranking in answers[0].json()["data"]] == 12 * [{"visitorRankingPosition", "canLogPoints"}]
