@@ -78,7 +78,8 @@ class Operation:
     handler: Handler | None = None
     batch_handler: BatchHandler | None = None
     one_statement: bool = False
-    """The handler of a query executes one statement only, so it needs no transaction."""
+    """The handler of a query loads its rows with one statement only, so it needs no transaction. Another statement may
+    tell their size before."""
 
     @property
     def is_query(self) -> bool:

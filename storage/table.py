@@ -18,6 +18,7 @@ If you write a table with your own statement, add 1 to `revision` in the stateme
 
 import math
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from decimal import Decimal
 from operator import itemgetter
@@ -233,12 +234,13 @@ class Table(Generic[Row]):
             statement = statement.with_only_columns(*self.columns_with(wide))
         await self.note_wide(tx, statement, wide, parameters)
         rows_by_key: dict[Any, Row] = {}
-        async for sql_rows in tx.chunks(statement, parameters):
-            rows = {getattr(sql_row, self.key): self.to_row(sql_row) for sql_row in sql_rows}
-            if not self._wide:
-                # A reply may have a row several times, so the caller counts the rows.
-                tx.note_loaded(sum(map(content_size, rows.values())))
-            rows_by_key |= rows
+        async with aclosing(tx.chunks(statement, parameters)) as chunks:
+            async for sql_rows in chunks:
+                rows = {getattr(sql_row, self.key): self.to_row(sql_row) for sql_row in sql_rows}
+                if not self._wide:
+                    # A reply may have a row several times, so the caller counts the rows.
+                    tx.note_loaded(sum(map(content_size, rows.values())))
+                rows_by_key |= rows
         return rows_by_key
 
     async def by_parent(
@@ -258,23 +260,25 @@ class Table(Generic[Row]):
         statement = self._statements.by_parent(column, without)
         parameters = {"parents": list(rows_by_parent)}
         await self.note_wide(tx, statement, self._wide, parameters)
-        async for sql_rows in tx.chunks(statement, parameters):
-            rows = [self.to_row(sql_row) for sql_row in sql_rows]
-            tx.note_loaded(len(rows) * least_size_of(shown or self.row))
-            if not self._wide:
-                tx.note_loaded(sum(map(content_size, rows)))
-            for sql_row, row in zip(sql_rows, rows, strict=True):
-                rows_by_parent[getattr(sql_row, column)].append(row)
+        async with aclosing(tx.chunks(statement, parameters)) as chunks:
+            async for sql_rows in chunks:
+                rows = [self.to_row(sql_row) for sql_row in sql_rows]
+                tx.note_loaded(len(rows) * least_size_of(shown or self.row))
+                if not self._wide:
+                    tx.note_loaded(sum(map(content_size, rows)))
+                for sql_row, row in zip(sql_rows, rows, strict=True):
+                    rows_by_parent[getattr(sql_row, column)].append(row)
         return rows_by_parent
 
     async def all(self, tx: Tx, statement: Any, parameters: dict[str, Any] | None = None) -> list[Row]:
         """The rows of a statement that may return any number of them. Its first columns are those of the table. Raises
         LoadsTooMuch."""
         rows: list[Row] = []
-        async for sql_rows in tx.chunks(statement, parameters):
-            chunk = [self.to_row(sql_row) for sql_row in sql_rows]
-            tx.note_loaded(sum(map(least_size, chunk)))
-            rows += chunk
+        async with aclosing(tx.chunks(statement, parameters)) as chunks:
+            async for sql_rows in chunks:
+                chunk = [self.to_row(sql_row) for sql_row in sql_rows]
+                tx.note_loaded(sum(map(least_size, chunk)))
+                rows += chunk
         return rows
 
     async def require(self, tx: Tx, key: Any) -> None:

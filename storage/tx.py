@@ -1,6 +1,6 @@
 """The transaction that a handler gets: a connection, the cause of the request, and the changes recorded so far."""
 
-from collections.abc import AsyncIterator, Container, Mapping, Sequence
+from collections.abc import AsyncGenerator, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar, cast
@@ -157,10 +157,10 @@ class Tx:
         """Execute a statement and return its rows."""
         return list((await self.execute(statement, parameters)).all())
 
-    async def chunks(self, statement: Any, parameters: dict[str, Any] | None = None) -> AsyncIterator[Sequence[Any]]:
+    async def chunks(self, statement: Any, parameters: dict[str, Any] | None = None) -> AsyncGenerator[Sequence[Any]]:
         """Execute a SELECT statement that may return any number of rows. A read gets `CHUNK_ROWS` of them at a time; it
         calls `note_loaded` for each chunk, and needs a transaction, see `Operation.one_statement`. A write gets all of
-        them at once."""
+        them at once. Use it with `aclosing`, so that the cursor is closed before the connection."""
         if self.allowance is None:
             yield await self.all(statement, parameters)
             return

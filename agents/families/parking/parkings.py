@@ -1,5 +1,7 @@
 """Subscriptions of a visitor to the parking of partners, one active for each; and the map of partners by center."""
 
+from contextlib import aclosing
+
 import sqlalchemy as sa
 
 from agents import crud
@@ -83,10 +85,11 @@ async def create(tx: Tx, request: Request[Model, NoFields, ParkingNew]) -> Parki
 async def partners(tx: Tx, request: Request[NoFields, NoFields, NoFields]) -> PartnersByCenter:
     """The keys are the country and then the `pcCode`. Raises LoadsTooMuch."""
     partners_by_country: dict[str, dict[str, list[ParkingPartner]]] = {}
-    async for rows in tx.chunks(_CENTERS_WITH_PARTNER):
-        for row in rows:
-            partners_by_country.setdefault(row.country, {})[row.pc_code] = [row.parking_partner]
-            tx.note_loaded(len(f'"{row.pc_code}":["{row.parking_partner}"]'))
+    async with aclosing(tx.chunks(_CENTERS_WITH_PARTNER)) as chunks:
+        async for rows in chunks:
+            for row in rows:
+                partners_by_country.setdefault(row.country, {})[row.pc_code] = [row.parking_partner]
+                tx.note_loaded(len(f'"{row.pc_code}":["{row.parking_partner}"]'))
     return PartnersByCenter(partners_by_country)
 
 

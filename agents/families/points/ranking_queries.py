@@ -6,7 +6,7 @@ which is higher for a participant who reached these points earlier. So the top o
 participant, are the next few entries of that index in one direction.
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -25,11 +25,9 @@ _DOWNWARDS = (_PARTICIPANTS.points.desc(), _PARTICIPANTS.precedence.desc())
 _BIGINT = sa.BigInteger()
 
 
-async def top(tx: Tx, limits: Mapping[int, int]) -> AsyncIterator[Sequence[Any]]:
+def top(tx: Tx, limits: Mapping[int, int]) -> AsyncGenerator[Sequence[Any]]:
     """The best participants of each challenge, as many as `limits` says for its id, in chunks."""
-    parameters = {"challenge_id": list(limits), "count": list(limits.values())}
-    async for participants in tx.chunks(top_statement(), parameters):
-        yield participants
+    return tx.chunks(top_statement(), {"challenge_id": list(limits), "count": list(limits.values())})
 
 
 def top_statement() -> Any:
@@ -80,12 +78,11 @@ async def ranks(tx: Tx, visitor_challenge_ids: Iterable[int]) -> Sequence[Any]:
     return await tx.all(statement, {"participants": list(visitor_challenge_ids)})
 
 
-async def names(tx: Tx, visitor_ids: Iterable[Any]) -> AsyncIterator[Sequence[Any]]:
+def names(tx: Tx, visitor_ids: Iterable[Any]) -> AsyncGenerator[Sequence[Any]]:
     """First and last names of these visitors, in chunks."""
     statement = sa.select(_VISITORS.visitor_id, _VISITORS.first_name, _VISITORS.last_name)
     statement = statement.where(any_of(_VISITORS.visitor_id, "visitors"))
-    async for visitors in tx.chunks(statement, {"visitors": sorted(visitor_ids)}):
-        yield visitors
+    return tx.chunks(statement, {"visitors": sorted(visitor_ids)})
 
 
 async def with_bonus_since(tx: Tx, since: Mapping[int, datetime]) -> set[int]:

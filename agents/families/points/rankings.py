@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -103,20 +104,22 @@ async def _tops(tx: Tx, challenges: Mapping[int, Challenge]) -> dict[int, Sequen
         return {}
     limits = {key: min(max(challenge.winner_number, 0), TOP_LIMIT) for key, challenge in challenges.items()}
     tops: dict[int, list[_Participant]] = {key: [] for key in challenges}
-    async for rows in ranking_queries.top(tx, limits):
-        tx.note_loaded(len(rows) * least_size_of(Standing))
-        for row in rows:
-            tops[row.challenge_id].append(_Participant(row.points, row.precedence, row.visitor_id))
+    async with aclosing(ranking_queries.top(tx, limits)) as chunks:
+        async for rows in chunks:
+            tx.note_loaded(len(rows) * least_size_of(Standing))
+            for row in rows:
+                tops[row.challenge_id].append(_Participant(row.points, row.precedence, row.visitor_id))
     return {key: sorted(top, reverse=True) for key, top in tops.items()}
 
 
 async def _names_of(tx: Tx, visitor_ids: Iterable[UUID]) -> _Names:
     """Raises LoadsTooMuch."""
     names: dict[UUID, str] = {}
-    async for rows in ranking_queries.names(tx, visitor_ids):
-        chunk = {row.visitor_id: _name(row) for row in rows}
-        tx.note_loaded(_size_of(chunk))
-        names |= chunk
+    async with aclosing(ranking_queries.names(tx, visitor_ids)) as chunks:
+        async for rows in chunks:
+            chunk = {row.visitor_id: _name(row) for row in rows}
+            tx.note_loaded(_size_of(chunk))
+            names |= chunk
     return names
 
 
