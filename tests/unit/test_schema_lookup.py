@@ -288,7 +288,7 @@ async def test_the_messages_that_a_batch_leaves_stay_in_their_partition(worker: 
         reads=engine, breaker=Breaker(1), reads_first=ReadsFirst(), resources=cast(Any, None), changed=lambda _: None,
     )  # fmt: skip
     source = SimpleNamespace(acknowledge=lambda _: None)
-    lane = Lane((names.requests("visits"), 0), 1, cast(Any, source))
+    lane = Lane((names.requests("visits"), 0), 1, cast(Any, source), set())
     offsets = list(range(LOOKUP_LIMIT + 5))
     for offset in offsets:
         lane.put(cast(Any, SimpleNamespace(message=_record(offset + 1, offset))))
