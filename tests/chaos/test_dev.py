@@ -143,8 +143,9 @@ async def _in_bash(script: str, folder: Path = ROOT) -> str:
     visitor = f"{sys.executable} -m runtime.cli"
     script = re.sub(r"^(\S*/)?visitor ", f"{visitor} ", script, flags=re.MULTILINE)
     done = await asyncio.to_thread(
-        subprocess.run, ["bash", "-e", "-c", script], cwd=folder, capture_output=True, text=True, check=False,
-        timeout=180,
+        # It also ends the programs that the script has started.
+        subprocess.run, ["timeout", "180", "bash", "-e", "-c", script], cwd=folder, capture_output=True, text=True,
+        check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return str(done.stdout)
