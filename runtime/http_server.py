@@ -1,5 +1,6 @@
 """The HTTP server of edges and workers."""
 
+import math
 import signal
 import socket
 import sys
@@ -27,7 +28,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, drain_seconds: float = 0.0) -> None:
         super().__init__(config)
         self._drain_seconds = drain_seconds
-        self._stops_at: float | None = None
+        self._stops_at = math.inf
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -40,7 +41,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
         drain_seconds = self._drain_seconds if sig == signal.SIGTERM else 0.0
-        self._stops_at = time.monotonic() + drain_seconds
+        self._stops_at = min(self._stops_at, time.monotonic() + drain_seconds)
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn stops when this is true. It asks ten times per second."""
@@ -49,4 +50,5 @@ class Server(uvicorn.Server):
         if _CLOSE not in self.config.encoded_headers:
             self.config.encoded_headers.append(_CLOSE)
             self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
-        return self._stops_at is None or time.monotonic() >= self._stops_at
+        is_draining = time.monotonic() < self._stops_at < math.inf
+        return not is_draining

@@ -253,10 +253,10 @@ async def test_an_upgrade_under_load_fails_no_call(running: Compose, client: htt
             group.create_task(call_until_the_end())
         for command in _upgrade_commands():
             await asyncio.to_thread(running, *command)
+            print(f"{shlex.join(command)}: {dict(answers)}")  # noqa: T201
             if command == ["build"]:
                 await asyncio.to_thread(_change_image)
         ended.set()
-    print(f"upgrade: {dict(answers)}")  # noqa: T201
     assert answers.keys() == {201}
     count = await client.get("/visitors/count", params={"acquisitionPcCode": pc_code})
     assert count.json()["data"] == {"count": answers[201]}

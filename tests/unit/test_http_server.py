@@ -111,6 +111,15 @@ def test_after_sigterm_a_server_takes_calls_for_a_while_and_asks_their_callers_t
             late.connect()
 
 
+def test_more_sigterms_do_not_let_a_server_take_calls_for_longer() -> None:
+    with _draining_server(1) as (process, _):
+        deadline = time.monotonic() + 20
+        while process.poll() is None and time.monotonic() < deadline:
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+        assert process.poll() == -signal.SIGTERM
+
+
 def test_sigint_ends_a_server_without_delay_also_while_it_drains() -> None:
     for signals in ([signal.SIGINT], [signal.SIGTERM, signal.SIGINT]):
         with _draining_server(600) as (process, port):
