@@ -33,6 +33,9 @@ class Registry:
             protocol_version = "HTTP/1.1"  # keeps connections open
 
             def _answer(self) -> None:
+                if registry.is_stopped:  # a connection that is still open
+                    self.close_connection = True
+                    return
                 registry.authorizations.add(self.headers["authorization"])
                 body = self.rfile.read(int(self.headers["content-length"] or 0))
                 status, answer = registry.answer(self.command, unquote(self.path), json.loads(body or b"null"))
@@ -47,11 +50,13 @@ class Registry:
             def log_message(self, *_: Any) -> None:
                 pass
 
+        self.is_stopped = False
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
         self._port = self._server.server_port
         Thread(target=self._server.serve_forever, daemon=True).start()
 
     def stop(self) -> None:
+        self.is_stopped = True
         self._server.shutdown()
         self._server.server_close()
 
