@@ -191,12 +191,14 @@ async def test_a_reply_that_cannot_be_delivered_leaves_its_result_on_the_results
     request_ids = [await _visit_with(stack, parker, ("reply-to", address.encode())) for _ in range(20)]
     for request_id in request_ids:
         assert (await stack.result("visits.create", request_id)).value["status"] == 201
-    read = await _list_with(stack, parker, address)
-    assert (await stack.result("vehicles.list", read)).value["status"] == 200
+    # Without a topic, it names a partition of ours, and the answer of a read is dropped.
+    is_own = address == "4711"
+    if not is_own:
+        read = await _list_with(stack, parker, address)
+        assert (await stack.result("vehicles.list", read)).value["status"] == 200
 
     async def are_counted() -> bool:
-        # Without a topic, it names a partition of ours.
-        expected = 0 if address == "4711" else len(request_ids) + 1
+        expected = 0 if is_own else len(request_ids) + 1
         return (await metrics.scrape(worker)).increase(before, "visitor_replies_undelivered_total") == expected
 
     await eventually("the replies are counted", are_counted)

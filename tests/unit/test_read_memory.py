@@ -92,7 +92,8 @@ class _Reads:
             decoder=cast(Any, self), wire=WIRE, outbound=cast(Any, self.outbound), writes=database, reads=database,
             breaker=Breaker(1), reads_first=ReadsFirst(), resources=cast(Any, None), changed=lambda _: None,
         )  # fmt: skip
-        self.lane = Lane((names.QUERIES, 0), 1, cast(Any, SimpleNamespace(acknowledge=lambda _: None)))
+        source = cast(Any, SimpleNamespace(acknowledge=lambda _: None))
+        self.lane = Lane((names.QUERIES, 0), 1, source, set())
 
     async def decode_all(self, records: Iterable[Any], _: Any) -> list[ValidRequest]:
         operation = replace(OPERATION, handler=self._handle, one_statement=False)
