@@ -23,9 +23,9 @@ SERVICES: dict[str, Any] = COMPOSE["services"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 CADDYFILE = (ROOT / COMPOSE["configs"]["Caddyfile"]["file"]).read_text()
 ONE_SHOT = {"migrate", "topics"}
-EDGES = ("edge-1", "edge-2")
+WORKERS, EDGES = ("worker-1", "worker-2"), ("edge-1", "edge-2")
 COMMANDS = {
-    "migrate": ["migrate"], "topics": ["topics"], "worker": ["worker"],
+    "migrate": ["migrate"], "topics": ["topics"], "worker-1": ["worker"], "worker-2": ["worker"],
     "edge-1": ["edge"], "edge-2": ["edge"], "console": ["edge"],
 }  # fmt: skip
 STOPPING_SECONDS = 4
@@ -104,8 +104,9 @@ def test_the_proxy_notices_in_time_that_an_edge_stops() -> None:
         assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > stop_seconds
 
 
-def test_the_edges_differ_in_their_names_only() -> None:
-    first, *others = (SERVICES[name] for name in EDGES)
+@pytest.mark.parametrize("names", [WORKERS, EDGES])
+def test_workers_and_edges_differ_in_their_names_only(names: tuple[str, ...]) -> None:
+    first, *others = (SERVICES[name] for name in names)
     assert others == [first]
 
 
@@ -125,7 +126,7 @@ def test_each_container_of_the_service_runs_its_command() -> None:
 def test_prometheus_scrapes_the_ports_of_the_processes_by_the_jobs_of_the_alerts() -> None:
     jobs = {job["job_name"]: job["dns_sd_configs"][0] for job in queries.config("compose.yml")["scrape_configs"]}
     assert {name: (job["names"], job["port"]) for name, job in jobs.items()} == {
-        "visitor-worker": (["worker"], 8081),
+        "visitor-worker": (list(WORKERS), 8081),
         "visitor-edge": (list(EDGES), 8082),
         "visitor-console": (["console"], 8082),
     }
@@ -134,19 +135,19 @@ def test_prometheus_scrapes_the_ports_of_the_processes_by_the_jobs_of_the_alerts
         config["source"]: COMPOSE["configs"][config["source"]]["file"] for config in SERVICES["prometheus"]["configs"]
     }
     assert files == {"prometheus.yml": "./ops/prometheus/compose.yml", "rules.yml": "./ops/prometheus/rules.yml"}
-    assert SERVICES["worker"]["environment"]["VISITOR_WORKER_HEALTH_HOST"] == "0.0.0.0"
+    assert SERVICES["worker-1"]["environment"]["VISITOR_WORKER_HEALTH_HOST"] == "0.0.0.0"
     for name in (*EDGES, "console"):
         assert SERVICES[name]["environment"]["VISITOR_HTTP_METRICS_HOST"] == "0.0.0.0"
 
 
 def test_without_its_profile_a_registry_is_not_used() -> None:
-    url = SERVICES["worker"]["environment"]["VISITOR_SCHEMA_REGISTRY_URL"]
+    url = SERVICES["worker-1"]["environment"]["VISITOR_SCHEMA_REGISTRY_URL"]
     assert url == "${SCHEMA_REGISTRY_URL:-}"
     assert SERVICES["registry"]["profiles"] == ["registry"]
 
 
 def test_workers_start_after_their_dependencies() -> None:
-    conditions = {name: item["condition"] for name, item in SERVICES["worker"]["depends_on"].items()}
+    conditions = {name: item["condition"] for name, item in SERVICES["worker-1"]["depends_on"].items()}
     assert conditions == {
         "kafka": "service_healthy",
         "postgres": "service_healthy",
@@ -154,10 +155,9 @@ def test_workers_start_after_their_dependencies() -> None:
         "topics": "service_completed_successfully",
         "registry": "service_healthy",
     }
-    optional = [name for name, item in SERVICES["worker"]["depends_on"].items() if not item.get("required", True)]
+    optional = [name for name, item in SERVICES["worker-1"]["depends_on"].items() if not item.get("required", True)]
     assert optional == ["registry"]
-    assert SERVICES["worker"]["deploy"]["replicas"] == 2
-    assert SERVICES["worker"]["stop_grace_period"] == "25s"
+    assert SERVICES["worker-1"]["stop_grace_period"] == "25s"
 
 
 def test_an_edge_that_is_reachable_from_outside_requires_api_keys() -> None:
