@@ -51,7 +51,7 @@ def test_every_variable_is_a_setting_with_a_valid_value(name: str, monkeypatch: 
     assert loaded.kafka.min_insync <= loaded.kafka.replication or name in ("kafka", "postgres", "proxy")
 
 
-@pytest.mark.parametrize("name", ["worker", "edge-1", "edge-2", "console"])
+@pytest.mark.parametrize("name", [*WORKERS, *EDGES, "console"])
 def test_accesses_are_logged(name: str) -> None:
     assert SERVICES[name]["environment"]["VISITOR_LOG_AUDIT"] == "stdout"
 
