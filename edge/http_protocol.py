@@ -191,7 +191,6 @@ class HttpProtocol(HttpToolsProtocol):
             self.parser.feed_data(data)
             if self._reads_headers:
                 # A header that is not complete yet is in the parser's memory only.
-                self._count_header_bytes(len(data))
                 self._count_unfinished(len(data))
         except httptools.HttpParserUpgrade as upgrade:
             self._ignore_upgrade(data[upgrade.args[0] :])
@@ -216,17 +215,15 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
-        self._count_header_bytes(len(name) + len(value))
-
-    def _count_header_bytes(self, count: int) -> None:
-        self._header_bytes += count
+        self._header_bytes += len(name) + len(value)
         if self._header_bytes > HEADERS_LIMIT:
-            message = f"The headers of a call may have at most {HEADERS_LIMIT} bytes."
-            raise _Refused(HeadersTooLarge("headers_too_large", message))
+            raise _Refused(_headers_too_large())
 
     def _count_unfinished(self, count: int) -> None:
         self._unfinished_bytes += count
         self.unfinished.count += count
+        if self._unfinished_bytes > TARGET_LIMIT + HEADERS_LIMIT:
+            raise _Refused(_headers_too_large())
         if self.unfinished.count > UNFINISHED_LIMIT:
             raise _Refused(Unavailable("edge_full", "Too many calls have sent parts of their headers. Try again."))
 
@@ -266,9 +263,13 @@ class HttpProtocol(HttpToolsProtocol):
         """An idle connection would keep it until its next one: 128 KiB of headers and 250 kB of a body that nobody has
         read, on each of thousands of connections."""
         self.cycle.body = bytearray()
-        self.headers.clear()
-        self.url = b""
+        self._forget_headers()
         self.scope["path"], self.scope["raw_path"], self.scope["query_string"] = "", b"", b""
+
+    def _forget_headers(self) -> None:
+        if self.headers:
+            self.headers.clear()  # The scope has the same list.
+        self.url = b""
 
     def on_message_complete(self) -> None:
         self._receive_deadline = None
@@ -294,6 +295,10 @@ class HttpProtocol(HttpToolsProtocol):
             # The application does not have the refused request yet, since it answers earlier ones.
             self.pipeline.popleft()
             self.cycle = self.pipeline[0][0] if self.pipeline else self._answered_cycle
+        if self.cycle is None or self.cycle.scope is not self.scope:
+            # Thousands of refused connections may linger, each with up to 128 KiB of which the parser has a part.
+            self._forget_headers()
+            self.parser = httptools.HttpRequestParser(self)
         if self.cycle is not None and not self.cycle.response_complete and self.cycle.scope is not self.scope:
             # The previous request of the connection is not answered yet. Its answer closes the connection.
             self.cycle.keep_alive = False
@@ -320,6 +325,10 @@ class HttpProtocol(HttpToolsProtocol):
         }
         lines = [f"{name}: {value}\r\n".encode() for name, value in fields.items()]
         self.transport.write(b"".join([STATUS_LINE[fault.status], *lines, b"\r\n", body]))
+
+
+def _headers_too_large() -> HeadersTooLarge:
+    return HeadersTooLarge("headers_too_large", f"The headers of a call may have at most {HEADERS_LIMIT} bytes.")
 
 
 def _not_http() -> Invalid:

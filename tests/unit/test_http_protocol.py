@@ -1,6 +1,7 @@
 """Connections whose clients are slow, wrong, or too many, on a server without Kafka."""
 
 import asyncio
+import functools
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -240,6 +241,28 @@ async def test_headers_that_are_not_complete_are_limited_on_all_connections_toge
         writer.close()
     assert status_and_code(answer) == (503, "edge_full")
     assert served.startswith(b"HTTP/1.1 200")
+
+
+async def test_headers_of_64_kib_are_accepted_in_any_number_of_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "HEADERS_SECONDS", 10)
+    parts = [b"X-Part: " + b"a" * 10_900 + b"\r\n" for _ in range(6)]
+
+    async with _served() as connect:
+        reader, writer = await connect()
+        with closing(writer):
+            sent = HEAD
+            writer.write(sent)
+            for part in parts:
+                sent += part
+                writer.write(part)
+                await eventually("the part", functools.partial(_is_received, len(sent)))
+            writer.write(b"Connection: close\r\nContent-Length: 1\r\n\r\na")
+            answer = await read_to_end(reader)
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+async def _is_received(count: int) -> bool:
+    return HttpProtocol.unfinished.count == count
 
 
 async def test_a_connection_has_few_calls_that_wait_for_their_turn() -> None:
