@@ -31,7 +31,7 @@ CHANGES_METADATA_SECONDS = 30.0
 """The same for the producers of change topics, of which a worker has dozens."""
 DELIVERY_TIMEOUT = 20.0
 """Seconds for one request to the broker."""
-CLOSE_LIMIT = 5.0
+CLOSE_LIMIT = 3.0
 """Seconds that closing a client may take. Without a limit, a broker that hangs delays it for minutes."""
 SEND_LIMIT = 25.0
 """Seconds for a whole send, connecting included. A publisher sends inside a database transaction, so the database's
@@ -382,7 +382,7 @@ async def tail(settings: KafkaSettings, topic: str, partition: int) -> AIOKafkaC
 
 
 async def close_consumer(consumer: AIOKafkaConsumer) -> None:
-    """Stop a consumer and close its connections within 6 seconds, even if `stop` raises or hangs."""
+    """Stop a consumer and close its connections within 4 seconds, even if `stop` raises or hangs."""
     for close, limit in ((consumer.stop, CLOSE_LIMIT), (consumer._client.close, 1)):
         with suppress(Interrupted, KafkaError, TimeoutError, OSError), interruptions_raised():
             async with asyncio.timeout(limit):

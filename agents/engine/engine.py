@@ -47,7 +47,10 @@ from topics.supervision import Interrupted, Supervisor, TaskEnded, interruptions
 log = structlog.get_logger(__name__)
 
 SHUTDOWN_LIMIT = 20.0
-"""Seconds after which a stopping worker ends in any case."""
+"""Seconds after which a stopping worker ends in any case. Its parts end one after the other, and a broker that hangs
+makes each of them take its limit: `group_consumer.STOP_SECONDS`, `group_consumer.LEAVE_SECONDS`, CLOSE_SECONDS."""
+CLOSE_SECONDS = 7.0
+"""How long a stopping worker waits for changes that are being sent, and for its connections to close."""
 PRUNE_INTERVAL = 60.0
 """Seconds between two looks for expired answers and deletions, and for tombstones to repeat."""
 PRUNE_PAUSE = 0.1
@@ -151,7 +154,9 @@ class Engine:
                 await self._serve()
         finally:
             self._stopping.set()
-            await self._close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._close()
             await heart.stop()
             faulthandler.cancel_dump_traceback_later()
         if self.failure is not None:

@@ -20,9 +20,11 @@ from topics.supervision import Failed, Supervisor, TaskEnded, interruptions_rais
 
 log = structlog.get_logger(__name__)
 
-PATIENCE = 12.0
-"""Seconds that current batches get when the worker stops or loses partitions."""
-LEAVE_SECONDS = 6.0
+REVOKED_SECONDS = 12.0
+"""Seconds that current batches get when the worker loses partitions."""
+STOP_SECONDS = 7.0
+"""Seconds that current batches get when the worker stops."""
+LEAVE_SECONDS = 3.0
 """Seconds for the last commit and for leaving the group."""
 
 
@@ -77,16 +79,26 @@ class GroupConsumer:
         """Finish the current batches, commit the acknowledged offsets, and leave the group, so that other workers take
         over at once."""
         self._supervisor.let_end()
-        await self._batches.close(PATIENCE)
+        await self._batches.close(STOP_SECONDS)
+        leaving = asyncio.create_task(self._leave())
+        # Not `asyncio.timeout`: Faust suppresses a cancellation while it waits for another commit.
+        _, unfinished = await asyncio.wait([leaving], timeout=LEAVE_SECONDS)
+        if unfinished:
+            leaving.cancel()
+            self._not_left(TimeoutError())
+        await self._supervisor.stop()
+
+    async def _leave(self) -> None:
         try:
             with interruptions_raised():
-                async with asyncio.timeout(LEAVE_SECONDS):
-                    await self._app.consumer.commit()
-                    await self._app.stop()
+                await self._app.consumer.commit()
+                await self._app.stop()
         except Exception as error:
-            # Nothing is lost: requests that are delivered again are deduplicated through the inbox.
-            log.warning("group_not_left", consumer=self._name, error=repr(error))
-        await self._supervisor.stop()
+            self._not_left(error)
+
+    def _not_left(self, error: Exception) -> None:
+        """Nothing is lost: requests that are delivered again are deduplicated through the inbox."""
+        log.warning("group_not_left", consumer=self._name, error=repr(error))
 
     def check(self) -> None:
         """Raises ConsumerFailed if a part has ended unnoticed, in two checks in a row: aiokafka replaces some parts.
@@ -148,7 +160,7 @@ class GroupConsumer:
 
     async def _revoked(self, _app: Any, revoked: Any, **_: Any) -> None:
         self._readiness.not_ready(self.assignment, "waiting for an assignment")
-        await self._batches.drop([(partition.topic, partition.partition) for partition in revoked], PATIENCE)
+        await self._batches.drop([(partition.topic, partition.partition) for partition in revoked], REVOKED_SECONDS)
 
     async def _assigned(self, _app: Any, assigned: Any, **_: Any) -> None:
         self._readiness.ready(self.assignment)

@@ -99,16 +99,30 @@ async def test_a_server_away_for_10_seconds_loses_nothing_and_work_goes_on_by_it
         edge.kill()
 
 
+@pytest.mark.parametrize("has_work", [False, True], ids=["idle", "at work"])
 async def test_a_worker_ends_within_20_seconds_of_sigterm_while_its_broker_hangs(
-    kafka_and_postgres: KafkaAndPostgres, own_stack: Stack
+    kafka_and_postgres: KafkaAndPostgres, own_stack: Stack, has_work: bool
 ) -> None:
+    """At work, each part of the worker waits for the broker when it is to end: batches, publishers and clients."""
     kafka, _ = kafka_and_postgres
-    worker, _ = await _prepared(own_stack, Sent())
+    sent, ended = Sent(), asyncio.Event()
+    worker, population = await _prepared(own_stack, sent)
+    answered = await own_stack.count(RESULTS)
+    loading = asyncio.create_task(_send_while(own_stack, sent, population, ended)) if has_work else None
+
+    async def works() -> bool:
+        return await own_stack.count(RESULTS) > answered
+
+    if loading:
+        await eventually("results", works)
     kafka.suspend()
     try:
         assert await asyncio.to_thread(worker.terminate, SHUTDOWN_SECONDS) == 0
     finally:
+        ended.set()
         kafka.resume()
+    if loading:
+        await loading
 
 
 async def _execute(url: str, *statements: str) -> list[asyncpg.Record]:
