@@ -7,13 +7,16 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header $(ARGS)
 
-.PHONY: run test check interop compose-test fuzz bench chaos lock release clean
+.PHONY: run test faults check interop compose-test fuzz bench chaos lock release clean
 
 run: $(VENV)/requirements-embedded ## Run everything on this machine, with sample data and simulated gateways
 	@$(BIN)/visitor dev $(ARGS)
 
-test: check ## Run all checks and tests; the tests run in three processes
-	$(BIN)/python -m pytest --numprocesses 3 $(ARGS)
+test: check ## Run all checks, and all tests but those of `make faults`, in three processes
+	$(BIN)/python -m pytest --numprocesses 3 --ignore tests/chaos $(ARGS)
+
+faults: $(VENV)/requirements-dev ## Run the tests that kill, freeze and flood processes and servers, in three processes
+	$(BIN)/python -m pytest --numprocesses 3 tests/chaos $(ARGS)
 
 check: $(VENV)/requirements-dev
 	$(BIN)/ruff check .

@@ -25,13 +25,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = "tests/integration/"
-LONGEST_FIRST = (SHARED, "tests/chaos/", "tests/contract/", "tests/unit/")
+LONG_MODULES = ("test_outages", "test_dev", "test_releases", "test_unavailable_topics", "test_kill", "test_processes")
+LONGEST_FIRST = (
+    SHARED, *(f"tests/chaos/{module}.py" for module in LONG_MODULES), "tests/chaos/", "tests/contract/", "tests/unit/",
+)  # fmt: skip
 
 
 class SideBySide(LoadScopeScheduling):
-    """The processes of `make test`: the first runs all tests that share an installation, the others one module after
-    the other. Modules that start their own servers mostly wait for restarts, so that there may be more processes than
-    cores."""
+    """The processes of `make test` and `make faults`: one runs all tests that share an installation, the others one
+    module after the other. Modules that start their own servers mostly wait for restarts, so that there may be more
+    processes than cores."""
 
     # Marks would be shorter, but pytest-xdist 3.8 loses them under pytest 9.2.
     def _split_scope(self, nodeid: str) -> str:

@@ -27,7 +27,8 @@ def main() -> None:
     ):
         sys.exit(f"CHANGELOG.md has no entry `## {version} - <date>`. Rename `## Unreleased`.")
     Wire(CATALOGUE).write_schemas(folder)
-    sys.stdout.write(f"Wrote {folder.relative_to(ROOT)}. Run `make test`, commit, and tag the commit v{version}.\n")
+    written = folder.relative_to(ROOT)
+    sys.stdout.write(f"Wrote {written}. Run `make test` and `make faults`, commit, and tag the commit v{version}.\n")
 
 
 if __name__ == "__main__":
