@@ -197,7 +197,7 @@ def _acquire() -> Any:
         (sa.exists().where(of_topic, is_owner, idle < OWNER_EXPIRES), Ownership.SAME_OWNER),
         else_=Ownership.NEW_OWNER,
     )
-    return sa.select(ownership).where(_has_changes(sa.bindparam("of_topic")))
+    return sa.select(ownership, sa.func.pg_postmaster_start_time()).where(_has_changes(sa.bindparam("of_topic")))
 
 
 def _topics_with_changes() -> Any:
@@ -305,13 +305,14 @@ async def last_id(conn: AsyncConnection) -> int:
     return int(await conn.scalar(_LAST_ID) or 0)
 
 
-async def acquire(conn: AsyncConnection, topic: str, owner: UUID) -> Ownership:
-    """Lock the topic for the publisher `owner` until the transaction ends, if it has changes and no other owner.
+async def acquire(conn: AsyncConnection, topic: str, owner: UUID) -> tuple[Ownership, datetime | None]:
+    """Lock the topic for the publisher `owner` until the transaction ends, if it has changes and no other owner. Also
+    returns when the server was started; None if there are no changes.
 
     Rarely, SAME_OWNER is out of date: another publisher may commit while this statement runs. This is harmless, because
     Kafka refuses what this publisher sends: the other publisher has fenced it."""
-    state = await conn.scalar(_ACQUIRE, {"of_topic": topic, "owner": owner})
-    return Ownership.NO_CHANGES if state is None else Ownership(state)
+    row = (await conn.execute(_ACQUIRE, {"of_topic": topic, "owner": owner})).first()
+    return (Ownership.NO_CHANGES, None) if row is None else (Ownership(row[0]), row[1])
 
 
 async def claim(conn: AsyncConnection, topic: str, owner: UUID) -> list[Entry]:

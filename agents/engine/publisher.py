@@ -8,21 +8,27 @@ A process can be suspended at any moment, lose the lock, and go on later. Theref
 one of the topic first fences all others (`FencedProducer.take_over`) and then deletes rows. If the lock was lost
 before the delete, the delete fails. If it is lost later, the next publisher fences this one, and the brokers refuse its
 records.
+
+After a crash, PostgreSQL shows transactions that no synchronous standby has. A failover would lose them, and other
+entities would get their ids. So a publisher sends nothing from a server that has started until the standby has a
+transaction of its own, and with it all earlier ones.
 """
 
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
+from datetime import datetime
 from functools import partial
 from uuid import uuid4
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from agents.engine import spans
 from agents.engine.readiness import Readiness
 from agents.engine.retry import until_done
 from storage import outbox
+from storage.commits import Commits, wait_for_standby
 from storage.database import single_statements
 from storage.outbox import Ownership
 from telemetry.metrics import CHANGE_LATENCY, CHANGES, PUBLISHER, RETRIES
@@ -55,6 +61,10 @@ class Publisher:
         self._failing: set[str] = set()
         """The topics whose last attempt failed."""
         self._retrying = asyncio.Semaphore(1)
+        self._commits = Commits()
+        self._replicating = asyncio.Lock()
+        self._replicated: datetime | None = None
+        """The start of the server of which all transactions that a crash made visible are on a standby."""
         for topic in producers:
             PUBLISHER.labels(topic).state("idle")
             RETRIES.labels(f"{topic} publisher")
@@ -125,22 +135,41 @@ class Publisher:
 
     async def _attempt(self, topic: str) -> tuple[Ownership, float | None]:
         """Also returns the pause, see `_publish_oldest`. Raises DeliveryError and what `is_transient` accepts."""
-        producer = self._producers[topic]
         async with self._engine.connect() as conn, conn.begin():
-            state = await outbox.acquire(conn, topic, self._owner)
+            state, server_start = await outbox.acquire(conn, topic, self._owner)
             if state is Ownership.NO_CHANGES:
                 return state, None
             if state is Ownership.OTHER_OWNER:
                 return state, outbox.LEASE_SECONDS
-            if state is Ownership.NEW_OWNER or not producer.usable:
-                await producer.take_over()
-            entries = await outbox.claim(conn, topic, self._owner)
-            if entries:
-                with spans.of_changes(entries) as traced:
-                    await producer.send([_message(entry) for entry in traced])
+            if server_start == self._replicated:
+                return state, await self._send_oldest(conn, topic, state)
+        await self._wait_for_standby(server_start)
+        return state, 0
+
+    async def _send_oldest(self, conn: AsyncConnection, topic: str, state: Ownership) -> float | None:
+        """Send the oldest changes of a topic that is locked. Returns the pause, see `_publish_oldest`."""
+        producer = self._producers[topic]
+        if state is Ownership.NEW_OWNER or not producer.usable:
+            await producer.take_over()
+        entries = await outbox.claim(conn, topic, self._owner)
+        if entries:
+            with spans.of_changes(entries) as traced:
+                await producer.send([_message(entry) for entry in traced])
         _count(topic, entries)
         # Changes that were committed after the claim have set the wakeup, or are noticed by the next poll.
-        return state, 0 if outbox.is_full(entries) else None
+        return 0 if outbox.is_full(entries) else None
+
+    async def _wait_for_standby(self, server_start: datetime | None) -> None:
+        """Return when the standby has all transactions that the crash before `server_start` made visible. Raises what
+        `is_transient` accepts."""
+        async with self._replicating:
+            if self._replicated == server_start:
+                return
+            async with self._engine.connect() as conn, conn.begin():
+                await self._commits.begin(conn)
+                await wait_for_standby(conn)
+                await self._commits.commit(conn)
+            self._replicated = server_start
 
 
 _STATES = {

@@ -29,6 +29,7 @@ READY_SECONDS = 5
 """In which an edge is ready again after its only broker is back."""
 FAMILIES = ("visits", "visitors", "parking", "centers")
 RESULTS = names.results("visits")
+VISITS = names.changes("visits", "visit")
 
 
 async def _not_ready(worker: Process) -> bool:
@@ -181,11 +182,12 @@ async def test_a_request_that_no_standby_has_is_not_answered(
 async def test_a_request_that_only_a_crash_made_visible_is_not_answered_without_a_standby(
     kafka_and_postgres: KafkaAndPostgres, own_stack: Stack
 ) -> None:
+    """Nor is its change published: a failover would lose the request, and give the id of its entity to another one."""
     _, postgres = kafka_and_postgres
     sent, rng = Sent(), random.Random(5)
     worker, population = await _prepared(own_stack, sent)
     await _answered(own_stack, sent)  # so that no other commit waits
-    answered = await own_stack.count(RESULTS)
+    answered, published = await own_stack.count(RESULTS), await own_stack.count(VISITS)
     async with _absent_standby(postgres) as url:
         await send_all(own_stack, sent, rng, [visit(rng, population)])
         await eventually("a commit that waits for the standby", lambda: _commits_waiting(url))
@@ -199,6 +201,7 @@ async def test_a_request_that_only_a_crash_made_visible_is_not_answered_without_
         await eventually("an assignment", worker.ready)
         await asyncio.sleep(2)
         assert await own_stack.count(RESULTS) == answered
+        assert await own_stack.count(VISITS) == published
     await _answered(own_stack, sent)
     await oracle.verify(own_stack, sent, FAMILIES)
     assert worker.terminate() == 0

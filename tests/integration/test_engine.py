@@ -254,7 +254,7 @@ async def test_a_topic_keeps_its_owner_during_the_lease_and_gets_a_new_owner_aft
 
     async def acquire(owner: UUID, *, claim: bool = False) -> Ownership:
         async with stack.engine.begin() as conn:
-            ownership = await outbox.acquire(conn, topic, owner)
+            ownership, _ = await outbox.acquire(conn, topic, owner)
             if claim:
                 await outbox.claim(conn, topic, owner)
         return ownership
@@ -268,7 +268,7 @@ async def test_a_topic_keeps_its_owner_during_the_lease_and_gets_a_new_owner_aft
         await outbox.insert(conn, [entry], datetime.now(UTC))
     async with stack.engine.begin() as conn:
         assert await outbox.topics_with_changes(conn, ["none of this", topic]) == [topic]
-        assert await outbox.acquire(conn, topic, first) is Ownership.NEW_OWNER
+        assert (await outbox.acquire(conn, topic, first))[0] is Ownership.NEW_OWNER
         assert await acquire(second) is Ownership.OTHER_OWNER
     assert await acquire(second, claim=True) is Ownership.NEW_OWNER
     assert await acquire(first) is Ownership.NO_CHANGES
