@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 from uuid import UUID
 
 import typer
@@ -58,6 +58,13 @@ class Role(StrEnum):
     worker = "worker"
     edge = "edge"
 
+
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        help="The file to write. By default, standard output.", show_default=False, dir_okay=False, writable=True
+    ),
+]
 
 app.add_typer(dead_letters_cli.app, name="dead-letters", rich_help_panel=Readers.DIAGNOSIS)
 
@@ -357,9 +364,7 @@ def export(
         str, typer.Argument(help="The table, for example visitors; or the id of a visitor.", show_default=False)
     ],
     file_format: Annotated[Format, typer.Option("--format", help="JSON lines or CSV.")] = Format.jsonl,
-    output: Annotated[
-        Path | None, typer.Option(help="The file to write. By default, standard output.", show_default=False)
-    ] = None,
+    output: Output = None,
 ) -> None:
     """Write all rows of a resource, as of one moment, in the order of their keys. Needs the database only.
 
@@ -388,6 +393,8 @@ def export(
     except DBAPIError as error:
         typer.echo(f"visitor: The export is incomplete: {error.orig}. Run it again.", err=True)
         raise typer.Exit(1) from None
+    except OSError as error:
+        _exit_incomplete(error)
     except KeyboardInterrupt:
         typer.echo("Interrupted. Run the same command to begin again.", err=True)
         raise typer.Exit(130) from None
@@ -397,9 +404,7 @@ def export(
 @app.command(rich_help_panel=Readers.PRIVACY)
 def export_visitor(
     visitor_id: Annotated[UUID, typer.Argument(help="The id of the visitor.")],
-    output: Annotated[
-        Path | None, typer.Option(help="The file to write. By default, standard output.", show_default=False)
-    ] = None,
+    output: Output = None,
 ) -> None:
     """Write all data that the database has about a visitor as JSON, for a request for access (GDPR, article 15).
 
@@ -409,6 +414,7 @@ def export_visitor(
 
 def _export_visitor(visitor_id: UUID, output: Path | None) -> None:
     from runtime import export_visitor as runtime_export_visitor
+    from runtime.bulk.exporting import written
 
     settings = load_settings_and_configure_logs()
     try:
@@ -421,10 +427,18 @@ def _export_visitor(visitor_id: UUID, output: Path | None) -> None:
         typer.echo(f"visitor: {error}", err=True)
         raise typer.Exit(1) from None
     operator_audit.log(settings, "export-visitor", visitors=[visitor_id])
-    if output is None:
-        sys.stdout.buffer.write(exported + b"\n")
-    else:
-        output.write_bytes(exported + b"\n")
+    try:
+        with written(output) as stream:
+            stream.write(exported + b"\n")
+    except OSError as error:
+        _exit_incomplete(error)
+
+
+def _exit_incomplete(error: OSError) -> NoReturn:
+    if isinstance(error, BrokenPipeError):  # `visitor export … | head` needs no message.
+        raise error
+    typer.echo(f"visitor: The export is incomplete: {error}. Run it again.", err=True)
+    raise typer.Exit(1)
 
 
 @app.command(name="health", rich_help_panel=Readers.PROCESSES)

@@ -1,13 +1,12 @@
 """Reads CSV as databases, spreadsheets and data frames write it."""
 
 import csv
-import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from runtime.bulk.rows import Refusal, Row, UnusableFile
 from schemas.faults import Fault, Invalid, refuse
@@ -45,15 +44,13 @@ class _Header(NamedTuple):
     lines: int
 
 
-def read_csv(stream: BinaryIO, file: Path, types: Mapping[str, type]) -> Iterator[Row | Refusal]:
+def read_csv(text: TextIO, file: Path, types: Mapping[str, type]) -> Iterator[Row | Refusal]:
     """The rows below the line with the names of the columns. Raises UnusableFile if that line is wrong."""
     csv.field_size_limit(names.VALUE_LIMIT)
-    # surrogateescape: a cell that is not UTF-8 refuses its row, not the file.
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     return _read_rows(text, _read_header(text, file, types), types)
 
 
-def _read_header(text: io.TextIOWrapper, file: Path, types: Mapping[str, type]) -> _Header:
+def _read_header(text: TextIO, file: Path, types: Mapping[str, type]) -> _Header:
     delimiter = None
     lines = 0
     while line := text.readline(names.VALUE_LIMIT):
@@ -72,7 +69,7 @@ def _read_header(text: io.TextIOWrapper, file: Path, types: Mapping[str, type]) 
 def _columns(file: Path, line: str, delimiter: str) -> list[str]:
     """The names without those of empty columns at the end. Raises UnusableFile."""
     try:
-        columns = [name.strip() for name in next(csv.reader([line], delimiter=delimiter))]
+        columns = [name.strip() for name in next(csv.reader([line], delimiter=delimiter, strict=True))]
     except csv.Error as error:
         raise UnusableFile(f"{file} has a first line that is not CSV: {error}.") from None
     while columns and not columns[-1]:
@@ -91,7 +88,7 @@ def _check_columns(file: Path, columns: Sequence[str], types: Mapping[str, type]
         raise UnusableFile(f"{file} has several columns with the same name: {', '.join(repeated)}.")
 
 
-def _read_rows(text: io.TextIOWrapper, header: _Header, types: Mapping[str, type]) -> Iterator[Row | Refusal]:
+def _read_rows(text: TextIO, header: _Header, types: Mapping[str, type]) -> Iterator[Row | Refusal]:
     reader = csv.reader(text, delimiter=header.delimiter, strict=True)
     while True:
         first = reader.line_num + header.lines + 1

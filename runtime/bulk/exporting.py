@@ -38,33 +38,38 @@ async def run(
     async with connected(settings, retry) as database, database.connect() as connection:
         conn = await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         console = Console(stderr=True)
-        with _opened(output) as stream, progress.bar(console) as bar:
+        with written(output) as stream, progress.bar(console) as bar:
             task = bar.add_task(f"exporting {table.name}", total=None)
             if console.is_terminal:
                 bar.update(task, total=await statistics.rows(conn, table.name))
-            encode, written = _encoder(file_format, table, stream), 0
+            encode, count = _encoder(file_format, table, stream), 0
             statement = sa.select(table.sql).order_by(table.columns[table.key])
             result = await conn.stream(statement, execution_options={"yield_per": _ROWS_PER_FETCH})
             async for rows in result.partitions():
                 stream.write(b"".join(encode(table.to_row(row).model_dump()) for row in rows))
-                written += len(rows)
-                bar.update(task, completed=written)
+                count += len(rows)
+                bar.update(task, completed=count)
                 await asyncio.sleep(0)  # Ctrl-C ends the export here. The next rows may be in memory already.
-    return written
+    return count
 
 
 @contextmanager
-def _opened(output: Path | None) -> Iterator[BinaryIO]:
-    """The stream of the export. The file gets its name when it is complete."""
+def written(output: Path | None) -> Iterator[BinaryIO]:
+    """The stream of an export. A file gets its name when it is complete. Raises OSError."""
     if output is None:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    unfinished = output.with_name(f"{output.name}.part")
+    if output.exists() and not output.is_file():  # A pipe or a device.
+        with output.open("wb") as stream:
+            yield stream
+        return
+    file = output.resolve()  # A symbolic link stays one.
+    unfinished = file.with_name(f"{file.name}.part")
     try:
         with unfinished.open("wb") as stream:
             yield stream
-        unfinished.replace(output)
+        unfinished.replace(file)
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -4,8 +4,6 @@ The id of a request consists of the digest of the file and the line of the row. 
 example after an interruption, the inbox answers the rows that were applied, and nothing is applied twice.
 """
 
-import asyncio
-import hashlib
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -25,7 +23,8 @@ from runtime import progress
 from runtime.bulk import Importable
 from runtime.bulk.duplicates import Duplicates
 from runtime.bulk.requests import Creation
-from runtime.bulk.rows import Refusal, Row, as_json, read
+from runtime.bulk.rows import Refusal, Row, as_json
+from runtime.bulk.source import opened
 from runtime.operator_database import Retry
 from topics import json, names, patches
 from topics.envelope import REVISION
@@ -38,7 +37,6 @@ IN_FLIGHT = 5_000
 """Rows that wait for their results at most. A batch of a worker holds 500 requests."""
 QUIET_SECONDS = 10.0
 """How long no result arrives until a hint is printed."""
-_DIGEST_BYTES = 16
 
 
 @dataclass
@@ -56,13 +54,6 @@ class Summary:
         return f"{self.applied:,} rows are applied{repeated}, {self.refused:,} are refused."
 
 
-class _Content(NamedTuple):
-    """What a first reading tells about a file."""
-
-    digest: str
-    lines: int
-
-
 class _Request(NamedTuple):
     row: Row
     message: Outgoing
@@ -72,9 +63,9 @@ def check(resource: Importable, file: Path) -> Summary:
     """Validate all rows without a server, and look for rows that exclude each other. Write a report of each refused row
     to standard output. Raises UnusableFile, OSError."""
     creation, summary = Creation(resource), Summary()
-    with closing(Duplicates(resource)) as duplicates, _bar() as bar:
-        task = bar.add_task(f"checking {resource}", total=_content(file).lines)
-        for row in read(file, creation.types):
+    with opened(file) as source, closing(Duplicates(resource)) as duplicates, _bar() as bar:
+        task = bar.add_task(f"checking {resource}", total=source.lines)
+        for row in source.rows(creation.types):
             if refusal := _refusal(row, creation, duplicates):
                 summary.refused += 1
                 _report(refusal)
@@ -95,17 +86,17 @@ async def run(kafka: KafkaSettings, resource: Importable, file: Path, retry: Ret
     """Send the rows of the file and wait for their results. Write a report of each refused row to standard output.
     Waits while Kafka or the workers are unavailable. Raises UnusableFile, OSError, KafkaError."""
     patches.apply()
-    creation = Creation(resource)
-    content = await asyncio.to_thread(_content, file)
-    producer = Producer(kafka)
-    try:
-        async with _results(kafka, creation, producer, retry) as consumer:
-            with _bar() as bar:
-                task = bar.add_task(f"importing {resource}", total=content.lines)
-                importer = _Importer(creation, content.digest, producer, consumer, retry, bar, task)
-                return await importer.run(read(file, creation.types))
-    finally:
-        await producer.stop()
+    creation, producer = Creation(resource), Producer(kafka)
+    with opened(file) as source:
+        rows = source.rows(creation.types)
+        try:
+            async with _results(kafka, creation, producer, retry) as consumer:
+                with _bar() as bar:
+                    task = bar.add_task(f"importing {resource}", total=source.lines)
+                    importer = _Importer(creation, source.digest, producer, consumer, retry, bar, task)
+                    return await importer.run(rows)
+        finally:
+            await producer.stop()
 
 
 class _Importer:
@@ -209,15 +200,6 @@ async def _results(
 
 def _bar() -> Progress:
     return progress.bar(Console(stderr=True, soft_wrap=True))
-
-
-def _content(file: Path) -> _Content:
-    digest, lines = hashlib.blake2b(digest_size=_DIGEST_BYTES), 0
-    with file.open("rb") as content:
-        while block := content.read(2**20):
-            digest.update(block)
-            lines += block.count(b"\n")
-    return _Content(digest.hexdigest(), lines)
 
 
 def _report(refusal: Refusal) -> None:

@@ -9,7 +9,7 @@ from agents.catalogue import CATALOGUE
 from agents.operation import Operation
 from runtime.bulk import Importable
 from runtime.bulk.rows import Refusal, Row
-from schemas.faults import from_validation
+from schemas.faults import Invalid, from_validation
 from schemas.shapes import shape_of
 from topics import json, names
 from topics.envelope import JSON, RequestHeaders
@@ -41,6 +41,10 @@ class Creation:
     def parts_of(self, row: Row) -> dict[str, Any] | Refusal:
         """The parts of the request that creates the row, or why the service would refuse it. A list that the row leaves
         out is empty."""
+        if row.fields.get("deletionDate") is not None:
+            # An export has deleted records, too. As new ones, they would identify visitors again.
+            deleted = Invalid("deleted", "The record is deleted. Leave the row out.", field="deletionDate")
+            return Refusal.by(deleted, row.line, row.fields)
         path = {name: value for name, value in row.fields.items() if name in self._path}
         body = {
             name: value for name, value in row.fields.items() if name not in self._path and name not in self._ignored

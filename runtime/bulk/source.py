@@ -1,6 +1,7 @@
 """A file of rows: CSV or JSON lines."""
 
 import hashlib
+import io
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -47,9 +48,11 @@ class Source:
         """The rows in order, with a refusal for each that cannot be read. `types` are the plain types of the fields. A
         null and an empty cell count as a field that was left out. Raises UnusableFile, also at later rows; OSError."""
         self._stream.seek(0)
-        is_csv = self._format is Format.csv
-        rows = read_csv(self._stream, self._file, types) if is_csv else _read_json_lines(self._stream)
-        return self._checked(rows)
+        if self._format is Format.jsonl:
+            return self._checked(_read_json_lines(self._stream))
+        # surrogateescape: a cell that is not UTF-8 refuses its row, not the file.
+        self._text = io.TextIOWrapper(self._stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        return self._checked(read_csv(self._text, self._file, types))
 
     def _check_start(self) -> None:
         start = self._stream.read(4)

@@ -1,6 +1,7 @@
 """Rows of files become requests, and every error has its line."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ from typer.testing import CliRunner
 
 from runtime import cli
 from runtime.bulk import Importable
+from runtime.bulk.exporting import written
 from runtime.bulk.requests import Creation
-from runtime.bulk.rows import Refusal, Row, UnusableFile, read
+from runtime.bulk.rows import Refusal, Row, UnusableFile
+from runtime.bulk.source import opened
 from runtime.cli import app
 from tests.support import data
 
@@ -26,7 +29,8 @@ def logs_of_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _rows(file: Path, content: str | bytes, resource: Importable = Importable.vehicles) -> list[Row | Refusal]:
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return list(read(file, Creation(resource).types))
+    with opened(file) as source:
+        return list(source.rows(Creation(resource).types))
 
 
 def _codes(refusal: Row | Refusal) -> list[str]:
@@ -75,12 +79,143 @@ def test_a_row_that_is_not_utf8_or_not_csv_is_refused_alone(tmp_path: Path) -> N
         ("", "is empty"),
         ("licensePlate,colour\n", "colour"),
         ("color,licensePlate,color\n", "same name: color"),
-        ("a" * 140_000 + "\n", "not CSV"),
+        ("a" * 1_100_000 + "\n", "unknown columns: 'a{40}'"),
+        ('"color,licensePlate\n', "not CSV"),
+        (",licensePlate\n", "no name for column 1"),
+        ("licensePlate,Color\n", "unknown columns: 'Color'"),
+        (b"\xff\xfel\x00", "UTF-16"),
+        (b"\x1f\x8b\x08", "gunzip"),
+        (b"PK\x03\x04", "spreadsheet"),
     ],
 )
-def test_a_first_line_that_names_no_fields_refuses_the_file(tmp_path: Path, content: str, message: str) -> None:
+def test_a_first_line_that_names_no_fields_refuses_the_file(tmp_path: Path, content: str | bytes, message: str) -> None:
     with pytest.raises(UnusableFile, match=message):
         _rows(tmp_path / "v.csv", content)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{\x00}\x00", b"\x1f\x8b\x08"])
+def test_json_lines_in_another_encoding_refuse_the_file(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(UnusableFile, match=r"UTF-16|gunzip"):
+        _rows(tmp_path / "v.jsonl", content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "licensePlate;name;;\r\nA1;x;;\r\n;;;\r\nB2;y;;\r\n",
+        "sep=;\r\nlicensePlate;name\r\nA1;x\r\n\r\nB2;y\r\n",
+        '"sep=|"\r\nlicensePlate|name\r\nA1|x\r\n|\r\nB2|y',
+        "\n\nlicensePlate\t name \nA1\tx\n\t\nB2\ty\t\n",
+    ],
+    ids=["empty columns and rows", "sep", "quoted sep", "tabs"],
+)
+def test_csv_is_read_as_spreadsheets_and_databases_write_it(tmp_path: Path, content: str) -> None:
+    rows = _rows(tmp_path / "v.csv", content)
+    plates = [line for line, text in enumerate(content.splitlines(), 1) if text[:2] in ("A1", "B2")]
+    assert rows == [
+        Row(line, {"licensePlate": plate, "name": name})
+        for line, (plate, name) in zip(plates, [("A1", "x"), ("B2", "y")], strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "value"),
+    [
+        ("birthYear", "1990.0", 1990),
+        ("birthYear", "-9999999999999999999", "-9999999999999999999"),
+        ("birthYear", "1990.5", "1990.5"),
+        ("emailVerified", "t", True),
+        ("emailVerified", "0", False),
+        ("registrationDate", "2024-01-02 03:04:05.5+00", "2024-01-02 03:04:05.5+00:00"),
+        ("registrationDate", "2024-01-02T03:04:05-03:30", "2024-01-02T03:04:05-03:30"),
+    ],
+)
+def test_a_cell_of_another_program_has_the_value_that_it_means(
+    tmp_path: Path, column: str, cell: str, value: Any
+) -> None:
+    rows = _rows(tmp_path / "v.csv", f"email,lastName,{column}\na@b.example,\\N,{cell}\n", Importable.visitors)
+    assert rows == [Row(2, {"email": "a@b.example", column: value})]
+
+
+@pytest.mark.parametrize("cell", ["3.36123E+10", "3,36E+10", "#N/A", "#DIV/0!", '="0612345678"'])
+def test_a_text_that_a_spreadsheet_has_replaced_is_refused(tmp_path: Path, cell: str) -> None:
+    quoted = cell.replace('"', '""')
+    (row,) = _rows(tmp_path / "v.csv", f'phone;email\n"{quoted}";a@b.example\n', Importable.visitors)
+    assert _codes(row) == ["spreadsheet_value"]
+    assert isinstance(row, Refusal)
+    assert (row.line, row.errors[0]["field"]) == (2, "phone")
+
+
+def test_a_missing_quote_hides_no_rows(tmp_path: Path) -> None:
+    """The next quote ends the cell, which then has whole rows; without one, the rest of the file is one row."""
+    header = "licensePlate,name,color\n"
+    (merged, last) = _rows(tmp_path / "v.csv", header + 'A1,"x,red\nB2,y,red\nC3,z",red\nD4,z,red\n')
+    assert _codes(merged) == ["rows_in_cell"]
+    assert last.line == 5
+    (address,) = _rows(tmp_path / "v.csv", header + 'A1,"Rue X,\nParis",red\n')
+    assert isinstance(address, Row)
+    (rest,) = _rows(tmp_path / "v.csv", header + 'A1,"x,red\nB2,y,red\nC3,z,red\n')
+    assert isinstance(rest, Refusal)
+    assert rest.errors[0]["message"].startswith("The row of lines 2 to 4 is not CSV")
+
+
+def test_a_deleted_record_of_an_export_is_refused(tmp_path: Path) -> None:
+    deleted = {"visitorId": VISITOR_ID, "licensePlate": "AB-1", "deletionDate": "2026-01-02T03:04:05Z"}
+    status, refused, _ = _dry_run(tmp_path / "v.jsonl", "vehicles", [deleted, deleted | {"deletionDate": None}])
+    assert (status, [line["line"] for line in refused]) == (1, [1])
+    assert refused[0]["errors"][0]["code"] == "deleted"
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_read_further(tmp_path: Path) -> None:
+    """Its rows would get the ids of other rows."""
+    file = tmp_path / "v.jsonl"
+    file.write_text(1_000 * '{"licensePlate": "A1"}\n')
+    with opened(file) as source:
+        rows = source.rows({"licensePlate": str})
+        next(rows)
+        with file.open("a") as stream:
+            stream.write('{"licensePlate": "B2"}\n')
+        with pytest.raises(UnusableFile, match="was changed"):
+            list(rows)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_to_its_end(tmp_path: Path) -> None:
+    file, other = tmp_path / "v.jsonl", tmp_path / "w.jsonl"
+    file.write_text('{"licensePlate": "A1"}\n')
+    other.write_text('{"licensePlate": "B2"}\n')
+    with opened(file) as source:
+        other.replace(file)
+        assert list(source.rows({"licensePlate": str})) == [Row(1, {"licensePlate": "A1"})]
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "v.csv"
+    os.mkfifo(pipe)
+    result = CliRunner().invoke(app, ["import", "vehicles", str(pipe), "--dry-run"])
+    assert result.exit_code == 2
+    assert "regular file" in result.stderr
+
+
+def test_a_wrong_first_line_is_reported_without_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISITOR_KAFKA_BOOTSTRAP", "127.0.0.1:1")
+    file = tmp_path / "v.csv"
+    file.write_text("colour\n")
+    result = CliRunner().invoke(app, ["import", "vehicles", str(file)])
+    assert result.exit_code == 2
+    assert "colour" in result.stderr
+
+
+def test_an_output_may_be_a_link_or_a_device(tmp_path: Path) -> None:
+    target, link = tmp_path / "target.jsonl", tmp_path / "link.jsonl"
+    link.symlink_to(target)
+    with written(link) as stream:
+        stream.write(b"a")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"a"
+    with written(Path("/dev/null")) as stream:
+        stream.write(b"a")
+    assert Path("/dev/null").is_char_device()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["link.jsonl", "target.jsonl"]
 
 
 def test_json_lines_may_have_empty_lines_and_nulls(tmp_path: Path) -> None:

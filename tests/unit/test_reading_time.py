@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from edge import app, codings, conditional, idempotency, preferences, registry, routing, translate
-from runtime.bulk import rows
+from runtime.bulk import csv_rows
 from runtime.console import request_trace
 from schemas import cards, emails, invisible, locales, plates, types
 from schemas.faults import Fault
@@ -56,7 +56,9 @@ READERS = {
     "if-match of a message": Reader(incoming._REVISION.fullmatch),
     "result": Reader(lambda text: json._RESULT.fullmatch(text.encode()), ("", '{"status":200,"body":')),
     "position": Reader(request_trace._POSITION.fullmatch, ("", "a:", "a:1:1@")),
-    "cell": Reader(rows._INTEGER.fullmatch),
+    "integer in a cell": Reader(csv_rows._INTEGER.fullmatch, ("", "1.")),
+    "time in a cell": Reader(csv_rows._HOURS_ONLY.fullmatch, ("", "2026-01-01 00:")),
+    "text in a cell": Reader(csv_rows._SPREADSHEET_VALUE.fullmatch, ("", '="', "1E")),
     "text": Reader(cards.holds_card_number, ("", "4")),
     "name of a field": Reader(cards.without_digit_runs, ("", "4")),
     "email address": Reader(emails.is_address, ("", "a@"), types.TEXT_LIMIT),
