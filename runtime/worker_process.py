@@ -26,7 +26,7 @@ from topics.supervision import Supervisor
 
 log = structlog.get_logger(__name__)
 
-SERVER_STOP_SECONDS = 5.0
+SERVER_STOP_SECONDS = 2.0
 """Time that the health server has to stop before it is cancelled."""
 EXIT_SECONDS = 3.0
 """Time that Python has to end the remaining tasks and threads before the process exits."""

@@ -9,6 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
+from topics.kafka import close_admin
 from topics.names import TopicSpec, record_lifetime
 from topics.settings import KafkaSettings
 
@@ -77,11 +78,11 @@ async def missing_topics(settings: KafkaSettings, specs: Sequence[TopicSpec]) ->
 @asynccontextmanager
 async def _connected(settings: KafkaSettings) -> AsyncIterator[AIOKafkaAdminClient]:
     admin = AIOKafkaAdminClient(**settings.client())
-    await admin.start()
     try:
+        await admin.start()
         yield admin
     finally:
-        await admin.close()
+        await close_admin(admin)
 
 
 async def _missing(admin: AIOKafkaAdminClient, specs: Sequence[TopicSpec]) -> list[TopicSpec]:

@@ -14,7 +14,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import KafkaError, for_code
 
 from topics import snapshot
-from topics.kafka import close_consumer, ended_tasks, missing_topics
+from topics.kafka import close_admin, close_consumer, ended_tasks, missing_topics
 from topics.settings import KafkaSettings
 
 FETCH_BYTES = 64 * 1024
@@ -88,7 +88,7 @@ class Observer:
 
     async def stop(self) -> None:
         await asyncio.gather(
-            self._admin.close(),
+            close_admin(self._admin),
             close_consumer(self._offsets),
             close_consumer(self._reader),
             return_exceptions=True,

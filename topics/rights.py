@@ -16,6 +16,7 @@ from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
 
 from topics.acls import Acl, Operation
+from topics.kafka import close_admin
 from topics.settings import KafkaSettings
 
 _BITS: dict[Operation, int] = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10}
@@ -164,4 +165,4 @@ async def rights_of(settings: KafkaSettings) -> AsyncIterator[Rights]:
         await admin.start()
         yield Rights(admin)
     finally:
-        await admin.close()
+        await close_admin(admin)

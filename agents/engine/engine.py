@@ -49,7 +49,7 @@ log = structlog.get_logger(__name__)
 SHUTDOWN_LIMIT = 20.0
 """Seconds after which a stopping worker ends in any case. Its parts end one after the other, and a broker that hangs
 makes each of them take its limit: `group_consumer.STOP_SECONDS`, `group_consumer.LEAVE_SECONDS`, CLOSE_SECONDS."""
-CLOSE_SECONDS = 7.0
+CLOSE_SECONDS = 5.5
 """How long a stopping worker waits for changes that are being sent, and for its connections to close."""
 PRUNE_INTERVAL = 60.0
 """Seconds between two looks for expired answers and deletions, and for tombstones to repeat."""
@@ -154,9 +154,11 @@ class Engine:
                 await self._serve()
         finally:
             self._stopping.set()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CLOSE_SECONDS):
-                    await self._close()
+            closing = asyncio.create_task(self._close())
+            # Not `asyncio.timeout`: some libraries delay a cancellation.
+            await asyncio.wait([closing], timeout=CLOSE_SECONDS)
+            if closing.done():
+                await closing
             await heart.stop()
             faulthandler.cancel_dump_traceback_later()
         if self.failure is not None:
@@ -381,9 +383,9 @@ class Engine:
 
     async def _missing_topics(self) -> list[str]:
         """The topics that were deleted since the start."""
-        observer = await self._observer()
         topics = [spec.name for spec in self._catalogue.topics(self._kafka)]
         async with asyncio.timeout(WATCH_SECONDS):
+            observer = await self._observer()
             return await missing_topics(observer._client, topics)
 
     def _report_topics(self, missing: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 REVOKED_SECONDS = 12.0
 """Seconds that current batches get when the worker loses partitions."""
-STOP_SECONDS = 7.0
+STOP_SECONDS = 6.0
 """Seconds that current batches get when the worker stops."""
 LEAVE_SECONDS = 3.0
 """Seconds for the last commit and for leaving the group."""

@@ -44,7 +44,7 @@ PAUSE_SECONDS = 0.1
 """The pause between two Kafka transactions of a topic that has few changes. Changes of several requests then share a
 transaction, which costs as much as a request itself. After a longer silence, a change is published at once."""
 
-STOP_SECONDS = 3.0
+STOP_SECONDS = 2.0
 """How long a worker that stops waits for changes that are being sent."""
 
 

@@ -74,12 +74,12 @@ class SchemaLookup:
                     await registry.require_compatibility(subject, FULL_TRANSITIVE)
 
         changes = {schema_id(schema) for schema in self._wire.changes.values()}
-        await asyncio.gather(
-            *(
-                register(topic, schema, schema_id(schema) in changes)
-                for topic, schema in self._wire.topics_and_schemas()
-            )
-        )
+        try:
+            async with asyncio.TaskGroup() as group:  # The first failure ends the others.
+                for topic, schema in self._wire.topics_and_schemas():
+                    group.create_task(register(topic, schema, schema_id(schema) in changes))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from failures
 
     async def add_to_codec(self, ids: Iterable[int]) -> Lookup:
         """Look up schemas by the ids in values. If the registry has to be asked about many, it is asked about the first

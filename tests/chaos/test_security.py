@@ -5,12 +5,14 @@ import argparse
 import asyncio
 import json
 import shlex
+import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import httpx
+import psutil
 import pytest
 import pytest_asyncio
 import sqlalchemy as sa
@@ -51,8 +53,9 @@ JAAS = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
 @dataclass(frozen=True)
 class Broker:
     """`plain` is the address of the administrator, the others are those of the listeners. The last one has an expired
-    certificate."""
+    certificate. `pid` is the id of the process."""
 
+    pid: int
     plain: str
     scram: str
     mtls: str
@@ -101,10 +104,11 @@ def broker(folder: Path, authority: Authority) -> Iterator[Broker]:
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": "User:ANONYMOUS",
     }
-    running = embedded.Kafka(folder, DOWNLOADS, embedded.Processes(folder), port=plain, settings=properties)
+    processes = embedded.Processes(folder)
+    running = embedded.Kafka(folder, DOWNLOADS, processes, port=plain, settings=properties)
     running.start()
     try:
-        yield Broker(running.bootstrap, *(f"{HOST}:{port}" for port in ports))
+        yield Broker(processes.pid("kafka"), running.bootstrap, *(f"{HOST}:{port}" for port in ports))
     finally:
         running.stop()
 
@@ -262,6 +266,27 @@ async def test_every_role_works_with_exactly_its_acls(
         checks = await _checks(secured, role, _scram(broker, authority, role, VISITOR_DATABASE_URL=url))
         assert {name: check["state"] for name, check in checks.items() if check["state"] != "ok"} == expected, checks
     assert "uthorization" not in (worker.log.read_text() + edge.log.read_text()).replace("ClusterAuthorization", "")
+
+
+async def test_processes_end_in_time_while_their_broker_hangs_over_tls(
+    secured: Stack, broker: Broker, authority: Authority, database_url: str
+) -> None:
+    """With TLS, a connection is closed only when the other side answers."""
+    url = f"{database_url}?sslmode=verify-full&sslrootcert={authority.file}"
+    assert (await secured.command("migrate", VISITOR_DATABASE_URL=url)).returncode == 0
+    worker = secured.worker(**_scram(broker, authority, Role.worker, VISITOR_DATABASE_URL=url))
+    edge, edge_url = secured.edge(**_scram(broker, authority, Role.edge))
+    await eventually("a ready worker", worker.ready)
+    await eventually("a ready edge", edge.ready)
+    async with httpx.AsyncClient(base_url=edge_url, timeout=30) as client:
+        await data.create(client, "/centers", data.center())
+    frozen = psutil.Process(broker.pid)
+    frozen.suspend()
+    try:
+        ends = (asyncio.to_thread(worker.terminate, 20), asyncio.to_thread(edge.terminate, 20))
+        assert await asyncio.gather(*ends) == [0, -signal.SIGTERM]
+    finally:
+        frozen.resume()
 
 
 def _ids_up_to(options: dict[str, object], topic: str, expected: str) -> list[str]:

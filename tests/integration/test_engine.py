@@ -1,6 +1,7 @@
 """Parts of the engine on real servers. With a complete worker, these tests would take minutes."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -281,6 +282,18 @@ async def test_a_topic_keeps_its_owner_during_the_lease_and_gets_a_new_owner_aft
     await change("update publishers set renewed_at = now() - interval '1 day' where topic = :topic")
     assert (await acquire(second), await acquire(first)) == (Ownership.NEW_OWNER, Ownership.NEW_OWNER)
     await change("delete from outbox where topic = :topic")
+
+
+async def test_a_broker_that_answers_nothing_keeps_nobody_from_the_others(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It accepts connections, as a frozen one does. aiokafka tries the addresses in a random order."""
+    monkeypatch.setattr("aiokafka.conn.random.shuffle", lambda _: None)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        bootstrap = f"127.0.0.1:{silent.getsockname()[1]},{stack.kafka.bootstrap}"
+        producer = Producer(stack.kafka.model_copy(update={"bootstrap": bootstrap}))
+        await producer.start()
+        await producer.stop()
 
 
 async def test_a_message_that_is_too_large_for_the_broker_fails_no_other_send(stack: Stack) -> None:
