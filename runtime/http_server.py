@@ -1,9 +1,11 @@
 """The HTTP server of edges and workers."""
 
 import math
+import os
 import signal
 import socket
 import sys
+import threading
 import time
 from types import FrameType
 
@@ -13,6 +15,8 @@ import uvicorn
 log = structlog.get_logger(__name__)
 
 _CLOSE = (b"connection", b"close")
+CLOSE_SECONDS = 4.0
+"""Seconds for what the application closes after its last call, for example its connections to Kafka."""
 
 
 class Server(uvicorn.Server):
@@ -23,7 +27,10 @@ class Server(uvicorn.Server):
 
     After SIGTERM, the server takes calls for another `drain_seconds`, and asks their callers to close their
     connections: a proxy needs time to notice that this server is not ready, and sends it calls until then. SIGINT ends
-    the server without this delay."""
+    the server without this delay.
+
+    If the config limits the time of the calls in flight (`timeout_graceful_shutdown`), the time for the rest is
+    limited, too: CLOSE_SECONDS later, the process ends with status 1."""
 
     def __init__(self, config: uvicorn.Config, drain_seconds: float = 0.0) -> None:
         super().__init__(config)
@@ -42,6 +49,11 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
         drain_seconds = self._drain_seconds if sig == signal.SIGTERM else 0.0
         self._stops_at = min(self._stops_at, time.monotonic() + drain_seconds)
+        calls_seconds = self.config.timeout_graceful_shutdown
+        if calls_seconds is not None:
+            timer = threading.Timer(drain_seconds + calls_seconds + CLOSE_SECONDS, os._exit, (1,))
+            timer.daemon = True
+            timer.start()
 
     async def on_tick(self, counter: int) -> bool:
         """uvicorn stops when this is true. It asks ten times per second."""

@@ -128,3 +128,32 @@ def test_sigint_ends_a_server_without_delay_also_while_it_drains() -> None:
                 _await_answer(port, STOPPING)
                 process.send_signal(signals.pop())
             assert process.wait(20) < 0
+
+
+HANGING = """
+import asyncio, sys
+import uvicorn
+from runtime import http_server
+
+async def hang(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    print("started", flush=True)
+    await receive()
+    await asyncio.sleep(600)
+
+http_server.CLOSE_SECONDS = 0.5
+config = uvicorn.Config(
+    hang, host="127.0.0.1", port=int(sys.argv[1]), log_config=None, lifespan="on", timeout_graceful_shutdown=0
+)
+http_server.Server(config).run()
+"""
+
+
+def test_a_server_ends_although_its_application_does_not_close() -> None:
+    command = [sys.executable, "-c", HANGING, str(free_port())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"started\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 1
