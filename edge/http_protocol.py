@@ -142,6 +142,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._finish_headers()
         if self._timer is not None:
             self._timer.cancel()
+        # uvicorn keeps this timer, and with it the connection in memory, if the client has reset the connection.
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def _watch(self) -> None:

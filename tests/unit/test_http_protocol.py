@@ -2,8 +2,11 @@
 
 import asyncio
 import functools
+import gc
 import re
 import socket
+import struct
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing, suppress
 
@@ -26,13 +29,21 @@ LARGE = bytes(32 * 2**20)
 
 
 async def _app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers /large with a large body, and other paths after it has read the body of the request. /late takes longer
-    than a request may."""
+    """Answers /large with a large body, /early before it has read the body of the request, and other paths after that:
+    /headers with all headers, others with the length of the body. /late takes longer than a request may. /wait has no
+    answer, and ends when the client has left."""
     request = Request(scope, receive)
-    if request.url.path == "/late":
+    path = request.url.path
+    if path == "/late":
         await asyncio.sleep(0.7)
     with suppress(ClientDisconnect):
-        body = LARGE if request.url.path == "/large" else b"%d" % len(await request.body())
+        body = LARGE if path == "/large" else b"early" if path == "/early" else b"%d" % len(await request.body())
+        if path == "/wait":
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            return
+        if path == "/headers":
+            body = b"\n".join(b"%b: %b" % header for header in scope["headers"])
         await Response(body)(scope, receive, send)
 
 
@@ -66,9 +77,16 @@ Connect = Callable[[], Awaitable[Connection]]
 
 
 @asynccontextmanager
-async def _serving() -> AsyncIterator[uvicorn.Server]:
+async def _serving(idle_seconds: int = 75) -> AsyncIterator[uvicorn.Server]:
     config = uvicorn.Config(
-        _app, http=HttpProtocol, ws="none", port=0, log_config=None, lifespan="off", limit_concurrency=CONNECTIONS + 1
+        _app,
+        http=HttpProtocol,
+        ws="none",
+        port=0,
+        log_config=None,
+        lifespan="off",
+        timeout_keep_alive=idle_seconds,
+        limit_concurrency=CONNECTIONS + 1,
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
@@ -311,3 +329,23 @@ async def test_few_refused_connections_are_kept_for_their_refusal(monkeypatch: p
             writer.close()
         await eventually("the end of the refused connections", are_none)
     assert {status_and_code(answer) for answer in answers} == {(503, "too_many_connections")}
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Leave without a farewell."""
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.close()
+
+
+async def test_a_client_that_resets_an_idle_connection_leaves_nothing_in_memory() -> None:
+    async def is_forgotten() -> bool:
+        gc.collect()
+        return connection() is None
+
+    async with _serving() as server:
+        reader, writer = await asyncio.open_connection(*_address(server))
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n0")
+        connection = weakref.ref(next(iter(server.server_state.connections)))
+        _reset(writer)
+        await eventually("a connection that is forgotten", is_forgotten, seconds=5)
