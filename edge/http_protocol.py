@@ -104,7 +104,7 @@ class HttpProtocol(HttpToolsProtocol):
     """When the client must have taken more of what waits for it. None while nothing waits."""
     _waiting_bytes = 0
     """How much waited for the client at the last check."""
-    _answered_cycle: RequestResponseCycle
+    _answered_cycle: RequestResponseCycle = None  # type: ignore[assignment]
     """The request that the application answers now, or answered last. Other requests wait in `pipeline`."""
     _reads_headers = False
     _header_bytes = 0
@@ -144,7 +144,15 @@ class HttpProtocol(HttpToolsProtocol):
             self._timer.cancel()
         # uvicorn keeps this timer, and with it the connection in memory, if the client has reset the connection.
         self._unset_keepalive_if_required()
+        self._disconnect_calls()
         super().connection_lost(exc)
+
+    def _disconnect_calls(self) -> None:
+        """Tell the application that the client has left. uvicorn tells it for the last request of a pipeline only."""
+        for cycle in (self._answered_cycle, *(cycle for cycle, _ in self.pipeline)):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
     def _watch(self) -> None:
         now = self.loop.time()

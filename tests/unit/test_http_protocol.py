@@ -349,3 +349,24 @@ async def test_a_client_that_resets_an_idle_connection_leaves_nothing_in_memory(
         connection = weakref.ref(next(iter(server.server_state.connections)))
         _reset(writer)
         await eventually("a connection that is forgotten", is_forgotten, seconds=5)
+
+
+@pytest.mark.parametrize("leave", [asyncio.StreamWriter.close, _reset], ids=["closed", "reset"])
+async def test_each_call_of_a_pipeline_ends_when_its_client_leaves(
+    leave: Callable[[asyncio.StreamWriter], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with _serving() as server:
+
+        async def is_called() -> bool:
+            return len(server.server_state.tasks) == 1
+
+        async def is_ended() -> bool:
+            return not server.server_state.tasks
+
+        _, writer = await asyncio.open_connection(*_address(server))
+        writer.write(b"GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3)
+        await eventually("a call", is_called)
+        leave(writer)
+        await eventually("the end of the connection", lambda: _has_no_connections(server))
+        await eventually("the end of the call", is_ended, seconds=5)
+    assert caplog.records == []
