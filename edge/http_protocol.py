@@ -160,7 +160,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._move_write_deadline(now)
         if self.flow.read_paused and self._receive_deadline is not None:
             # The edge does not read now: the client is not to blame.
-            self._receive_deadline = now + HEADERS_SECONDS
+            self._receive_deadline = max(self._receive_deadline, now + HEADERS_SECONDS)
         if self._write_deadline is not None and now >= self._write_deadline:
             HTTP_TIMEOUTS.inc()
             self.transport.abort()

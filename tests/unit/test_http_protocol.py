@@ -370,3 +370,28 @@ async def test_each_call_of_a_pipeline_ends_when_its_client_leaves(
         await eventually("the end of the connection", lambda: _has_no_connections(server))
         await eventually("the end of the call", is_ended, seconds=5)
     assert caplog.records == []
+
+
+async def test_a_body_for_which_the_application_made_the_client_wait_has_its_whole_time_limit(
+    monkeypatch: pytest.MonkeyPatch, counted: Counted
+) -> None:
+    monkeypatch.setattr(http_protocol, "REQUEST_SECONDS", 60)
+    async with _serving() as server:
+
+        async def is_paused() -> bool:
+            return any(
+                isinstance(each, HttpProtocol) and each.flow.read_paused for each in server.server_state.connections
+            )
+
+        async def is_read() -> bool:
+            return not await is_paused()
+
+        reader, writer = await asyncio.open_connection(*_address(server))
+        with closing(writer):
+            writer.write(HEAD.replace(b"/", b"/late", 1) + b"Content-Length: 100001\r\n\r\n" + bytes(100_000))
+            await eventually("a client that must wait", is_paused)
+            await eventually("an application that reads", is_read)
+            await asyncio.sleep(2 * http_protocol.HEADERS_SECONDS)
+            writer.write(b"a")
+            assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
+    assert counted("visitor_http_timeouts_total") == 0
