@@ -209,12 +209,14 @@ class HttpProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             raised = error.__context__
             self._refuse(raised.fault if isinstance(raised, _Refused) else _not_http())
-        if self._receive_deadline is None and (self.cycle is None or self.cycle.response_complete):
-            # Blank lines between two requests: uvicorn has stopped its timer for idle connections.
+        is_idle = self._receive_deadline is None and (self.cycle is None or self.cycle.response_complete)
+        if is_idle and self.timeout_keep_alive_task is None:
+            # Blank lines between two requests, which have stopped uvicorn's timer for idle connections.
             self._receive_deadline = self.loop.time() + HEADERS_SECONDS
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._unset_keepalive_if_required()
         self._reads_headers, self._header_bytes, self._offers_upgrade = True, 0, False
         self._receive_deadline = self.loop.time() + HEADERS_SECONDS
 
@@ -283,8 +285,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._receive_deadline = None
-        if not self._offers_upgrade:
-            super().on_message_complete()
+        if self._offers_upgrade:
+            return
+        super().on_message_complete()
+        if self.cycle.response_complete:
+            # The rest of a request that was answered early has stopped uvicorn's timer for idle connections.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Parse the request again, without the offer to upgrade the connection, because httptools takes what follows

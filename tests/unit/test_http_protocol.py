@@ -395,3 +395,36 @@ async def test_a_body_for_which_the_application_made_the_client_wait_has_its_who
             writer.write(b"a")
             assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
     assert counted("visitor_http_timeouts_total") == 0
+
+
+EARLY = HEAD.replace(b"/", b"/early", 1) + b"Content-Length: 5\r\n\r\n"
+
+
+async def test_a_connection_is_idle_after_the_body_of_a_call_that_was_answered_early(
+    monkeypatch: pytest.MonkeyPatch, counted: Counted
+) -> None:
+    """The time limit of idle connections holds, not that of headers, and its end is no timeout of a request."""
+    monkeypatch.setattr(http_protocol, "LINGER_SECONDS", 10)
+    async with _serving(idle_seconds=1) as server:
+        reader, writer = await asyncio.open_connection(*_address(server))
+        with closing(writer):
+            writer.write(EARLY)
+            await reader.readuntil(b"early")
+            writer.write(b"12345")
+            assert await read_to_end(reader) == b""
+    assert counted("visitor_http_timeouts_total") == 0
+
+
+async def test_a_request_that_follows_the_body_of_a_call_that_was_answered_early_has_its_own_time_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The connection is not idle."""
+    monkeypatch.setattr(http_protocol, "LINGER_SECONDS", 10)
+    monkeypatch.setattr(http_protocol, "HEADERS_SECONDS", 1.5)
+    async with _serving(idle_seconds=1) as server:
+        reader, writer = await asyncio.open_connection(*_address(server))
+        with closing(writer):
+            writer.write(EARLY)
+            await reader.readuntil(b"early")
+            writer.write(b"12345" + HEAD)
+            assert status_and_code(await read_to_end(reader)) == (408, "request_timeout")
