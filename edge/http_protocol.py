@@ -198,12 +198,10 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         try:
-            self.parser.feed_data(data)
+            self._parse(data)
             if self._reads_headers:
                 # A header that is not complete yet is in the parser's memory only.
                 self._count_unfinished(len(data))
-        except httptools.HttpParserUpgrade as upgrade:
-            self._ignore_upgrade(data[upgrade.args[0] :])
         except _Refused as refused:
             self._refuse(refused.fault)
         except httptools.HttpParserError as error:
@@ -213,6 +211,21 @@ class HttpProtocol(HttpToolsProtocol):
         if is_idle and self.timeout_keep_alive_task is None:
             # Blank lines between two requests, which have stopped uvicorn's timer for idle connections.
             self._receive_deadline = self.loop.time() + HEADERS_SECONDS
+
+    def _parse(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._without_upgrade() + data[upgrade.args[0] :]
+                self.parser = self._new_parser()
+
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        parser = httptools.HttpRequestParser(self)
+        # As uvicorn does: what follows the last request of a connection does not make that request invalid.
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -294,13 +307,13 @@ class HttpProtocol(HttpToolsProtocol):
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
-    def _ignore_upgrade(self, rest: bytes) -> None:
-        """Parse the request again, without the offer to upgrade the connection, because httptools takes what follows
-        for another protocol. Java's HTTP client offers HTTP/2 with each call. `rest` is the data after the headers."""
-        lines = [b"%s %s HTTP/1.1" % (self.parser.get_method(), self.url)]
-        lines += [b"%s: %s" % header for header in self.headers if header[0] not in (b"upgrade", b"connection")]
-        self.parser = httptools.HttpRequestParser(self)
-        self.data_received(b"\r\n".join([*lines, b"", b""]) + rest)
+    def _without_upgrade(self) -> bytes:
+        """The headers of the request again, without the offer to upgrade the connection, because httptools takes what
+        follows for another protocol. Java's HTTP client offers HTTP/2 with each call."""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answered_cycle = cycle
@@ -316,7 +329,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.cycle is None or self.cycle.scope is not self.scope:
             # Thousands of refused connections may linger, each with up to 128 KiB of which the parser has a part.
             self._forget_headers()
-            self.parser = httptools.HttpRequestParser(self)
+            self.parser = self._new_parser()
         if self.cycle is not None and not self.cycle.response_complete and self.cycle.scope is not self.scope:
             # The previous request of the connection is not answered yet. Its answer closes the connection.
             self.cycle.keep_alive = False

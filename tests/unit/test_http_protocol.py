@@ -428,3 +428,32 @@ async def test_a_request_that_follows_the_body_of_a_call_that_was_answered_early
             await reader.readuntil(b"early")
             writer.write(b"12345" + HEAD)
             assert status_and_code(await read_to_end(reader)) == (408, "request_timeout")
+
+
+OFFER = b"Upgrade: h2c\r\nConnection: Upgrade, close\r\n"
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 2\r\n\r\nab", b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n"]
+)
+@pytest.mark.parametrize("rest", [b"", b"\r\n", HEAD], ids=["nothing", "blank-line", "next"])
+async def test_a_call_that_offers_an_upgrade_may_be_the_last_of_its_connection(framing: bytes, rest: bytes) -> None:
+    """What follows it does no harm."""
+    async with _served() as connect:
+        reader, writer = await connect()
+        with closing(writer):
+            writer.write(HEAD + OFFER + framing + rest)
+            answer = await read_to_end(reader)
+    assert (answer[:12], answer[-1:]) == (b"HTTP/1.1 200", b"2")
+    assert b"connection: close" in answer.lower()
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+async def test_a_call_of_http_1_0_that_offers_an_upgrade_needs_no_host() -> None:
+    async with _served() as connect:
+        reader, writer = await connect()
+        with closing(writer):
+            writer.write(b"GET /headers HTTP/1.0\r\nX-Other: 1\r\n" + OFFER + b"\r\n")
+            answer = await read_to_end(reader)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"x-other: 1" in answer
