@@ -36,6 +36,11 @@ HEADERS_LIMIT = 65_536
 """Bytes of all headers of a request."""
 UNFINISHED_LIMIT = 16 * 2**20
 """Bytes of all headers that are not complete yet, on all connections together. Most headers arrive in one piece."""
+UNFINISHED_ALLOWANCE = 16 * 2**10
+"""Bytes of headers that are not complete yet that a connection may always have, so that few large headers refuse no
+small ones. All connections together have at most UNFINISHED_LIMIT, and UNFINISHED_ALLOWANCE of each."""
+PIECE = 4 * 2**10
+"""Bytes that are parsed before those of headers that are not complete are counted."""
 LINGER_SECONDS = 2.0
 """How long a refused connection is kept for the client to read the refusal. If the edge closed a connection on which
 data arrives, the client's system would discard the refusal (RFC 9112, section 9.6). The same holds for the rest of a
@@ -198,10 +203,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         try:
-            self._parse(data)
-            if self._reads_headers:
-                # A header that is not complete yet is in the parser's memory only.
-                self._count_unfinished(len(data))
+            self._parse(memoryview(data))
         except _Refused as refused:
             self._refuse(refused.fault)
         except httptools.HttpParserError as error:
@@ -212,14 +214,19 @@ class HttpProtocol(HttpToolsProtocol):
             # Blank lines between two requests, which have stopped uvicorn's timer for idle connections.
             self._receive_deadline = self.loop.time() + HEADERS_SECONDS
 
-    def _parse(self, data: bytes) -> None:
+    def _parse(self, data: memoryview) -> None:
+        # The parser does not say where in the data a request begins. In small pieces, little of what is before it is
+        # counted for its headers.
         while data:
+            piece, data = data[:PIECE], data[PIECE:]
             try:
-                self.parser.feed_data(data)
-                return
+                self.parser.feed_data(piece)
             except httptools.HttpParserUpgrade as upgrade:
-                data = self._without_upgrade() + data[upgrade.args[0] :]
+                data = memoryview(b"".join([self._without_upgrade(), piece[upgrade.args[0] :], data]))
                 self.parser = self._new_parser()
+            if self._reads_headers:
+                # A header that is not complete yet is in the parser's memory only.
+                self._count_unfinished(len(piece))
 
     def _new_parser(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self)
@@ -247,9 +254,10 @@ class HttpProtocol(HttpToolsProtocol):
     def _count_unfinished(self, count: int) -> None:
         self._unfinished_bytes += count
         self.unfinished.count += count
-        if self._unfinished_bytes > TARGET_LIMIT + HEADERS_LIMIT:
+        # The framing of headers is counted, too, and at first a part of a piece that belongs to an earlier request.
+        if self._unfinished_bytes > TARGET_LIMIT + HEADERS_LIMIT + 2 * PIECE:
             raise _Refused(_headers_too_large())
-        if self.unfinished.count > UNFINISHED_LIMIT:
+        if self.unfinished.count > UNFINISHED_LIMIT and self._unfinished_bytes > UNFINISHED_ALLOWANCE:
             raise _Refused(Unavailable("edge_full", "Too many calls have sent parts of their headers. Try again."))
 
     def _finish_headers(self) -> None:

@@ -457,3 +457,51 @@ async def test_a_call_of_http_1_0_that_offers_an_upgrade_needs_no_host() -> None
             answer = await read_to_end(reader)
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"x-other: 1" in answer
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        HEAD + b"Content-Length: 127000\r\n\r\n" + bytes(127_000),
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n1f018\r\n" + bytes(127_000) + b"\r\n0\r\n\r\n",
+        3 * (HEAD + b"X-Large: " + b"a" * 60_000 + b"\r\nContent-Length: 0\r\n\r\n"),
+    ],
+    ids=["body", "chunks", "headers"],
+)
+async def test_calls_before_a_request_do_not_count_for_its_headers(
+    before: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "HEADERS_SECONDS", 10)
+    async with _serving() as server:
+        # The server gets everything at once.
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, _address(server))
+        await loop.sock_sendall(client, before + HEAD + b"X-Large: " + b"a" * 6_000)
+        reader, writer = await asyncio.open_connection(sock=client)
+        with closing(writer):
+            for _ in range(before.count(b"POST")):
+                await reader.readuntil(b"HTTP/1.1 200 OK\r\n")
+            writer.write(b"\r\nConnection: close\r\nContent-Length: 1\r\n\r\na")
+            answer = await read_to_end(reader)
+    assert b"HTTP/1.1 200 OK\r\n" in answer
+
+
+async def test_a_full_memory_for_headers_refuses_no_headers_that_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "UNFINISHED_LIMIT", 20_000)
+    monkeypatch.setattr(http_protocol, "HEADERS_SECONDS", 10)
+    large, small = HEAD + b"X-Large: " + b"a" * 19_900, HEAD + b"X-Small: " + b"a" * 10_000
+
+    async with _served() as connect:
+        _, occupying = await connect()
+        reader, writer = await connect()
+        with closing(occupying), closing(writer):
+            occupying.write(large)
+            await eventually("large headers", functools.partial(_is_received, len(large)))
+            writer.write(small)
+            await eventually("small headers", functools.partial(_is_received, len(large) + len(small)))
+            writer.write(b"\r\nConnection: close\r\nContent-Length: 1\r\n\r\na")
+            answer = await read_to_end(reader)
+    assert answer.startswith(b"HTTP/1.1 200")
