@@ -34,6 +34,8 @@ TARGET_LIMIT = 65_536
 """Bytes of a request's target: the path with the query."""
 HEADERS_LIMIT = 65_536
 """Bytes of all headers of a request."""
+HEADER_COUNT_LIMIT = 200
+"""Headers of a request. The objects of a tiny one take 23 times its bytes."""
 UNFINISHED_LIMIT = 16 * 2**20
 """Bytes of all headers that are not complete yet, on all connections together. Most headers arrive in one piece."""
 UNFINISHED_ALLOWANCE = 16 * 2**10
@@ -113,6 +115,7 @@ class HttpProtocol(HttpToolsProtocol):
     """The request that the application answers now, or answered last. Other requests wait in `pipeline`."""
     _reads_headers = False
     _header_bytes = 0
+    _header_count = 0
     _unfinished_bytes = 0
     """The part of this connection in `unfinished`."""
     _offers_upgrade = False
@@ -237,7 +240,8 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._unset_keepalive_if_required()
-        self._reads_headers, self._header_bytes, self._offers_upgrade = True, 0, False
+        self._reads_headers, self._offers_upgrade = True, False
+        self._header_bytes = self._header_count = 0
         self._receive_deadline = self.loop.time() + HEADERS_SECONDS
 
     def on_url(self, url: bytes) -> None:
@@ -248,7 +252,8 @@ class HttpProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
         self._header_bytes += len(name) + len(value)
-        if self._header_bytes > HEADERS_LIMIT:
+        self._header_count += 1
+        if self._header_bytes > HEADERS_LIMIT or self._header_count > HEADER_COUNT_LIMIT:
             raise _Refused(_headers_too_large())
 
     def _count_unfinished(self, count: int) -> None:
@@ -367,7 +372,8 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 def _headers_too_large() -> HeadersTooLarge:
-    return HeadersTooLarge("headers_too_large", f"The headers of a call may have at most {HEADERS_LIMIT} bytes.")
+    message = f"A call may have at most {HEADERS_LIMIT // 2**10} KiB and {HEADER_COUNT_LIMIT} headers."
+    return HeadersTooLarge("headers_too_large", message)
 
 
 def _not_http() -> Invalid:

@@ -505,3 +505,17 @@ async def test_a_full_memory_for_headers_refuses_no_headers_that_are_small(monke
             writer.write(b"\r\nConnection: close\r\nContent-Length: 1\r\n\r\na")
             answer = await read_to_end(reader)
     assert answer.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(("count", "status"), [(200, 200), (201, 431)])
+async def test_a_call_has_at_most_200_headers(count: int, status: int) -> None:
+    headers = b"Connection: close\r\nContent-Length: 1\r\n" + b"A: b\r\n" * (count - 3)
+    async with _served() as connect:
+        reader, writer = await connect()
+        with closing(writer):
+            writer.write(HEAD + headers + b"\r\na")
+            answer = await read_to_end(reader)
+    assert int(answer.split()[1]) == status
+    if status == 431:
+        assert status_and_code(answer) == (431, "headers_too_large")
+        assert b"64 KiB and 200 headers" in answer
