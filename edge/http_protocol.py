@@ -33,9 +33,9 @@ LOG_SECONDS = 10.0
 TARGET_LIMIT = 65_536
 """Bytes of a request's target: the path with the query."""
 HEADERS_LIMIT = 65_536
-"""Bytes of all headers of a request."""
+"""Bytes of all headers and trailers of a request."""
 HEADER_COUNT_LIMIT = 200
-"""Headers of a request. The objects of a tiny one take 23 times its bytes."""
+"""Headers and trailers of a request. The objects of a tiny one take 23 times its bytes."""
 UNFINISHED_LIMIT = 16 * 2**20
 """Bytes of all headers that are not complete yet, on all connections together. Most headers arrive in one piece."""
 UNFINISHED_ALLOWANCE = 16 * 2**10
@@ -114,6 +114,8 @@ class HttpProtocol(HttpToolsProtocol):
     _answered_cycle: RequestResponseCycle = None  # type: ignore[assignment]
     """The request that the application answers now, or answered last. Other requests wait in `pipeline`."""
     _reads_headers = False
+    _reads_trailers = False
+    """A chunk has begun, but not its content: the last one has none, and trailers may follow it."""
     _header_bytes = 0
     _header_count = 0
     _unfinished_bytes = 0
@@ -227,7 +229,7 @@ class HttpProtocol(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as upgrade:
                 data = memoryview(b"".join([self._without_upgrade(), piece[upgrade.args[0] :], data]))
                 self.parser = self._new_parser()
-            if self._reads_headers:
+            if self._reads_headers or self._reads_trailers:
                 # A header that is not complete yet is in the parser's memory only.
                 self._count_unfinished(len(piece))
 
@@ -289,6 +291,18 @@ class HttpProtocol(HttpToolsProtocol):
         if not has_one_host or not codings <= {b"chunked"} or self.parser.get_method() == b"CONNECT":
             raise _Refused(_not_http())
 
+    def on_chunk_header(self) -> None:
+        self._reads_trailers = True
+
+    def on_body(self, body: bytes) -> None:
+        self._end_trailers()
+        super().on_body(body)
+
+    def _end_trailers(self) -> None:
+        if self._reads_trailers:
+            self._reads_trailers = False
+            self._finish_headers()
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.cycle.response_complete and self.cycle.scope is self.scope:
@@ -310,6 +324,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.url = b""
 
     def on_message_complete(self) -> None:
+        self._end_trailers()
         self._receive_deadline = None
         if self._offers_upgrade:
             return
@@ -339,10 +354,10 @@ class HttpProtocol(HttpToolsProtocol):
             # The application does not have the refused request yet, since it answers earlier ones.
             self.pipeline.popleft()
             self.cycle = self.pipeline[0][0] if self.pipeline else self._answered_cycle
-        if self.cycle is None or self.cycle.scope is not self.scope:
-            # Thousands of refused connections may linger, each with up to 128 KiB of which the parser has a part.
+        # Thousands of refused connections may linger, each with up to 128 KiB of which the parser has a part.
+        self.parser = self._new_parser()
+        if self.cycle is None or self.cycle.scope is not self.scope or self.cycle.response_complete:
             self._forget_headers()
-            self.parser = self._new_parser()
         if self.cycle is not None and not self.cycle.response_complete and self.cycle.scope is not self.scope:
             # The previous request of the connection is not answered yet. Its answer closes the connection.
             self.cycle.keep_alive = False

@@ -519,3 +519,69 @@ async def test_a_call_has_at_most_200_headers(count: int, status: int) -> None:
     if status == 431:
         assert status_and_code(answer) == (431, "headers_too_large")
         assert b"64 KiB and 200 headers" in answer
+
+
+LAST_CHUNK = b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
+
+
+@pytest.mark.parametrize(
+    "trailers",
+    [b"X-Long: " + b"a" * 300_000, b"X-Many: a\r\n" * 30_000, b"A:\r\n" * 300, b"X" * 300_000],
+    ids=["value", "bytes", "number", "name"],
+)
+async def test_trailers_are_limited_like_headers(trailers: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "LINGER_SECONDS", 1)
+    async with _served() as connect:
+        reader, writer = await connect()
+        with closing(writer):
+            writer.write(HEAD + LAST_CHUNK + trailers)
+            answer = await read_to_end(reader)
+    assert status_and_code(answer) == (431, "headers_too_large")
+    assert HttpProtocol.unfinished.count == 0
+
+
+async def test_trailers_that_are_not_complete_are_counted_until_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "REQUEST_SECONDS", 10)
+    trailer = b"X-Trailer: " + b"a" * 10_000
+    async with _served() as connect:
+        reader, writer = await connect()
+        with closing(writer):
+            for last_bytes in (b"\r\n\r\n", b"\r\nX-Other: a\r\n\r\n"):
+                writer.write(HEAD + LAST_CHUNK)
+                start = len(HEAD + LAST_CHUNK)
+                await eventually("the last chunk", functools.partial(_is_received, start))
+                writer.write(trailer)
+                await eventually("the trailer", functools.partial(_is_received, start + len(trailer)))
+                writer.write(last_bytes)
+                assert (await reader.readuntil(b"\r\n\r\n1")).startswith(b"HTTP/1.1 200")
+                assert await _is_received(0)
+
+
+async def test_chunks_without_trailers_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "UNFINISHED_ALLOWANCE", 0)
+    monkeypatch.setattr(http_protocol, "UNFINISHED_LIMIT", 50_000)
+    chunks = b"".join(b"%x\r\n%b\r\n" % (size, bytes(size)) for size in [1, 10, 20_000, 100_000] * 5)
+    async with _served() as connect:
+        reader, writer = await connect()
+        with closing(writer):
+            writer.write(HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+            answer = await read_to_end(reader)
+    assert answer.endswith(b"\r\n\r\n600055")
+
+
+async def test_trailers_without_end_of_a_call_that_is_answered_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "LINGER_SECONDS", 60)
+    async with _serving() as server:
+
+        async def is_refused() -> bool:
+            return any(isinstance(each, HttpProtocol) and each._is_refused for each in server.server_state.connections)
+
+        reader, writer = await asyncio.open_connection(*_address(server))
+        with closing(writer):
+            writer.write(EARLY.replace(b"Content-Length: 5\r\n\r\n", LAST_CHUNK))
+            await reader.readuntil(b"early")
+            parser = next(iter(server.server_state.connections)).parser
+            writer.write(b"X-Long: " + b"a" * 300_000)
+            await eventually("a refusal", is_refused, seconds=5)
+            assert next(iter(server.server_state.connections)).parser is not parser
+            assert await _is_received(0)
