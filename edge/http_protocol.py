@@ -252,11 +252,13 @@ class HttpProtocol(HttpToolsProtocol):
             raise _Refused(TargetTooLong("target_too_long", f"A URL may have at most {TARGET_LIMIT} bytes."))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
         self._header_bytes += len(name) + len(value)
         self._header_count += 1
         if self._header_bytes > HEADERS_LIMIT or self._header_count > HEADER_COUNT_LIMIT:
             raise _Refused(_headers_too_large())
+        if self._reads_headers:
+            # A trailer is no header of the call (RFC 9110, section 6.5.1): it could pass a check, or give a key.
+            super().on_header(name, value)
 
     def _count_unfinished(self, count: int) -> None:
         self._unfinished_bytes += count

@@ -585,3 +585,18 @@ async def test_trailers_without_end_of_a_call_that_is_answered_take_no_memory(mo
             await eventually("a refusal", is_refused, seconds=5)
             assert next(iter(server.server_state.connections)).parser is not parser
             assert await _is_received(0)
+
+
+async def test_trailers_are_no_headers_of_the_call() -> None:
+    """RFC 9110, section 6.5.1: they could give a key, or pass a check, depending on when they arrive."""
+    async with _served() as connect:
+        reader, writer = await connect()
+        with closing(writer):
+            head = HEAD.replace(b"/", b"/headers", 1) + b"Connection: close\r\n"
+            writer.write(head + LAST_CHUNK + b"Authorization: Bearer a\r\nIdempotency-Key: b\r\n\r\n")
+            answer = await read_to_end(reader)
+    assert answer.partition(b"\r\n\r\n")[2].split(b"\n") == [
+        b"host: localhost",
+        b"connection: close",
+        b"transfer-encoding: chunked",
+    ]
