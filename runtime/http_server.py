@@ -11,6 +11,7 @@ from types import FrameType
 
 import structlog
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 log = structlog.get_logger(__name__)
 
@@ -62,5 +63,13 @@ class Server(uvicorn.Server):
         if _CLOSE not in self.config.encoded_headers:
             self.config.encoded_headers.append(_CLOSE)
             self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
+            self._close_after_calls()
         is_draining = time.monotonic() < self._stops_at < math.inf
         return not is_draining
+
+    def _close_after_calls(self) -> None:
+        """Calls that were sent before SIGTERM have the headers of then. The last one of each connection closes it,
+        unless its answer has begun: a client may send the next call as soon as it has an answer without this header."""
+        for connection in self.server_state.connections:
+            if isinstance(connection, HttpToolsProtocol) and connection.cycle and not connection.cycle.response_started:
+                connection.cycle.keep_alive = False

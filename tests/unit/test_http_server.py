@@ -2,6 +2,7 @@
 
 import http.client
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -44,6 +45,8 @@ from runtime.http_server import Server
 
 async def answer(scope, receive, send):
     while scope["path"] == "/when-stopping" and not server.should_exit:
+        await asyncio.sleep(0.01)
+    while scope["path"] == "/when-draining" and (b"connection", b"close") not in server.server_state.default_headers:
         await asyncio.sleep(0.01)
     status = 503 if server.should_exit else 200
     await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
@@ -109,6 +112,21 @@ def test_after_sigterm_a_server_takes_calls_for_a_while_and_asks_their_callers_t
         assert process.wait(20) == -signal.SIGTERM
         with pytest.raises(ConnectionRefusedError):
             late.connect()
+
+
+def test_after_sigterm_the_last_of_the_calls_in_progress_on_a_connection_closes_it() -> None:
+    call = b"GET /when-draining HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    for calls in (1, 2):
+        with (
+            _draining_server(600) as (process, port),
+            socket.create_connection(("127.0.0.1", port), timeout=20) as client,
+            closing(client.makefile("rb")) as answers,
+        ):
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" + call * calls)
+            assert answers.readline() == b"HTTP/1.1 200 OK\r\n", "the others have arrived, too"
+            process.send_signal(signal.SIGTERM)
+            *_, last = answers.read().split(b"HTTP/1.1 503")
+            assert b"connection: close" in last.lower()
 
 
 def test_more_sigterms_do_not_let_a_server_take_calls_for_longer() -> None:
