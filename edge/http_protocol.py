@@ -232,6 +232,7 @@ class HttpProtocol(HttpToolsProtocol):
             if self._reads_headers or self._reads_trailers:
                 # A header that is not complete yet is in the parser's memory only.
                 self._count_unfinished(len(piece))
+        self._check_unfinished()
 
     def _new_parser(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self)
@@ -263,6 +264,8 @@ class HttpProtocol(HttpToolsProtocol):
     def _count_unfinished(self, count: int) -> None:
         self._unfinished_bytes += count
         self.unfinished.count += count
+
+    def _check_unfinished(self) -> None:
         # The framing of headers is counted, too, and at first a part of a piece that belongs to an earlier request.
         if self._unfinished_bytes > TARGET_LIMIT + HEADERS_LIMIT + 2 * PIECE:
             raise _Refused(_headers_too_large())

@@ -600,3 +600,21 @@ async def test_trailers_are_no_headers_of_the_call() -> None:
         b"connection: close",
         b"transfer-encoding: chunked",
     ]
+
+
+async def test_a_full_memory_for_headers_refuses_no_headers_that_arrive_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_protocol, "UNFINISHED_LIMIT", 20_000)
+    monkeypatch.setattr(http_protocol, "HEADERS_SECONDS", 10)
+    part = HEAD + b"X-Large: " + b"a" * 19_900
+
+    async with _served() as connect:
+        _, occupying = await connect()
+        reader, writer = await connect()
+        with closing(occupying), closing(writer):
+            occupying.write(part)
+            await eventually("large headers", functools.partial(_is_received, len(part)))
+            writer.write(part + b"a" * 10_000 + b"\r\nConnection: close\r\nContent-Length: 1\r\n\r\na")
+            answer = await read_to_end(reader)
+    assert answer.startswith(b"HTTP/1.1 200")
