@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ErrorType
 
 from schemas.cards import without_digit_runs
@@ -223,6 +224,29 @@ def from_validation(error: ValidationError) -> Invalid:
         message = f"{len(errors) - ENTRY_LIMIT} more errors are not listed. Correct the listed ones first."
         entries.append(ErrorEntry(code="too_many_faults", type="validation", field=None, message=message))
     return Invalid.because(entries)
+
+
+def with_error(error: ValidationError, added: PydanticCustomError) -> ValidationError:
+    """The errors of `error` and one more, which is about the whole record. If `error` has more than an answer lists, it
+    is returned as it is: its errors would only be counted, and a copy of tens of thousands takes long."""
+    if error.error_count() > ENTRY_LIMIT:
+        return error
+    errors = [_as_raised(details) for details in error.errors(include_url=False)]
+    return ValidationError.from_exception_data(
+        error.title, [*errors, InitErrorDetails(type=added, input=None)], hide_input=True
+    )
+
+
+def _as_raised(details: ErrorDetails) -> InitErrorDetails:
+    """An error in the form in which a ValidationError is made. pydantic knows its own types by name; an error of one of
+    our validators is an object."""
+    error_type = details["type"]
+    return InitErrorDetails(
+        type=error_type if error_type in _PYDANTIC_TYPES else PydanticCustomError(error_type, details["msg"]),
+        loc=details["loc"],
+        input=details["input"],
+        ctx=details.get("ctx", {}),
+    )
 
 
 def _entry(error_type: str, location: tuple[int | str, ...], message: str) -> ErrorEntry:

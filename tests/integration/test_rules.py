@@ -270,6 +270,17 @@ async def test_visit_date_is_at_most_5_minutes_ahead_in_a_message_and_refused_ov
     assert (answer.status_code, error_codes(answer)) == (400, [("visitDate", "unknown_field")])
 
 
+async def test_all_faults_of_a_visit_without_a_center_and_a_visitor_are_reported_together(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    faults = {("pcCode", "required"), (None, "identification_required")}
+    for answer in (await client.post("/visits/entry", json={}), await client.get("/visits")):
+        assert (answer.status_code, set(error_codes(answer)), len(answer.json()["errors"])) == (400, faults, 2)
+    request_id = await stack.send("visits.create", {"path": {"visitType": "entry"}, "body": {}})
+    entries = (await stack.result("visits.create", request_id)).value["body"]["errors"]
+    assert {(entry["field"], entry["code"]) for entry in entries} == faults
+
+
 async def test_the_list_of_visits_is_a_bare_array_with_inclusive_dates(stack: Stack, client: httpx.AsyncClient) -> None:
     parker, other = await data.visitor_with_vehicle(client), await data.visitor_with_vehicle(client)
     body = {"barcode": parker["barcode"], "pcCode": parker["pcCode"]}

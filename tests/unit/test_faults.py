@@ -62,6 +62,39 @@ def test_the_errors_of_a_large_body_take_no_longer_than_reading_it(body: object)
     assert str(refused.value.error_count()) in entries[0].message
 
 
+WRONG = "wrong_type"
+IDENTIFICATION_REQUIRED = (None, "identification_required")
+
+
+@pytest.mark.parametrize(
+    ("body", "errors"),
+    [
+        ({}, [("pcCode", "required"), IDENTIFICATION_REQUIRED]),
+        ({"pcCode": "fr", "odd": 1}, [("odd", "unknown_field"), ("pcCode", "wrong_format"), IDENTIFICATION_REQUIRED]),
+        ({"pcCode": "FR-A-1"}, [IDENTIFICATION_REQUIRED]),
+        ({"pcCode": "FR-A-1", "visitDate": "now"}, [("visitDate", "wrong_format"), IDENTIFICATION_REQUIRED]),
+        ({"pcCode": 1, "visitDate": 2}, [("pcCode", WRONG), ("visitDate", WRONG), IDENTIFICATION_REQUIRED]),
+        ({"barcode": "b"}, [("pcCode", "required")]),
+        ({"barcode": None}, [("barcode", "null_refused"), ("pcCode", "required")]),
+        ({"licensePlate": "4111 1111 1111 1111", "pcCode": "FR-A-1"}, [("licensePlate", "card_number_refused")]),
+        ([], [(None, WRONG)]),
+    ],
+)  # fmt: skip
+def test_a_visit_that_names_nobody_reports_this_beside_the_faults_of_its_fields(body: object, errors: object) -> None:
+    with pytest.raises(ValidationError) as refused:
+        CATALOGUE.by_name["visits.create"].request.model_validate({"path": {"visitType": "exit"}, "body": body})
+    entries = from_validation(refused.value).entries
+    assert sorted(((entry.field, entry.code) for entry in entries), key=str) == sorted(errors, key=str)
+    assert "4111" not in str(refused.value)
+
+
+def test_a_body_with_thousands_of_faults_that_names_nobody_takes_no_longer_than_without_this_fault() -> None:
+    body = {f"a{number}": 1 for number in range(90_000)}
+    with pytest.raises(ValidationError) as refused:
+        CATALOGUE.by_name["visits.create"].request.model_validate({"path": {"visitType": "exit"}, "body": body})
+    assert [entry.code for entry in from_validation(refused.value).entries] == ["too_many_faults"]
+
+
 @pytest.mark.parametrize(("body", "error"), [([{}] * 501, (None, "too_long")), ({}, (None, "wrong_type"))])
 def test_a_body_that_must_be_a_list_has_at_most_500_entries(body: object, error: object) -> None:
     with pytest.raises(ValidationError) as refused:

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 from uuid import UUID
 
 import sqlalchemy as sa
-from pydantic import model_validator
+from pydantic import ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from sqlalchemy.dialects.postgresql import distinct_on
 
@@ -15,7 +15,7 @@ from agents.families.centers.centers import CENTERS
 from agents.families.parking.vehicles import VEHICLES
 from agents.families.visitors.visitor_table import VISITORS
 from agents.operation import Operations, apply_each, batch_operation, operation
-from schemas.faults import Conflict, Fault, Invalid, NotFound
+from schemas.faults import Conflict, Fault, Invalid, NotFound, with_error
 from schemas.marks import MessageOnly
 from schemas.model import Model, NoFields
 from schemas.plates import plate_key
@@ -35,6 +35,10 @@ MAX_CLOCK_AHEAD = timedelta(minutes=5)
 _IDENTIFICATION_FIELDS = ("visitorId", "barcode", "licensePlate")
 
 
+def _identification_required() -> PydanticCustomError:
+    return PydanticCustomError("identification_required", "Send at least one of visitorId, barcode and licensePlate.")
+
+
 class Identification(Model):
     """Identifies one visitor by at least one field. If several fields are sent, all of them must identify the same
     visitor."""
@@ -50,13 +54,21 @@ class Identification(Model):
     them is required. If several are sent, they must identify the same visitor. Of several vehicles with this plate, the
     one that was updated last counts; deleted ones do not count."""
 
-    @model_validator(mode="after")
-    def _require_one_field(self) -> "Identification":
-        if self.visitor_id is None and self.barcode is None and self.license_plate is None:
-            raise PydanticCustomError(
-                "identification_required", "Send at least one of visitorId, barcode and licensePlate."
-            )
-        return self
+    @model_validator(mode="wrap")
+    @classmethod
+    def _require_one_field(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Report the missing identification beside the faults of single fields: an `after` validator would not run if
+        there are any."""
+        names_nobody = isinstance(data, dict) and data.keys().isdisjoint(_IDENTIFICATION_FIELDS)
+        try:
+            identification = handler(data)
+        except ValidationError as error:
+            if names_nobody:
+                raise with_error(error, _identification_required()) from None
+            raise
+        if names_nobody:
+            raise _identification_required()
+        return identification
 
 
 class VisitPath(Model):
