@@ -56,6 +56,18 @@ async def test_links_lead_through_all_pages_and_keep_the_query(client: httpx.Asy
     assert past_the_end["metadata"]["_links"]["prev"] == f"{path}?offset=25"
 
 
+async def test_the_primary_key_orders_records_that_are_equal_in_the_sort_fields(client: httpx.AsyncClient) -> None:
+    path = f"/visitors/{(await _visitor(client))['visitorId']}/vehicles"
+    vehicle_ids = [(await data.create(client, path, data.vehicle(color="red")))["vehicleId"] for _ in range(3)]
+    # An update moves a row in the table: without the key, PostgreSQL would list the rows in the order of the updates.
+    for vehicle_id in (vehicle_ids[1], vehicle_ids[0], vehicle_ids[2]):
+        assert (await client.patch(f"{path}/{vehicle_id}", json={"name": "Bee"})).status_code == 204
+    pages = [(await client.get(f"{path}?sort=color&limit=1")).json()]
+    while "next" in (links := pages[-1]["metadata"]["_links"]):
+        pages.append((await client.get(links["next"])).json())
+    assert [[row["vehicleId"] for row in page["data"]] for page in pages] == [[each] for each in sorted(vehicle_ids)]
+
+
 async def test_lists_have_25_records_by_default_in_the_order_of_the_primary_key(client: httpx.AsyncClient) -> None:
     for _ in range(26):
         await _center(client)
@@ -304,6 +316,18 @@ async def test_the_list_of_visits_is_a_bare_array_with_inclusive_dates(stack: St
     for field in ("visitId", "vehicleId"):
         answer = await client.get("/visits", params={**body, "sort": field})
         assert (answer.status_code, error_codes(answer)) == (400, [("sort", "unknown_sort_field")])
+
+
+async def test_the_list_of_visits_is_sorted_by_visit_date(stack: Stack, client: httpx.AsyncClient) -> None:
+    parker = await data.visitor_with_vehicle(client)
+    body = {"barcode": parker["barcode"], "pcCode": parker["pcCode"]}
+    first = (await client.post("/visits/entry", json=body)).json()
+    parts = {"path": {"visitType": "exit"}, "body": {**body, "visitDate": LONG_AGO}}
+    request_id = await stack.send("visits.create", parts)
+    earlier = (await stack.result("visits.create", request_id)).value["body"]
+    listed = (await client.get("/visits", params=body)).json()
+    assert [visit["visitDate"] for visit in listed] == [earlier["visitDate"], first["visitDate"]]
+    assert listed[0]["visitDate"] == LONG_AGO
 
 
 async def test_the_list_of_visits_names_its_visitor_like_a_visit(client: httpx.AsyncClient) -> None:
