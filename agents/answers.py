@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from agents.operation import Existing, Operation
-from schemas.faults import Fault, Invalid
+from schemas.faults import Fault, refuse, unknown_fields
 from schemas.model import Model
 from schemas.replies import Page, PagingQuery, envelope, page_links, selected_fields
 from schemas.requests import Request
@@ -74,8 +74,8 @@ def _selected(operation: Operation, request: Request[Any, Any, Any], items: Sequ
         return [operation.to_reply_data(item) for item in items]
     assert operation.item is not None
     reply_fields = {field.serialization_alias for field in operation.item.model_fields.values()}
-    if not selected <= reply_fields:
-        raise Invalid("unknown_reply_field", "`fields` may list only fields of the reply.", field="fields")
+    unknown = sorted(selected - reply_fields)
+    refuse(unknown_fields("unknown_reply_field", "fields", unknown, "`fields` may list only fields of the reply."))
     return [
         {name: value for name, value in operation.to_reply_data(item).items() if name in selected} for item in items
     ]

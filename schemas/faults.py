@@ -79,6 +79,14 @@ def refuse(faults: Iterable[Invalid]) -> None:
         raise Invalid.because(entries)
 
 
+def unknown_fields(code: str, parameter: str, names: Iterable[str], hint: str) -> list[Invalid]:
+    """One fault for each of the unknown names that a parameter lists. `hint` says which names it may list."""
+    return [
+        Invalid(code, f"There is no field '{shown_name(name)}'. {hint}", field=parameter)
+        for name in dict.fromkeys(names)
+    ]
+
+
 class Unauthorized(Fault):
     status = 401
     type = "unauthorized"
@@ -270,9 +278,14 @@ def _field(error_type: str, location: tuple[int | str, ...]) -> str | None:
 
 
 def json_path(location: Sequence[int | str]) -> str | None:
-    """`("optins", 0, "optinType")` as `optins[0].optinType`; None for an empty location. Runs of digits, which could be
-    card numbers, are removed."""
+    """`("optins", 0, "optinType")` as `optins[0].optinType`; None for an empty location."""
     path = ""
     for step in location:
         path += f"[{step}]" if isinstance(step, int) else f".{step}"
-    return without_digit_runs(path.lstrip("."))[:200] or None
+    return shown_name(path.lstrip(".")) or None
+
+
+def shown_name(name: str) -> str:
+    """A name from a request as an answer may show it: shortened, and without runs of digits, which could be card
+    numbers."""
+    return without_digit_runs(name)[:200]

@@ -1,12 +1,13 @@
 """The envelope of replies (data, metadata and links), and the query parameters of lists."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from urllib.parse import urlencode
 
 from pydantic import Field
 
+from schemas.faults import refuse, unknown_fields
 from schemas.marks import Whole
 from schemas.model import Model
 from schemas.types import INT64, Omittable, Text
@@ -84,6 +85,16 @@ def selected_fields(query: Model) -> set[str] | None:
     """The fields that the `fields` parameter lists; None for all fields."""
     fields = getattr(query, "fields", None)
     return {name.strip() for name in fields.split(",")} if fields else None
+
+
+def sort_steps(sort: str | None, fields: Container[str], hint: str) -> list[tuple[str, bool]]:
+    """The fields that the `sort` parameter lists, each with whether it is sorted descending. Raises Invalid for each
+    one that is not in `fields`; `hint` says which ones are."""
+    parts = [part.strip() for part in sort.split(",")] if sort else []
+    steps = [(part.removeprefix("-"), part.startswith("-")) for part in parts]
+    unknown = (field for field, _ in steps if field not in fields)
+    refuse(unknown_fields("unknown_sort_field", "sort", unknown, hint))
+    return steps
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from schemas.faults import Invalid
 from schemas.model import Model
-from schemas.replies import Page, PageQuery, PagingQuery
+from schemas.replies import Page, PageQuery, PagingQuery, sort_steps
 from storage.table import Table
 from storage.tx import Tx
 
@@ -88,15 +87,10 @@ def _compare_by_name(table: Table[Any], name: str, value: Any) -> Condition:
 
 def order_of(model: type[Model], columns: Any, sort: str | None) -> list[Any]:
     """The ORDER BY of a comma-separated list of reply fields. A `-` before a field means descending. Raises Invalid
-    if a field is not a column."""
+    for each field that is not a column."""
     columns_by_field = {
-        info.serialization_alias: columns[name] for name, info in model.model_fields.items() if name in columns
+        str(info.serialization_alias): columns[name] for name, info in model.model_fields.items() if name in columns
     }
-    order = []
-    for part in sort.split(",") if sort else []:
-        field = part.strip()
-        column = columns_by_field.get(field.removeprefix("-"))
-        if column is None:
-            raise Invalid("unknown_sort_field", "Sort by a field that /docs lists for this operation.", field="sort")
-        order.append(column.desc() if field.startswith("-") else column.asc())
-    return order
+    steps = sort_steps(sort, columns_by_field, "Sort by fields that /docs lists for this operation.")
+    columns_in_order = ((columns_by_field[field], descending) for field, descending in steps)
+    return [column.desc() if descending else column.asc() for column, descending in columns_in_order]

@@ -81,6 +81,27 @@ async def test_fields_selects_the_fields_of_the_reply(client: httpx.AsyncClient)
     assert center == {"label": "Test Center", "country": "FR"}
 
 
+@pytest.mark.parametrize("path", ["/centers", "/locales"])
+@pytest.mark.parametrize(("parameter", "code"), [("sort", "unknown_sort_field"), ("fields", "unknown_reply_field")])
+async def test_each_unknown_sort_or_reply_field_is_named_and_digits_that_may_be_a_card_number_are_not(
+    client: httpx.AsyncClient, path: str, parameter: str, code: str
+) -> None:
+    names = ["4111.1111.1111.1111", "colour", "shape", "x" * 300, "colour"]
+    answer = await client.get(path, params={parameter: ",".join(names)})
+    assert (answer.status_code, error_codes(answer)) == (400, [(parameter, code)] * 4)
+    messages = [error["message"] for error in answer.json()["errors"]]
+    for message, shown in zip(messages, ("'…'", "'colour'", "'shape'", f"'{'x' * 200}'"), strict=True):
+        assert shown in message
+    assert "1111" not in answer.text
+
+
+async def test_an_unknown_descending_sort_field_is_named_without_its_sign(client: httpx.AsyncClient) -> None:
+    for path in ("/centers?sort=pcCode,-colour", "/locales?sort=localeCode,-colour"):
+        answer = await client.get(path)
+        assert (answer.status_code, error_codes(answer)) == (400, [("sort", "unknown_sort_field")])
+        assert "'colour'" in answer.json()["errors"][0]["message"]
+
+
 async def test_a_patch_changes_only_the_fields_that_are_sent_and_null_clears_a_field(client: httpx.AsyncClient) -> None:
     visitor = await _visitor(client, phone="33631573042", addressCity="Paris")
     path = f"/visitors/{visitor['visitorId']}"

@@ -10,9 +10,8 @@ from agents import crud
 from agents.families.visitors.visitor_table import VISITORS
 from agents.operation import Operations, operation
 from schemas import locales
-from schemas.faults import Invalid
 from schemas.model import Model, NoFields
-from schemas.replies import Page, PageQuery
+from schemas.replies import Page, PageQuery, sort_steps
 from schemas.requests import Request
 from schemas.types import Instant, LocaleCode, Text, Uuid
 from storage.table import Table
@@ -79,12 +78,8 @@ async def list_locales(tx: Tx, request: Request[NoFields, PageQuery, NoFields]) 
 def _sorted_locales(sort: str) -> list[Locale]:
     rows = list(_all_locales())
     # The sort is stable: sort by the last field first.
-    for field in reversed(sort.split(",")):
-        name = field.strip()
-        key = _SORT_KEYS.get(name.removeprefix("-"))
-        if key is None:
-            raise Invalid("unknown_sort_field", "`sort` may list only localeCode and localeLabel.", field="sort")
-        rows.sort(key=key, reverse=name.startswith("-"))
+    for field, descending in reversed(sort_steps(sort, _SORT_KEYS, "Sort by localeCode and localeLabel.")):
+        rows.sort(key=_SORT_KEYS[field], reverse=descending)
     return rows
 
 
