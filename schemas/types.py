@@ -57,9 +57,13 @@ def _refuse_nul(value: str) -> str:
     return value
 
 
-def _refuse_card_number_and_nul(value: str) -> str:
+def refuse_card_number(value: str) -> None:
     if holds_card_number(value):
         raise PydanticCustomError("card_number_refused", "Input should not contain a payment card number.")
+
+
+def _refuse_card_number_and_nul(value: str) -> str:
+    refuse_card_number(value)
     return _refuse_nul(value)
 
 

@@ -440,6 +440,20 @@ async def test_a_card_number_is_refused_and_neither_echoed_nor_logged(stack: Sta
         assert number not in process.log.read_text()
 
 
+async def test_a_card_number_is_refused_as_an_analytics_id_and_in_comma_lists(client: httpx.AsyncClient) -> None:
+    number = "4111-1111-1111-1111"
+    answer = await client.post("/visitors/erase", json=[{"analyticsId": str(uuid4())}, {"analyticsId": number}])
+    assert (answer.status_code, error_codes(answer)) == (400, [("[1].analyticsId", "card_number_refused")])
+    assert "1111" not in answer.text
+    lists = {"visitorId": f"{uuid4()},{number}", "externalType": f"google, {number}", "pcCode": f"FR-A-1,{number}"}
+    answer = await client.get("/externalIds", params=lists)
+    assert answer.status_code == 400
+    assert sorted(error_codes(answer)) == [(name, "card_number_refused") for name in sorted(lists)]
+    assert "1111" not in answer.text
+    answer = await client.get("/externalIds", params={"visitorId": str(uuid4()), "pcCode": "FR-4111111111111111-A"})
+    assert (answer.status_code, error_codes(answer)) == (400, [("pcCode", "card_number_refused")])
+
+
 PHONES = ("+4915095425844", "00336315730425", "0044791112345678", "4111 1111 1111 1111")
 TOKENS = (
     "740f4707bebcf74f9b7c25d48e3358945f6aa01da5ddb387462c7eaf61bb78ad", "4111111111111111",

@@ -14,14 +14,14 @@ from agents.families.visitors.visitor_table import VISITORS
 from agents.operation import Operations, operation
 from schemas.model import ListOf, Model, NoFields
 from schemas.requests import Request
-from schemas.types import Identifier, Omittable, PcCode
+from schemas.types import Omittable, PcCode, Text
 from storage.statements import any_of
 from storage.table import tables_with_column
 from storage.tx import Tx
 
 
 class Erasure(Model):
-    analytics_id: Identifier
+    analytics_id: Text
     """The external id of the type `analytics` of the visitor to erase."""
     pc_code: Omittable[PcCode] = None
     """The center of the external id. It is needed only if several centers have the same id."""
@@ -30,9 +30,9 @@ class Erasure(Model):
 class Erased(Model):
     """`success` lists the analytics ids whose visitors were erased, `failed` those that no visitor has."""
 
-    success: list[Identifier]
+    success: list[Text]
     """The analytics ids whose visitors were erased."""
-    failed: list[Identifier]
+    failed: list[Text]
     """The analytics ids that no visitor has."""
 
 

@@ -17,7 +17,7 @@ from schemas.model import Model, NoFields
 from schemas.paths import VisitorPath
 from schemas.replies import FieldsQuery, Page, PageQuery
 from schemas.requests import Request
-from schemas.types import Identifier, Instant, Omittable, PcCode, Uuid
+from schemas.types import Identifier, Instant, Omittable, PcCode, Uuid, refuse_card_number
 from storage.folding import fold, folded
 from storage.statements import any_of
 from storage.table import Table
@@ -94,14 +94,23 @@ def _items_are(item_type: Any, code: str, items: str) -> AfterValidator:
     adapter = TypeAdapter[Any](item_type)
 
     def validate(comma_list: str) -> str:
-        try:
-            for item in _split(comma_list):
-                adapter.validate_python(item)
-        except ValidationError:
-            raise PydanticCustomError(code, f"Input should be a comma list of {items}.") from None
+        invalid_items = [item for item in _split(comma_list) if not _is_valid(adapter, item)]
+        # A valid UUID may have the digits of a card number.
+        for item in invalid_items:
+            refuse_card_number(item)
+        if invalid_items:
+            raise PydanticCustomError(code, f"Input should be a comma list of {items}.")
         return comma_list
 
     return AfterValidator(validate)
+
+
+def _is_valid(adapter: TypeAdapter[Any], item: str) -> bool:
+    try:
+        adapter.validate_python(item)
+    except ValidationError:
+        return False
+    return True
 
 
 _CommaList = Annotated[str, Field(max_length=MAX_VISITORS * len(f"{UUID(int=0)}, "), coerce_numbers_to_str=True)]
