@@ -1,6 +1,9 @@
 """Which digits in a text are a payment card number, and which only look like one."""
 
 import random
+import sys
+import time
+import unicodedata
 from uuid import UUID
 
 import pytest
@@ -59,6 +62,28 @@ DISGUISED = [
 def test_a_card_number_is_found_despite_blanks_dashes_and_digits_of_other_scripts(text: str) -> None:
     assert holds_card_number(text)
     assert "1111" not in without_digit_runs(f"a {text} b")
+
+
+def test_a_card_number_is_found_behind_every_blank_and_dash_of_unicode() -> None:
+    characters = map(chr, range(sys.maxunicode + 1))
+    separators = {character for character in characters if unicodedata.category(character) in ("Pd", "Zs")}
+    for separator in sorted(separators | {"\N{MINUS SIGN}", "\N{HYPHEN BULLET}"}):
+        text = separator.join(("4111", "1111", "1111", "1111"))
+        assert holds_card_number(text), ascii(separator)
+        assert "1111" not in without_digit_runs(text), ascii(separator)
+
+
+@pytest.mark.parametrize("separator", ["\u301c", "\u1806", "\U00010ead"])
+def test_the_time_of_the_search_is_linear_in_the_length_of_the_text(separator: str) -> None:
+    def seconds(text: str) -> float:
+        started_at = time.thread_time()
+        holds_card_number(text)
+        without_digit_runs(text)
+        return time.thread_time() - started_at
+
+    for part in (separator, f"1{separator}", f"1{separator * 9}x"):
+        short, long = (min(seconds(part * count) for _ in range(5)) for count in (2_000, 20_000))
+        assert long < 40 * short + 0.01, ascii(part)
 
 
 @pytest.mark.parametrize(
