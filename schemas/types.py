@@ -15,7 +15,7 @@ from uuid import UUID
 from zoneinfo import available_timezones
 
 import pycountry
-from pydantic import AfterValidator, BeforeValidator, Field, Strict, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SerializationInfo, Strict, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from schemas import locales
@@ -147,6 +147,20 @@ def _limit_scale(value: Decimal) -> Decimal:
     return value.quantize(_SMALLEST_AMOUNT, context=Context(prec=AMOUNT_DIGITS))
 
 
+PLAIN_AMOUNTS = "plain amounts"
+"""The context of a serialization to JSON in which equal amounts have the same text: without an exponent, and without
+zeros at the end of the fraction."""
+
+
+def _amount_text(value: Decimal, info: SerializationInfo) -> str:
+    if info.context != PLAIN_AMOUNTS:
+        return str(value)
+    if value.is_zero():
+        return "0"
+    text = f"{value:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def _canonical_locale(value: str) -> str:
     code = locales.canonical(value)
     if code is None:
@@ -250,6 +264,7 @@ Amount = Annotated[
     Field(max_digits=AMOUNT_DIGITS, decimal_places=AMOUNT_DECIMALS, allow_inf_nan=False),
     BeforeValidator(_integer_to_decimal),
     AfterValidator(_limit_scale),
+    PlainSerializer(_amount_text, when_used="json"),
     WithJsonSchema(
         {
             "type": "number",

@@ -143,11 +143,11 @@ def _entry_of(incoming: ValidRequest, entries: Mapping[inbox.RequestKey, inbox.E
     if incoming.key in entries:
         return entries[incoming.key]
     entry = entries.get(incoming.legacy_key)
-    return entry if entry is not None and entry.fingerprint == incoming.fingerprint else None
+    return entry if entry is not None and incoming.matches(entry.fingerprint) else None
 
 
 def _answer_again(incoming: ValidRequest, entry: inbox.Entry, wire: Wire) -> None:
-    if entry.fingerprint != incoming.fingerprint:
+    if not incoming.matches(entry.fingerprint):
         incoming.answer = _key_reused()
         return
     incoming.visitors = entry.visitors

@@ -18,6 +18,7 @@ from agents.engine.turns import Pause, in_turns
 from agents.operation import AnyRequest, Catalogue, Operation
 from agents.wire import Wire
 from schemas.faults import Fault, Invalid, PreconditionFailed, TooLarge, from_validation
+from schemas.types import PLAIN_AMOUNTS
 from storage.inbox import RequestKey
 from storage.table import Table
 from storage.tx import Caller, Cause, Target
@@ -96,6 +97,14 @@ class ValidRequest:
     def cause(self) -> Cause:
         arrived = datetime.fromtimestamp(self.record.timestamp, UTC)
         return Cause(self.headers.request_id, caller_of(self.headers.source), arrived)
+
+    def matches(self, stored_fingerprint: bytes) -> bool:
+        """True if the inbox's fingerprint of an answered request is one of this content. Earlier releases stored
+        amounts as they were sent: `31.40` in JSON, and with nine decimals in Avro."""
+        if stored_fingerprint == self.fingerprint:
+            return True
+        as_sent = fingerprint(self.operation, self.request, self.headers.if_match, amounts="as sent")
+        return stored_fingerprint == as_sent
 
     def has_expired(self) -> bool:
         """True if the deadline of the read has passed, so that its caller has stopped waiting."""
@@ -266,9 +275,12 @@ def _legacy_key(record: RequestRecord, headers: RequestHeaders) -> RequestKey:
     return RequestKey.legacy(headers.request_id if headers.has_id else position)
 
 
-def fingerprint(operation: Operation, request: AnyRequest, if_match: Sequence[int] | None = None) -> bytes:
-    """A digest of what is asked, the same for the same content in JSON and in Avro."""
+def fingerprint(
+    operation: Operation, request: AnyRequest, if_match: Sequence[int] | None = None, *, amounts: str = PLAIN_AMOUNTS
+) -> bytes:
+    """A digest of what is asked, the same for the same content in JSON and in Avro. `amounts` says how amounts are
+    written. Inboxes store the digest, so it may not change."""
     # Same as `model_dump_json`, but returns bytes.
-    content = request.__pydantic_serializer__.to_json(request, exclude_unset=True)
+    content = request.__pydantic_serializer__.to_json(request, exclude_unset=True, context=amounts)
     condition = b"" if if_match is None else b"\0if-match:%s" % ",".join(map(str, if_match)).encode()
     return hashlib.blake2b(b"%s\0%s%s" % (operation.name.encode(), content, condition), digest_size=16).digest()

@@ -1,12 +1,14 @@
 """Valid and invalid messages, as upstream systems send them."""
 
 import asyncio
+import hashlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
@@ -205,6 +207,55 @@ async def test_the_same_id_with_different_content_is_422(stack: Stack, client: h
     )
     assert second_result.value["status"] == 422
     assert second_result.value["body"]["errors"][0]["code"] == "key_reused"
+
+
+@pytest.mark.parametrize(("first", "second"), [(JSON, AVRO), (AVRO, JSON)])
+async def test_a_repetition_in_another_encoding_has_the_same_content_also_with_an_amount(
+    stack: Stack, client: httpx.AsyncClient, first: str, second: str
+) -> None:
+    parker = await data.visitor_with_vehicle(client)
+    body = {
+        "startDate": datetime(2026, 1, 1, tzinfo=UTC), "balance": Decimal("31.4"), "threshold": 100,
+        "outsideOptin": False, "pcCode": parker["pcCode"],
+    }  # fmt: skip
+    parts = {"path": {"visitorId": parker["visitorId"]}, "body": body}
+    request_id = await stack.send("rewards.create", parts, content_type=first)
+    result = await stack.result("rewards.create", request_id)
+    await stack.send("rewards.create", parts, content_type=second, request_id=request_id)
+    again = await stack.await_record(
+        names.results("points"), lambda record: record.id == request_id and record.position != result.position
+    )
+    assert (result.value["status"], again.value["status"]) == (201, 201), again.value
+    assert again.value["body"]["data"]["rewardId"] == result.value["body"]["data"]["rewardId"]
+    statement = "select balance from rewards where visitor_id = :id"
+    assert [row.balance for row in await stack.rows(statement, id=parker["visitorId"])] == [Decimal("31.4")]
+
+
+async def test_an_answer_that_was_stored_with_an_amount_as_it_was_sent_is_repeated(
+    stack: Stack, client: httpx.AsyncClient
+) -> None:
+    """Releases up to 0.1.0 stored another fingerprint if an amount had trailing zeros or an exponent."""
+    parker = await data.visitor_with_vehicle(client)
+    body = {
+        "startDate": "2026-01-01T00:00:00Z", "balance": Decimal("31.40"), "threshold": 100, "outsideOptin": False,
+        "pcCode": parker["pcCode"],
+    }  # fmt: skip
+    parts = {"path": {"visitorId": parker["visitorId"]}, "body": body}
+    request_id = await stack.send("rewards.create", parts)
+    result = await stack.result("rewards.create", request_id)
+    content = (
+        f'{{"path":{{"visitorId":"{parker["visitorId"]}"}},"query":{{}},"body":{{"startDate":"2026-01-01T00:00:00Z",'
+        f'"balance":"31.40","outsideOptin":false,"threshold":100,"pcCode":"{parker["pcCode"]}"}}}}'
+    )
+    stored = hashlib.blake2b(b"rewards.create\0" + content.encode(), digest_size=16).digest()
+    async with stack.engine.begin() as conn:
+        statement = sa.text("update inbox set fingerprint = :stored where request_id = :id")
+        await conn.execute(statement, {"stored": stored, "id": request_id})
+    await stack.send("rewards.create", parts, request_id=request_id)
+    again = await stack.await_record(
+        names.results("points"), lambda record: record.id == request_id and record.position != result.position
+    )
+    assert again.raw == result.raw
 
 
 async def test_the_request_key_is_topic_source_and_id(stack: Stack, client: httpx.AsyncClient) -> None:
