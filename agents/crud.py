@@ -183,11 +183,19 @@ def soft_deletes(
 
 async def require_child(tx: Tx, table: Table[Any], body: Model, name: str, **parent: Any) -> None:
     """Raises Invalid if no row of `table` has the key that the body's field `name` holds, under this parent."""
+    found = await find_child(tx, table, body, name, **parent)
+    if isinstance(found, Invalid):
+        raise found
+
+
+async def find_child(tx: Tx, table: Table[Row], body: Model, name: str, **parent: Any) -> Row | Invalid:
+    """The row of `table` with the key that the body's field `name` holds, under this parent. If there is none, the
+    fault is returned and not raised, so that a handler can report it together with others."""
     try:
-        await table.find(tx, **{name: getattr(body, name)}, **parent)
+        return await table.find(tx, **{name: getattr(body, name)}, **parent)
     except NotFound as fault:
         message = f"There is no {table.resource} with this id here. Send the id of an existing one."
-        raise Invalid(fault.code, message, field=_json_name(body, name)) from None
+        return Invalid(fault.code, message, field=_json_name(body, name))
 
 
 def require_same_ids(request: Request[Any, Any, Any]) -> None:

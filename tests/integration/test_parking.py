@@ -606,6 +606,43 @@ async def test_the_vehicle_and_visitor_of_a_vehicle_partner_must_match_the_path(
     assert created["visitorId"] == parker["visitorId"]
 
 
+async def test_all_missing_references_of_a_history_are_reported_together(client: httpx.AsyncClient) -> None:
+    subscriber, other = await _subscriber(client), await _subscriber(client)
+    path = f"{subscriber['path']}/parkingHistories"
+    faults = {
+        "parkingId": (other["parkingId"], "parking_not_found"),
+        "cardId": (other["cardId"], "credit_card_not_found"),
+        "pcCode": ("FR-NO-ONE", "center_not_found"),
+    }
+    for fields in (["parkingId", "cardId", "pcCode"], ["parkingId", "pcCode"], ["cardId", "pcCode"], ["pcCode"]):
+        body = _history_body(subscriber, **{field: faults[field][0] for field in fields})
+        answer = await client.post(path, json=body)
+        assert (answer.status_code, error_codes(answer)) == (400, [(field, faults[field][1]) for field in fields])
+    assert await _get_data(client, path) == []
+
+
+async def test_all_missing_references_of_a_vehicle_partner_are_reported_together(client: httpx.AsyncClient) -> None:
+    parker, other = await _parker(client), await _parker(client)
+    path = f"{parker['path']}/vehiclePartners"
+    vehicle, center = ("vehicleId", "vehicle_not_found"), ("pcCode", "center_not_found")
+    visitor_center = ("visitorCenterId", "visitor_center_not_found")
+    own_center = await _visitor_center(client, parker, parker["pcCode"])
+    others = {"vehicleId": other["vehicleId"], "partnerId": "123-ABC", "parkingPartner": "ilogs"}
+    own = {**others, "vehicleId": parker["vehicleId"]}
+    for body, faults in (
+        ({**others, "visitorCenterId": 0, "pcCode": "FR-NO-ONE"}, [vehicle, visitor_center, center]),
+        ({**others, "visitorCenterId": 0}, [vehicle, visitor_center]),
+        ({**others, "pcCode": "FR-NO-ONE"}, [vehicle, center]),
+        ({**own, "visitorCenterId": 0, "pcCode": "FR-NO-ONE"}, [visitor_center, center]),
+        ({**others, "visitorCenterId": own_center, "pcCode": other["pcCode"]}, [vehicle, ("pcCode", "centers_differ")]),
+        ({**own, "pcCode": "FR-NO-ONE"}, [center]),
+        ({**others, "visitorCenterId": own_center, "pcCode": parker["pcCode"]}, [vehicle]),
+    ):
+        answer = await client.post(path, json=body)
+        assert (answer.status_code, error_codes(answer)) == (400, faults), body
+    assert await _get_data(client, path) == []
+
+
 async def test_the_map_of_partners_contains_active_centers_with_a_partner(client: httpx.AsyncClient) -> None:
     bodies = [
         data.center(isActive=True, parkingPartner="designa"),

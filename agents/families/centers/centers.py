@@ -7,11 +7,12 @@ from pydantic import Field
 
 from agents import crud
 from agents.operation import Operations
-from schemas.faults import Conflict
+from schemas.faults import Conflict, Invalid
 from schemas.model import Model
 from schemas.replies import PageQuery
 from schemas.types import CountryCode, Flag, Instant, Int64, Omittable, PcCode, Text
 from storage.table import Table
+from storage.tx import Tx
 
 ParkingPartner = Annotated[
     Literal["smartparking_us", "smartparking_uk", "ilogs", "designa", "thales", "smartparking_v2"],
@@ -88,6 +89,15 @@ CENTERS = Table(
         "centers_pkey": partial(Conflict, "center_exists", "A center with this pcCode exists already.", field="pcCode")
     },
 )
+
+
+async def missing_center(tx: Tx, pc_code: str) -> list[Invalid]:
+    """The fault of a body whose `pcCode` names no center; empty if it names one. Before an INSERT, a handler needs this
+    only to report the fault beside others: if it is the only one, the foreign key finds it."""
+    if await CENTERS.existing_keys(tx, [pc_code]):
+        return []
+    return [Invalid("center_not_found", "There is no such center.", field="pcCode")]
+
 
 OPERATIONS: Operations = (
     crud.creates(CENTERS, "centers.create", "POST /centers", "Add a new center", CenterNew),

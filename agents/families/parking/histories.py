@@ -5,11 +5,12 @@ from typing import Annotated, Any, Literal
 import sqlalchemy as sa
 
 from agents import crud
-from agents.families.centers.centers import CENTERS
+from agents.families.centers.centers import CENTERS, missing_center
 from agents.families.parking.cards import CARDS
 from agents.families.parking.parkings import PARKINGS
 from agents.families.visitors.visitor_table import VISITORS
 from agents.operation import Operations, operation
+from schemas.faults import Invalid, refuse
 from schemas.model import Model, NoFields
 from schemas.paths import VisitorPath
 from schemas.replies import Page, PageQuery, PagingQuery
@@ -154,8 +155,11 @@ async def create(tx: Tx, request: Request[VisitorPath, NoFields, HistoryNew]) ->
     """Raises NotFound for the visitor, and Invalid for a parking or card of another visitor or an unknown center."""
     visitor_id, body = request.path.visitor_id, request.body
     await VISITORS.require(tx, visitor_id)
-    await crud.require_child(tx, PARKINGS, body, "parking_id", visitor_id=visitor_id)
-    await crud.require_child(tx, CARDS, body, "card_id", visitor_id=visitor_id)
+    parking = await crud.find_child(tx, PARKINGS, body, "parking_id", visitor_id=visitor_id)
+    card = await crud.find_child(tx, CARDS, body, "card_id", visitor_id=visitor_id)
+    faults = [found for found in (parking, card) if isinstance(found, Invalid)]
+    if faults:
+        refuse([*faults, *await missing_center(tx, body.pc_code)])
     return await HISTORIES.insert(tx, vars(body) | {"visitor_id": visitor_id})
 
 

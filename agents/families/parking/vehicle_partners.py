@@ -5,12 +5,12 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from agents import crud
-from agents.families.centers.centers import CENTERS, ParkingPartner
+from agents.families.centers.centers import CENTERS, ParkingPartner, missing_center
 from agents.families.parking.vehicles import VEHICLES
-from agents.families.profile.visitor_centers import VISITOR_CENTERS
+from agents.families.profile.visitor_centers import VISITOR_CENTERS, VisitorCenter
 from agents.families.visitors.visitor_table import VISITORS
 from agents.operation import Operations, operation
-from schemas.faults import Invalid
+from schemas.faults import Invalid, refuse
 from schemas.model import Model, NoFields
 from schemas.paths import VisitorPath
 from schemas.requests import Request
@@ -77,27 +77,29 @@ _ALL = "/visitors/{visitorId}/vehiclePartners"
     path=VisitorPath, body=VehiclePartnerNew, reply=VehiclePartner,
 )  # fmt: skip
 async def create(tx: Tx, request: Request[VisitorPath, NoFields, VehiclePartnerNew]) -> VehiclePartner:
-    """Raises NotFound for the visitor, and Invalid for a vehicle or visitorCenter of another visitor or for two
-    different centers."""
+    """Raises NotFound for the visitor, and Invalid for a vehicle or visitorCenter of another visitor, an unknown center
+    or two different centers."""
     crud.require_same_ids(request)
     visitor_id, body = request.path.visitor_id, request.body
     await VISITORS.require(tx, visitor_id)
-    await crud.require_child(tx, VEHICLES, body, "vehicle_id", visitor_id=visitor_id)
-    pc_code = await _center_pc_code(tx, visitor_id, body)
+    vehicle = await crud.find_child(tx, VEHICLES, body, "vehicle_id", visitor_id=visitor_id)
+    visitor_center = await _visitor_center(tx, visitor_id, body)
+    faults = [found for found in (vehicle, visitor_center) if isinstance(found, Invalid)]
+    if isinstance(visitor_center, VisitorCenter) and body.pc_code not in (None, visitor_center.pc_code):
+        message = "The pcCode and the visitorCenterId name different centers. Send one of them."
+        faults.append(Invalid("centers_differ", message, field="pcCode"))
+    elif faults and body.pc_code is not None:
+        faults += await missing_center(tx, body.pc_code)
+    refuse(faults)
+    pc_code = visitor_center.pc_code if isinstance(visitor_center, VisitorCenter) else body.pc_code
     return await VEHICLE_PARTNERS.insert(tx, vars(body) | {"visitor_id": visitor_id, "center_key": pc_code})
 
 
-async def _center_pc_code(tx: Tx, visitor_id: UUID, body: VehiclePartnerNew) -> str | None:
-    """The pcCode of the center that the body identifies by `pcCode`, by `visitorCenterId` or by both. None if it
-    identifies no center. Raises Invalid."""
+async def _visitor_center(tx: Tx, visitor_id: UUID, body: VehiclePartnerNew) -> VisitorCenter | Invalid | None:
+    """The visitor center that the body names, or the fault if there is none; None if the body names none."""
     if body.visitor_center_id is None:
-        return body.pc_code
-    await crud.require_child(tx, VISITOR_CENTERS, body, "visitor_center_id", visitor_id=visitor_id)
-    visitor_center = await VISITOR_CENTERS.find(tx, visitor_center_id=body.visitor_center_id)
-    if body.pc_code not in (None, visitor_center.pc_code):
-        message = "The pcCode and the visitorCenterId name different centers. Send one of them."
-        raise Invalid("centers_differ", message, field="pcCode")
-    return visitor_center.pc_code
+        return None
+    return await crud.find_child(tx, VISITOR_CENTERS, body, "visitor_center_id", visitor_id=visitor_id)
 
 
 OPERATIONS: Operations = (
