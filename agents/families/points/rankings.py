@@ -22,7 +22,7 @@ from storage.tx import Tx
 NEIGHBOURS = 2
 """Participants shown above and below a visitor."""
 TOP_LIMIT = 10_000
-"""Limit for the entries of topRanking that are returned. It does not change who is among the first winnerNumber."""
+"""Limit for the entries of topRanking. A winner beyond it is shown in otherRanking."""
 
 
 class Standing(Model):
@@ -75,8 +75,8 @@ async def _rankings(tx: Tx, rows: Sequence[VisitorChallenge]) -> Sequence[Rankin
     tx.note_loaded(sum(len(names[each.visitor_id]) for top in tops.values() for each in top) - _size_of(names))
     await tx.refresh_now()
     with_bonus = await _with_bonus_today(tx, rows, challenges)
-    winners = await _winners(tx, ranks, challenges, positions)
-    others = {key: group for key, group in around.items() if key not in winners}
+    in_top = await _in_top(tx, ranks, challenges, positions)
+    others = {key: group for key, group in around.items() if key not in in_top}
     return [
         Ranking.model_construct(
             challenge=challenges[row.challenge_id],
@@ -102,7 +102,7 @@ async def _tops(tx: Tx, challenges: Mapping[int, Challenge]) -> dict[int, Sequen
     """The first participants of each challenge. Empty if the caller does not want them. Raises LoadsTooMuch."""
     if not tx.wants("topRanking"):
         return {}
-    limits = {key: min(max(challenge.winner_number, 0), TOP_LIMIT) for key, challenge in challenges.items()}
+    limits = {key: _top_size(challenge) for key, challenge in challenges.items()}
     tops: dict[int, list[_Participant]] = {key: [] for key in challenges}
     async with aclosing(ranking_queries.top(tx, limits)) as chunks:
         async for rows in chunks:
@@ -110,6 +110,10 @@ async def _tops(tx: Tx, challenges: Mapping[int, Challenge]) -> dict[int, Sequen
             for row in rows:
                 tops[row.challenge_id].append(_Participant(row.points, row.precedence, row.visitor_id))
     return {key: sorted(top, reverse=True) for key, top in tops.items()}
+
+
+def _top_size(challenge: Challenge) -> int:
+    return min(max(challenge.winner_number, 0), TOP_LIMIT)
 
 
 async def _names_of(tx: Tx, visitor_ids: Iterable[UUID]) -> _Names:
@@ -172,13 +176,11 @@ def _name(visitor: Any) -> str:
     return f"{visitor.first_name} {visitor.last_name[0]}." if visitor.last_name else str(visitor.first_name)
 
 
-async def _winners(
-    tx: Tx, ranks: Sequence[Any], challenges: Mapping[int, Challenge], positions: _Positions
-) -> set[int]:
-    """The visitorChallengeIds that are among the first winnerNumber. Equal points share a position; among equals, those
-    who reached their points earlier come first, until winnerNumber is reached."""
+async def _in_top(tx: Tx, ranks: Sequence[Any], challenges: Mapping[int, Challenge], positions: _Positions) -> set[int]:
+    """The visitorChallengeIds that are among the entries of topRanking. Equal points share a position; among equals,
+    those who reached their points earlier come first, until topRanking is full."""
     remaining = {
-        row.visitor_challenge_id: challenges[row.challenge_id].winner_number - positions[row.challenge_id, row.points]
+        row.visitor_challenge_id: _top_size(challenges[row.challenge_id]) - positions[row.challenge_id, row.points]
         for row in ranks
     }
     candidates = [row for row in ranks if remaining[row.visitor_challenge_id] >= 0]
