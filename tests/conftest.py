@@ -13,7 +13,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.leftovers import end_leftovers
-from tests.support.servers import Choice, KafkaAndPostgres, Servers, any_servers, choose, own_servers
+from tests.support.servers import Choice, KafkaAndPostgres, Servers, any_servers, are_named, choose, own_servers
 from tests.support.stack import Stack, eventually, stack_on
 from topics import patches
 
@@ -25,6 +25,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = "tests/integration/"
+SECOND_HALF = f"{SHARED}test_every_operation.py"
+"""This module and those after it take as long as those before it."""
 LONG_MODULES = ("test_outages", "test_dev", "test_releases", "test_unavailable_topics", "test_kill", "test_processes")
 LONGEST_FIRST = (
     SHARED, *(f"tests/chaos/{module}.py" for module in LONG_MODULES), "tests/chaos/", "tests/contract/", "tests/unit/",
@@ -32,13 +34,16 @@ LONGEST_FIRST = (
 
 
 class SideBySide(LoadScopeScheduling):
-    """The processes of `make test` and `make faults`: one runs all tests that share an installation, the others one
-    module after the other. Modules that start their own servers mostly wait for restarts, so that there may be more
-    processes than cores."""
+    """The processes of `make test` and `make faults`: two run the tests that share an installation, each one half of
+    the modules on an installation of its own; the others run one module after the other. Modules that start their own
+    servers mostly wait for restarts, so that there may be more processes than cores."""
 
     # Marks would be shorter, but pytest-xdist 3.8 loses them under pytest 9.2.
     def _split_scope(self, nodeid: str) -> str:
-        return "shared" if nodeid.startswith(SHARED) else nodeid.partition("::")[0]
+        module = nodeid.partition("::")[0]
+        if not module.startswith(SHARED):
+            return module
+        return "shared" if are_named() or module < SECOND_HALF else "shared, second half"
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -118,7 +118,7 @@ async def test_a_request_that_was_refused_or_has_no_id_is_found(stack: Stack, co
     trace = await _get(console, "requests", id=refused)
     assert trace["answered"] == []
     errors = [message["errors"] for message in trace["messages"] if message["kind"] == "result"]
-    assert errors == [["required pcCode"]]
+    assert errors == [["required pcCode", "identification_required"]]
 
     headers = [("ce_specversion", b"1.0"), ("ce_type", b"visitor.visits.create"), ("content-type", JSON.encode())]
     value = json.dumps({"path": {"visitType": "entry"}, "body": {"barcode": str(uuid4()), "pcCode": "FR-SC-NONE"}})

@@ -65,6 +65,11 @@ class Choice:
     reason: str
 
 
+def are_named() -> bool:
+    """True if the environment names the servers."""
+    return KAFKA in os.environ or DATABASE in os.environ
+
+
 def choose() -> Choice:
     """Choose containers if Docker has their images or can pull them. Pulling takes minutes."""
     try:
@@ -96,7 +101,7 @@ def own_kafka(choice: Choice, home: Path, settings: Mapping[str, str] | None = N
 @contextmanager
 def any_servers(choice: Choice, home: Path) -> Iterator[Servers]:
     """The servers that the environment names, or new ones. Raises if they do not start, so that the tests fail."""
-    if KAFKA in os.environ or DATABASE in os.environ:
+    if are_named():
         yield Servers(os.environ[KAFKA], os.environ[DATABASE])
         return
     with own_servers(choice, home) as (kafka, postgres):
