@@ -183,9 +183,9 @@ def soft_deletes(
 
 async def require_child(tx: Tx, table: Table[Any], body: Model, name: str, **parent: Any) -> None:
     """Raises Invalid if no row of `table` has the key that the body's field `name` holds, under this parent."""
-    found = await find_child(tx, table, body, name, **parent)
-    if isinstance(found, Invalid):
-        raise found
+    child = await find_child(tx, table, body, name, **parent)
+    if isinstance(child, Invalid):
+        raise child
 
 
 async def find_child(tx: Tx, table: Table[Row], body: Model, name: str, **parent: Any) -> Row | Invalid:

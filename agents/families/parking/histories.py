@@ -157,7 +157,7 @@ async def create(tx: Tx, request: Request[VisitorPath, NoFields, HistoryNew]) ->
     await VISITORS.require(tx, visitor_id)
     parking = await crud.find_child(tx, PARKINGS, body, "parking_id", visitor_id=visitor_id)
     card = await crud.find_child(tx, CARDS, body, "card_id", visitor_id=visitor_id)
-    faults = [found for found in (parking, card) if isinstance(found, Invalid)]
+    faults = [child for child in (parking, card) if isinstance(child, Invalid)]
     if faults:
         refuse([*faults, *await missing_center(tx, body.pc_code)])
     return await HISTORIES.insert(tx, vars(body) | {"visitor_id": visitor_id})

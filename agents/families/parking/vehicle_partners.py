@@ -84,7 +84,7 @@ async def create(tx: Tx, request: Request[VisitorPath, NoFields, VehiclePartnerN
     await VISITORS.require(tx, visitor_id)
     vehicle = await crud.find_child(tx, VEHICLES, body, "vehicle_id", visitor_id=visitor_id)
     visitor_center = await _visitor_center(tx, visitor_id, body)
-    faults = [found for found in (vehicle, visitor_center) if isinstance(found, Invalid)]
+    faults = [child for child in (vehicle, visitor_center) if isinstance(child, Invalid)]
     if isinstance(visitor_center, VisitorCenter) and body.pc_code not in (None, visitor_center.pc_code):
         message = "The pcCode and the visitorCenterId name different centers. Send one of them."
         faults.append(Invalid("centers_differ", message, field="pcCode"))
