@@ -235,8 +235,8 @@ def from_validation(error: ValidationError) -> Invalid:
 
 
 def with_error(error: ValidationError, added: PydanticCustomError) -> ValidationError:
-    """The errors of `error` and one more, which is about the whole record. If `error` has more than an answer lists, it
-    is returned as it is: its errors would only be counted, and a copy of tens of thousands takes long."""
+    """Add an error about the whole record to the errors of `error`. If `error` has more errors than an answer lists,
+    `error` is returned unchanged: the answer would not list the added one, and copying thousands of errors is slow."""
     if error.error_count() > ENTRY_LIMIT:
         return error
     errors = [_as_raised(details) for details in error.errors(include_url=False)]

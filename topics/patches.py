@@ -20,8 +20,8 @@
   expands to megabytes. With the patch, a delivery ends after `DELIVERED_BYTES`, with at most `PARTITION_BYTES` of each
   partition. Of the batches that were delivered in part, `DECOMPRESSED_BYTES` are kept.
 - **Connecting without a limit of its own.** aiokafka 0.14.0 gives a connection as much time as a request, 20 to 40
-  seconds. A broker that accepts connections and answers nothing uses up the time in which a client could have tried the
-  other brokers, and nobody connects to these meanwhile. With the patch, a connection has `CONNECT_SECONDS`.
+  seconds. If a broker accepts a connection and does not answer, the client tries no other broker during this time. With
+  the patch, it tries the next broker after `CONNECT_SECONDS`.
 - **Asking for metadata without a pause.** Several loops of aiokafka 0.14.0 ask for metadata until a broker answers and
   each partition has a leader. If brokers are down, the process has no file descriptors, or a topic was deleted or may
   not be described, they ask thousands of times per second, and log each time. With the patch, a request for metadata

@@ -79,6 +79,8 @@ def _columns(file: Path, line: str, delimiter: str) -> list[str]:
 
 def _check_columns(file: Path, columns: Sequence[str], types: Mapping[str, type]) -> None:
     """Raises UnusableFile."""
+    if not columns:
+        raise UnusableFile(f"{file} has no names of columns in its first line.")
     if "" in columns:
         number = columns.index("") + 1
         raise UnusableFile(f"{file} has no name for column {number}. If it is the index of a data frame, leave it out.")

@@ -17,8 +17,6 @@ from topics.envelope import InvalidMessage
 
 _SUFFIXES = {".csv": Format.csv, ".jsonl": Format.jsonl, ".ndjson": Format.jsonl}
 _DIGEST_BYTES = 16
-_CHECK_ROWS = 500
-"""After so many rows, the file is checked for changes."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _OTHER_FILES = {
     b"\xff\xfe": "is UTF-16. Save it as UTF-8",
@@ -50,7 +48,8 @@ class Source:
         self._stream.seek(0)
         if self._format is Format.jsonl:
             return self._checked(_read_json_lines(self._stream))
-        # surrogateescape: a cell that is not UTF-8 refuses its row, not the file.
+        # surrogateescape: a cell that is not UTF-8 refuses its row, not the file. The wrapper would close the stream
+        # when it is collected.
         self._text = io.TextIOWrapper(self._stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
         return self._checked(read_csv(self._text, self._file, types))
 
@@ -63,9 +62,8 @@ class Source:
 
     def _checked(self, rows: Iterator[Row | Refusal]) -> Iterator[Row | Refusal]:
         """A changed file has another digest, so that its rows would get ids of other rows."""
-        for number, row in enumerate(rows):
-            if number % _CHECK_ROWS == 0:
-                self._require_unchanged()
+        for row in rows:
+            self._require_unchanged()
             yield row
         self._require_unchanged()
 

@@ -284,7 +284,7 @@ async def test_a_topic_keeps_its_owner_during_the_lease_and_gets_a_new_owner_aft
     await change("delete from outbox where topic = :topic")
 
 
-async def test_a_broker_that_answers_nothing_keeps_nobody_from_the_others(
+async def test_a_client_connects_to_another_broker_if_one_accepts_connections_and_does_not_answer(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It accepts connections, as a frozen one does. aiokafka tries the addresses in a random order."""

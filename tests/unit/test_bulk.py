@@ -82,6 +82,7 @@ def test_a_row_that_is_not_utf8_or_not_csv_is_refused_alone(tmp_path: Path) -> N
         ("a" * 1_100_000 + "\n", "unknown columns: 'a{40}'"),
         ('"color,licensePlate\n', "not CSV"),
         (",licensePlate\n", "no name for column 1"),
+        (";;\nA1;x;y\n", "no names of columns"),
         ("licensePlate,Color\n", "unknown columns: 'Color'"),
         (b"\xff\xfel\x00", "UTF-16"),
         (b"\x1f\x8b\x08", "gunzip"),
@@ -176,7 +177,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_read_further(tmp_path: Path
         with file.open("a") as stream:
             stream.write('{"licensePlate": "B2"}\n')
         with pytest.raises(UnusableFile, match="was changed"):
-            list(rows)
+            next(rows)
 
 
 def test_a_file_that_is_replaced_while_it_is_read_is_read_to_its_end(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ IDENTIFICATION_REQUIRED = (None, "identification_required")
         ([], [(None, WRONG)]),
     ],
 )  # fmt: skip
-def test_a_visit_that_names_nobody_reports_this_beside_the_faults_of_its_fields(body: object, errors: object) -> None:
+def test_a_missing_identification_is_reported_beside_the_faults_of_other_fields(body: object, errors: object) -> None:
     with pytest.raises(ValidationError) as refused:
         CATALOGUE.by_name["visits.create"].request.model_validate({"path": {"visitType": "exit"}, "body": body})
     entries = from_validation(refused.value).entries
@@ -88,7 +88,7 @@ def test_a_visit_that_names_nobody_reports_this_beside_the_faults_of_its_fields(
     assert "4111" not in str(refused.value)
 
 
-def test_a_body_with_thousands_of_faults_that_names_nobody_takes_no_longer_than_without_this_fault() -> None:
+def test_a_missing_identification_beside_thousands_of_faults_takes_no_longer() -> None:
     body = {f"a{number}": 1 for number in range(90_000)}
     with pytest.raises(ValidationError) as refused:
         CATALOGUE.by_name["visits.create"].request.model_validate({"path": {"visitType": "exit"}, "body": body})

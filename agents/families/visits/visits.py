@@ -59,14 +59,14 @@ class Identification(Model):
     def _require_one_field(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """Report the missing identification beside the faults of single fields: an `after` validator would not run if
         there are any."""
-        names_nobody = isinstance(data, dict) and data.keys().isdisjoint(_IDENTIFICATION_FIELDS)
+        has_no_identification = isinstance(data, dict) and data.keys().isdisjoint(_IDENTIFICATION_FIELDS)
         try:
             identification = handler(data)
         except ValidationError as error:
-            if names_nobody:
+            if has_no_identification:
                 raise with_error(error, _identification_required()) from None
             raise
-        if names_nobody:
+        if has_no_identification:
             raise _identification_required()
         return identification
 
