@@ -115,21 +115,32 @@ async def test_a_worker_stops_if_nearly_all_requests_fail_and_does_not_commit_th
     own_stack: Stack, worker: Process
 ) -> None:
     read_before = len(await own_stack.read(names.DEAD_LETTERS))
-    for number in range(2 * LEAST):
+    ids = await _send_failing(own_stack)
+    await eventually("the worker's end", worker.ended)
+    assert worker.child.returncode == 1
+    assert "nearly" in worker.log.read_text().lower()
+    assert len(await own_stack.read(names.DEAD_LETTERS)) - read_before < len(ids)
+
+    # The next worker stops too, because the bug is still there.
+    ids += await _send_failing(own_stack)
+    next_worker = own_stack.worker("tests.support.buggy")
+    await eventually("the next worker's end", next_worker.ended)
+    assert next_worker.child.returncode == 1
+
+    # Without a limit, a worker reads all that the others have not committed.
+    own_stack.worker("tests.support.buggy", VISITOR_WORKER_FAILURE_LIMIT="1")
+    assert await _all_fail(own_stack, ids)
+
+
+async def _send_failing(stack: Stack) -> list[str]:
+    """Send requests that fail, of several operations and sources, so many that a worker stops."""
+    return [
         await _send(
-            own_stack,
+            stack,
             0,
             operation=("visits.fragile", "visits.brittle")[number % 2],
             source=("test/bugs", "gateway/bugs")[number // 2 % 2],
             partition=number % PARTITIONS,
         )
-
-    await eventually("the worker's end", worker.ended)
-    assert worker.child.returncode == 1
-    assert "nearly" in worker.log.read_text().lower()
-    assert len(await own_stack.read(names.DEAD_LETTERS)) - read_before < 2 * LEAST
-
-    # The next worker reads the last batch again. It stops too, because the bug is still there.
-    next_worker = own_stack.worker("tests.support.buggy")
-    await eventually("the next worker's end", next_worker.ended)
-    assert next_worker.child.returncode == 1
+        for number in range(2 * LEAST)
+    ]

@@ -37,10 +37,23 @@ def test_a_bug_that_one_operation_or_one_source_meets_stops_nothing(operations: 
         breaker.note(_outcomes(others, failing=0, operations=3, sources=60))
 
 
+@pytest.mark.parametrize("batch", [1, 17, 300])
+@pytest.mark.parametrize("silent", [None, 0, 1, 2, 3])
+def test_it_opens_whichever_partition_is_read_first(batch: int, silent: int | None) -> None:
+    """Each partition has the requests of one operation from one source. One partition may have none."""
+    breaker = Breaker(0.9)
+    partitions = [part for part in range(4) if part != silent]
+    with pytest.raises(NearlyEverythingFails):
+        for _ in range(2 * LEAST // batch):
+            for part in partitions:
+                breaker.note(batch * [Outcome(f"operation {part % 2}", f"source {part // 2}", failed=True)])
+
+
 def test_it_forgets_requests_operations_and_sources() -> None:
     breaker = Breaker(0.9)
-    breaker.note(Outcome(f"operation {number}", f"source {number}", failed=False) for number in range(3 * WINDOW))
-    assert (len(breaker._counted), len(breaker._numbers)) == (WINDOW, 2 * WINDOW)
+    for number in range(3 * WINDOW):
+        breaker.note([Outcome(f"operation {number}", f"source {number}", failed=False)])
+        assert len(breaker._latest) <= 2 * WINDOW
     with pytest.raises(NearlyEverythingFails):
         breaker.note(_outcomes(WINDOW, operations=30, sources=30))
 
