@@ -1,5 +1,7 @@
 """The breaker stops a worker in which nearly everything fails. One operation, or one source, cannot stop it."""
 
+from collections import deque
+
 import pytest
 
 from agents.engine.breaker import LEAST, WINDOW, Breaker, NearlyEverythingFails, Outcome
@@ -42,11 +44,13 @@ def test_a_bug_that_one_operation_or_one_source_meets_stops_nothing(operations: 
 def test_it_opens_whichever_partition_is_read_first(batch: int, silent: int | None) -> None:
     """Each partition has the requests of one operation from one source. One partition may have none."""
     breaker = Breaker(0.9)
-    partitions = [part for part in range(4) if part != silent]
+    batches = [
+        batch * [Outcome(f"operation {part % 2}", f"source {part // 2}", failed=True)]
+        for part in range(4)
+        if part != silent
+    ]
     with pytest.raises(NearlyEverythingFails):
-        for _ in range(2 * LEAST // batch):
-            for part in partitions:
-                breaker.note(batch * [Outcome(f"operation {part % 2}", f"source {part // 2}", failed=True)])
+        deque(map(breaker.note, 2 * LEAST // batch * batches), maxlen=0)
 
 
 def test_it_forgets_requests_operations_and_sources() -> None:
