@@ -7,7 +7,7 @@ import heapq
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agents.catalogue import CATALOGUE
 from runtime import operator_audit, progress
@@ -42,6 +42,7 @@ _REQUEST_TOPICS = frozenset((names.QUERIES, *map(names.requests, CATALOGUE.famil
 
 Confirm = Callable[[str], object]
 """Asks a question; raises if the answer is no."""
+Begin = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
 OnProgress = Callable[[Sequence[DeadLetter]], None]
 """Is told which dead letters were handled, after each page."""
 
@@ -114,11 +115,11 @@ class NoSuchDeadLetter(Exception):
 
 
 class DeadLetters:
-    """The dead letters of an installation."""
+    """The dead letters of an installation. `begin` opens a transaction of the database."""
 
-    def __init__(self, settings: Settings, database: AsyncEngine) -> None:
+    def __init__(self, settings: Settings, begin: Begin) -> None:
         self._settings = settings
-        self._database = database
+        self._begin = begin
 
     async def newest(
         self, selection: Filter, limit: int, *, include_marked: bool
@@ -214,11 +215,11 @@ class DeadLetters:
                 yield handled
 
     async def _mark(self, letters: Sequence[DeadLetter], action: Action) -> None:
-        async with self._database.begin() as conn:
+        async with self._begin() as conn:
             await dead_letter_marks.insert(conn, map(_mark_key, letters), action, datetime.now(UTC))
 
     async def _marks(self, letters: Sequence[DeadLetter]) -> dict[MarkKey, Mark]:
-        async with self._database.begin() as conn:
+        async with self._begin() as conn:
             return await dead_letter_marks.read(conn, list(map(_mark_key, letters)))
 
     async def _pages(self, selection: Filter) -> AsyncIterator[list[tuple[DeadLetter, Any, Mark | None]]]:
@@ -248,7 +249,7 @@ class DeadLetters:
             for letter in letters
             if letter.reason == "bug" and letter.request_id
         ]
-        async with self._database.begin() as conn:
+        async with self._begin() as conn:
             await inbox.reopen(conn, keys)
 
 
@@ -354,7 +355,7 @@ async def _with_progress(
 async def _opened(settings: Settings, retry: Retry) -> AsyncIterator[DeadLetters]:
     patches.apply()
     async with connected(settings.database, retry) as database:
-        yield DeadLetters(settings, database)
+        yield DeadLetters(settings, database.begin)
 
 
 def ask(confirm: Confirm | None, plan: Plan, question: str) -> None:

@@ -306,6 +306,7 @@ async def abort(client: AIOKafkaProducer) -> None:
     # Before the first await: aiokafka's background tasks go on for a while and must not reach a broker.
     client.client.send = _refuse
     _cut_connections(client.client)
+    client.client._conns = _NoMoreConnections(client.client._conns)
     sender = client._sender.sender_task
     if sender is not None:
         sender.cancel()
@@ -316,6 +317,14 @@ async def abort(client: AIOKafkaProducer) -> None:
     # Concurrent sends through this client would otherwise wait for all of SEND_LIMIT.
     client._message_accumulator.fail_all(ProducerClosed())
     _retrieve_exceptions(client)
+
+
+class _NoMoreConnections(dict[Any, Any]):
+    """The connections of a client. It closes those that its client was still making."""
+
+    def __setitem__(self, key: Any, connection: Any) -> None:
+        connection.close()
+        raise ProducerClosed
 
 
 async def _refuse(*_: Any, **__: Any) -> Any:

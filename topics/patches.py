@@ -21,13 +21,16 @@
   partition. Of the batches that were delivered in part, `DECOMPRESSED_BYTES` are kept.
 - **Connecting without a limit of its own.** aiokafka 0.14.0 gives a connection as much time as a request, 20 to 40
   seconds. If a broker accepts a connection and does not answer, the client tries no other broker during this time. With
-  the patch, it tries the next broker after `CONNECT_SECONDS`.
+  the patch, a connection has `CONNECT_SECONDS`.
+- **Starting with one broker after the other.** aiokafka 0.14.0 tries the second bootstrap address when the first one
+  has failed. With the patch, it tries each further address after `NEXT_ADDRESS_SECONDS` and uses the first that
+  answers, so that one broker that hangs does not delay a process that starts.
 - **Asking for metadata without a pause.** Several loops of aiokafka 0.14.0 ask for metadata until a broker answers and
   each partition has a leader. If brokers are down, the process has no file descriptors, or a topic was deleted or may
   not be described, they ask thousands of times per second, and log each time. With the patch, a request for metadata
   without such an answer ends after `retry_backoff_ms`.
 - **Reasons of failed connections.** aiokafka 0.14.0 logs why it cannot connect, and raises "Unable to bootstrap". With
-  the patch, it raises the reason and the setting to correct, and does not log the reason as well.
+  the patch, it raises the reason and the setting to correct.
 - **Commits that the coordinator cannot tell.** aiokafka 0.14.0 does not look at the error of a whole answer with
   committed offsets, for example while a broker that has just become the coordinator still loads them. It takes the
   partitions for such without a commit, and reads them from their start. With the patch, it asks again.
@@ -42,9 +45,9 @@
 """
 
 import asyncio
-import logging
 import struct
 import sys
+from asyncio.staggered import staggered_race
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -73,7 +76,7 @@ from aiokafka.record.default_records import DefaultRecordBase, DefaultRecordBatc
 from aiokafka.record.memory_records import MemoryRecords, _MemoryRecordsPy
 
 from topics import fetch_limits
-from topics.connection_errors import explained
+from topics.connection_errors import ConnectionRefused, explained
 from topics.fetch_limits import BatchNotRead, UnreadBatch, bytes_of
 
 SHORT_FETCH_MS = 100
@@ -92,7 +95,10 @@ DECOMPRESSED_BYTES = 16 * 2**20
 """Bytes of decompressed batches that a consumer keeps for its next deliveries."""
 
 CONNECT_SECONDS = 6.0
-"""Time for a connection with its handshakes. Three addresses have their turn within `topics.kafka.DELIVERY_TIMEOUT`."""
+"""Time for a connection with its handshakes."""
+
+NEXT_ADDRESS_SECONDS = 0.5
+"""After this time, a client that starts also tries the next bootstrap address."""
 
 PATCHED = {"aiokafka": "0.14.0"}
 """The version of each library that the patches were written for."""
@@ -125,7 +131,6 @@ def apply() -> None:
     for module in (client, admin_client):
         module.MetadataRequest = partial(MetadataRequest, allow_auto_topic_creation=False)
     client.create_conn = _create_conn
-    client.log.addFilter(_is_new)
     client.AIOKafkaClient.bootstrap = _bootstrap
     client.AIOKafkaClient._metadata_update = _metadata_update
     for name, send in _SENDS.items():
@@ -363,8 +368,6 @@ def _exists(cluster: ClusterMetadata, tp: TopicPartition) -> bool:
 
 
 _create_conn_of_aiokafka, _bootstrap_of_aiokafka = client.create_conn, client.AIOKafkaClient.bootstrap
-_failure: ContextVar[Exception | None] = ContextVar("failure", default=None)
-"""Why the last connection of this task failed, if a setting may be the cause."""
 
 
 async def _create_conn(host: str, port: int, **options: Any) -> Any:
@@ -373,21 +376,70 @@ async def _create_conn(host: str, port: int, **options: Any) -> Any:
             return await _create_conn_of_aiokafka(host, port, **options)
     except (OSError, KafkaError, TimeoutError) as error:
         failure = explained(error, f"{host}:{port}", options.get("security_protocol", "PLAINTEXT"))
-        _failure.set(failure)
         if failure is None:
             raise
         raise failure from error
 
 
 async def _bootstrap(self: client.AIOKafkaClient) -> None:
-    _failure.set(None)
+    """Like aiokafka's, but with a race of the addresses."""
+    hosts = self.hosts
+    attempts = [partial(_request_metadata, self, host, port) for host, port, _ in hosts]
+    winner, _, errors = await staggered_race(attempts, NEXT_ADDRESS_SECONDS)
+    failures = sorted((error for error in errors if isinstance(error, Exception)), key=_rank)
+    if winner is None and _rank(failures[0]) < _NO_ANSWER:
+        raise failures[0]
+    for (host, port, _), error in zip(hosts, errors, strict=False):  # Some addresses may not have had their turn.
+        if isinstance(error, Exception):
+            client.log.error('Unable connect to "%s:%s": %s', host, port, error)
+    if winner is None:
+        raise KafkaConnectionError(f"Unable to bootstrap from {hosts}")
+    connection, metadata = winner
+    self.cluster.update_metadata(metadata)
+    if self.cluster.brokers():
+        connection.close()
+    else:
+        self._conns["bootstrap", client.ConnectionGroup.DEFAULT] = connection
+    if self._sync_task is None:
+        self._sync_task = client.create_task(self._md_synchronizer())
+
+
+async def _request_metadata(self: client.AIOKafkaClient, host: str, port: int) -> tuple[Any, Any]:
+    """A new connection, and the metadata of the brokers. Raises OSError, KafkaError, TimeoutError."""
+    options = {name: getattr(self, f"_{name}") for name in _CONNECTION_OPTIONS}
+    connection = await _create_conn(host, port, max_idle_ms=self._connections_max_idle_ms, **options)
     try:
-        await _bootstrap_of_aiokafka(self)
-    except KafkaConnectionError as error:
-        failure = _failure.get()
-        if failure is None:
-            raise
-        raise failure from error
+        async with asyncio.timeout(CONNECT_SECONDS):
+            return connection, await connection.send(MetadataRequest([], allow_auto_topic_creation=False))
+    except BaseException:
+        connection.close()
+        raise
+
+
+_CONNECTION_OPTIONS = (
+    "client_id",
+    "request_timeout_ms",
+    "ssl_context",
+    "security_protocol",
+    "sasl_mechanism",
+    "sasl_plain_username",
+    "sasl_plain_password",
+    "sasl_kerberos_service_name",
+    "sasl_kerberos_domain_name",
+    "sasl_oauth_token_provider",
+)
+
+
+def _rank(error: Exception) -> int:
+    """How helpful an error is: a bug first, then what a setting causes, then errors of Kafka, then silence."""
+    if isinstance(error, ConnectionRefused):
+        return 1
+    if isinstance(error, KafkaError):
+        return 2
+    return _NO_ANSWER if isinstance(error, OSError) else 0  # TimeoutError is an OSError.
+
+
+_NO_ANSWER = 3
 
 
 _SENDS = {name: getattr(conn.AIOKafkaConnection, name) for name in ("send", "_send_sasl_token")}
@@ -402,8 +454,3 @@ def _write(self: conn.AIOKafkaConnection, send: Callable[..., Any], *args: Any, 
     except RuntimeError as error:
         self.close(reason=conn.CloseReason.CONNECTION_BROKEN, exc=error)
         raise KafkaConnectionError(f"Connection at {self._host}:{self._port} broken: {error}") from error
-
-
-def _is_new(record: logging.LogRecord) -> bool:
-    """False for what aiokafka logs about a connection whose failure `_bootstrap` raises."""
-    return _failure.get() is None or not str(record.msg).startswith("Unable connect to")

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
@@ -26,7 +27,7 @@ from runtime.console import documentation, letters
 from runtime.console.feed import Feed
 from runtime.console.letters import Query, Selection
 from runtime.console.request_trace import Traces
-from runtime.console.servers import database_explained, searching_kafka
+from runtime.console.servers import searching_kafka, writing
 from runtime.console.timeline import Timelines
 from runtime.console.topic_list import TopicList
 from runtime.consume import Values
@@ -108,7 +109,7 @@ class Console:
         self._values = Values(self._registry)
         self._traces = Traces(settings.kafka, self._reads, self._values)
         self._timelines = Timelines(settings.kafka, self._reads, self._values)
-        self._letters = DeadLetters(settings, self._writes)
+        self._letters = DeadLetters(settings, partial(writing, self._writes))
         self._topics = TopicList(settings.kafka)
         self._searches = asyncio.Semaphore(SEARCHES)
         self._replaying = asyncio.Semaphore()
@@ -234,20 +235,16 @@ class Console:
 
     async def _dead_letters(self, request: Request, _: Identity) -> Any:
         query = _parse(Query, dict(request.query_params))
-        async with _turn(self._searches, request):
-            with database_explained():
-                async with searching_kafka():
-                    return await letters.listing(self._letters, query)
+        async with _turn(self._searches, request), searching_kafka():
+            return await letters.listing(self._letters, query)
 
     async def _dead_letter(self, request: Request, _: Identity) -> Any:
         try:
             position = Position.parse(request.path_params["position"])
         except ValueError:
             raise Invalid("not_a_position", "Send the id of a dead letter, <partition>:<offset>.") from None
-        async with _turn(self._searches, request):
-            with database_explained():
-                async with searching_kafka():
-                    return await self._detail(position)
+        async with _turn(self._searches, request), searching_kafka():
+            return await self._detail(position)
 
     async def _detail(self, position: Position) -> Any:
         """Raises NotFound, KafkaError."""
@@ -258,10 +255,8 @@ class Console:
 
     async def _plan(self, request: Request, _: Identity) -> Any:
         selection = await _body(request)
-        async with _turn(self._searches, request):
-            with database_explained():
-                async with searching_kafka():
-                    return await letters.plan(self._letters, selection, self._settings.worker.inbox_days)
+        async with _turn(self._searches, request), searching_kafka():
+            return await letters.plan(self._letters, selection, self._settings.worker.inbox_days)
 
     async def _replay(self, request: Request, identity: Identity) -> Any:
         selection = await _body(request)
@@ -272,9 +267,8 @@ class Console:
             log.info("dead_letters_replayed", count=len(ids), caller=identity.source)
 
         # One after the other, so that two operators do not send the same message.
-        async with _turn(self._replaying, request):
-            with database_explained():
-                return {"replayed": await letters.replay(self._letters, selection, note)}
+        async with _turn(self._replaying, request), searching_kafka():
+            return {"replayed": await letters.replay(self._letters, selection, note)}
 
     async def _topic_list(self, _: Request, __: Identity) -> Any:
         return {"topics": self._topics.topics}

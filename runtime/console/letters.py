@@ -5,7 +5,6 @@ from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
-from runtime.console.servers import searching_kafka
 from runtime.consume import Values
 from runtime.dead_letters import DeadLetters, Filter, as_json
 from topics.dead_letters import DeadLetter, Position
@@ -119,9 +118,8 @@ async def plan(letters: DeadLetters, selection: Selection, inbox_days: float) ->
 
 async def replay(letters: DeadLetters, selection: Selection, on_page: Callable[[Sequence[str]], None]) -> list[str]:
     """Replay those that can be replayed, and return their ids. `on_page` is told the ids of each page that was sent,
-    also if a later one fails. Raises Unavailable."""
-    async with searching_kafka():
-        planned = await letters.plan_replay(selection.filter)
+    also if a later one fails. Raises DeliveryError, KafkaError."""
+    planned = await letters.plan_replay(selection.filter)
     replayed: list[str] = []
 
     def note(page: Sequence[DeadLetter]) -> None:
@@ -130,6 +128,5 @@ async def replay(letters: DeadLetters, selection: Selection, on_page: Callable[[
         on_page(ids)
 
     if planned.count:
-        async with searching_kafka():
-            await letters.replay(planned, note)
+        await letters.replay(planned, note)
     return replayed

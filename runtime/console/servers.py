@@ -24,13 +24,21 @@ log = structlog.get_logger(__name__)
 @asynccontextmanager
 async def reading(database: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """A connection in a transaction. Raises Unavailable."""
-    with database_explained():
+    with _database_explained():
         async with database.connect() as conn:
             yield conn
 
 
+@asynccontextmanager
+async def writing(database: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """The same, with a commit at the end."""
+    with _database_explained():
+        async with database.begin() as conn:
+            yield conn
+
+
 @contextmanager
-def database_explained() -> Iterator[None]:
+def _database_explained() -> Iterator[None]:
     """Raises Unavailable for an error of PostgreSQL."""
     try:
         yield
@@ -41,7 +49,7 @@ def database_explained() -> Iterator[None]:
 
 
 @contextmanager
-def kafka_explained() -> Iterator[None]:
+def _kafka_explained() -> Iterator[None]:
     """Raises Unavailable for an error of Kafka."""
     try:
         with interruptions_raised():
@@ -54,7 +62,7 @@ def kafka_explained() -> Iterator[None]:
 
 @asynccontextmanager
 async def searching_kafka() -> AsyncIterator[None]:
-    """Like `kafka_explained`, for at most `SEARCH_SECONDS`."""
-    with kafka_explained():
+    """At most `SEARCH_SECONDS`. Raises Unavailable for an error of Kafka."""
+    with _kafka_explained():
         async with asyncio.timeout(SEARCH_SECONDS):
             yield

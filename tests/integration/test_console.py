@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import UTC, datetime
@@ -243,6 +244,24 @@ async def test_without_kafka_the_console_shows_what_the_database_has(stack: Stac
         state = json.loads(event.removeprefix("data: "))
         assert "unavailable" in state["kafka"]
         assert state["database"]["inboxRows"] >= 0
+    edge.kill()
+
+
+async def test_a_database_that_does_not_answer_is_named(stack: Stack) -> None:
+    """Dead letters are in Kafka, and the marks of what was done with them in PostgreSQL."""
+    await stack.raw(names.requests("visits"), b"{", [])
+    letter = await stack.await_record(names.DEAD_LETTERS, lambda record: record.raw == b"{")
+    selection = {"ids": [f"{letter.partition}:{letter.offset}"]}
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        database = f"postgresql://visitor:secret@127.0.0.1:{silent.getsockname()[1]}/visitor"
+        edge, url = stack.edge(VISITOR_HTTP_CONSOLE="true", VISITOR_DATABASE_URL=database)
+        await eventually("a ready edge", edge.ready)
+        async with httpx.AsyncClient(base_url=f"{url}/console/api/", timeout=60) as console:
+            answers = [
+                await console.get("dead-letters"),
+                *[await console.post(f"dead-letters/{each}", json=selection) for each in ("plan", "replay")],
+            ]
+    assert [error_codes(answer) for answer in answers] == [[(None, "database_unavailable")]] * 3
     edge.kill()
 
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 import pytest_asyncio
 import sqlalchemy as sa
+from aiokafka.errors import ProducerClosed
 from pydantic import SecretStr
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -37,7 +38,7 @@ from tests.support.load import populate
 from tests.support.oracle import Sent
 from tests.support.plans import plan_of
 from tests.support.stack import Stack, eventually
-from topics import json, names
+from topics import json, kafka, names, patches
 from topics.envelope import JSON, Headers, RequestHeaders
 from topics.kafka import DeliveryError, Outgoing, Producer
 
@@ -294,6 +295,32 @@ async def test_a_client_connects_to_another_broker_if_one_accepts_connections_an
         producer = Producer(stack.kafka.model_copy(update={"bootstrap": bootstrap}))
         await producer.start()
         await producer.stop()
+
+
+async def test_an_aborted_producer_sends_nothing_over_a_connection_that_it_was_making(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connecting, connected = asyncio.Event(), asyncio.Event()
+    create = patches._create_conn_of_aiokafka
+
+    async def create_slowly(*address: Any, **options: Any) -> Any:
+        connecting.set()
+        await connected.wait()
+        return await create(*address, **options)
+
+    client = await kafka.connect(stack.kafka)
+    await client.send_and_wait(names.DEAD_LETTERS, b"early", partition=0)
+    kafka._cut_connections(client.client)
+    monkeypatch.setattr(patches, "_create_conn_of_aiokafka", create_slowly)
+    sent = await client.send(names.DEAD_LETTERS, b"late", partition=0)
+    await connecting.wait()
+    aborted = asyncio.create_task(kafka.abort(client))
+    connected.set()
+    await aborted
+    with pytest.raises(ProducerClosed):
+        await sent
+    await stack.raw(names.DEAD_LETTERS, b"later", [], partition=0)
+    assert b"late" not in [record.raw for record in await stack.read(names.DEAD_LETTERS)]
 
 
 async def test_a_message_that_is_too_large_for_the_broker_fails_no_other_send(stack: Stack) -> None:

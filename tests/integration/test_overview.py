@@ -1,9 +1,11 @@
 """The overview of an installation, which `visitor status`, `visitor doctor` and the console show."""
 
+import socket
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import httpx
+import pytest
 import pytest_asyncio
 import sqlalchemy as sa
 from pydantic import SecretStr
@@ -123,6 +125,16 @@ async def test_changes_in_the_outbox_are_counted_with_the_age_of_the_oldest(stac
     assert 60 < (waiting.oldest_seconds or 0) < 120
     assert read.outbox_rows >= 3
     assert read.last_change_id >= before.last_change_id + 3
+
+
+async def test_one_broker_that_hangs_does_not_hide_the_others(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It accepts connections, as a frozen one does. aiokafka tries the addresses in a random order."""
+    monkeypatch.setattr("aiokafka.conn.random.shuffle", lambda _: None)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        bootstrap = f"127.0.0.1:{silent.getsockname()[1]},{stack.kafka.bootstrap}"
+        kafka = stack.kafka.model_copy(update={"bootstrap": bootstrap})
+        async with overview.source(Settings(kafka=kafka, database=stack.database)) as source:
+            assert _kafka(await source.read()).missing_topics == ()
 
 
 async def test_servers_that_do_not_answer_are_unavailable() -> None:

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast, get_args
 
 import pytest
@@ -108,8 +107,7 @@ class _Flood:
         monkeypatch.setattr(runtime.dead_letters, "records", self._records)
         monkeypatch.setattr(dead_letter_marks, "read", self._read)
         monkeypatch.setattr(dead_letter_marks, "insert", self._insert)
-        database = SimpleNamespace(begin=nullcontext)
-        self.letters = DeadLetters(Settings(), cast(Any, database))
+        self.letters = DeadLetters(Settings(), cast(Any, nullcontext))
 
     async def _records(self, *_: object) -> AsyncIterator[_Record]:
         for offset in range(self.count):
