@@ -179,10 +179,15 @@ class Engine:
         return False
 
     async def _wait_for_needs(self) -> None:
-        """Wait for migrations and topics, which other commands create."""
+        """Wait for migrations and topics, which other commands create. The reason `start` says what the worker waits
+        for: a server that hangs fails no attempt for a while."""
+        self.readiness.not_ready("start", "waiting for the schema in PostgreSQL")
         await self._until("migrations", self._migrated)
         await until_done("schemas", self.readiness, self._schemas.store)
+        if self._registry is not None:
+            self.readiness.not_ready("start", "waiting for the schema registry")
         await until_done("schema registry", self.readiness, self._schemas.register)
+        self.readiness.not_ready("start", "waiting for the topics in Kafka")
         existing = await self._wait_for_topics()
         requests = [topic for topic in map(names.requests, self._families) if topic in existing]
         await self._until("retention", lambda: self._inbox_outlives_requests(requests))

@@ -297,6 +297,26 @@ async def test_a_client_connects_to_another_broker_if_one_accepts_connections_an
         await producer.stop()
 
 
+@pytest.mark.parametrize(
+    ("setting", "url", "reason"),
+    [
+        ("VISITOR_DATABASE_URL", "postgresql://visitor@{}/visitor", "waiting for the schema in PostgreSQL"),
+        ("VISITOR_KAFKA_BOOTSTRAP", "{}", "waiting for the topics in Kafka"),
+    ],
+)
+async def test_a_worker_names_the_server_that_hangs_while_it_starts(
+    stack: Stack, setting: str, url: str, reason: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        worker = stack.worker(**{setting: url.format(f"127.0.0.1:{silent.getsockname()[1]}")})
+
+        async def is_named() -> bool:
+            return (await worker.reasons()).get("start") == reason
+
+        await eventually("the reason", is_named)
+        worker.kill()
+
+
 async def test_an_aborted_producer_sends_nothing_over_a_connection_that_it_was_making(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
