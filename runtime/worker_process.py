@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 SERVER_STOP_SECONDS = 2.0
 """Time that the health server has to stop before it is cancelled."""
-EXIT_SECONDS = 3.0
+EXIT_SECONDS = 2.0
 """Time that Python has to end the remaining tasks and threads before the process exits."""
 
 

@@ -1,6 +1,6 @@
 """Creates missing topics, and compares the configuration of existing topics with the required one."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -8,10 +8,14 @@ from datetime import timedelta
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
+from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixed
 
 from topics.kafka import close_admin
 from topics.names import TopicSpec, record_lifetime
 from topics.settings import KafkaSettings
+
+STALE_SECONDS = 5.0
+"""How long a broker may describe a configuration that was just altered."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ async def ensure(settings: KafkaSettings, specs: Sequence[TopicSpec], *, alter: 
         if not alter:
             return Report(created, [], differences)
         altered = await _alter(admin, existing, differences)
-        return Report(created, altered, await _differences(admin, existing))
+        return Report(created, altered, await _remaining(admin, existing, altered))
 
 
 async def compare(settings: KafkaSettings, specs: Sequence[TopicSpec]) -> tuple[list[str], list[Difference]]:
@@ -134,6 +138,25 @@ async def _alter(
 
 
 _UNALTERABLE = ("partitions", "replication")
+
+
+async def _remaining(
+    admin: AIOKafkaAdminClient, specs: Sequence[TopicSpec], altered: Collection[str]
+) -> list[Difference]:
+    """The differences that remain. A broker may describe the old configuration of a topic for a moment: the controller
+    answers before the brokers have the new one."""
+
+    def is_stale(differences: Sequence[Difference]) -> bool:
+        return any(each.topic in altered and each.setting not in _UNALTERABLE for each in differences)
+
+    retrying: AsyncRetrying = AsyncRetrying(
+        retry=retry_if_result(is_stale),
+        stop=stop_after_delay(STALE_SECONDS),
+        wait=wait_fixed(0.1),
+        retry_error_callback=lambda state: state.outcome.result(),  # type: ignore[union-attr]
+    )
+    remaining: list[Difference] = await retrying(_differences, admin, specs)
+    return remaining
 
 
 async def _differences(admin: AIOKafkaAdminClient, specs: Sequence[TopicSpec]) -> list[Difference]:

@@ -49,7 +49,7 @@ log = structlog.get_logger(__name__)
 SHUTDOWN_LIMIT = 20.0
 """Seconds after which a stopping worker ends in any case. Its parts end one after the other, and a broker that hangs
 makes each of them take its limit: `group_consumer.STOP_SECONDS`, `group_consumer.LEAVE_SECONDS`, CLOSE_SECONDS."""
-CLOSE_SECONDS = 5.5
+CLOSE_SECONDS = 5.0
 """How long a stopping worker waits for changes that are being sent, and for its connections to close."""
 PRUNE_INTERVAL = 60.0
 """Seconds between two looks for expired answers and deletions, and for tombstones to repeat."""

@@ -27,6 +27,7 @@ async def test_queries_do_not_wait_for_a_backlog_of_requests(own_stack: Stack) -
         return await own_stack.count(names.results("visits"))
 
     worker = own_stack.worker()
+    await eventually("a ready worker", worker.ready)
     await eventually("the first results of the backlog", result_count)
     async with httpx.AsyncClient(base_url=own_stack.url, timeout=30) as client:
         for _ in range(5):
@@ -36,6 +37,7 @@ async def test_queries_do_not_wait_for_a_backlog_of_requests(own_stack: Stack) -
     await eventually(
         "a result for every request",
         lambda: oracle.all_answered(own_stack, sent, ["visits", "visitors", "parking", "centers"]),
+        180,
     )
     assert worker.terminate() == 0
     edge.kill()

@@ -25,6 +25,9 @@ from tests.support.servers import DOWNLOADS
 from tests.support.stack import eventually
 from tests.support.terminal import Terminal
 
+READY_SECONDS = 120
+"""The longest start: servers with new data, and sample data."""
+
 
 class _Dev:
     """`visitor dev` with its own home directory and ports. It shares the downloaded files."""
@@ -71,7 +74,7 @@ class _Dev:
             assert self.child.poll() is None, self.output.read_text()
             return "Ready after" in self.output.read_text()
 
-        await eventually("visitor dev is ready", ready, 120)
+        await eventually("visitor dev is ready", ready, READY_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +164,8 @@ async def test_the_next_start_ends_the_processes_of_a_killed_dev_and_shows_the_s
     assert len([child for child in orphans if child.is_running()]) == 4
 
     async with terminal.running(["dev", "--no-simulation"], dev.environment, width=120, height=45) as shown:
-        position = await shown.await_text("Ready after", await shown.await_text("Ended processes of an earlier run"))
+        position = await shown.await_text("Ended processes of an earlier run")
+        position = await shown.await_text("Ready after", position, READY_SECONDS)
         assert [child for child in orphans if child.is_running()] == []
         async with httpx.AsyncClient(base_url=dev.url) as client:
             assert len((await client.get("/centers")).json()["data"]) > 3
@@ -186,7 +190,7 @@ async def test_a_deleted_database_is_created_again_with_the_sample_data_and_a_na
 ) -> None:
     shutil.rmtree(dev.home / "postgres")
     async with terminal.running(["dev", "--no-simulation"], dev.environment, width=60, height=20) as shown:
-        await shown.await_text("Ready after", await shown.await_text("PostgreSQL has none"))
+        await shown.await_text("Ready after", await shown.await_text("PostgreSQL has none"), READY_SECONDS)
         person = (await sample.find(dev.url))[0]
         position = await shown.await_text("visits: requests ")
         end = await shown.await_text(" ", position)
@@ -218,7 +222,7 @@ async def test_if_one_process_ends_dev_ends_all_and_exits_with_status_1(dev: _De
     worker = next(child for child in children if "worker" in child.cmdline())
     worker.kill()
     assert dev.child is not None
-    assert dev.child.wait(30) == 1
+    assert dev.child.wait(60) == 1
     assert "The worker ended" in dev.output.read_text()
     assert [child for child in children if child.is_running()] == []
 

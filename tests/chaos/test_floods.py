@@ -4,6 +4,7 @@ caller, bodies that it sends slowly, and answers that it does not read."""
 import asyncio
 import functools
 import json
+import signal
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -25,7 +26,8 @@ from topics import names
 
 TOPIC = names.requests("visits")
 CENTERS = names.requests("centers")
-FLOOD = 1_500
+FLOOD = 2_500
+"""Several times as many as a batch has, so that the last of them waits for several pauses."""
 BOMBS = {"zstd": 950, "gzip": 400, "lz4": 400, "snappy": 100}
 """The decompressed size of a batch in mebibytes, by codec."""
 HEADERS = 8_000_000
@@ -53,7 +55,8 @@ TEXT_CHARACTERS = 200_000
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def worker(own_stack: Stack) -> Process:
-    process = own_stack.worker()
+    # It stays in its groups while a test suspends it.
+    process = own_stack.worker(VISITOR_WORKER_SESSION_SECONDS="30")
     await eventually("a ready worker", process.ready)
     return process
 
@@ -157,9 +160,12 @@ async def test_many_batches_that_expand_within_the_limit_are_read_in_turn(
     encoded = await asyncio.to_thread(bombs.bomb, "zstd", SMALL_BOMB)
     memory = MemoryPeak(worker.child.pid)
     async with memory.watched():
+        # A fast worker would read them one by one.
+        worker.child.send_signal(signal.SIGSTOP)
         for _ in range(SMALL_BOMBS):
             for partition in range(PARTITIONS):
                 await _send_batch(bomber, CENTERS, partition, encoded)
+        worker.child.send_signal(signal.SIGCONT)
         await _request(own_stack, partition=2)
     assert await _dead_letters(own_stack, CENTERS) < SMALL_BOMBS * PARTITIONS
     assert memory.peak < MEMORY_LIMIT
@@ -191,7 +197,8 @@ async def test_a_batch_of_more_records_than_fit_into_memory_is_read_in_parts(
 async def test_large_reads_of_one_caller_do_not_delay_those_of_others(
     own_stack: Stack, worker: Process, tmp_path: Path
 ) -> None:
-    """Each answer has details of 500 visitors."""
+    """Each answer has details of 500 visitors, so a slow machine needs some time for all of them. The other caller gets
+    its answers within the usual time."""
     await _create_visitors(own_stack)
     greedy, modest, file = keys.new_key(), keys.new_key(), tmp_path / "keys.toml"
     scopes = 'scopes = ["visitors:read", "parking:read", "centers:read"]\n'
@@ -199,10 +206,10 @@ async def test_large_reads_of_one_caller_do_not_delay_those_of_others(
         f'[[keys]]\nname = "greedy"\nsha256 = "{keys.digest(greedy)}"\nrate = {RATE}\n{scopes}'
         f'[[keys]]\nname = "modest"\nsha256 = "{keys.digest(modest)}"\n{scopes}'
     )
-    edge, url = own_stack.edge(VISITOR_HTTP_KEYS=str(file))
+    edge, url = own_stack.edge(VISITOR_HTTP_KEYS=str(file), VISITOR_HTTP_TIMEOUT_SECONDS="30")
     await eventually("a ready edge", edge.ready)
     memory = MemoryPeak(worker.child.pid, edge.child.pid)
-    async with memory.watched(), _client(url, greedy) as flooding, _client(url, modest) as client:
+    async with memory.watched(), _client(url, greedy) as flooding, _client(url, modest, seconds=10) as client:
         calls = [asyncio.create_task(flooding.get("/visitors/details", params={"limit": PAGE})) for _ in range(CALLS)]
         await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
         others = [(await client.get(path)).status_code for path in 5 * ["/centers", "/visitors"]]
@@ -246,19 +253,27 @@ async def _statuses(client: httpx.AsyncClient) -> list[int]:
     return [(await client.get(path)).status_code for path in 5 * ["/centers", "/visitors"]]
 
 
-async def _begin_body(url: str, key: str) -> Connection:
+class _Sending(NamedTuple):
+    """A connection with a call, and the task that reads the code of its error. It reads from the start: the answer to a
+    refused call is lost when the edge closes the connection."""
+
+    connection: Connection
+    code: "asyncio.Task[str]"
+
+
+async def _begin_body(url: str, key: str) -> _Sending:
     """Send most of a large body."""
-    connection = _, writer = await connect(url)
+    connection = reader, writer = await connect(url)
+    code = asyncio.create_task(_code(reader))
     headers = (b"Authorization: Bearer " + key.encode(), b"Content-Type: application/json", b"Content-Length: 1048576")
     writer.write(request(b"POST /centers HTTP/1.1", *headers) + b" " * BODY_BYTES)
     with suppress(ConnectionError):
         await writer.drain()
-    return connection
+    return _Sending(connection, code)
 
 
-async def _first_codes(connections: Sequence[Connection], seconds: float) -> Counter[str]:
+async def _first_codes(reading: Sequence["asyncio.Task[str]"], seconds: float) -> Counter[str]:
     """The codes of the errors that have arrived after these seconds. The other connections have no answer yet."""
-    reading = [asyncio.create_task(_code(reader)) for reader, _ in connections]
     done, waiting = await asyncio.wait(reading, timeout=seconds)
     for task in waiting:
         task.cancel()
@@ -268,9 +283,10 @@ async def _first_codes(connections: Sequence[Connection], seconds: float) -> Cou
 async def test_slow_bodies_of_one_caller_leave_the_others_memory_and_connections(callers: Callers) -> None:
     memory = MemoryPeak(callers.edge.child.pid)
     async with memory.watched(), _client(callers.url, callers.modest) as client:
-        connections = await asyncio.gather(*(_begin_body(callers.url, callers.greedy) for _ in range(SLOW_BODIES)))
+        sending = await asyncio.gather(*(_begin_body(callers.url, callers.greedy) for _ in range(SLOW_BODIES)))
+        connections = [each.connection for each in sending]
         others = await _statuses(client)
-        codes = await _first_codes(connections, seconds=5)
+        codes = await _first_codes([each.code for each in sending], seconds=5)
 
         async def are_closed() -> bool:
             """Those of refused calls, long before the time limit for a request."""
@@ -363,9 +379,9 @@ async def _code(reader: asyncio.StreamReader) -> str:
     return code
 
 
-def _client(url: str, key: str) -> httpx.AsyncClient:
+def _client(url: str, key: str, seconds: float = 90) -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=None)
-    return httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60, limits=limits)
+    return httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=seconds, limits=limits)
 
 
 async def _create_visitors(stack: Stack) -> None:

@@ -39,12 +39,12 @@ REPLACED = [
 
 
 async def test_a_worker_that_loses_a_task_that_it_needs_ends_with_status_1_and_names_it(own_stack: Stack) -> None:
-    workers = [
-        (task, own_stack.worker(SABOTAGE, [task], VISITOR_WORKER_GROUP=f"sabotage-{number}"))
-        for number, task in enumerate(NEEDED)
-    ]
-    for task, worker in workers:
+    workers = []
+    # One after the other: together, they take more than a minute on a slow machine.
+    for number, task in enumerate(NEEDED):
+        worker = own_stack.worker(SABOTAGE, [task], VISITOR_WORKER_GROUP=f"sabotage-{number}")
         await eventually(f"a ready worker for {task}", worker.ready)
+        workers.append((task, worker))
     for _, worker in workers:
         worker.child.send_signal(signal.SIGUSR1)
     for task, worker in workers:

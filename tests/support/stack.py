@@ -114,11 +114,13 @@ class Process:
 
 @dataclass
 class Record:
-    """A decoded Kafka record. `raw` has the bytes of the value, `raw_headers` those of the headers."""
+    """A decoded Kafka record. `timestamp` is when the broker appended it, in milliseconds. `raw` has the bytes of the
+    value, `raw_headers` those of the headers."""
 
     topic: str
     partition: int
     offset: int
+    timestamp: int
     key: str | None
     headers: dict[str, str]
     value: Any
@@ -464,7 +466,15 @@ def decode(record: Any) -> Record:
         value = record.value
     key = record.key.decode() if record.key else None
     return Record(
-        record.topic, record.partition, record.offset, key, headers, value, record.value, dict(record.headers)
+        record.topic,
+        record.partition,
+        record.offset,
+        record.timestamp,
+        key,
+        headers,
+        value,
+        record.value,
+        dict(record.headers),
     )
 
 
@@ -487,6 +497,8 @@ async def bare_stack_on(servers: Servers, home: Path) -> AsyncIterator[Stack]:
         max_request_size=32 * 2**20,
         linger_ms=1,
         metadata_max_age_ms=1_000,
+        # While a broker is away, aiokafka fails what waits for longer.
+        request_timeout_ms=120_000,
     )
     stack = Stack(servers, home, engine, producer)
     try:

@@ -4,6 +4,7 @@ import shlex
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 from uuid import uuid4
 
 import pytest
@@ -14,7 +15,7 @@ from agents.answers import Answer
 from agents.catalogue import CATALOGUE
 from agents.engine import tombstones
 from agents.wire import Wire
-from topics import avro, json, names
+from topics import admin, avro, json, names
 from topics.acls import Acl
 from topics.envelope import AVRO, JSON, InvalidMessage
 from topics.kafka import describe, partition_of
@@ -37,6 +38,23 @@ def test_json_has_exact_decimals_and_times_in_utc() -> None:
     time = datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert json.write({"a": Decimal("1.10"), "t": time}) == b'{"a":1.10,"t":"2024-01-02T03:04:05Z"}'
     assert json.read(b"1.10") == Decimal("1.10")
+
+
+async def test_a_configuration_that_was_just_altered_may_be_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The partitions of a topic are not altered, so no time is lost for them."""
+    stale, partitions = admin.Difference("t", "retention.ms", "1", "2"), admin.Difference("t", "partitions", "4", "2")
+    differences = [[stale, partitions], [stale, partitions], [partitions], []]
+    monkeypatch.setattr(admin, "_differences", AsyncMock(side_effect=differences))
+    assert await admin._remaining(Mock(), [], ["t"]) == [partitions]
+
+
+async def test_a_configuration_that_a_broker_does_not_take_over_is_a_difference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    difference = admin.Difference("t", "retention.ms", "1", "2")
+    monkeypatch.setattr(admin, "_differences", AsyncMock(return_value=[difference]))
+    monkeypatch.setattr(admin, "STALE_SECONDS", 0.2)
+    assert await admin._remaining(Mock(), [], ["t"]) == [difference]
 
 
 def _visit(**body: Any) -> dict[str, Any]:
