@@ -12,12 +12,15 @@ from runtime.dev.servers import Postgres, Processes, ServerFailed
 from tests.support.stack import eventually
 
 _START = """
+import signal
 import sys
 from pathlib import Path
 from runtime.dev.servers import Postgres, Processes
+Path.rename = lambda *_: signal.pause()
 home = Path(sys.argv[1])
 Postgres(home, Processes(home), durable=False).start()
 """
+"""The folder of initdb never gets its final name, so that the test cannot miss the unfinished start."""
 
 
 async def test_a_database_starts_after_its_first_start_was_killed_and_names_the_remedy_for_a_lost_password(

@@ -150,11 +150,12 @@ async def test_a_frozen_publisher_does_not_bring_an_erased_visitor_back(own_stac
 
     frozen.child.send_signal(signal.SIGCONT)
     await eventually("ready again", frozen.ready)
-    await _move(own_stack, other.visitor_id, "both")
-    await _moved(own_stack, "both")
+    await _move(own_stack, other.visitor_id, f"{frozen_before} both")
+    await _moved(own_stack, f"{frozen_before} both")
     second.terminate()
-    await _move(own_stack, other.visitor_id, "alone")
-    await _moved(own_stack, "alone")  # the thawed worker has finished what it was frozen in, and publishes
+    await _move(own_stack, other.visitor_id, f"{frozen_before} alone")
+    # The thawed worker has finished what it was frozen in, and publishes.
+    await _moved(own_stack, f"{frozen_before} alone")
 
     assert (await _written(own_stack, key))[-1].position == tombstone.position
     records = [record for record in await own_stack.read(TOPIC) if record.key == other.visitor_id]
@@ -192,8 +193,16 @@ async def test_a_publisher_survives_a_forgotten_transactional_id_and_names_one_t
     await admin.create_topics([NewTopic(TOPIC, 1, 1)])
     producer = FencedProducer(KafkaSettings(bootstrap=guarded.bootstrap), f"visitor-worker.{TOPIC}")
     outgoing = Outgoing(TOPIC, b"x", b"k", [], partition_key=b"k")
-    await producer.take_over()
-    await producer.send([outgoing])
+
+    async def sent() -> bool:
+        try:
+            await producer.take_over()
+            await producer.send([outgoing])
+        except DeliveryError:  # A slow broker has forgotten the id between the two.
+            return False
+        return True
+
+    await eventually("a change that is sent", sent)
 
     async def forgotten() -> bool:
         await asyncio.sleep(1.5)  # the broker keeps it for a second after each use
@@ -205,8 +214,7 @@ async def test_a_publisher_survives_a_forgotten_transactional_id_and_names_one_t
 
     await eventually("a forgotten transactional id", forgotten)
     assert not producer.usable
-    await producer.take_over()
-    await producer.send([outgoing])
+    await eventually("a change that is sent under the forgotten id", sent)
 
     await admin._client.send(admin._client.get_random_node(), ALLOW_ONLY_SOMEBODY)
 

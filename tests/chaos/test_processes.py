@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -43,7 +44,8 @@ async def bare(kafka_and_postgres: KafkaAndPostgres, tmp_path_factory: pytest.Te
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def installed(bare: Stack) -> Stack:
     """A worker and an edge that were started before the migrations and the topics."""
-    worker = bare.worker(VISITOR_WORKER_HEALTH_HOST="0.0.0.0")
+    # It stays in its groups while a test suspends it.
+    worker = bare.worker(VISITOR_WORKER_HEALTH_HOST="0.0.0.0", VISITOR_WORKER_SESSION_SECONDS="30")
     edge, bare.url = bare.edge()
 
     async def logs(process: Process, text: str) -> bool:
@@ -63,6 +65,11 @@ async def installed(bare: Stack) -> Stack:
     await eventually("a ready worker", worker.ready)
     await eventually("a ready edge", edge.ready)
     return bare
+
+
+def _worker_of(stack: Stack) -> Process:
+    """The worker of `installed`."""
+    return next(process for process in stack.processes if process.name == "worker")
 
 
 async def test_worker_and_edge_may_start_before_migrations_and_topics(installed: Stack) -> None:
@@ -123,12 +130,14 @@ async def test_topics_prints_a_different_cleanup_policy_and_retention(installed:
     assert command.returncode == 1
     assert f"differs {topic}: cleanup.policy is delete, the service needs compact" in command.stdout
     assert f"differs {topic}: retention.ms is 1000, the service needs -1" in command.stdout
+    # For up to 5 seconds, it may report that the topic is missing.
+    await eventually("a ready worker", _worker_of(installed).ready)
 
 
 async def test_the_exit_status_of_health_is_0_if_the_process_is_healthy_and_1_if_it_does_not_answer(
     installed: Stack,
 ) -> None:
-    worker = next(process for process in installed.processes if process.name == "worker")
+    worker = _worker_of(installed)
     health_port = str(httpx.URL(worker.health_url).port)
     settings = {"VISITOR_WORKER_HEALTH_PORT": health_port, "VISITOR_HTTP_PORT": str(httpx.URL(installed.url).port)}
     for arguments in (("worker",), ("worker", "--live"), ("edge",), ("edge", "--live")):
@@ -141,7 +150,7 @@ async def test_the_exit_status_of_health_is_0_if_the_process_is_healthy_and_1_if
 
 
 async def test_a_worker_serves_health_and_metrics_on_the_address_of_the_settings(installed: Stack) -> None:
-    worker = next(process for process in installed.processes if process.name == "worker")
+    worker = _worker_of(installed)
     async with httpx.AsyncClient() as client:
         for url in (worker.health_url, worker.metrics_url):
             other_address = httpx.URL(url).copy_with(host="127.0.0.2")
@@ -206,16 +215,22 @@ async def test_a_rolling_restart_of_edges_under_load_fails_no_call(installed: St
 async def test_a_worker_that_gets_sigterm_under_load_exits_with_status_0_and_the_next_one_continues(
     installed: Stack,
 ) -> None:
-    worker = next(process for process in installed.processes if process.name == "worker")
+    worker = _worker_of(installed)
     rng, sent = random.Random(5), Sent()
     population = await populate(installed, sent, 5)
     visits = [visit(rng, population) for _ in range(4_000)]
+    ids = {message.request_id for message in visits}
     async with calling(installed, sent, population.pc_code) as callers:
-        await send_all(installed, sent, rng, visits)
-        assert await asyncio.to_thread(worker.terminate, SHUTDOWN_SECONDS) == 0
-        assert not await oracle.all_answered(installed, sent, ["visits"]), "all was answered before SIGTERM; send more"
+        await send_all(installed, sent, rng, visits[:2_000])
+        # However fast it is, it cannot answer before SIGTERM what is sent while it is suspended.
+        worker.child.send_signal(signal.SIGSTOP)
+        await send_all(installed, sent, rng, visits[2_000:])
+        worker.child.send_signal(signal.SIGTERM)
+        worker.child.send_signal(signal.SIGCONT)
+        assert await asyncio.to_thread(worker.child.wait, SHUTDOWN_SECONDS) == 0
+        answered_at_stop = await _answered_visits(installed, ids)
+        assert set(answered_at_stop) != ids, "all was answered before SIGTERM; send more"
 
-        count_at_stop = len(await installed.read(names.results("visits")))
         next_worker = installed.worker()
         await eventually("a ready worker", next_worker.ready)
         await callers.finish()
@@ -224,7 +239,15 @@ async def test_a_worker_that_gets_sigterm_under_load_exits_with_status_0_and_the
     await eventually("all changes published", lambda: oracle.outbox_empty(installed))
     await oracle.verify(installed, sent, families)
     await callers.verify(installed)
-    ids = {message.request_id for message in visits}
-    results = len([record for record in await installed.read(names.results("visits")) if record.id in ids])
-    assert results == 4_000, f"{count_at_stop} results at the stop; some requests were answered by both workers"
+    answered = await _answered_visits(installed, ids)
+    assert set(answered) == ids
+    # A worker whose last commit takes too long leaves answered requests to the next one, which answers them again.
+    if "group_not_left" not in worker.log.read_text():
+        repeated = f"{len(answered_at_stop)} results at the stop; some requests were answered by both workers"
+        assert len(answered) == len(ids), repeated
     assert await asyncio.to_thread(next_worker.terminate) == 0
+
+
+async def _answered_visits(stack: Stack, ids: set[str]) -> list[str]:
+    """Those of the ids that have a result, each as often as it has one."""
+    return [record.id for record in await stack.read(names.results("visits")) if record.id in ids]

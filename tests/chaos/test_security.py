@@ -263,7 +263,7 @@ async def test_every_role_works_with_exactly_its_acls(
     listed = await secured.command("dead-letters", "list", "--json", **_scram(broker, authority, Role.operator))
     assert '"not_json"' in listed.stdout, listed.stderr
     for role, expected in ((Role.operator, {"dead letters": "warning"}), (Role.worker, {}), (Role.edge, {})):
-        checks = await _checks(secured, role, _scram(broker, authority, role, VISITOR_DATABASE_URL=url))
+        checks = await _complete_checks(secured, role, _scram(broker, authority, role, VISITOR_DATABASE_URL=url))
         assert {name: check["state"] for name, check in checks.items() if check["state"] != "ok"} == expected, checks
     assert "uthorization" not in (worker.log.read_text() + edge.log.read_text()).replace("ClusterAuthorization", "")
 
@@ -348,6 +348,17 @@ async def _checks(secured: Stack, role: Role, variables: dict[str, str]) -> dict
     """What the doctor says with these settings, by check."""
     done = await secured.command("doctor", role, "--json", **variables)
     return {check["check"]: check for check in json.loads(done.stdout)["checks"]}
+
+
+async def _complete_checks(secured: Stack, role: Role, variables: dict[str, str]) -> dict[str, dict[str, str]]:
+    """The same, once no check asks to be run again, as it does after a slow read."""
+
+    async def complete() -> dict[str, dict[str, str]] | None:
+        checks = await _checks(secured, role, variables)
+        return None if any("run this again" in check["advice"] for check in checks.values()) else checks
+
+    checks: dict[str, dict[str, str]] = await eventually("a doctor that needs no other run", complete)
+    return checks
 
 
 async def test_a_crm_cannot_read_requests(secured: Stack, broker: Broker, authority: Authority) -> None:

@@ -11,13 +11,14 @@ from topics.envelope import JSON, RequestHeaders
 
 
 @pytest.mark.parametrize(
-    ("partition", "how", "log_text"), [(0, "waits", "Stalled"), (1, "blocks", "Timeout (0:00:04)!")]
+    ("partition", "how", "log_text"), [(0, "waits", "Stalled"), (1, "blocks", "Timeout (0:00:10)!")]
 )
 async def test_a_worker_that_makes_no_progress_ends_itself(
     own_stack: Stack, partition: int, how: str, log_text: str
 ) -> None:
     """The handler waits without end, or it blocks the event loop."""
-    settings = {"VISITOR_WORKER_STALL_SECONDS": "4", "VISITOR_WORKER_GROUP": how}
+    # A worker that joins its groups more slowly than this ends itself before it gets the request.
+    settings = {"VISITOR_WORKER_STALL_SECONDS": "10", "VISITOR_WORKER_GROUP": how}
     worker = own_stack.worker("tests.support.buggy", **settings)
     await eventually("a ready worker", worker.ready)
     headers = RequestHeaders(str(uuid4()), "visits.stuck", "test/bugs", JSON)

@@ -12,6 +12,8 @@ REQUESTS = names.requests("centers")
 CHANGED = (REQUESTS, names.QUERIES, names.REPLIES)
 SECONDS = 20
 """In which a changed topic is in use. The clients ask for metadata every 5 seconds, then the group rebalances."""
+CALL_SECONDS = "3"
+"""The edge's time limit for a reply. It is short, so that several calls fit into SECONDS."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -43,7 +45,9 @@ async def test_added_partitions_are_in_use_within_seconds(own_stack: Stack, work
     """Also those of visitor.replies, on which another edge waits."""
     await _create_center(own_stack, 0)
     await own_stack.add_partitions(*CHANGED, count=PARTITIONS + 2)
-    edge, url = own_stack.edge(VISITOR_HTTP_REPLY_PARTITION=str(PARTITIONS + 1))
+    edge, url = own_stack.edge(
+        VISITOR_HTTP_REPLY_PARTITION=str(PARTITIONS + 1), VISITOR_HTTP_TIMEOUT_SECONDS=CALL_SECONDS
+    )
     await eventually("a ready edge", edge.ready)
     await _create_center(own_stack, PARTITIONS + 1)
     await _list_centers(own_stack, PARTITIONS)
@@ -52,7 +56,7 @@ async def test_added_partitions_are_in_use_within_seconds(own_stack: Stack, work
 
 
 async def test_topics_that_are_created_again_are_in_use_within_seconds(own_stack: Stack, worker: Process) -> None:
-    edge, url = own_stack.edge()
+    edge, url = own_stack.edge(VISITOR_HTTP_TIMEOUT_SECONDS=CALL_SECONDS)
     await eventually("a ready edge", edge.ready)
     await eventually("answers from the edge", lambda: _answers(url), SECONDS)
     await own_stack.delete_topics(*CHANGED)
