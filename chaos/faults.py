@@ -12,7 +12,7 @@ from subprocess import TimeoutExpired
 from typing import NamedTuple
 
 import psutil
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
 
 from chaos.cluster import (
@@ -434,26 +434,38 @@ async def _exhaust_files(run: Run, name: str) -> None:
 
 
 async def _reset_offsets(bootstrap: str) -> None:
-    admin = AdminClient({"bootstrap.servers": bootstrap, **CLIENT})
-
     async def reset() -> bool:
         """False while the group has members: brokers notice a killed one after its session timeout."""
-        return await asyncio.to_thread(_try_reset, admin)
+        return await asyncio.to_thread(_try_reset, bootstrap)
 
     await eventually("reset offsets", reset, ADMIN_SECONDS)
 
 
-def _try_reset(admin: AdminClient) -> bool:
-    group = ConsumerGroupTopicPartitions(REQUEST_GROUP)
+def _try_reset(bootstrap: str) -> bool:
+    """With a consumer of the group that never joins it. `AdminClient.list_consumer_group_offsets` ends this process
+    with a segmentation fault if the group's coordinator moves (github.com/confluentinc/librdkafka/pull/5318)."""
+    consumer = Consumer(
+        {"bootstrap.servers": bootstrap, "group.id": REQUEST_GROUP, "enable.auto.commit": False, **CLIENT}
+    )
     try:
-        committed = admin.list_consumer_group_offsets([group])[REQUEST_GROUP].result(20).topic_partitions
+        committed = consumer.committed(_request_partitions(consumer), timeout=20)
         earlier = [
             TopicPartition(item.topic, item.partition, max(0, item.offset - RESET_BY))
             for item in committed if item.offset > 0
         ]  # fmt: skip
         _require(earlier)
-        reset = ConsumerGroupTopicPartitions(REQUEST_GROUP, earlier)
-        admin.alter_consumer_group_offsets([reset])[REQUEST_GROUP].result(20)
-    except (KafkaException, TimeoutError):
+        consumer.commit(offsets=earlier, asynchronous=False)
+    except KafkaException:
         return False
+    finally:
+        consumer.close()
     return True
+
+
+def _request_partitions(consumer: Consumer) -> list[TopicPartition]:
+    topics = consumer.list_topics(timeout=20).topics
+    return [
+        TopicPartition(name, number)
+        for name, topic in topics.items() if name.endswith(".requests")
+        for number in topic.partitions
+    ]  # fmt: skip

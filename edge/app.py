@@ -3,7 +3,7 @@
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ from edge.reply_router import ReplyRouter
 from edge.routing import Resource, Routes
 from edge.schema_directory import SchemaDirectory
 from edge.settings import HttpSettings
-from schemas.faults import BUG, Forbidden, MethodNotAllowed, NotFound
+from schemas.faults import BUG, Fault, Forbidden, MethodNotAllowed, NotFound
 from telemetry import event_loop, traces
 from telemetry.metrics import READY
 from topics.settings import KafkaSettings
@@ -237,9 +237,9 @@ _VALID_CALL_ID = re.compile(rb"[A-Za-z0-9._~+/=:-]{1,128}")
 class _Boundary:
     """What holds for every call: it has an id for logs, and its response has the headers of all responses.
 
-    With `any_host=False`, calls whose Host header does not name loopback are refused. An edge without API keys listens
-    on loopback only, but a web page could resolve its own host name to loopback (DNS rebinding) and call the edge from
-    a developer's browser."""
+    With `any_host=False`, calls whose Host header does not name loopback are refused, and those that a proxy forwards.
+    An edge without API keys listens on loopback only, but a web page could resolve its own host name to loopback (DNS
+    rebinding) and call the edge from a developer's browser, and a proxy on this machine would let everybody in."""
 
     def __init__(self, app: ASGIApp, *, any_host: bool) -> None:
         self._app = app
@@ -277,12 +277,23 @@ class _Boundary:
             await send(message)
 
         app = self._app
-        if not self._any_host and not _LOOPBACK_HOST.fullmatch(call_headers.get(b"host", b"")):
-            app = answers.of_fault(
-                Forbidden("unknown_host", "Without API keys, call the service as localhost, 127.0.0.1 or [::1].")
-            )
+        if not self._any_host and (fault := _not_of_this_machine(call_headers)):
+            app = answers.of_fault(fault)
         with suppress(ClientDisconnect):  # Nobody waits for an answer.
             await app(scope, receive_body, send_with_headers)
 
 
+def _not_of_this_machine(call_headers: Mapping[bytes, bytes]) -> Fault | None:
+    if not _LOOPBACK_HOST.fullmatch(call_headers.get(b"host", b"")):
+        return Forbidden("unknown_host", "Without API keys, call the service as localhost, 127.0.0.1 or [::1].")
+    if call_headers.keys() & _FORWARDED:
+        message = (
+            "Without API keys, the service is for this machine only. Set VISITOR_HTTP_KEYS before you use a proxy."
+        )
+        return Forbidden("forwarded", message)
+    return None
+
+
+_FORWARDED = {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
+"""Headers that proxies add."""
 _OF_ALL_RESPONSES = [(name.lower().encode(), value.encode()) for name, value in http_headers.OF_ALL_RESPONSES.items()]

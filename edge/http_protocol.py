@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 HEADERS_SECONDS = 10.0
 """The time limit for the headers of a request, and for the first byte of a new connection."""
 REQUEST_SECONDS = 30.0
-"""The time limit for a whole request with its body, which has at most 1 MiB."""
+"""The time limit for the rest of a request after its headers: a body of at most 1 MiB."""
 WRITE_SECONDS = 30.0
 """How long a client may take nothing of what waits for it in the edge."""
 WRITE_BUFFER = 16 * 2**10

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import structlog
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 from edge import scopes
 from edge.identity import Identity, Territory
@@ -24,8 +24,14 @@ KEY_BYTES = 32
 """Random bytes of a key. A key of this length cannot be guessed, so a plain SHA-256 is a sufficient hash."""
 KEYS_OF_A_CALLER = 2
 """Keys that a caller may have at once: the old one and its successor, until all its programs use the new one."""
-WATCH_SECONDS = 1.0
-"""Interval of the checks whether the file has changed."""
+WATCH_SECONDS = 0.5
+"""Interval of the checks whether the file has changed. It is loaded at the second check that sees the change."""
+
+
+OTHER_ORIGIN_TYPES = frozenset(("oidc", "operator", "import"))
+"""The first parts of the sources of tokens, commands and imports. A key with the same source could read the answers of
+a token's subject."""
+_Stamp = tuple[int, int, int] | None
 
 
 class KeyEntry(BaseModel):
@@ -43,6 +49,13 @@ class KeyEntry(BaseModel):
     centers: list[Annotated[str, Field(pattern=r"^[A-Z]{2}-[A-Z0-9]+-[A-Z0-9]+$")]] = Field([], min_length=1)
     countries: list[Annotated[str, Field(pattern=r"^[A-Z]{2}$")]] = Field([], min_length=1)
     rate: int | None = Field(None, ge=1)
+
+    @field_validator("origin_type")
+    @classmethod
+    def _is_not_that_of_others(cls, value: str) -> str:
+        if value in OTHER_ORIGIN_TYPES:
+            raise ValueError(f"{value} is the origin type of other callers")
+        return value
 
 
 class KeyFile(BaseModel):
@@ -65,6 +78,7 @@ class Keys:
         self._rate = rate
         self._identities: Mapping[str, Identity] = {}
         """By the hash of the key."""
+        self._stamp: _Stamp = None
         if path is not None:
             self._stamp = _stamp(path)
             self._identities = load(path, families, rate)
@@ -79,18 +93,28 @@ class Keys:
         return identity
 
     async def watch(self) -> None:
-        """Load the file again whenever it has changed. If it is invalid then, the keys stay as they are."""
+        """Load the file again whenever it has changed, once nobody writes it any more: a part of an entry may lack its
+        restrictions. If it is invalid then, the keys stay as they are."""
+        latest = self._stamp
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            if self._path is None or (stamp := _stamp(self._path)) == self._stamp:
+            if self._path is None:
                 continue
-            self._stamp = stamp
-            try:
-                self._identities = load(self._path, self._families, self._rate)
-            except WrongKeyFile as error:
-                log.error("keys_not_reloaded", reason=str(error), hint="the edge still uses the previous keys")
-            else:
-                log.info("keys_reloaded", keys=len(self._identities))
+            previous, latest = latest, _stamp(self._path)
+            if latest == previous and latest != self._stamp:
+                self._load_again(self._path, latest)
+
+    def _load_again(self, path: Path, stamp: _Stamp) -> None:
+        try:
+            identities = load(path, self._families, self._rate)
+        except WrongKeyFile as error:
+            log.error("keys_not_reloaded", reason=str(error), hint="the edge still uses the previous keys")
+        else:
+            if _stamp(path) != stamp:
+                return
+            self._identities = identities
+            log.info("keys_reloaded", keys=len(identities))
+        self._stamp = stamp
 
 
 def load(path: Path, families: Collection[str], rate: int) -> Mapping[str, Identity]:
@@ -128,7 +152,7 @@ def _check(entries: Sequence[KeyEntry]) -> None:
         raise ValueError("the keys of one name must have the same origin_type.")
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _stamp(path: Path) -> _Stamp:
     """Differs if the file was written or replaced; None if it cannot be read."""
     try:
         status = path.stat()

@@ -9,7 +9,8 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 class HttpSettings(BaseModel):
     host: str = Field(
-        "127.0.0.1", description="Address to listen on. An address other than loopback requires VISITOR_HTTP_KEYS."
+        "127.0.0.1",
+        description="Address to listen on. One other than loopback requires VISITOR_HTTP_KEYS or an issuer of tokens.",
     )
     port: int = Field(8080, ge=1, le=65535, description="Port to listen on.")
     metrics_host: str = Field("127.0.0.1", description="Address to serve the metrics on.")
@@ -44,7 +45,9 @@ class HttpSettings(BaseModel):
         32, ge=1, description="Maximum of reads of one caller that the workers have at once; further reads wait."
     )
     rate: int = Field(
-        200, ge=1, description="Calls per second of one API key, over 10 seconds; a key's `rate` goes before it."
+        200,
+        ge=1,
+        description="Calls per second of one caller, over 10 seconds; the `rate` of an API key goes before it.",
     )
     reply_partition: int | None = Field(
         None, ge=0, description="Partition of visitor.replies to read; random by default. Edges may share a partition."
@@ -64,6 +67,13 @@ class HttpSettings(BaseModel):
         """Without an audience, tokens that the issuer made for other services would be valid here."""
         if self.oidc_issuer and not self.oidc_audience:
             raise ValueError("VISITOR_HTTP_OIDC_AUDIENCE is required with VISITOR_HTTP_OIDC_ISSUER")
+        return self
+
+    @model_validator(mode="after")
+    def _lets_not_every_page_in(self) -> Self:
+        """Without keys, any web page that a developer opens could read and change everything."""
+        if "*" in self.allowed_origins and not self.authenticates:
+            raise ValueError("VISITOR_HTTP_CORS_ORIGINS=* needs VISITOR_HTTP_KEYS or VISITOR_HTTP_OIDC_ISSUER")
         return self
 
     @field_validator("cors_origins")

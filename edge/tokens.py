@@ -133,12 +133,24 @@ class Issuer:
 async def usable_keys(client: httpx.AsyncClient, settings: HttpSettings) -> Mapping[str | None, PyJWK]:
     """The keys of the issuer, by their ids, with which the edge can verify tokens. Raises any Exception if the issuer
     does not answer, or answers something else than an issuer does."""
-    url = settings.oidc_jwks_url or (await discover(client, settings.oidc_issuer or ""))["jwks_uri"]
+    url = settings.oidc_jwks_url or await _keys_url(client, settings.oidc_issuer or "")
     return {
         key.key_id: key
         for key in PyJWKSet.from_dict(await _get(client, url)).keys
         if key.algorithm_name in ALGORITHMS and key.public_key_use in (None, "sig")
     }
+
+
+async def _keys_url(client: httpx.AsyncClient, issuer: str) -> str:
+    """Where the keys are, according to the discovery document. Raises ValueError if the document is that of another
+    issuer, or gives up the protection that HTTPS gave it."""
+    document = await discover(client, issuer)
+    url: str = document["jwks_uri"]
+    if document["issuer"] != issuer:
+        raise ValueError(f"the issuer gives itself the name {document['issuer']!r}")
+    if issuer.startswith("https:") and not url.startswith("https:"):
+        raise ValueError(f"jwks_uri is {url!r}, which is not HTTPS")
+    return url
 
 
 async def discover(client: httpx.AsyncClient, issuer: str) -> Any:

@@ -57,7 +57,7 @@ async def connect(stack: Stack, builds: Builds) -> AsyncIterator[None]:
         JDBC_USER=str(database.username),
         JDBC_PASSWORD=str(database.password),
     ) as worker:  # fmt: skip
-        await eventually("a ready Connect worker", worker.ready)
+        await eventually("a ready Connect worker", worker.ready, seconds=180)
         yield
 
 

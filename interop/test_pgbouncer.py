@@ -72,14 +72,15 @@ async def test_the_service_works_through_pgbouncer_in_transaction_mode(own_stack
         migrated = await own_stack.command("migrate", **pooled)
         assert migrated.returncode == 0, migrated.stderr
     workers = [own_stack.worker(**pooled), own_stack.worker(**pooled)]
-    edge, url = own_stack.edge()
+    # The reads wait behind hundreds of writes, for three connections.
+    edge, url = own_stack.edge(VISITOR_HTTP_TIMEOUT_SECONDS="60")
     for process in (*workers, edge):
         await eventually("a ready process", process.ready)
     sent, rng = Sent(), random.Random(5)
     population = await with_challenge(own_stack, sent, await populate(own_stack, sent, 5))
 
     async def reads() -> set[int]:
-        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=90) as client:
             paths = [f"/centers/{population.pc_code}", "/centers", f"/visitors/{population.people[0].visitor_id}"]
             calls = await asyncio.gather(*(client.get(path) for _ in range(30) for path in paths))
         return {call.status_code for call in calls}

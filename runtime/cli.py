@@ -192,7 +192,7 @@ def topics(
     for difference in report.differences:
         if difference.setting == "partitions":
             command = f"kafka-topics.sh --alter --topic {difference.topic} --partitions {difference.required}"
-            typer.echo(f"To add partitions: {command}. A topic with more partitions works; Kafka cannot remove any.")
+            typer.echo(f"To add partitions: {command}")
     if report.differences:
         typer.echo("Change the topics with --alter or Kafka's own tools, or change the VISITOR_KAFKA_… settings.")
         raise typer.Exit(1)
@@ -283,7 +283,7 @@ def republish(
         typer.echo(f"visitor: {error}", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        typer.echo("Interrupted. Run the same command to resume.")
+        typer.echo("Interrupted. Run the command again, without --restart, to resume.")
         raise typer.Exit(130) from None
 
 
@@ -592,11 +592,12 @@ def key(
     from edge import keys as edge_keys
 
     secret = edge_keys.new_key()
-    entry: dict[str, Any] = {"name": name, "sha256": edge_keys.digest(secret), "scopes": scope}
+    entry: dict[str, Any] = {"name": name, "sha256": edge_keys.digest(secret)}
     if expires is not None:
         entry["expires"] = expires.replace(tzinfo=UTC)
     entry |= {"centers": center} if center else {}
     entry |= {"countries": country} if country else {}
+    entry["scopes"] = scope  # They are required, so that no part of the entry is valid without its restrictions.
     try:
         edge_keys.identity_of(edge_keys.KeyEntry.model_validate(entry), CATALOGUE.families, rate=1)
     except ValueError as error:

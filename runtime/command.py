@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import re
+import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
@@ -9,10 +11,12 @@ from typing import Any, TypeVar
 
 import structlog
 import uvloop
+from rich.markup import escape
 
 from runtime import logs, settings
 from runtime.settings import Settings
 from schemas.misconfigured import Misconfigured
+from topics import json
 from topics.supervision import interruptions_raised
 
 log = structlog.get_logger(__name__)
@@ -35,6 +39,21 @@ class WrongRevision(Exception):
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
     return uvloop.run(work)
+
+
+def shown(text: str | None) -> str:
+    """A text that others wrote, for a terminal: without control characters, with which it could clear the screen or
+    write to the clipboard, and without the markup of rich."""
+    return escape("".join(character if character.isprintable() else "\ufffd" for character in text or ""))
+
+
+def print_json(value: Any, *, indent: bool = False) -> None:
+    """Print a document, with escapes instead of the control characters that JSON leaves as they are."""
+    encoded = json.write(value, indent=indent).decode()
+    sys.stdout.write(_CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", encoded) + "\n")
+
+
+_CONTROL = re.compile("[\x7f-\x9f]")
 
 
 def utc(time: datetime | None) -> datetime | None:

@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError
 
 from agents.catalogue import CATALOGUE
 from agents.wire import Wire
+from runtime.command import print_json
 from topics import json, patches, releases, snapshot
 from topics.codec import UnknownSchema
 from topics.content_types import format_of
@@ -77,7 +78,7 @@ async def opened_values(schema_registry: SchemaRegistrySettings) -> AsyncIterato
 
 async def _print(values: "Values", records: AsyncIterable[Any]) -> None:
     async for record in records:
-        sys.stdout.write(json.write(await printable(values, record)).decode() + "\n")
+        print_json(await printable(values, record))
         sys.stdout.flush()
 
 

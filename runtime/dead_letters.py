@@ -4,7 +4,6 @@ After a flood, there are millions of dead letters, so every command reads them p
 letters reads them twice: first it counts them and asks, then it handles those that it has counted."""
 
 import heapq
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -13,20 +12,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agents.catalogue import CATALOGUE
 from runtime import operator_audit, progress
-from runtime.command import WHOLE_LINES
+from runtime.command import WHOLE_LINES, print_json, shown
 from runtime.consume import Values, opened_values, printable
 from runtime.operator_database import Retry, connected
 from runtime.settings import Settings
 from storage import dead_letter_marks, inbox
 from storage.dead_letter_marks import Action, Mark, MarkKey
 from storage.inbox import RequestKey
-from topics import dead_letters, json, names, patches
+from topics import dead_letters, names, patches
 from topics.dead_letters import DeadLetter, Position
 from topics.fetch_limits import bytes_of
 from topics.kafka import Outgoing, Producer
@@ -284,7 +282,7 @@ async def list_newest(
     newest.reverse()
     if as_document:
         document = {"counts": dict(counts.most_common()), "deadLetters": [as_json(each) for each in newest]}
-        sys.stdout.write(json.write(document, indent=True).decode() + "\n")
+        print_json(document, indent=True)
         return
     console = _console()
     if not newest:
@@ -301,7 +299,7 @@ async def show(settings: Settings, position: Position, retry: Retry) -> None:
     async with _opened(settings, retry) as letters, opened_values(settings.schema_registry) as values:
         content = await letters.content(position, values)
     operator_audit.log(settings, f"dead-letters.show.{position}")
-    sys.stdout.write(json.write(content, indent=True).decode() + "\n")
+    print_json(content, indent=True)
 
 
 async def replay(
@@ -413,14 +411,14 @@ def _table(letters: Iterable[MarkedLetter]) -> Table:
             letter.source,
             original,
         )
-        table.add_row(*(escape(cell or "") for cell in cells), mark.action if mark else "")
+        table.add_row(*map(shown, cells), mark.action if mark else "")
     return table
 
 
 def _counts(counts: Counter[str]) -> Table:
     table = Table("reason", "count", box=None, pad_edge=False)
     for reason, count in counts.most_common():
-        table.add_row(escape(reason), str(count))
+        table.add_row(shown(reason), str(count))
     return table
 
 

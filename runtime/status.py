@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from agents.catalogue import CATALOGUE
 from runtime import overview
+from runtime.command import shown
 from runtime.overview import (
     DELAYED_SECONDS,
     LATE_SECONDS,
@@ -141,9 +141,8 @@ def _by_topic(groups: Iterable[GroupLag]) -> dict[str, list[PartitionLag]]:
 def _workers(kafka: KafkaOverview) -> Table:
     table = Table("worker", "address", "partitions", box=None, pad_edge=False, header_style=_DIM)
     for worker in kafka.workers:
-        table.add_row(
-            worker.client_id.removeprefix("visitor-worker-"), worker.host, _partitions(worker.partitions.items())
-        )
+        cells = (worker.client_id.removeprefix("visitor-worker-"), worker.host, _partitions(worker.partitions.items()))
+        table.add_row(*map(shown, cells))
     if not kafka.workers:
         table.add_row(Text("none", style=_BAD))
     return table
@@ -215,7 +214,7 @@ def _dead_letters(kafka: KafkaOverview) -> RenderableType:
     table.header_style = _DIM
     for letter in kafka.dead_letters[:DEAD_LETTERS_SHOWN]:
         cells = (_time(letter.written_at), letter.reason, letter.operation, letter.source, letter.id)
-        table.add_row(*(escape(cell or "") for cell in cells))
+        table.add_row(*map(shown, cells))
     return table
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -18,6 +19,11 @@ from tests.support.stack import Stack, eventually, stack_on
 from topics import patches
 
 patches.apply()
+
+# On a busy machine, one example may take longer than the 200 ms that Hypothesis allows. All else is as Hypothesis has
+# chosen it, which loads its profile `ci` in CI.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
 
 # A shell starts background commands with SIGINT ignored, and all their children inherit that. Some tests interrupt
 # programs with it.

@@ -173,6 +173,9 @@ async def _differences(admin: AIOKafkaAdminClient, specs: Sequence[TopicSpec]) -
             "replication": str(min((len(partition["replicas"]) for partition in partitions), default=0)),
         }
         required = spec.config | {"partitions": str(spec.partitions), "replication": str(spec.replication)}
+        if len(partitions) > spec.partitions:
+            # They are no fault, and Kafka cannot remove any.
+            del required["partitions"]
         differences.extend(
             Difference(spec.name, setting, value, actual.get(setting, "not set"))
             for setting, value in required.items()

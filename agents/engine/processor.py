@@ -89,8 +89,10 @@ class BatchProcessor:
             done, changed = await self._commit(batch, decoded, locks_are_held, savepoints=True)
         if requests := sum(isinstance(decoded[delivery], ValidRequest) for delivery in done):
             BATCH_REQUESTS.observe(requests)
+        answered = [decoded[delivery] for delivery in done]
         try:
-            await self._publish([decoded[delivery] for delivery in done])
+            await self._publish(answered)
+            audit.log(answered)
         finally:
             # After the results, which callers wait for.
             self._changed(changed)
@@ -159,6 +161,8 @@ class BatchProcessor:
         try:
             while True:
                 await self._encode_and_report_failures(ready)
+                # Before the answer: a read that is delivered again after a crash has expired, and is dropped.
+                audit.log(ready.values())
                 await self._publish(list(ready.values()))
                 batch.conclude(ready)
                 self._read_memory.release(ready)
@@ -212,7 +216,6 @@ class BatchProcessor:
             await self._outbound.publish(decoded)
         _count(decoded)
         spans.end(decoded)
-        audit.log(decoded)
 
     def _encode(self, incoming: Readable) -> None:
         if incoming.result is not None:

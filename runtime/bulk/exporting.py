@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -55,7 +56,8 @@ async def run(
 
 @contextmanager
 def written(output: Path | None) -> Iterator[BinaryIO]:
-    """The stream of an export. A file gets its name when it is complete. Raises OSError."""
+    """The stream of an export. A file gets its name when it is complete. Only its owner may read it, unless it replaces
+    a file, whose mode it gets. Raises OSError."""
     if output is None:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
@@ -67,11 +69,20 @@ def written(output: Path | None) -> Iterator[BinaryIO]:
     file = output.resolve()  # A symbolic link stays one.
     unfinished = file.with_name(f"{file.name}.part")
     try:
-        with unfinished.open("wb") as stream:
+        with open(unfinished, "wb", opener=_open_private) as stream:
+            if file.exists():
+                os.fchmod(stream.fileno(), file.stat().st_mode & 0o777)
             yield stream
         unfinished.replace(file)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _open_private(path: str, flags: int) -> int:
+    """Fails for a symbolic link, and for a file of somebody else."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
 
 
 def _encoder(file_format: Format, table: Table[Any], stream: BinaryIO) -> Encode:

@@ -44,7 +44,7 @@ def _database_explained() -> Iterator[None]:
         yield
     except (SQLAlchemyError, ConnectionFailed, WrongPooling, OSError, TimeoutError) as error:
         log.warning("console_database_failed", error=type(error).__name__)
-        message = "PostgreSQL does not answer. `visitor migrate` says whether it is reachable and has the right schema."
+        message = "PostgreSQL does not answer, or its schema does not fit. `visitor doctor` says why."
         raise Unavailable("database_unavailable", message) from error
 
 

@@ -62,15 +62,16 @@ async def issuer(installation: Installation) -> Finding:
     try:
         async with httpx.AsyncClient(timeout=ISSUER_SECONDS) as client:
             own_name = name if settings.oidc_jwks_url else (await tokens.discover(client, name)).get("issuer", name)
+            if own_name != name:
+                return failed(
+                    f"{name} calls itself {own_name}, so the edge refuses its tokens",
+                    "correct VISITOR_HTTP_OIDC_ISSUER",
+                )
             usable = await tokens.usable_keys(client, settings)
     except Exception as error:  # as in edge.tokens
         return failed(" ".join(f"the keys of {name} cannot be read: {type(error).__name__}: {error}".split()), advice)
     if not usable:
         return failed(f"{name} has no keys for {' or '.join(tokens.ALGORITHMS)}", advice)
-    if own_name != name:
-        return failed(
-            f"{name} calls itself {own_name}, so the edge refuses its tokens", "correct VISITOR_HTTP_OIDC_ISSUER"
-        )
     return ok(f"{name} answers; {len(usable)} of its keys are for {' or '.join(tokens.ALGORITHMS)}")
 
 

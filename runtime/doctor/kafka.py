@@ -52,10 +52,6 @@ async def topics(installation: Installation) -> Finding:
         if resources := CATALOGUE.resources_of(missing):
             advice += f"; if a topic was lost, then fill it again: `visitor republish --restart {' '.join(resources)}`"
         return failed(f"missing, or may not be described: {listed(missing)}", advice)
-    # More partitions than a new topic would get are no fault.
-    differences = [
-        each for each in differences if each.setting != "partitions" or int(each.actual) < settings.partitions
-    ]
     if not differences:
         return ok("all topics exist and have the required configuration")
     by_setting = defaultdict(list)

@@ -116,5 +116,6 @@ async def test_every_answer_conforms_to_the_document(fuzzed: Stack, tmp_path: Pa
     command = [sys.executable, "-m", "schemathesis.cli", *_arguments(fuzzed.url, phase)]
     run = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, stdout=PIPE, stderr=STDOUT)
     output, _ = await run.communicate()
-    # The output has the URL of each failed call, which may be long.
-    assert run.returncode == 0, "\n".join(line[:1_000] for line in output.decode().splitlines())
+    # The output has the seed, and each failed call as an answer and as a command that repeats it. Both may be long.
+    lines = output.decode().splitlines()
+    assert run.returncode == 0, "\n".join(line if line.lstrip().startswith("curl ") else line[:1_000] for line in lines)

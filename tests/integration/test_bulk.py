@@ -161,6 +161,7 @@ async def test_an_export_that_is_interrupted_on_its_terminal_leaves_no_file(
         async with terminal.running(arguments, stack.environment()) as shown:
             await shown.await_text("0/", await shown.await_text("exporting vehicles"))
             shown.interrupt()
+            await shown.await_text("^C")  # The terminal shows it after it has sent the signal.
             drain()
             assert await shown.wait() == 130
     _ended_with(shown, "Interrupted. Run the same command to begin again.")

@@ -81,15 +81,16 @@ def _valid_requests(database: AsyncEngine, *seconds: int) -> list[ValidRequest]:
 
 
 async def _apply(conn: AsyncConnection, requests: Sequence[ValidRequest], **options: Any) -> list[int | None]:
-    await conn.execute(sa.text("set local statement_timeout = 300"))
+    await conn.execute(sa.text("set local statement_timeout = 3000"))
     await apply.apply(conn, requests, Attempt(WIRE, LOCK_TIMEOUT, **options))
     return [request.answer.status if request.answer else None for request in requests]
 
 
 async def test_a_slow_write_is_retried_and_fails_alone_on_the_last_try(
-    database: AsyncEngine,
+    database: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests = _valid_requests(database, 0, 5, 0)
+    monkeypatch.setattr(apply, "APPLY_SECONDS", 60.0)  # The slow write takes 3 s at each attempt.
+    requests = _valid_requests(database, 0, 30, 0)
     async with database.connect() as conn:
         with pytest.raises(DBAPIError) as error:
             await _apply(conn, requests)

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from agents.catalogue import CATALOGUE
 from agents.families.checkins import checkins
@@ -18,6 +19,7 @@ from storage.table import METADATA, tables_with_column
 from storage.tx import Tx
 from tests.support import data, oracle
 from tests.support.answers import error_codes
+from tests.support.scene import Parts
 from tests.support.search import tables_with
 from tests.support.stack import Stack, eventually
 from tests.support.transaction import handler_tx
@@ -205,6 +207,8 @@ async def test_tombstones_follow_on_every_compacted_topic(stack: Stack, client: 
                     keys.add((topic, record.key))
         return {key: values[key] for key in keys}
 
+    # The topics may lack the last changes until then.
+    await eventually("all changes published", lambda: oracle.outbox_empty(stack))
     assert len(await last_values()) > 15
     await _erase(client, visitor["analyticsId"])
 
@@ -255,11 +259,11 @@ async def test_a_visitor_that_is_created_and_erased_in_one_batch_leaves_nothing(
     await eventually("all changes published", lambda: oracle.outbox_empty(stack))
 
     gate = await _gate(stack, client)
-    create_id = await stack.send("visitors.create", {"body": body}, key=gate.key)
+    create_id = await gate.send("visitors.create", {"body": body})
     parts = {"path": {"visitorId": visitor["visitorId"]}, "body": {"addressCity": marker}}
-    await stack.send("visitors.update", parts, key=gate.key)
-    erase_id = await stack.send("visitors.eraseByAnalyticsId", {"body": [{"analyticsId": analytics_id}]}, key=gate.key)
-    await gate.open()
+    await gate.send("visitors.update", parts)
+    erase_id = await gate.send("visitors.eraseByAnalyticsId", {"body": [{"analyticsId": analytics_id}]})
+    await gate.open(client)
 
     assert (await stack.result("visitors.create", create_id)).value["body"]["data"]["visitorId"] == visitor["visitorId"]
     erased = (await stack.result("visitors.eraseByAnalyticsId", erase_id)).value["body"]["data"]
@@ -276,30 +280,34 @@ async def test_a_visitor_that_is_created_and_erased_in_one_batch_leaves_nothing(
 
 
 class _Gate:
-    """Keeps a lane waiting, so that all requests that are sent meanwhile with `key` form one batch."""
+    """Locks a row, so that all requests that are sent with this gate form one batch: the first of them needs the row,
+    and the others have the same order key."""
 
-    def __init__(self, key: str, conn: Any) -> None:
-        self.key, self._conn = key, conn
+    def __init__(self, stack: Stack, conn: AsyncConnection) -> None:
+        self._stack, self._conn = stack, conn
+        self._key, self._count = str(uuid4()), 0
 
-    async def open(self) -> None:
-        await asyncio.sleep(1)
+    async def send(self, operation: str, parts: Parts) -> str:
+        self._count += 1
+        return await self._stack.send(operation, parts, key=self._key)
+
+    async def open(self, client: httpx.AsyncClient) -> None:
+        """Unlock the row as soon as the worker has parked all requests. It retries them together."""
+
+        async def all_wait() -> bool:
+            return self._count in await _waiting_requests(self._stack, client)
+
+        await eventually("requests that wait together", all_wait)
         await self._conn.rollback()
         await self._conn.close()
 
 
 async def _gate(stack: Stack, client: httpx.AsyncClient) -> _Gate:
-    """Make a lane wait: send a request that needs a row which this gate has locked."""
-    parker = await data.visitor_with_vehicle(client)
-    gate = _Gate(str(uuid4()), await stack.engine.connect())
-    lock = sa.text("select 1 from visitors where visitor_id = :id for update")
-    await gate._conn.execute(lock, {"id": UUID(parker["visitorId"])})
-    parts = {"path": {"visitorId": parker["visitorId"]}, "body": {"gender": "u"}}
-    await stack.send("visitors.update", parts, key=gate.key)
-
-    async def is_waiting() -> bool:
-        return bool(await _waiting_backends(stack))
-
-    await eventually("a lane that waits", is_waiting)
+    visitor_id = (await data.visitor_with_vehicle(client))["visitorId"]
+    conn = await stack.engine.connect()
+    await conn.execute(sa.text("select 1 from visitors where visitor_id = :id for update"), {"id": UUID(visitor_id)})
+    gate = _Gate(stack, conn)
+    await gate.send("visitors.update", {"path": {"visitorId": visitor_id}, "body": {"gender": "u"}})
     return gate
 
 

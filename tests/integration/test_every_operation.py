@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cache
 from itertools import product
 from typing import Any
@@ -19,6 +20,7 @@ from agents.catalogue import CATALOGUE
 from edge import openapi
 from schemas.shapes import shape_of
 from schemas.types import LONG_TEXT_LIMIT
+from tests.support.answers import parse_time
 from tests.support.data import ABSENT_VISITOR_ID
 from tests.support.scene import BODY_NAMES, FACTS, REFERENCES, Fact, Parts, Scene, adds_to, listings, send
 from tests.support.stack import Stack, plain
@@ -433,11 +435,11 @@ def _comparison(operation: str, name: str) -> tuple[str, Callable[[Any, Any], bo
     stem = re.sub("(Since|Until|Gte|Lt)$", "", name)
     field = COMPARED_FIELD.get((operation, name)) or COMPARED_FIELD.get(name) or stem
     if name in AT_MOST:
-        return field, lambda actual, value: actual is not None and actual <= value
+        return field, lambda actual, value: actual is not None and parse_time(actual) <= parse_time(value)
     if name.endswith(AT_LEAST):
-        return field, lambda actual, value: actual is not None and actual >= value
+        return field, lambda actual, value: actual is not None and parse_time(actual) >= parse_time(value)
     if name.endswith(LESS_THAN):
-        return field, lambda actual, value: actual is not None and actual < value
+        return field, lambda actual, value: actual is not None and parse_time(actual) < parse_time(value)
     return field, lambda actual, value: actual == value
 
 
@@ -550,6 +552,8 @@ async def _assert_sorting(lister: Lister, rows: list[dict[str, Any]]) -> None:
         )
         for page, reverse in ((ascending, False), (descending, True)):
             values = [row[name] for row in page if row[name] is not None]
+            if scalars[name] is datetime:
+                values = [parse_time(value) for value in values]
             if scalars[name] is not str:  # the collation of the database orders texts
                 assert values == sorted(values, reverse=reverse), name
         if fits_one_page:

@@ -522,9 +522,29 @@ async def test_without_api_keys_the_edge_refuses_other_host_names(
     assert (answer.status_code, error_codes(answer)) == (403, [(None, "unknown_host")])
 
 
-async def test_with_api_keys_the_edge_accepts_any_host_name(guarded_edge: GuardedEdge) -> None:
+FORWARDED = [
+    ("Forwarded", "for=192.0.2.1"),
+    ("Via", "1.1 proxy"),
+    ("X-Forwarded-For", "192.0.2.1"),
+    ("X-Forwarded-Host", "api.example"),
+    ("X-Forwarded-Proto", "https"),
+    ("X-Real-IP", "192.0.2.1"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), FORWARDED)
+async def test_without_api_keys_the_edge_refuses_what_a_proxy_forwards(
+    client: httpx.AsyncClient, name: str, value: str
+) -> None:
+    """A proxy on the same machine would let everybody in."""
+    answer = await client.get("/centers", headers={name: value})
+    assert (answer.status_code, error_codes(answer)) == (403, [(None, "forwarded")])
+
+
+async def test_with_api_keys_the_edge_accepts_any_host_name_and_proxy(guarded_edge: GuardedEdge) -> None:
     client, secret = guarded_edge
-    answer = await client.get("/centers", headers={"Host": "api.example", "Authorization": f"Bearer {secret}"})
+    headers = {"Host": "api.example", "Authorization": f"Bearer {secret}"}
+    answer = await client.get("/centers", headers=headers | dict(FORWARDED))
     assert answer.status_code == 200
 
 

@@ -201,7 +201,7 @@ _HEADER_VALUES = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None, phases=[Phase.generate])
+@settings(max_examples=40, deadline=None, print_blob=True, phases=[Phase.generate])
 @given(headers=st.lists(st.tuples(st.sampled_from(_HEADER_NAMES), _HEADER_VALUES), max_size=4))
 async def test_a_call_is_answered_with_any_header_values(
     client: httpx.AsyncClient, headers: list[tuple[str, str]]

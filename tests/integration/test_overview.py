@@ -81,7 +81,7 @@ async def test_waiting_requests_have_an_age_and_the_session_that_blocks_them_is_
     async with stack.engine.connect() as conn, conn.begin():
         blocker = await conn.scalar(sa.text("select pg_backend_pid()"))
         await conn.execute(sa.text("lock table visits"))
-        await stack.send("visits.create", {"path": {"visitType": "entry"}, "body": body}, partition=0)
+        request_id = await stack.send("visits.create", {"path": {"visitType": "entry"}, "body": body}, partition=0)
 
         async def has_age() -> bool:
             lags = _kafka(await source.read()).groups[0].partitions
@@ -95,6 +95,7 @@ async def test_waiting_requests_have_an_age_and_the_session_that_blocks_them_is_
         await eventually("one request that waits, with its age", has_age)
         wait = await eventually("a session that waits", has_wait)
         assert wait.state == "idle in transaction"
+    await stack.result("visits.create", request_id)  # The next tests count changes.
 
 
 async def test_the_newest_dead_letter_is_shown_without_its_content(stack: Stack, source: Source) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import random
-from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -12,7 +11,7 @@ import httpx
 import pytest
 
 from tests.support import data, oracle
-from tests.support.answers import error_codes
+from tests.support.answers import error_codes, parse_time
 from tests.support.load import Message, send_all
 from tests.support.oracle import Sent
 from tests.support.stack import PARTITIONS, Stack, eventually, request_topic
@@ -28,11 +27,6 @@ NOT_RUNNING: dict[str, dict[str, str]] = {
     "after its end": {"endDate": LONG_AGO},
 }
 JsonObject = dict[str, Any]
-
-
-def _time(text: str) -> datetime:
-    """Times are not compared as texts, because only some of them have a fraction."""
-    return datetime.fromisoformat(text)
 
 
 async def _get(client: httpx.AsyncClient, path: str, **query: Any) -> Any:
@@ -131,7 +125,7 @@ async def test_an_update_of_a_reward_requires_outside_optin_and_changes_only_the
     await _patch(client, path, outsideOptin=True, endDate=None)
     updated = await _get(client, path)
     assert updated == {**created, "outsideOptin": True, "endDate": None, "updateDate": updated["updateDate"]}
-    assert _time(updated["updateDate"]) > _time(created["updateDate"])
+    assert parse_time(updated["updateDate"]) > parse_time(created["updateDate"])
 
 
 @pytest.mark.parametrize("balance", ["31.40", "0.1", "0.3", "-7.005", "12345678901234567890.123456789"])
@@ -237,7 +231,7 @@ async def test_an_update_of_a_challenge_sets_updated_at_and_null_clears_the_imag
     await _patch(client, path, imageUrl=None, winnerNumber=7)
     updated = await _get(client, path)
     assert updated == {**created, "imageUrl": None, "winnerNumber": 7, "updatedAt": updated["updatedAt"]}
-    assert _time(updated["updatedAt"]) > _time(created["updatedAt"])
+    assert parse_time(updated["updatedAt"]) > parse_time(created["updatedAt"])
     refused = await client.patch(path, json={"winnerNumber": None, "timezone": None})
     assert sorted(error_codes(refused)) == [("timezone", "null_refused"), ("winnerNumber", "null_refused")]
 
@@ -346,7 +340,7 @@ async def test_a_new_participant_starts_with_zero_points(client: httpx.AsyncClie
     assert participant["creationDate"] == participant["updateDate"]
     later_participant = await _join(client, challenge)
     dates = (participant["creationDate"], later_participant["registeredDate"], later_participant["creationDate"])
-    assert sorted(dates, key=_time) == list(dates)
+    assert sorted(dates, key=parse_time) == list(dates)
 
 
 async def test_a_visitor_joins_a_challenge_once(client: httpx.AsyncClient) -> None:
@@ -438,7 +432,7 @@ async def test_added_points_are_summed_counted_as_entries_and_recorded_in_the_hi
     second = await _state(client, participant)
     assert (second["points"], second["totalEntryCount"]) == (20, 2)
     for name in ("lastEntryDate", "updateDate"):
-        assert _time(participant["creationDate"]) < _time(first[name]) < _time(second[name])
+        assert parse_time(participant["creationDate"]) < parse_time(first[name]) < parse_time(second[name])
 
     histories = await _histories(client, participant)
     expected = {
@@ -517,7 +511,7 @@ async def test_a_correction_changes_only_the_sent_fields(client: httpx.AsyncClie
     await _patch(client, participant["path"], **patch)
     after = await _state(client, participant)
     assert after == {**before, **patch, "updateDate": after["updateDate"]}
-    assert _time(after["updateDate"]) > _time(before["updateDate"])
+    assert parse_time(after["updateDate"]) > parse_time(before["updateDate"])
     assert len(await _histories(client, participant)) == 1
     refused = await client.patch(participant["path"], json={"points": None, "rewardUnlocked": None})
     assert sorted(error_codes(refused)) == [("points", "null_refused"), ("rewardUnlocked", "null_refused")]
@@ -722,7 +716,7 @@ async def test_50_concurrent_additions_of_points_are_summed_exactly(stack: Stack
     assert sorted(row["points"] for row in histories) == list(range(1, 51))
     assert _totals_add_up(histories)
     assert histories[-1]["totalPoints"] == state["points"]
-    assert _time(state["lastEntryDate"]) == max(_time(row["participationDate"]) for row in histories)
+    assert parse_time(state["lastEntryDate"]) == max(parse_time(row["participationDate"]) for row in histories)
     assert await _revision(stack, participant) == 51
 
 

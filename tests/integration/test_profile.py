@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.support import data, oracle
-from tests.support.answers import error_codes
+from tests.support.answers import error_codes, parse_time
 from tests.support.scene import Parts
 from tests.support.stack import PARTITIONS, Stack, eventually
 from topics import names
@@ -87,7 +87,7 @@ async def test_a_new_favorite_center_replaces_the_former_one(client: httpx.Async
 
     cleared, favorite = await _read(client, f"{path}/{first}"), await _read(client, f"{path}/{second}")
     assert await _favorites(client, path) == {second: favorite["updateDate"]}
-    assert favorite["favoriteDate"] > former["favoriteDate"]
+    assert parse_time(favorite["favoriteDate"]) > parse_time(former["favoriteDate"])
     assert (cleared["isTlp"], cleared["updateDate"]) == (True, favorite["updateDate"])
 
 
@@ -103,7 +103,7 @@ async def test_the_favorite_date_changes_only_when_the_center_becomes_the_favori
     assert (await client.patch(f"{path}/{pc_code}", json={"isFavorite": False})).status_code == 204
     assert await _favorites(client, path) == {}
     assert (await client.patch(f"{path}/{pc_code}", json={"isFavorite": True})).status_code == 204
-    assert (await _favorites(client, path))[pc_code] > created["favoriteDate"]
+    assert parse_time((await _favorites(client, path))[pc_code]) > parse_time(created["favoriteDate"])
 
 
 @pytest.mark.parametrize(("operation", "status"), [("create", 201), ("put", 200), ("update", 204)])
@@ -198,7 +198,7 @@ async def test_a_company_is_created_listed_read_renamed_and_deleted(client: http
     assert (await client.patch(company_path, json={"companyName": "Cord"})).status_code == 204
     renamed = await _read(client, company_path)
     assert renamed == {**companies[0], "companyName": "Cord", "updateDate": renamed["updateDate"]}
-    assert renamed["updateDate"] > companies[0]["updateDate"]
+    assert parse_time(renamed["updateDate"]) > parse_time(companies[0]["updateDate"])
     assert [(await client.delete(company_path)).status_code for _ in range(2)] == [204, 404]
     assert await _list(client, path) == companies[1:]
 
@@ -413,7 +413,8 @@ async def test_replacing_many_interests_publishes_a_change_for_each_interest(
         expected = [(str(number), label) for number in range(first, first + 60)]
         assert [(row["externalId"], row["label"]) for row in rows] == expected
     rows_by_key = {str(row["interestId"]): row for row in rows}
-    assert [row["updateDate"] > row["creationDate"] for row in rows] == [True] * 30 + [False] * 30
+    are_updated = [parse_time(row["updateDate"]) > parse_time(row["creationDate"]) for row in rows]
+    assert are_updated == [True] * 30 + [False] * 30
     await eventually("all changes published", lambda: oracle.outbox_empty(stack))
     records = [record for record in await stack.read(names.changes("profile", "interest")) if record.value]
     changes = [record for record in records if str(record.value["visitorId"]) == path.split("/")[2]]

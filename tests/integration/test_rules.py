@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.support import data
-from tests.support.answers import error_codes
+from tests.support.answers import error_codes, parse_time
 from tests.support.stack import Stack
 
 LONG_AGO = "2001-02-03T04:05:06Z"
@@ -109,7 +109,7 @@ async def test_a_patch_changes_only_the_fields_that_are_sent_and_null_clears_a_f
     assert (changed.status_code, changed.content) == (204, b"")
     updated = await _read(client, visitor["visitorId"])
     assert updated == {**visitor, "phone": None, "gender": "u", "updateDate": updated["updateDate"]}
-    assert updated["updateDate"] > visitor["updateDate"]
+    assert parse_time(updated["updateDate"]) > parse_time(visitor["updateDate"])
     refused = await client.patch(path, json={"gender": None, "lastVisitDate": None})
     assert sorted(error_codes(refused)) == [("gender", "null_refused"), ("lastVisitDate", "null_refused")]
 
@@ -402,7 +402,7 @@ async def test_a_new_full_visitor_upgrades_the_partial_one_with_its_email(
     full = await data.create(client, "/visitors", body)
     assert (full["visitorId"], full["barcode"]) == (partial["visitorId"], partial["barcode"])
     assert (full["accountType"], full["upgradePcCode"], full["firstName"]) == ("full", center, "Nova")
-    assert full["registrationDate"] >= partial["registrationDate"]
+    assert parse_time(full["registrationDate"]) >= parse_time(partial["registrationDate"])
 
 
 async def test_a_new_visitor_gets_a_barcode_an_analytics_id_and_its_optins(

@@ -38,7 +38,9 @@ def _added(table: Table[Any]) -> sa.Select[Any]:
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@settings(
+    max_examples=10, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+)
 @given(drawn=st.data())
 async def test_a_row_is_read_back_as_it_was_stored(stack: Stack, table: Table[Any], drawn: st.DataObject) -> None:
     row = drawn.draw(values.of_model(table.row).map(table.row.model_validate))

@@ -1,4 +1,6 @@
-"""The errors in HTTP answers."""
+"""The errors and the times in answers."""
+
+from datetime import datetime
 
 import httpx
 
@@ -10,3 +12,8 @@ def error_codes(answer: httpx.Response) -> list[tuple[str | None, str]]:
     errors = answer.json()["errors"]
     assert all(error.keys() == _MEMBERS for error in errors), answer.text
     return [(error["field"], error["code"]) for error in errors]
+
+
+def parse_time(text: str) -> datetime:
+    """Times are not compared as texts, because only some of them have a fraction."""
+    return datetime.fromisoformat(text)

@@ -5,7 +5,8 @@ from contextlib import asynccontextmanager
 
 import sqlalchemy as sa
 
-from tests.support.stack import Stack
+from tests.support.oracle import outbox_empty
+from tests.support.stack import Stack, eventually
 
 
 @asynccontextmanager
@@ -22,7 +23,9 @@ async def publisher_locked(stack: Stack, topic: str) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def waiting_changes(stack: Stack, topic: str, count: int = 3) -> AsyncIterator[None]:
-    """Insert changes of a topic, one minute old. No worker publishes them before the context ends."""
+    """Insert changes of a topic, one minute old. No worker publishes them before the context ends. The outbox has no
+    others at first."""
+    await eventually("an empty outbox", lambda: outbox_empty(stack))
     async with publisher_locked(stack, topic):
         try:
             async with stack.engine.begin() as conn:

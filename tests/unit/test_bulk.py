@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +306,32 @@ def test_a_file_with_another_suffix_is_refused_before_it_is_read(tmp_path: Path)
 def test_the_example_files_are_valid(file: Path) -> None:
     result = CliRunner().invoke(app, ["import", file.stem, str(file), "--dry-run"])
     assert (result.exit_code, result.stdout) == (0, "")
+
+
+def _mode(file: Path) -> int:
+    return stat.S_IMODE(file.stat().st_mode)
+
+
+def test_only_its_owner_may_read_an_export_unless_it_replaces_a_file(tmp_path: Path) -> None:
+    output = tmp_path / "cards.jsonl"
+    unfinished = tmp_path / "cards.jsonl.part"
+    unfinished.touch(0o666)  # of an export that was killed
+    with written(output) as stream:
+        stream.write(b"{}")
+        assert _mode(unfinished) == 0o600
+    assert _mode(output) == 0o600
+    output.chmod(0o640)
+    with written(output):
+        pass
+    assert (_mode(output), output.read_bytes()) == (0o640, b"")
+
+
+def test_an_export_follows_no_link_that_others_have_placed(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (tmp_path / "cards.jsonl.part").symlink_to(other)
+    with pytest.raises(OSError, match="symbolic links"), written(tmp_path / "cards.jsonl"):
+        pass
+    assert not other.exists()
 
 
 def test_an_export_of_an_unknown_resource_names_the_resources() -> None:

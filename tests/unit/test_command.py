@@ -1,16 +1,40 @@
 """Commands wait for servers that start, and end where waiting cannot help."""
 
+import json
 import re
+import unicodedata
 from collections.abc import Awaitable, Callable
+from io import StringIO
 
 import asyncpg
 import pytest
 from aiokafka import errors
+from rich.console import Console
 from sqlalchemy.exc import DBAPIError
 
 from runtime import cli, command
 from runtime.command import GaveUp, retry_until_available
 from topics.kafka import DeliveryError
+
+CONTROL = "\x1b]52;c;c2VjcmV0\x1b\\\x07\x9b2J\x7f\r\n\u202e"
+"""Writes to the clipboard, clears the screen, and reverses what follows."""
+
+
+def test_texts_of_senders_are_shown_without_control_characters_and_markup() -> None:
+    output = StringIO()
+    console = Console(file=output, force_terminal=True, no_color=True, width=200)
+    console.print(command.shown(f"[bold]gateway/a{CONTROL}"), end="", soft_wrap=True, highlight=False)
+    printed = output.getvalue()
+    assert printed.isprintable()
+    assert "[bold]gateway/a" in printed
+    assert command.shown(None) == ""
+
+
+def test_printed_documents_have_escapes_instead_of_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    command.print_json({"ce_source": CONTROL})
+    printed = capsys.readouterr().out
+    assert not [character for character in printed.removesuffix("\n") if unicodedata.category(character) == "Cc"]
+    assert json.loads(printed) == {"ce_source": CONTROL}
 
 
 @pytest.fixture(autouse=True)

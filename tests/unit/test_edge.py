@@ -68,7 +68,7 @@ async def test_a_caller_has_a_share_of_the_workers_and_the_rest_of_its_reads_wai
 ) -> None:
     monkeypatch.setattr(SilentReplyRouter, "sent", 0)
     async with edge_with_keys(
-        monkeypatch, tmp_path, SilentReplyRouter, reads_at_once=3, in_flight=5, timeout_seconds=0.2
+        monkeypatch, tmp_path, SilentReplyRouter, reads_at_once=3, in_flight=5, timeout_seconds=2
     ) as (client, headers):
         answers = await asyncio.gather(*(client.get("/centers", headers=headers) for _ in range(7)))
         codes = Counter((answer.status_code, answer.json()["errors"][0]["code"]) for answer in answers)
@@ -149,13 +149,13 @@ class _NeverReady(ReplyRouter):
         await asyncio.Event().wait()
 
 
-@pytest.mark.parametrize(("router", "status"), [(_ReadySoon, 200), (_NeverReady, 503)])
+@pytest.mark.parametrize(("router", "seconds", "status"), [(_ReadySoon, 30, 200), (_NeverReady, 0.5, 503)])
 async def test_an_edge_waits_some_seconds_for_kafka_before_it_listens(
-    monkeypatch: pytest.MonkeyPatch, router: type[ReplyRouter], status: int
+    monkeypatch: pytest.MonkeyPatch, router: type[ReplyRouter], seconds: float, status: int
 ) -> None:
     """uvicorn listens when the application has sent `lifespan.startup.complete`."""
     monkeypatch.setattr("edge.app.ReplyRouter", router)
-    monkeypatch.setattr("edge.app.START_SECONDS", 0.5)
+    monkeypatch.setattr("edge.app.START_SECONDS", seconds)
     edge = Edge(KafkaSettings(bootstrap="nowhere:1"), HttpSettings(), CATALOGUE, lambda: None)
     received: asyncio.Queue[Message] = asyncio.Queue()
     sent: asyncio.Queue[Message] = asyncio.Queue()

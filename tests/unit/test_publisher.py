@@ -40,11 +40,11 @@ class _Publisher(Publisher):
         return Ownership.NO_CHANGES, None
 
 
-@pytest.mark.parametrize(("seconds", "end"), [(1.6, "finished"), (60, "cancelled")])
+@pytest.mark.parametrize(("seconds", "limit", "end"), [(1.6, 30, "finished"), (60, 2.5, "cancelled")])
 async def test_an_attempt_may_finish_while_the_worker_stops(
-    seconds: float, end: str, monkeypatch: pytest.MonkeyPatch
+    seconds: float, limit: float, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publisher, "STOP_SECONDS", 2.5)
+    monkeypatch.setattr(publisher, "STOP_SECONDS", limit)
     stopping = _Publisher(seconds)
     supervisor = Supervisor(lambda *_: None)
     supervisor.start("publisher", stopping.run())

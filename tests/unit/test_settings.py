@@ -58,6 +58,14 @@ def test_a_protocol_for_traces_that_the_service_does_not_speak_is_refused(monkey
         _load(monkeypatch)
 
 
+def test_scripts_of_all_origins_need_api_keys_or_tokens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert _load(monkeypatch, VISITOR_HTTP_CORS_ORIGINS="http://localhost:3000").http.allowed_origins
+    monkeypatch.setenv("VISITOR_HTTP_CORS_ORIGINS", "*")
+    with pytest.raises(settings.WrongSetting, match="VISITOR_HTTP_KEYS"):
+        settings.load()
+    assert _load(monkeypatch, VISITOR_HTTP_KEYS=str(tmp_path)).http.allowed_origins == ["*"]
+
+
 def test_an_inbox_that_keeps_entries_longer_than_kafka_keeps_requests_is_accepted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

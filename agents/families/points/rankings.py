@@ -71,6 +71,7 @@ async def _rankings(tx: Tx, rows: Sequence[VisitorChallenge]) -> Sequence[Rankin
     positions = await standings.positions(tx, scores)
     shown = {participant.visitor_id for group in (*tops.values(), *around.values()) for participant in group}
     names = await _names_of(tx, shown)
+    tx.visitors.extend(shown)
     # A name may be in many rankings.
     tx.note_loaded(sum(len(names[each.visitor_id]) for top in tops.values() for each in top) - _size_of(names))
     await tx.refresh_now()
