@@ -19,6 +19,7 @@ from schemas.requests import Request
 from schemas.shapes import shape_of
 from storage.table import Table
 from storage.tx import Tx
+from telemetry.garbage import without_frames
 from topics import names
 from topics.settings import KafkaSettings
 
@@ -235,7 +236,7 @@ async def apply_each(
         try:
             accepted[index] = (tx, check(tx, request))
         except Fault as fault:
-            outcomes[index] = fault
+            outcomes[index] = without_frames(fault)
     if accepted:
         stored = await store(list(accepted.values()))
         outcomes.update(zip(accepted, stored, strict=True))

@@ -28,7 +28,7 @@ from edge.routing import Resource, Routes
 from edge.schema_directory import SchemaDirectory
 from edge.settings import HttpSettings
 from schemas.faults import BUG, Fault, Forbidden, MethodNotAllowed, NotFound
-from telemetry import event_loop, traces
+from telemetry import event_loop, garbage, traces
 from telemetry.metrics import READY
 from topics.settings import KafkaSettings
 from topics.supervision import Supervisor
@@ -134,6 +134,7 @@ class Edge:
         self._router.start()
         READY.set_function(lambda: not self._reasons())
         self._supervisor.start("event loop delay", event_loop.measure_delay())
+        self._supervisor.start("garbage", garbage.collect_regularly())
         self._supervisor.start("keys", self._authentication.keys.watch())
         if self._authentication.issuer is not None:
             self._supervisor.start("issuer", self._authentication.issuer.watch())

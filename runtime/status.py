@@ -1,7 +1,6 @@
 """`visitor status`: shows the overview of an installation on a terminal."""
 
 import asyncio
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -13,7 +12,7 @@ from rich.text import Text
 
 from agents.catalogue import CATALOGUE
 from runtime import overview
-from runtime.command import shown
+from runtime.command import print_json, shown
 from runtime.overview import (
     DELAYED_SECONDS,
     LATE_SECONDS,
@@ -28,7 +27,7 @@ from runtime.overview import (
 )
 from runtime.settings import Settings
 from storage.outbox import WAITING_LIMIT
-from topics import json, names
+from topics import names
 
 INTERVAL_SECONDS = 2.0
 """Between two overviews. Rates and latencies are those of the time in between."""
@@ -72,8 +71,7 @@ async def print_once(settings: Settings, console: Console, *, as_json: bool) -> 
         await asyncio.sleep(INTERVAL_SECONDS)
         after = await source.read()
     if as_json:
-        document = overview.as_document(after, overview.rates(before, after))
-        sys.stdout.write(json.write(document, indent=True).decode() + "\n")
+        print_json(overview.as_document(after, overview.rates(before, after)), indent=True)
     else:
         console.print(view(before, after))
     return not (isinstance(after.kafka, Unavailable) or isinstance(after.database, Unavailable))

@@ -54,7 +54,10 @@ class Commits:
                 self._abandoned.add(driver_connection.get_server_pid())
                 driver_connection.terminate()
             await asyncio.gather(committing, return_exceptions=True)
-        await committing
+        try:
+            await committing
+        finally:
+            del committing  # Its error refers to this frame: a cycle that would keep the batch.
 
 
 async def wait_for_standby(conn: AsyncConnection) -> None:

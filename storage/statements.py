@@ -1,7 +1,7 @@
 """The SQL statements of a table, and expressions for statements that handle many rows."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -9,6 +9,10 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 UPDATED = ("update_date", "updated_at")
 """Columns that hold the time of the last update."""
+
+
+STATEMENTS = 500
+"""Updates of one table that are kept: 8 MB."""
 
 
 class Statements:
@@ -32,7 +36,8 @@ class Statements:
         self.lock = cache(self._lock)
         self.lock_for_removal = cache(self._lock_for_removal)
         self.by_parent = cache(self._by_parent)
-        self.update = cache(self._update)
+        # By the fields that a PATCH sends, of which there are many combinations.
+        self.update = lru_cache(STATEMENTS)(self._update)
         self.delete = cache(self._delete)
         self.delete_by_parent = cache(self._delete_by_parent)
         self.insert_many = cache(self._insert_many)

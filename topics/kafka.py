@@ -285,6 +285,8 @@ async def _send_group(
         await asyncio.gather(*sent)
     except TopicAuthorizationFailedError as error:
         raise TopicUnavailable(f"topic {topic}: this user needs an ACL that allows Write on it") from error
+    finally:
+        del sent  # Their errors refer to this frame: a cycle that would keep the messages.
 
 
 def _batches(client: AIOKafkaProducer, messages: Sequence[Outgoing]) -> Iterator[Any]:

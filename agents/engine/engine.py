@@ -35,7 +35,7 @@ from storage.connecting import WrongPooling
 from storage.database import connect
 from storage.settings import DatabaseSettings
 from storage.tx import Resources, clock
-from telemetry import event_loop
+from telemetry import event_loop, garbage
 from telemetry.metrics import READY
 from topics import admin, names
 from topics.kafka import DeliveryError, FencedProducer, Producer, close_consumer, missing_topics
@@ -149,6 +149,7 @@ class Engine:
         heart = Supervisor(self.fail)
         heart.start("heartbeat", self._heartbeat())
         heart.start("event loop delay", event_loop.measure_delay())
+        heart.start("garbage", garbage.collect_regularly())
         try:
             if await self._unless_stopped(self._wait_for_needs()):
                 await self._serve()

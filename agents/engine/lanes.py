@@ -115,11 +115,6 @@ class Parked:
         if not self._by_key[order_key]:
             del self._by_key[order_key]
 
-    def clear(self) -> None:
-        self._by_key.clear()
-        self._keys.clear()
-        self.size = 0
-
     def oldest(self, limit: int) -> list[Delivery]:
         """Up to `limit` deliveries."""
         return list(islice(chain.from_iterable(self._by_key.values()), limit))
@@ -252,11 +247,11 @@ class Lane:
             self._working.discard(self)
 
     def close(self) -> None:
-        """Drop the events that wait or are parked. Events that are not acknowledged are delivered again."""
+        """Drop the events that wait. Events that are not acknowledged are delivered again. The keys of parked events
+        stay known: a batch that is being processed may have later requests of the same keys."""
         self.closed = True
         self._working.discard(self)
         self._queue.clear()
-        self.parked.clear()
         self._released.clear()
 
     async def wait_closed(self, patience: float) -> None:

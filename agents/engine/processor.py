@@ -29,6 +29,7 @@ from storage.commits import Commits
 from storage.database import BLOCKED_LOCK_TIMEOUT, LOCK_TIMEOUT, is_too_slow, single_statements
 from storage.tx import Resources, Tx
 from telemetry import traces
+from telemetry.garbage import without_frames
 from telemetry.metrics import BATCH_REQUESTS, DEAD_LETTERS, EXPIRED_READS, REQUESTS, RESULT_LATENCY
 from topics import names
 from topics.envelope import Reason
@@ -344,3 +345,5 @@ def _log_dead_letter(incoming: Decoded, code: str) -> None:
         operation=incoming.operation.name if incoming.operation else None,
         exc_info=None if isinstance(incoming, InvalidRecord) else incoming.bug,
     )
+    if not isinstance(incoming, InvalidRecord) and incoming.bug is not None:
+        without_frames(incoming.bug)

@@ -117,7 +117,10 @@ class Publisher:
         attempt = asyncio.create_task(self._attempt_in_turn(topic))
         self._attempts.add(attempt)
         attempt.add_done_callback(self._attempts.discard)
-        return await asyncio.shield(attempt)
+        try:
+            return await asyncio.shield(attempt)
+        finally:
+            del attempt  # Its error refers to this frame: a cycle that would keep the changes.
 
     async def _attempt_in_turn(self, topic: str) -> float | None:
         """Topics that fail take turns, because an attempt may keep a database connection until its timeout. So they do

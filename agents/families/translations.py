@@ -36,8 +36,10 @@ def translated(
     texts = {text.locale_code: text for text in old}
     for text in new:
         replaced = texts.get(text.locale_code)
-        creation_date = replaced.creation_date if replaced else tx.now
-        texts[text.locale_code] = model.widened(text, creation_date=creation_date, update_date=tx.now, **extra)
+        creation_date, update_date = (replaced.creation_date, replaced.update_date) if replaced else (tx.now, tx.now)
+        # A transaction that began later may have written first.
+        dates = {"creation_date": creation_date, "update_date": max(tx.now, update_date)}
+        texts[text.locale_code] = model.widened(text, **dates, **extra)
     if sum(len(text.value) for text in texts.values()) > MAX_CHARACTERS:
         message = f"All texts of this field together may have at most {MAX_CHARACTERS} characters. Shorten them."
         raise Invalid("too_long", message, field=field)

@@ -1,7 +1,6 @@
 """`visitor doctor`: examines an installation, and says what to do."""
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -11,12 +10,12 @@ from rich.console import Console
 from rich.text import Text
 
 from runtime import overview
+from runtime.command import print_json
 from runtime.doctor import configuration, database, kafka, reads, registry
 from runtime.doctor.findings import Finding, State, failed
 from runtime.doctor.installation import Installation
 from runtime.settings import Settings
 from storage.database import connect
-from topics import json
 from topics.acls import Role
 from topics.supervision import interruptions_raised
 
@@ -114,8 +113,7 @@ async def run(settings: Settings, role: Role, *, as_json: bool) -> bool:
     """Examine the installation and print the results. Returns False if a check has failed."""
     results = await examine(settings, role)
     if as_json:
-        document = {"checks": [{"check": result.check, **asdict(result.finding)} for result in results]}
-        sys.stdout.write(json.write(document, indent=True).decode() + "\n")
+        print_json({"checks": [{"check": result.check, **asdict(result.finding)} for result in results]}, indent=True)
     else:
         console = Console(soft_wrap=True, highlight=False)
         for result in results:

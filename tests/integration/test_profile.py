@@ -574,6 +574,7 @@ async def test_an_entry_that_cannot_be_stored_fails_by_itself(client: httpx.Asyn
     path = f"{path}/centerOperationSessions"
     await data.create(client, path, _session(pc_code, "s1"))
     wrong = [("x" * 1_001, "A"), ("1", "x" * 1_001), ("2", "a\0b"), ("3\0", "A"), (" ", "A"), ("4", "\t"), ("5", "")]
+    wrong.append(("".join(map(chr, range(0x4E00, 0x4E00 + 1_000))), "3,000 bytes do not fit into an index"))
     entries = [{"id": number, "name": name} for number, name in [*wrong, ("x" * 1_000, "y" * 1_000)]]
     added = await _add_entries(client, f"{path}/s1/stores", entries)
     assert added["failed"] == entries[:-1]

@@ -13,7 +13,7 @@ import pytest_asyncio
 from agents.engine.batches import Batch, Batches
 from agents.engine.breaker import NearlyEverythingFails
 from agents.engine.floods import FLOOD, LONGEST_PAUSE, WINDOW, FloodDetector
-from agents.engine.lanes import BLOCKED_LIMIT, EVENT_BYTES, LANE_LIMIT, LANES_LIMIT, Event, TopicPartition
+from agents.engine.lanes import BLOCKED_LIMIT, EVENT_BYTES, LANE_LIMIT, LANES_LIMIT, Event, OrderKey, TopicPartition
 from agents.engine.readiness import Readiness
 from agents.engine.retry import until_done
 from agents.engine.turns import BATCH_LIMIT
@@ -65,6 +65,8 @@ class _BatchesUnderTest:
         self.applied_limit = BATCH_LIMIT
         self.batches: list[list[tuple[int, int]]] = []
         """The partition and the offset of each event."""
+        self.parked_keys: set[OrderKey] = set()
+        """Of the last batch, when it was let through `gate`."""
         self.failing: set[tuple[int, int]] = set()
         """Batches with one of these events fail."""
         self.locked: set[bytes] = set()
@@ -98,6 +100,7 @@ class _BatchesUnderTest:
         self.batches.append(positions)
         self.started.set()
         await self.gate.wait()
+        self.parked_keys = batch.parked_keys
         if self.failing & set(positions):
             raise DeliveryError("no broker")
         if (
@@ -129,6 +132,39 @@ async def _wait_until_acknowledged(under_test: _BatchesUnderTest, *positions: tu
         return dict(under_test.acknowledged) == dict(positions)
 
     await eventually(f"{positions} acknowledged", acknowledged)
+
+
+@pytest.mark.parametrize("ends_by", ["a revoked partition", "a new generation"])
+async def test_a_lane_that_ends_lets_no_later_request_of_a_parked_key_be_applied_first(
+    under_test: _BatchesUnderTest, ends_by: str
+) -> None:
+    """The batch that has the later request is being processed when the lane ends."""
+    under_test.locked = {b"a"}
+    under_test.gate.set()
+    under_test.put(0, key=b"a")
+
+    async def parked() -> bool:
+        return len(under_test.batches) > 1  # It is tried again, so it is parked.
+
+    await eventually("a parked request", parked)
+    under_test.gate.clear()
+    seen = len(under_test.batches)
+    under_test.put(1, key=b"a")
+
+    async def is_in_a_batch() -> bool:
+        return [(0, 1)] in under_test.batches[seen:]
+
+    await eventually("a batch with the later request", is_in_a_batch)
+    if ends_by == "a revoked partition":
+        dropping = asyncio.create_task(under_test.tested.drop([("t", 0)], 5))
+    else:
+        dropping = asyncio.create_task(asyncio.sleep(0))
+        under_test.tested.put(_event(0, key=b"a", generation=2))
+    await asyncio.sleep(0)
+    under_test.gate.set()
+    await dropping
+    assert under_test.parked_keys == {("t", 0, b"a")}
+    under_test.locked = set()
 
 
 async def test_a_batch_has_the_waiting_events_of_all_lanes_in_order(under_test: _BatchesUnderTest) -> None:

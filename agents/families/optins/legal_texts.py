@@ -120,6 +120,7 @@ async def create(tx: Tx, request: Request[NoFields, NoFields, LegalTextNew]) -> 
     """Create the next version of a type. Versions count up from 1."""
     body = request.body
     await tx.advisory_lock(f"legal texts {body.type}")
+    await tx.refresh_now()  # A transaction that began later may have created the version before.
     newest = await tx.first(_SELECT_NEWEST_VERSION, {"type": body.type})
     assert newest is not None
     legal_text = await LEGAL_TEXTS.insert(tx, vars(body) | {"version": newest.version + 1})

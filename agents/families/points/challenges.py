@@ -102,6 +102,7 @@ _CHALLENGES, _PARTICIPANTS = CHALLENGES.columns, VISITOR_CHALLENGES.columns
 )  # fmt: skip
 async def terminate(tx: Tx, request: Request[ChallengePath, NoFields, Termination]) -> None:
     """Unlocks the rewards of the first `winnerNumber` participants of the ranking, once. A second call changes nothing.
+    Points that arrived before it and are applied after it are refused, since the winners are known.
     Raises NotFound, and Conflict before the end date unless it is ignored."""
     challenge_id = request.path.challenge_id
     challenge = await CHALLENGES.lock(tx, challenge_id=challenge_id)

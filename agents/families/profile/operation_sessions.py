@@ -170,7 +170,7 @@ async def _add(tx: Tx, table: Table[StoredEntry], path: SessionPath, entries: Se
     new: list[tuple[Tx, dict[str, Any]]] = []
     failed = []
     for entry in entries:
-        if entry.id in ids or not _is_storable(entry.id) or not _is_storable(entry.name):
+        if entry.id in ids or not _is_storable(entry.id, KEY_BYTES) or not _is_storable(entry.name):
             failed.append(entry)
             continue
         ids.add(entry.id)
@@ -181,9 +181,13 @@ async def _add(tx: Tx, table: Table[StoredEntry], path: SessionPath, entries: Se
     return Added.model_construct(success=success, failed=failed)
 
 
-def _is_storable(text: str) -> bool:
+KEY_BYTES = 2_600
+"""Bytes of a text in the entry of an index (PostgreSQL, "B-Tree Indexes"), with a reserve for the other column."""
+
+
+def _is_storable(text: str, max_bytes: int = 4 * TEXT_LIMIT) -> bool:
     """False for a blank text, a text that is too long, and a text with a NUL, which PostgreSQL cannot store."""
-    return bool(text.strip()) and len(text) <= TEXT_LIMIT and "\x00" not in text
+    return bool(text.strip()) and len(text) <= TEXT_LIMIT and len(text.encode()) <= max_bytes and "\x00" not in text
 
 
 def _row(entry: EntryNew, session_key: int, visitor_id: UUID) -> dict[str, Any]:
