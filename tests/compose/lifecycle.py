@@ -56,7 +56,7 @@ class Compose:
             "HTTPS_PORT": str(self.port),
             "CONSOLE_PORT": str(self.console_port),
             "PROMETHEUS_PORT": str(self.prometheus_port),
-            "KEYS_FILE": str(self.keys),
+            "KEYS_DIR": str(self.keys.parent),
         }
         process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert process.returncode == 0, f"{' '.join(command)}:\n{process.stderr[-5000:]}"
@@ -64,7 +64,7 @@ class Compose:
 
     @property
     def keys(self) -> Path:
-        return self.home / "keys.toml"
+        return self.home / "keys" / "keys.toml"
 
     @property
     def url(self) -> str:
@@ -98,7 +98,8 @@ def _healthy(container: dict[str, Any]) -> bool:
 @pytest.fixture(scope="module")
 def compose(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
     project = Compose(tmp_path_factory.mktemp("compose"))
-    project.keys.touch()  # every Compose command fails if this file is missing
+    project.keys.parent.mkdir()
+    project.keys.parent.chmod(0o755)  # the user of the containers reads it
     project("down", "--volumes", "--remove-orphans")
     yield project
     if request.session.testsfailed:
@@ -106,13 +107,19 @@ def compose(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     project("--profile", "*", "down", "--volumes", "--remove-orphans")
 
 
+def _new_key(compose: Compose, name: str) -> tuple[str, str]:
+    """An API key, and its entry for the file, by the command at the top of docker-compose.yml. It only needs Docker."""
+    process = compose("run", "--rm", "--no-deps", "topics", "key", name, "--scope", "*:read", "--scope", "*:write")
+    line: str = next(line for line in process.stderr.splitlines() if line.startswith("key ("))
+    return line.split()[-1], process.stdout
+
+
 @pytest.fixture(scope="module")
 def key(compose: Compose) -> str:
-    """An API key, created with the command at the top of docker-compose.yml. The command only needs Docker."""
-    process = compose("run", "--rm", "--no-deps", "topics", "key", "my-app", "--scope", "*:read", "--scope", "*:write")
-    compose.keys.write_text(process.stdout)
-    line: str = next(line for line in process.stderr.splitlines() if line.startswith("key ("))
-    return line.split()[-1]
+    secret, entry = _new_key(compose, "my-app")
+    compose.keys.write_text(entry)
+    compose.keys.chmod(0o644)
+    return secret
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +174,31 @@ async def test_a_caller_with_the_key_creates_and_reads_a_visitor(client: httpx.A
 
 async def test_a_call_without_a_key_is_refused(client: httpx.AsyncClient) -> None:
     assert (await client.get("/centers", headers={"authorization": ""})).status_code == 401
+
+
+async def test_a_key_is_revoked_by_a_file_that_replaces_the_old_one(
+    running: Compose, client: httpx.AsyncClient
+) -> None:
+    """As `mv`, `sed -i` and most editors do."""
+    leaked, entry = _new_key(running, "leaked")
+    remaining = running.keys.read_text()
+
+    def replace(content: str) -> None:
+        file = running.keys.with_suffix(".new")
+        file.write_text(content)
+        file.chmod(0o644)
+        file.replace(running.keys)
+
+    async def all_answers_are(status: int) -> bool:
+        """Several calls, so that both edges answer."""
+        headers = {"authorization": f"Bearer {leaked}"}
+        return {(await client.get("/centers", headers=headers)).status_code for _ in range(20)} == {status}
+
+    replace(f"{remaining}\n{entry}")
+    await eventually("the new key is valid", lambda: all_answers_are(200))
+    replace(remaining)
+    await eventually("the leaked key is revoked", lambda: all_answers_are(401))
+    assert (await client.get("/centers")).status_code == 200
 
 
 def test_workers_register_their_schemas_in_the_registry_of_the_profile(

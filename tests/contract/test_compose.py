@@ -28,8 +28,14 @@ COMMANDS = {
     "migrate": ["migrate"], "topics": ["topics"], "worker-1": ["worker"], "worker-2": ["worker"],
     "edge-1": ["edge"], "edge-2": ["edge"], "console": ["edge"],
 }  # fmt: skip
+KAFKA_LOGS = "/opt/kafka/logs"
 STOPPING_SECONDS = 4
 """What an edge needs beside the calls: the last answers get 2 seconds more, and so does the export of traces."""
+
+
+def _tmpfs(name: str) -> list[str]:
+    tmpfs: list[str] = SERVICES[name].get("tmpfs", [])
+    return tmpfs
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -69,6 +75,27 @@ def test_every_container_is_hardened_and_limited(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory", "pids"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_the_log_of_every_container_is_limited(name: str) -> None:
+    """The audit log is part of it, and Docker's default driver keeps everything."""
+    logging = SERVICES[name]["logging"]
+    assert logging["driver"] == "local"
+    assert re.fullmatch(r"\d+m", logging["options"]["max-size"])
+    assert int(logging["options"]["max-file"]) > 1
+
+
+@pytest.mark.parametrize("name", [name for name in SERVICES if any(KAFKA_LOGS in path for path in _tmpfs(name))])
+def test_logs_of_kafka_do_not_fill_the_memory_of_its_container(name: str) -> None:
+    """A tmpfs counts as memory of the container. By default, Kafka fills it: with up to 1 GB of Java's log of garbage
+    collections, and with the files of its own log, which it starts anew each hour and never deletes."""
+    (size,) = re.findall(rf"{KAFKA_LOGS}:\S*\bsize=(\d+)m\b", " ".join(_tmpfs(name)))
+    assert int(size) <= 64
+    java = SERVICES[name]["environment"]["KAFKA_GC_LOG_OPTS"]
+    assert "file=" not in java
+    # Without a value, the script of the image names a file.
+    assert java == "-Xlog:disable -Xlog:all=warning:stderr"
 
 
 def test_only_the_images_of_others_have_capabilities() -> None:
@@ -163,8 +190,22 @@ def test_workers_start_after_their_dependencies() -> None:
 def test_an_edge_that_is_reachable_from_outside_requires_api_keys() -> None:
     for edge in (SERVICES[name] for name in (*EDGES, "console")):
         assert edge["environment"]["VISITOR_HTTP_HOST"] == "0.0.0.0"
-        assert edge["environment"]["VISITOR_HTTP_KEYS"] in [f"/run/secrets/{name}" for name in edge["secrets"]]
-        assert set(edge["secrets"]) <= COMPOSE["secrets"].keys()
+        (keys,) = (volume for volume in edge["volumes"] if volume["source"] == "${KEYS_DIR:-./keys}")
+        assert edge["environment"]["VISITOR_HTTP_KEYS"] == f"{keys['target']}/keys.toml"
+        assert (keys["type"], keys["read_only"]) == ("bind", True)
+        # Docker would create a missing folder as root.
+        assert keys["bind"] == {"create_host_path": False}
+
+
+def test_no_service_mounts_the_key_file_itself() -> None:
+    """A container goes on with the old file if another one takes its place, as with `mv`, `sed -i` and most editors: a
+    revoked key would stay valid."""
+    assert "secrets" not in COMPOSE
+    assert [name for name, service in SERVICES.items() if "secrets" in service] == []
+    mounts = [
+        mount for service in SERVICES.values() for mount in (*service.get("volumes", ()), *service.get("configs", ()))
+    ]
+    assert [mount for mount in mounts if "keys.toml" in str(mount)] == []
 
 
 def test_servers_have_the_versions_of_the_embedded_ones() -> None:
