@@ -4,7 +4,7 @@ After a flood, there are millions of dead letters, so every command reads them p
 letters reads them twice: first it counts them and asks, then it handles those that it has counted."""
 
 import heapq
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from runtime.settings import Settings
 from storage import dead_letter_marks, inbox
 from storage.dead_letter_marks import Action, Mark, MarkKey
 from storage.inbox import RequestKey
+from storage.tx import clock
 from topics import dead_letters, names, patches
 from topics.dead_letters import DeadLetter, Position
 from topics.fetch_limits import bytes_of
@@ -60,6 +61,16 @@ class Filter:
     @property
     def is_empty(self) -> bool:
         return self == Filter()
+
+    @property
+    def offsets(self) -> dict[int, range] | None:
+        """For each partition, the offsets from the least of the positions to the greatest; None without positions."""
+        if not self.positions:
+            return None
+        of_partition: defaultdict[int, list[int]] = defaultdict(list)
+        for partition, offset in self.positions:
+            of_partition[partition].append(offset)
+        return {partition: range(min(each), max(each) + 1) for partition, each in of_partition.items()}
 
     def matches(self, letter: DeadLetter) -> bool:
         return (
@@ -148,7 +159,8 @@ class DeadLetters:
     async def plan_replay(self, selection: Filter) -> Plan:
         """Raises KafkaError."""
         plan = Plan(selection)
-        inbox_start = datetime.now(UTC) - timedelta(days=self._settings.worker.inbox_days)
+        async with self._begin() as conn:
+            inbox_start = await clock(conn) - timedelta(days=self._settings.worker.inbox_days)
         async for page in self._pages(selection):
             for letter, _, mark in page:
                 if mark is not None:
@@ -214,7 +226,7 @@ class DeadLetters:
 
     async def _mark(self, letters: Sequence[DeadLetter], action: Action) -> None:
         async with self._begin() as conn:
-            await dead_letter_marks.insert(conn, map(_mark_key, letters), action, datetime.now(UTC))
+            await dead_letter_marks.insert(conn, map(_mark_key, letters), action)
 
     async def _marks(self, letters: Sequence[DeadLetter]) -> dict[MarkKey, Mark]:
         async with self._begin() as conn:
@@ -224,7 +236,7 @@ class DeadLetters:
         """The dead letters of a filter with their records and marks, in the order of the topic."""
         page: list[tuple[DeadLetter, Any]] = []
         size = 0
-        async for record in records(self._settings.kafka, names.DEAD_LETTERS, selection.since):
+        async for record in records(self._settings.kafka, names.DEAD_LETTERS, selection.since, selection.offsets):
             letter = dead_letters.read(record)
             if not selection.matches(letter):
                 continue

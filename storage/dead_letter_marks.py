@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.statements import unnest_rows
 from storage.table import METADATA
+from storage.tx import clock
 
 DEAD_LETTER_MARKS = sa.Table(
     "dead_letter_marks",
@@ -56,8 +57,10 @@ async def read(conn: AsyncConnection, letters: Sequence[MarkKey]) -> dict[MarkKe
     return {MarkKey(row.partition, row.offset, row.written_at): Mark(row.action, row.marked_at) for row in rows}
 
 
-async def insert(conn: AsyncConnection, letters: Iterable[MarkKey], action: Action, now: datetime) -> None:
-    """Mark dead letters. A dead letter that has a mark keeps it. Deletes marks that are older than `KEPT`."""
+async def insert(conn: AsyncConnection, letters: Iterable[MarkKey], action: Action) -> None:
+    """Mark dead letters. A dead letter that has a mark keeps it. Deletes marks that are older than `KEPT`, by the
+    database's clock: that of an operator's computer may be wrong."""
+    now = await clock(conn)
     rows: Sequence[dict[str, object]] = [letter._asdict() | {"action": action, "marked_at": now} for letter in letters]
     if rows:
         await conn.execute(_INSERT, rows)

@@ -5,7 +5,9 @@ schema resolution). So a reader also understands values that other releases have
 
 import io
 import struct
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import fastavro
@@ -13,6 +15,11 @@ from fastavro.read import SchemaResolutionError
 
 from topics.avro import Schema, full_name, schema_id
 from topics.envelope import InvalidMessage
+
+KEPT = 1_000
+"""How many schemas a codec keeps that were looked up for values. A batch of requests has fewer."""
+NAME_CHARACTERS = 100
+"""How much is kept of the name of a record that cannot be read. It is as large as a registry allows."""
 
 _HEADER = struct.Struct(">bI")
 
@@ -27,7 +34,8 @@ class UnknownSchema(InvalidMessage):
 
 
 class _Writer(NamedTuple):
-    """A parsed schema. `name` is the record's name without its namespace: Avro's schema resolution compares these."""
+    """A parsed schema. `name` is the record's name without its namespace: Avro's schema resolution compares these.
+    `parsed` is None if none of a codec's own schemas has the name."""
 
     name: str
     parsed: Any
@@ -40,7 +48,9 @@ class Codec:
         self._own: dict[int, _Writer] = {}
         """The schemas that it writes and reads with, by their computed ids."""
         self._writers: dict[int, _Writer] = {}
-        """All schemas, by the ids that values have."""
+        """Its own and all added schemas, by the ids that values have."""
+        self._looked_up: OrderedDict[int, _Writer] = OrderedDict()
+        """Those of `keep_while_used`, by the ids that values have. The last ones were used last."""
         self._written_ids: dict[int, int] = {}
         """The ids that values get, by computed ids, where a registry has assigned one."""
         names: dict[int, str] = {}
@@ -49,14 +59,28 @@ class Codec:
             if names.setdefault(computed_id, name) != name:
                 raise ValueError(f"rename {names[computed_id]} or {name}: their schemas have the same id")
             self._own[computed_id] = self._writers[computed_id] = _parse(schema)
+        self._names = {writer.name for writer in self._own.values()}
 
     def add(self, id_in_values: int, schema: Schema) -> None:
         """Decode values with this schema id from now on. Raises ValueError if the schema is not a record."""
-        try:
-            # An equal schema is the same object, so that `read` recognises it.
-            self._writers[id_in_values] = self._own.get(schema_id(schema)) or _parse(schema)
-        except Exception as error:  # Depending on the schema, fastavro raises KeyError, TypeError, OverflowError …
-            raise ValueError(f"the schema with the id {id_in_values} is invalid: {error}") from error
+        with _understood(id_in_values):
+            self._writers[id_in_values] = self._writer(schema)
+
+    def keep_while_used(self, id_in_values: int, schema: Schema) -> None:
+        """Like `add`, for a schema that can be looked up again, because a registry may have any number of them. Only
+        the `KEPT` that values had last are kept. If no own schema has the record's name, `read` with a reader refuses
+        its values, so the schema is not parsed."""
+        with _understood(id_in_values):
+            name = _name(schema)
+            writer = self._writer(schema) if name in self._names else _Writer(name[:NAME_CHARACTERS], None)
+        self._looked_up[id_in_values] = writer
+        self._looked_up.move_to_end(id_in_values)
+        if len(self._looked_up) > KEPT:
+            self._looked_up.popitem(last=False)
+
+    def _writer(self, schema: Schema) -> _Writer:
+        # An equal schema is the same object, so that `read` recognises it.
+        return self._own.get(schema_id(schema)) or _parse(schema)
 
     def assign(self, computed_id: int, id_in_values: int) -> None:
         """Write this id in values of one of its own schemas, because a registry has assigned it."""
@@ -77,10 +101,10 @@ class Codec:
             message = "The value must be in Confluent's wire format (zero byte, 4-byte schema id)."
             raise InvalidMessage("not_avro", message)
         _, id_in_values = _HEADER.unpack_from(value)
-        writer = self._writers.get(id_in_values)
-        if writer is None:
-            raise UnknownSchema(id_in_values)
+        writer = self._writers.get(id_in_values) or self._use(id_in_values)
         if reader is None:
+            if writer.parsed is None:
+                raise UnknownSchema(id_in_values)
             return _decode(value, writer.parsed, None)
         own = self._own[reader]
         if writer.name != own.name:
@@ -88,9 +112,30 @@ class Codec:
         # Without resolution, fastavro decodes a visits.create request in 5.4 instead of 9.2 us.
         return _decode(value, writer.parsed, None if writer is own else own.parsed)
 
+    def _use(self, id_in_values: int) -> _Writer:
+        """A schema that was looked up. Raises UnknownSchema."""
+        writer = self._looked_up.get(id_in_values)
+        if writer is None:
+            raise UnknownSchema(id_in_values)
+        self._looked_up.move_to_end(id_in_values)
+        return writer
+
+
+@contextmanager
+def _understood(id_in_values: int) -> Iterator[None]:
+    """Raises ValueError if a schema is not a record."""
+    try:
+        yield
+    except Exception as error:  # Depending on the schema, fastavro raises KeyError, TypeError, OverflowError …
+        raise ValueError(f"the schema with the id {id_in_values} is invalid: {error}") from error
+
+
+def _name(schema: Schema) -> str:
+    return full_name(schema).rpartition(".")[2]
+
 
 def _parse(schema: Schema) -> _Writer:
-    return _Writer(full_name(schema).rpartition(".")[2], fastavro.parse_schema(schema))
+    return _Writer(_name(schema), fastavro.parse_schema(schema))
 
 
 def _decode(value: bytes, writer: Any, reader: Any) -> Any:

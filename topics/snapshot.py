@@ -18,13 +18,17 @@ RECORDS_AT_ONCE = 5
 """Records that are decompressed at once. Some kilobytes that were fetched can be a record of 17 MiB."""
 
 
-async def records(settings: KafkaSettings, topic: str, since: datetime | None = None) -> AsyncIterator[Any]:
-    """The records that a topic has now, or those of this time or later; those of one partition in order. Raises
-    KafkaError, for example UnknownTopicOrPartitionError."""
+async def records(
+    settings: KafkaSettings, topic: str, since: datetime | None = None, offsets: Mapping[int, range] | None = None
+) -> AsyncIterator[Any]:
+    """The records that a topic has now, or those of this time or later, or those with these `offsets` of these
+    partitions; those of one partition in order. Raises KafkaError, for example UnknownTopicOrPartitionError."""
     async with _Consumer(settings) as consumer:
         if not (partitions := await _partitions(consumer, [topic])):
             raise UnknownTopicOrPartitionError(topic)
-        if since is None:
+        if offsets is not None:
+            ends = await _seek_to_offsets(consumer, partitions, offsets)
+        elif since is None:
             consumer.assign(partitions)
             ends = await consumer.end_offsets(list(partitions))
         else:
@@ -66,18 +70,30 @@ class Period:
 
 async def record_at(settings: KafkaSettings, topic: str, partition: int, offset: int) -> Any | None:
     """The record at a position; None if the topic does not have it, or not any more. Raises KafkaError."""
-    position = TopicPartition(topic, partition)
     async with _Consumer(settings) as consumer:
-        if position not in await _partitions(consumer, [topic]):
-            return None
-        start, end = await consumer.beginning_offsets([position]), await consumer.end_offsets([position])
-        if not start[position] <= offset < end[position]:
-            return None
-        consumer.assign([position])
-        consumer.seek(position, offset)
-        async for record in _up_to(consumer, {position: offset + 1}):
+        partitions = await _partitions(consumer, [topic])
+        ends = await _seek_to_offsets(consumer, partitions, {partition: range(offset, offset + 1)})
+        async for record in _up_to(consumer, ends):
             return record
     return None
+
+
+async def _seek_to_offsets(
+    consumer: AIOKafkaConsumer, partitions: Collection[TopicPartition], offsets: Mapping[int, range]
+) -> dict[TopicPartition, int]:
+    """Assign those partitions that have some of their `offsets`, each from the first of these. Returns the ends of what
+    to read of these partitions."""
+    assigned = [each for each in partitions if each.partition in offsets]
+    if not assigned:
+        return {}
+    first, end = await consumer.beginning_offsets(assigned), await consumer.end_offsets(assigned)
+    starts = {each: max(offsets[each.partition].start, first[each]) for each in assigned}
+    ends = {each: min(offsets[each.partition].stop, end[each]) for each in assigned}
+    filled = [each for each in assigned if starts[each] < ends[each]]
+    consumer.assign(filled)
+    for each in filled:
+        consumer.seek(each, starts[each])
+    return {each: ends[each] for each in filled}
 
 
 async def _seek_to_time(

@@ -96,7 +96,7 @@ class SchemaLookup:
 
     def _add(self, id_in_values: int, schema: Schema) -> bool:
         try:
-            self._wire.codec.add(id_in_values, schema)
+            self._wire.codec.keep_while_used(id_in_values, schema)
         except ValueError as error:
             log.warning("schema_unusable", schema_id=id_in_values, reason=str(error))
             return False

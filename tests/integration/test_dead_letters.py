@@ -7,17 +7,27 @@ import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from datetime import datetime, timedelta, tzinfo
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import uuid4
 
 import httpx
 import pytest
+import pytest_asyncio
 import sqlalchemy as sa
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from confluent_kafka import Producer
 
+import runtime.dead_letters
+from runtime.dead_letters import DeadLetters, Filter
+from runtime.settings import Settings
+from storage import dead_letter_marks
 from tests.support import data
 from tests.support.stack import PARTITIONS, WAIT_SECONDS, Record, Stack, eventually
-from topics import names
+from topics import dead_letters, names
+from topics.dead_letters import Position
 
 TOPIC = names.requests("visits")
 PARTITION = 1
@@ -330,3 +340,93 @@ async def test_replaying_all_dead_letters_asks(stack: Stack) -> None:
 async def test_a_dead_letter_that_does_not_exist_is_an_error(stack: Stack) -> None:
     done = await stack.command("dead-letters", "show", "0:999999")
     assert (done.returncode, done.stderr.startswith("visitor: There is no dead letter at 0:999999.")) == (1, True)
+
+
+FLOOD = 1_500
+"""Dead letters in each of two partitions."""
+
+
+class _Flood:
+    """Thousands of dead letters in a topic of their own."""
+
+    def __init__(self, stack: Stack, topic: str) -> None:
+        self._topic = topic
+        self.letters = DeadLetters(Settings(kafka=stack.kafka), stack.engine.begin)
+        self.read = 0
+        """How many records consumers have got."""
+
+    def count_reads(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        get_many = AIOKafkaConsumer.getmany
+
+        async def counted(consumer: Any, *partitions: TopicPartition, **options: Any) -> Any:
+            batches = await get_many(consumer, *partitions, **options)
+            self.read += sum(len(batch) for partition, batch in batches.items() if partition.topic == self._topic)
+            return batches
+
+        monkeypatch.setattr(AIOKafkaConsumer, "getmany", counted)
+
+
+@pytest_asyncio.fixture
+async def flood(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[_Flood]:
+    topic = f"test.dead-letters.{uuid4()}"
+    monkeypatch.setattr(names, "DEAD_LETTERS", topic)
+    admin = AIOKafkaAdminClient(bootstrap_servers=stack.servers.kafka)
+    await admin.start()
+    try:
+        await admin.create_topics([NewTopic(topic, 2, 1)])
+        sent = []
+        for number in range(2 * FLOOD):
+            record = SimpleNamespace(
+                topic=TOPIC, partition=0, offset=number, timestamp=0.0, key=None, value=b"{",
+                headers=_headers(_new_source(), str(number)),
+            )  # fmt: skip
+            letter = dead_letters.from_record(cast(Any, record), "unknown_operation", "The reason.")
+            headers = list(letter.headers)
+            sent.append(await stack.producer.send(topic, letter.value, letter.key, number % 2, headers=headers))
+        await asyncio.gather(*sent)
+        counted = _Flood(stack, topic)
+        counted.count_reads(monkeypatch)
+        yield counted
+    finally:
+        await admin.delete_topics([topic])
+        await admin.close()
+
+
+async def test_chosen_dead_letters_are_found_without_reading_all(flood: _Flood) -> None:
+    async def planned(*positions: Position) -> tuple[int, int]:
+        """How many dead letters would be replayed, and how many records were read."""
+        flood.read = 0
+        plan = await flood.letters.plan_replay(Filter(positions=frozenset(positions)))
+        return plan.count, flood.read
+
+    newest, middle = Position(0, FLOOD - 1), Position(1, FLOOD // 2)
+    assert await planned(newest) == (1, 1)
+    assert await planned(newest, Position(0, FLOOD - 10)) == (2, 10)
+    count, read = await planned(newest, middle, Position(1, FLOOD), Position(2, 0), Position(0, 10**15))
+    assert count == 2
+    assert read < 0.6 * FLOOD
+    assert await planned(Position(1, FLOOD), Position(2, 0), Position(0, -1)) == (0, 0)
+    assert await planned() == (2 * FLOOD, 2 * FLOOD)
+
+
+class _Ahead(datetime):
+    """The clock of a computer that is 90 days ahead."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        return datetime.now(tz) + timedelta(days=90)
+
+
+async def test_the_clock_of_the_operator_does_not_matter(
+    stack: Stack, flood: _Flood, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (runtime.dead_letters, dead_letter_marks):
+        monkeypatch.setattr(module, "datetime", _Ahead)
+    marked, other = (Filter(positions=frozenset({Position(0, offset)})) for offset in (0, 1))
+    for selection in (marked, other):
+        await flood.letters.discard(await flood.letters.plan_discard(selection), lambda _: None)
+    ((first, mark),), _ = await flood.letters.newest(marked, 1, include_marked=True)
+    assert mark is not None
+    assert abs(mark.marked_at - first.written_at) < timedelta(days=1)
+    plan = await flood.letters.plan_replay(Filter(positions=frozenset({Position(0, 2)})))
+    assert (plan.count, plan.older_than_inbox) == (1, 0)

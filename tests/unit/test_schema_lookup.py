@@ -1,6 +1,8 @@
 """Schemas of other releases and systems: the company's registry and the messages that wait for it."""
 
 import asyncio
+import gc
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -268,6 +270,36 @@ async def test_an_id_that_no_schema_can_have_is_unknown_without_a_question(worke
     assert await worker.decode([_record(schema_id, 0), _record(1, 1)]) == []
     assert worker.reasons == {(0, 0): "unknown_schema", (0, 1): "unknown_schema"}
     assert worker.company.asked == worker.database.asked == [1]
+
+
+class _Others:
+    """A registry in which each id has a schema of another system."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def schema(self, schema_id: int) -> avro.Schema:
+        self.asked += 1
+        text = f"{schema_id:020000}"
+        return {"type": "record", "name": "Order", "namespace": "crm", "doc": text, "fields": []}
+
+
+async def test_schemas_of_other_systems_are_not_kept() -> None:
+    others = _Others()
+    worker = _Worker(lambda _: others)
+    ids = range(1, 5_001)
+    tracemalloc.start()
+    try:
+        for first in range(0, len(ids), LOOKUP_LIMIT):
+            assert await worker.decode([_record(each, each) for each in ids[first : first + LOOKUP_LIMIT]]) == []
+        gc.collect()
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert {worker.reasons[0, each] for each in ids} == {"wrong_schema"}
+    assert kept < len(ids) * 20_000 / 10
+    await worker.decode([_record(ids[-1], 5_001)])
+    assert (worker.reasons[0, 5_001], others.asked) == ("wrong_schema", len(ids))
 
 
 class _Broker:

@@ -11,10 +11,12 @@ import pytest
 from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
 from avro.schema import make_avsc_object
 
+import topics.codec
 from agents.catalogue import CATALOGUE
+from agents.engine.turns import BATCH_LIMIT
 from agents.wire import Wire
 from topics import avro, releases
-from topics.codec import Codec
+from topics.codec import Codec, UnknownSchema
 from topics.envelope import InvalidMessage
 from topics.releases import ReleasedSchema
 
@@ -129,6 +131,36 @@ def test_an_incompatible_record_is_refused() -> None:
     with pytest.raises(InvalidMessage) as refused:
         codec.read(value, reader=avro.schema_id(_request()))
     assert refused.value.code == "wrong_schema"
+
+
+def test_a_codec_keeps_the_looked_up_schemas_that_values_had_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topics.codec, "KEPT", 3)
+    codec = Codec([_request()])
+
+    def code(id_in_values: int) -> str | None:
+        try:
+            codec.read(b"\0" + id_in_values.to_bytes(4, "big") + b"\2", reader=avro.schema_id(_request()))
+        except InvalidMessage as refused:
+            return refused.code
+        return None
+
+    for each in range(1, 4):
+        codec.keep_while_used(each, _request(default=each))
+    assert code(1) is None
+    codec.keep_while_used(4, {"type": "record", "name": "crm.Order", "fields": "cannot be parsed"})
+    assert [code(each) for each in range(1, 5)] == [None, "unknown_schema", None, "wrong_schema"]
+    with pytest.raises(UnknownSchema):
+        codec.read(b"\0\0\0\0\4")
+
+
+def test_a_codec_keeps_the_schemas_of_a_whole_batch() -> None:
+    assert topics.codec.KEPT >= BATCH_LIMIT
+
+
+@pytest.mark.parametrize("schema", [{"type": "string"}, {"name": ["a", "."], "namespace": "a"}, {"name": 7}])
+def test_a_looked_up_schema_without_a_name_is_refused(schema: Any) -> None:
+    with pytest.raises(ValueError, match="the schema with the id 7 is invalid"):
+        Codec([]).keep_while_used(7, schema)
 
 
 def test_a_schema_that_is_no_record_cannot_be_added() -> None:
