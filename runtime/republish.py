@@ -68,7 +68,7 @@ class _Republisher:
 
     async def run(self, bar: Progress, *, restart: bool) -> Republication:
         """Republish until nothing is left."""
-        republication = await self._in_transaction(republish.begin, restart=restart)
+        republication = await self._begin(restart=restart)
         total = await self._in_transaction(republish.count)
         task = bar.add_task(self._table.resource, total=total)
         while republication.finished_at is None:
@@ -79,6 +79,14 @@ class _Republisher:
             await self._keep_rate(_published(republication) - before, started)
         bar.update(task, total=_published(republication))
         return republication
+
+    async def _begin(self, *, restart: bool) -> Republication:
+        search = None
+        if self._table.are_events and (restart or not await self._in_transaction(republish.unfinished)):
+            search = await self._in_transaction(republish.begin_search)
+            while not search.finished:
+                search = await self._in_transaction(republish.search_range, search=search)
+        return await self._in_transaction(republish.begin, restart=restart, search=search)
 
     async def _next_page(self) -> Republication:
         """Republish a page as soon as few changes of the topic wait for the publisher."""

@@ -201,8 +201,28 @@ def _acquire() -> Any:
 
 
 def _topics_with_changes() -> Any:
+    """The statement also resets the publishers of `_is_outdated`, whose changes the next look finds. Zero is always
+    safe. SKIP LOCKED: a publisher that waits for Kafka keeps its row."""
     candidate = sa.func.unnest(sa.bindparam("topics", type_=ARRAY(sa.Text))).column_valued("candidate")
-    return sa.select(candidate).where(_has_changes(candidate))
+    stale = sa.select(PUBLISHERS.c.topic).where(_is_outdated()).with_for_update(skip_locked=True)
+    outdated = PUBLISHERS.c.topic == sa.any_(sa.func.array(stale.scalar_subquery()))
+    reset = sa.update(PUBLISHERS).where(outdated).values(after_id=0, checkpoint_id=0, checkpoint_xid=0)
+    return sa.select(candidate).where(_has_changes(candidate)).add_cte(reset.cte("reset"))
+
+
+def _is_outdated() -> sa.ColumnElement[bool]:
+    """True if a publisher's ids or transaction id are those of another server, from which the database was moved: they
+    are greater than the last ones of this server. Its changes would wait until the server has reached them, and nothing
+    would show them."""
+    last_id = sa.func.greatest(PUBLISHERS.c.after_id, PUBLISHERS.c.checkpoint_id)
+    return sa.or_(last_id > _last_id().scalar_subquery(), PUBLISHERS.c.checkpoint_xid > _xid("xmax"))
+
+
+def _last_id() -> Any:
+    """Null if this user may not read the sequence: rights on a table do not include it."""
+    ids = sa.cast(sa.func.pg_get_serial_sequence(OUTBOX.name, OUTBOX.c.id.name), postgresql.REGCLASS)
+    may_read = sa.func.has_sequence_privilege(ids, "select, usage")
+    return sa.select(sa.case((may_read, sa.func.coalesce(sa.func.pg_sequence_last_value(ids), 0))))
 
 
 def _has_changes(topic: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
@@ -254,8 +274,8 @@ _CLAIM = _claim()
 _ACQUIRE = _acquire()
 _TOPICS_WITH_CHANGES = _topics_with_changes()
 _WAITING = _waiting()
-_IDS = sa.cast(sa.func.pg_get_serial_sequence(OUTBOX.name, OUTBOX.c.id.name), postgresql.REGCLASS)
-_LAST_ID = sa.select(sa.func.pg_sequence_last_value(_IDS))
+_OUTDATED = sa.select(PUBLISHERS.c.topic).where(_is_outdated()).order_by(PUBLISHERS.c.topic)
+_LAST_ID = _last_id()
 _DELETE_UNPUBLISHED = sa.delete(OUTBOX).where(
     any_of(OUTBOX.c.partition_key, "keys"), OUTBOX.c.value.is_not(None), OUTBOX.c.change_type.not_like("%.deleted")
 )
@@ -272,8 +292,15 @@ async def delete_unpublished(conn: AsyncConnection, visitors: Sequence[UUID]) ->
 
 
 async def topics_with_changes(conn: AsyncConnection, topics: Sequence[str]) -> Sequence[str]:
-    """Those of the topics that have changes to publish."""
+    """Those of the topics that have changes to publish. If the database was moved from another server, the next call
+    returns all of them."""
     return (await conn.scalars(_TOPICS_WITH_CHANGES, {"topics": list(topics)})).all()
+
+
+async def outdated(conn: AsyncConnection) -> Sequence[str]:
+    """The topics whose changes are not found, because the database was moved from another server and no worker has
+    called `topics_with_changes` since then."""
+    return (await conn.scalars(_OUTDATED)).all()
 
 
 async def count(conn: AsyncConnection, topic: str, *, limit: int) -> int:
@@ -301,7 +328,8 @@ async def containing(conn: AsyncConnection, text: bytes) -> list[Entry]:
 
 
 async def last_id(conn: AsyncConnection) -> int:
-    """The last id of a change: how many changes this database ever had, plus those that were rolled back."""
+    """The last id of a change: how many changes this database ever had, plus those that were rolled back. 0 if this
+    user may not read the sequence."""
     return int(await conn.scalar(_LAST_ID) or 0)
 
 

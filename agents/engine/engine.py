@@ -53,6 +53,8 @@ CLOSE_SECONDS = 5.0
 """How long a stopping worker waits for changes that are being sent, and for its connections to close."""
 PRUNE_INTERVAL = 60.0
 """Seconds between two looks for expired answers and deletions, and for tombstones to repeat."""
+PRUNE_ALL_INTERVAL = 3600.0
+"""Seconds between two looks for expired answers that begin with the oldest one, for those that were locked before."""
 PRUNE_PAUSE = 0.1
 """Seconds between two deletions of expired answers, so that they leave time for requests. With `inbox.PRUNE_LIMIT`, a
 worker deletes answers several times as fast as it can write them."""
@@ -305,17 +307,25 @@ class Engine:
         """Delete expired answers and deletions, and repeat tombstones."""
         keep = timedelta(days=self._settings.inbox_days)
         since = start = datetime.min.replace(tzinfo=UTC)
+        start_again_at = time.monotonic() + PRUNE_ALL_INTERVAL
 
-        async def prune() -> tuple[datetime | None, int]:
+        async def prune() -> tuple[datetime | None, datetime, int]:
+            nonlocal start_again_at
+            begin = since
+            if time.monotonic() >= start_again_at:
+                # Not at the next attempt: with an old snapshot, the scan may exceed its timeout.
+                begin, start_again_at = start, time.monotonic() + PRUNE_ALL_INTERVAL
             async with self._background.begin() as conn:
                 # A worker whose clock is wrong would delete the answers to requests that may be delivered again.
                 now = await clock(conn)
                 repeated = await tombstones.repeat(conn, now)
-                return await inbox.prune(conn, since, now - keep), repeated + await deletions.prune(conn, now)
+                last = await inbox.prune(conn, begin, now - keep)
+                return last, now - keep, repeated + await deletions.prune(conn, now)
 
         while True:
-            last, deletion_count = await until_done("prune", self.readiness, prune)
-            since = last or start
+            last, before, deletion_count = await until_done("prune", self.readiness, prune)
+            # Also after an empty scan: another worker may have deleted all, and there can be millions of dead rows.
+            since = last or before
             await asyncio.sleep(PRUNE_PAUSE if last or deletion_count else PRUNE_INTERVAL)
 
     async def _heartbeat(self) -> None:

@@ -11,7 +11,7 @@ row first, so two runs share the work.
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,40 +25,67 @@ from storage.tx import EntityChange, clock
 from topics import names
 
 KEYS_AT_ONCE = 500_000
-"""Keys in which one statement looks for the first recent event. It takes a second, far less than its timeout; a scan of
-all events of a year does not."""
+"""Keys of a range, in which one statement looks for the first recent event. It takes a second, far less than its
+timeout; a scan of all events of a year does not."""
+
+EMPTY_RANGES = 10
+"""Ranges in a row without a recent event after which the search ends. It passes 5 million old events that were imported
+later than recent ones. The page after them looks through all of them with one statement, so it cannot pass many more.
+"""
 
 MAX_WAITING = 2_000
 """Rows of a topic in the outbox above which a republication waits for the publisher."""
 
 
-async def begin(conn: AsyncConnection, table: Table[Any], *, restart: bool) -> Republication:
-    """Resume the republication of a table that has not finished. Start a new one if there is none, or with
-    `restart`."""
+class Search(NamedTuple):
+    """A search for the first event that the topic would still have. It goes down from the last key, since years of old
+    events may be below the recent ones. All keys above `left` are searched; `last_key` is the one before the first
+    event that was found, or the last key of all; `empty` ranges in a row had none."""
+
+    started_at: datetime
+    left: int
+    last_key: int
+    empty: int = 0
+
+    @property
+    def finished(self) -> bool:
+        return self.left == 0 or self.empty >= EMPTY_RANGES
+
+
+async def begin_search(conn: AsyncConnection, table: Table[Any]) -> Search:
+    last_key = await conn.scalar(sa.select(sa.func.max(table.columns[table.key]))) or 0
+    return Search(await clock(conn), left=last_key, last_key=last_key)
+
+
+async def search_range(conn: AsyncConnection, table: Table[Any], search: Search) -> Search:
+    """Search the next range. Call it in a transaction of its own: a long one would delay vacuums and migrations."""
+    key, after = table.columns[table.key], max(0, search.left - KEYS_AT_ONCE)
+    in_range = sa.and_(key > after, key <= search.left, _is_recent(table, search.started_at))
+    first = await conn.scalar(sa.select(sa.func.min(key)).where(in_range))
+    if first is None:
+        return search._replace(left=after, empty=search.empty + 1)
+    return search._replace(left=after, last_key=first - 1, empty=0)
+
+
+async def unfinished(conn: AsyncConnection, table: Table[Any]) -> bool:
+    """True if `begin` would resume a republication."""
+    republication = await republications.lock(conn, table.resource)
+    return republication is not None and republication.finished_at is None
+
+
+async def begin(
+    conn: AsyncConnection, table: Table[Any], *, restart: bool, search: Search | None = None
+) -> Republication:
+    """Resume the republication of a table that has not finished. Start a new one if there is none, or with `restart`:
+    of all rows, or of events after those that `search` has shown to be too old."""
     republication = await republications.lock(conn, table.resource)
     if republication is not None and republication.finished_at is None and not restart:
         return republication
     republication = Republication(table.resource, await clock(conn))
-    if table.event_time is not None:
-        republication = republication._replace(last_key=await _last_expired_key(conn, table, republication))
+    if search is not None and search.last_key:
+        republication = republication._replace(last_key=str(search.last_key))
     await republications.store(conn, republication)
     return republication
-
-
-async def _last_expired_key(conn: AsyncConnection, table: Table[Any], republication: Republication) -> str | None:
-    """The key before the first event that the topic would still have: the last key if there is no such event. None if
-    the table is empty."""
-    key = table.columns[table.key]
-    last_key = await conn.scalar(sa.select(sa.func.max(key))) or 0
-    for after in range(0, last_key, KEYS_AT_ONCE):
-        first = await conn.scalar(
-            sa.select(sa.func.min(key)).where(
-                key > after, key <= after + KEYS_AT_ONCE, _is_recent(table, republication.started_at)
-            )
-        )
-        if first is not None:
-            return str(first - 1)
-    return str(last_key) if last_key else None
 
 
 def _is_recent(table: Table[Any], started_at: datetime) -> sa.ColumnElement[bool]:

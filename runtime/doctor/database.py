@@ -76,6 +76,12 @@ async def clock(installation: Installation) -> Finding:
 async def changes(installation: Installation) -> Finding:
     async with installation.database.connect() as conn:
         topics = await outbox.waiting(conn, [topic.name for topic in CATALOGUE.change_topics])
+        outdated = await outbox.outdated(conn)
+    if outdated:
+        return failed(
+            f"the table `publishers` is from another server, so that changes are not found, for {listed(outdated)}",
+            "start a worker, or start it again: it corrects this within a second",
+        )
     late = [topic.topic for topic in topics if (topic.oldest_seconds or 0) >= DELAYED_SECONDS]
     oldest = max((topic.oldest_seconds or 0 for topic in topics), default=0.0)
     if not late:

@@ -402,5 +402,8 @@ async def test_a_republication_of_events_begins_with_the_first_that_is_recent_or
     async with database.connect() as conn:
         for retention, last_key in ((timedelta(hours=2, minutes=30), str(expected - 1)), (timedelta(0), str(last))):
             monkeypatch.setattr(names, "EVENT_RETENTION", retention)
-            republication = await republish.begin(conn, VISITS, restart=True)
+            search = await republish.begin_search(conn, VISITS)
+            while not search.finished:
+                search = await republish.search_range(conn, VISITS, search)
+            republication = await republish.begin(conn, VISITS, restart=True, search=search)
             assert republication.last_key == last_key
