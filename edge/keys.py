@@ -93,7 +93,7 @@ class Keys:
         return identity
 
     async def watch(self) -> None:
-        """Load the file again whenever it has changed, once nobody writes it any more: a part of an entry may lack its
+        """Load the file again when it has changed and is complete: a part of an entry, which may be valid, may lack its
         restrictions. If it is invalid then, the keys stay as they are."""
         latest = self._stamp
         while True:

@@ -214,7 +214,7 @@ async def test_points_can_be_logged_only_while_the_challenge_runs(
 
 
 async def test_a_higher_bonus_count_sets_bonus_activated_today(client: httpx.AsyncClient) -> None:
-    # A zone where it is noon now, so that the day does not end meanwhile.
+    # A zone where it is noon now, so that the day does not end during the test.
     challenge = await _challenge(client, timezone=f"Etc/GMT{datetime.now(UTC).hour - 12:+d}")
     participant, other_participant = await _join(client, challenge, 5), await _join(client, challenge, 5)
     assert (await _ranking(client, participant))["bonusActivatedToday"] is False
@@ -248,7 +248,7 @@ async def test_today_is_the_day_in_the_time_zone_of_the_challenge_or_in_utc(
         return answers
 
     day, answers = datetime.now(UTC).date(), await are_today()
-    if datetime.now(UTC).date() != day:  # The day has ended meanwhile.
+    if datetime.now(UTC).date() != day:  # The day has ended during the loop.
         answers = await are_today()
     assert answers == [True, False]
 
