@@ -28,10 +28,9 @@ KEYS_AT_ONCE = 500_000
 """Keys of a range, in which one statement looks for the first recent event. It takes a second, far less than its
 timeout; a scan of all events of a year does not."""
 
-EMPTY_RANGES = 10
-"""Ranges in a row without a recent event after which the search ends. It passes 5 million old events that were imported
-later than recent ones. The page after them looks through all of them with one statement, so it cannot pass many more.
-"""
+EMPTY_RANGES = 200
+"""Ranges in a row without a recent event after which the search ends. It passes 100 million old events that were
+imported later than recent ones."""
 
 MAX_WAITING = 2_000
 """Rows of a topic in the outbox above which a republication waits for the publisher."""
@@ -125,6 +124,8 @@ async def _republish_rows(
     conn: AsyncConnection, table: Table[Any], wire: Wire, republication: Republication, limit: int
 ) -> Republication:
     keys = await _next_keys(conn, table, republication, limit)
+    if not keys and (passed := await _passed_key(conn, table, republication)) is not None:
+        return republication._replace(last_key=passed)
     changes = await _lock_first(conn, table, keys)
     now = await clock(conn)
     caused_by = f"republish/{republication.started_at.isoformat(timespec='seconds')}"
@@ -146,7 +147,22 @@ async def _next_keys(
     keys = sa.select(key).where(_is_recent(table, republication.started_at)).order_by(key).limit(limit)
     if republication.last_key is not None:
         keys = keys.where(key > table.parse_key(republication.last_key))
+    if table.are_events:
+        keys = keys.where(key <= _end_of_range(republication))
     return (await conn.scalars(keys)).all()
+
+
+def _end_of_range(republication: Republication) -> int:
+    return int(republication.last_key or 0) + KEYS_AT_ONCE
+
+
+async def _passed_key(conn: AsyncConnection, table: Table[Any], republication: Republication) -> str | None:
+    """The end of the next range of events, none of which is recent; None if no later events follow."""
+    if not table.are_events:
+        return None
+    end = _end_of_range(republication)
+    last_key = await conn.scalar(sa.select(sa.func.max(table.columns[table.key])))
+    return str(end) if last_key is not None and last_key > end else None
 
 
 async def _lock_first(conn: AsyncConnection, table: Table[Any], keys: Sequence[Any]) -> list[EntityChange]:
