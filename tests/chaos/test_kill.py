@@ -32,13 +32,10 @@ async def _load(stack: Stack, sent: Sent, rng: random.Random, population: Popula
 
 
 async def _kill_repeatedly(stack: Stack, rng: random.Random) -> Process:
-    """Kill and replace the worker at random moments, while a second one joins and leaves. Every other time, it
-    has become ready before: on a slow machine, it never would otherwise. Returns the last worker."""
+    """Kill and replace the worker at random moments, while a second one joins and leaves. Returns the last worker."""
     first = stack.worker(VISITOR_WORKER_SESSION_SECONDS="1.5")
     second: Process | None = None
     for kill in range(KILLS):
-        if kill % 2:
-            await eventually("a ready worker", first.ready)
         await asyncio.sleep(rng.uniform(0.5, 5.0))
         first.kill()
         first = stack.worker(VISITOR_WORKER_SESSION_SECONDS="1.5")
