@@ -8,10 +8,14 @@ collections.
 
 import asyncio
 import gc
+import itertools
 from typing import TypeVar
 
 INTERVAL = 10.0
 """Seconds between two collections."""
+FULL = 6
+"""Each time after so many, all objects are collected, since what has survived a collection is old: connections, for
+example, that were lost later."""
 
 Error = TypeVar("Error", bound=BaseException)
 
@@ -26,7 +30,7 @@ def without_frames(error: Error) -> Error:
 
 
 async def collect_regularly() -> None:
-    """Collect what is new, until cancelled. It takes about a millisecond."""
-    while True:
+    """Collect what is new, and sometimes all, until cancelled. It takes some milliseconds."""
+    for number in itertools.count(1):
         await asyncio.sleep(INTERVAL)
-        gc.collect(1)
+        gc.collect(1 if number % FULL else 2)
