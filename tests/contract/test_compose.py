@@ -89,7 +89,7 @@ def test_the_log_of_every_container_is_limited(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in SERVICES if any(KAFKA_LOGS in path for path in _tmpfs(name))])
 def test_logs_of_kafka_do_not_fill_the_memory_of_its_container(name: str) -> None:
     """A tmpfs counts as memory of the container. By default, Kafka fills it: with up to 1 GB of Java's log of garbage
-    collections, and with the files of its own log, which it starts anew each hour and never deletes."""
+    collections, and with its own log, of which it begins a file each hour and deletes none."""
     (size,) = re.findall(rf"{KAFKA_LOGS}:\S*\bsize=(\d+)m\b", " ".join(_tmpfs(name)))
     assert int(size) <= 64
     java = SERVICES[name]["environment"]["KAFKA_GC_LOG_OPTS"]
